@@ -1,0 +1,178 @@
+"""The command `rios`. Imports wait for the command that needs them, so that `rios --help` is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rios.words.errors import RiosError
+
+if TYPE_CHECKING:
+    from rios.services.network import Network
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Scheduler = Annotated[
+    str | None, typer.Option(help="A Dask scheduler such as tcp://head:8786; without it, workers start here.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Workers to start when there is no --scheduler.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextmanager
+def _network(scheduler: str | None, workers: int) -> Iterator[Network]:
+    import rios
+
+    with rios.connect(scheduler) if scheduler else rios.local(workers=workers) as network:
+        yield network
+
+
+@app.command()
+def generate(
+    prompt: str,
+    model: Annotated[str, typer.Option(help="'demo' or the directory of a checkpoint.")] = "demo",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that add up to this.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from this many of the likeliest tokens; 0 is all.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same sample.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Copies of each expert in all.")] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = 2,
+    stream: Annotated[bool, typer.Option(help="Show the answer as it comes, or only when it is complete.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy a model and answer one prompt."""
+    with (
+        _network(scheduler, workers) as network,
+        network.dmoe.deploy(model, replicas=replicas, progress=False) as deployed,
+    ):
+        job = deployed.submit(
+            prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+        )
+        if stream and not as_json:
+            sys.stdout.write(prompt)
+            for piece in job.stream():
+                sys.stdout.write(piece.text or "")
+                sys.stdout.flush()
+            sys.stdout.write("\n")
+            return
+        completion = job.result()
+    if not as_json:
+        sys.stdout.write(f"{prompt}{completion}\n")
+        return
+    _print(
+        {
+            "text": completion.text,
+            "token_ids": completion.token_ids,
+            "finish_reason": completion.finish_reason,
+            "prompt_tokens": completion.usage.prompt_tokens,
+            "completion_tokens": completion.usage.completion_tokens,
+            "rows": completion.usage.rows,
+            "tokens_per_s": completion.timing.tokens_per_s,
+        }
+    )
+
+
+@app.command()
+def workers(
+    scheduler: Scheduler = None, count: Annotated[int, typer.Option("--workers", min=1)] = 2, as_json: AsJson = False
+) -> None:
+    """Show the workers of a network."""
+    with _network(scheduler, count) as network:
+        found = network.workers
+        if as_json:
+            _print(found.to_frame().to_dict(orient="records"))
+        else:
+            sys.stdout.write(f"{found!r}\n")
+
+
+@app.command()
+def models(scheduler: Scheduler = None, as_json: AsJson = False) -> None:
+    """Show the model that comes with rios and, with --scheduler, what the network's hosts serve."""
+    from rios import demo
+    from rios.dmoe.checkpoint import read_manifest
+
+    manifest = read_manifest(demo.path())
+    rows: list[dict[str, Any]] = [
+        {
+            "model": "demo",
+            "architecture": manifest.model_type,
+            "layers": len(manifest.layers),
+            "experts": sum(layer.num_experts for layer in manifest.layers),
+            "bytes": manifest.total_bytes,
+            "hosts": "",
+        }
+    ]
+    if scheduler:
+        import rios
+
+        with rios.connect(scheduler) as network:
+            rows += network.deployed()
+    if as_json:
+        _print(rows)
+        return
+    from rios.services.views import text_table
+
+    sys.stdout.write(text_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n")
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: what rios finds, and what to do about what is missing."""
+    from rios.services.doctor import examine
+
+    worst = 0
+    for finding in examine():
+        worst = max(worst, not finding.good)
+        sys.stdout.write(f"{'ok     ' if finding.good else 'MISSING'}  {finding.what}: {finding.said}\n")
+    raise typer.Exit(worst)
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import rios
+
+        sys.stdout.write(f"rios {rios.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log, as JSON lines, on standard error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Run mixture-of-experts models on pooled machines."""
+    if verbose:
+        from rios.words.logs import configure
+
+        configure()
+    else:
+        for library in ("rios", "distributed"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+def main() -> None:
+    """The entry point: errors of rios are one line on standard error and exit code 1."""
+    try:
+        app()
+    except RiosError as error:
+        line, _, more = str(error).partition("\n")
+        sys.stderr.write(f"error: {line}\n")
+        if more and "--verbose" in sys.argv:
+            sys.stderr.write(f"{more}\n")
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

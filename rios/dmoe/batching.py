@@ -1,0 +1,311 @@
+"""Continuous batching: one thread, one loop; requests join and leave between steps.
+
+    Sequence -> Batch.submit -> admit (a place in the KV cache) -> prefill in chunks -> decode -> finished
+
+`step` is: take what arrived, admit what fits, one chunk of prompts, one token for everybody who has read theirs.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rios.dmoe.dispatch import Dispatcher
+from rios.dmoe.metering import SHARE, shares
+from rios.dmoe.params import SamplingParams
+from rios.dmoe.sampling import Choice, choose
+from rios.dmoe.stopping import StopText
+from rios.dmoe.trunk import Slot, Trunk
+from rios.words.config import Settings
+from rios.words.errors import InsufficientMemory, QueueFull, RiosError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Emission:
+    """What one step has for one client: tokens, ends, and the shares of the replies that made them."""
+
+    tokens: list[tuple[int, int]] = field(default_factory=list)  # (handle, token id)
+    extras: dict[str, Any] = field(default_factory=dict)
+    shares: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=SHARE))
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request in a trunk. `tokens` is the prompt and what a lost trunk had generated already."""
+
+    client: object
+    handle: int
+    tokens: list[int]
+    prompt_tokens: int
+    params: SamplingParams
+    seed: int
+    eos: frozenset[int]
+    metered_from: int = 0
+    stop: StopText | None = None
+    slot: Slot | None = None
+    done: int = 0  # tokens in the cache
+    cancelled: bool = False
+
+    @property
+    def generated(self) -> int:
+        """New tokens so far."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def capacity(self) -> int:
+        """Tokens the cache must hold for this request: the last one generated is never fed."""
+        return max(self.prompt_tokens + self.params.max_new_tokens - 1, 1)
+
+
+Emit = Callable[[object, Emission], None]
+
+
+class Batch:
+    """The running batch of one trunk."""
+
+    def __init__(self, trunk: Trunk, dispatcher: Dispatcher, settings: Settings, *, kv_bytes: int, emit: Emit) -> None:
+        self.trunk = trunk
+        self.dispatcher = dispatcher
+        self.kv_budget_bytes = kv_bytes
+        self.steps = 0
+        self.tokens = 0
+        self.waiting: collections.deque[Request] = collections.deque()
+        self.prefilling: list[Request] = []
+        self.decoding: list[Request] = []
+        self._settings = settings
+        self._emit = emit
+        self._inbox: collections.deque[Request] = collections.deque()
+        self._wake = threading.Event()
+        self._closed = False
+        self._outgoing: dict[object, Emission] = {}
+        self._thread = threading.Thread(target=self._loop, name=f"rios-trunk-{trunk.name}", daemon=True)
+        self._thread.start()
+
+    # --- from other threads ----------------------------------------------------------------------------------
+
+    def submit(self, sequence: Request) -> None:
+        """Queue a request. Raises `QueueFull` or `InsufficientMemory` when it can never run here."""
+        if len(self.waiting) + len(self._inbox) >= self._settings.max_queued:
+            raise QueueFull(
+                f"{self._settings.max_queued} requests wait already (RIOS_MAX_QUEUED); try again when some have ended"
+            )
+        need = self._need(sequence)
+        if need > self.kv_budget_bytes:
+            raise InsufficientMemory(
+                f"{sequence.capacity} tokens of cache take {need:,} bytes, this trunk has {self.kv_budget_bytes:,}; "
+                "ask for fewer tokens or deploy on a host with more memory"
+            )
+        self._inbox.append(sequence)
+        self._wake.set()
+
+    def cancel(self, client: object, handle: int | None = None) -> None:
+        """End one request of a client, or all of them; their memory is freed before the next step."""
+        for sequence in [*self._inbox, *self.waiting, *self.prefilling, *self.decoding]:
+            if sequence.client is client and handle in (None, sequence.handle):
+                sequence.cancelled = True
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the loop and free the caches."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(timeout=self._settings.experts_timeout_s + 5)
+
+    # --- the loop --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _loop(self) -> None:
+        while not self._closed:
+            try:
+                if not self.step():
+                    self._wake.wait(1.0)
+                    self._wake.clear()
+            except RiosError as error:
+                self._fail_all(error)
+            except Exception as error:
+                log.exception("a step failed", extra={"trunk": self.trunk.name})
+                self._fail_all(RiosError(f"the trunk of {self.trunk.name} failed: {error!r}"))
+        for sequence in [*self.prefilling, *self.decoding]:
+            self._leave(sequence)
+
+    def step(self) -> bool:
+        """One turn. False when there was nothing to do."""
+        self._take()
+        self._admit()
+        busy = bool(self.prefilling or self.decoding)
+        if self.prefilling:
+            self._prefill()
+            self._flush()  # a first token does not wait for everybody's next one
+        if self.decoding:
+            self._forward([(sequence, sequence.tokens[-1:]) for sequence in self.decoding])
+        self._flush()
+        return busy
+
+    def _take(self) -> None:
+        while self._inbox:
+            self.waiting.append(self._inbox.popleft())
+        if any(sequence.cancelled for sequence in (*self.waiting, *self.prefilling, *self.decoding)):
+            self.waiting = collections.deque(s for s in self.waiting if not s.cancelled)
+            for sequence in [s for s in (*self.prefilling, *self.decoding) if s.cancelled]:
+                self._leave(sequence)
+
+    def _need(self, sequence: Request) -> int:
+        return self.trunk.kv_bytes_fixed + self.trunk.kv_bytes_per_token * sequence.capacity
+
+    def _admit(self) -> None:
+        """Give places to those who wait, in order, while cache and batch have room."""
+        running = [*self.prefilling, *self.decoding]
+        while self.waiting and len(running) < self._settings.max_running:
+            candidate = self.waiting[0]
+            # A shared cache is as long as its longest request in every row.
+            longest = max((s.capacity for s in (*running, candidate)), default=0)
+            total = (len(running) + 1) * (self.trunk.kv_bytes_fixed + self.trunk.kv_bytes_per_token * longest)
+            if running and total > self.kv_budget_bytes:
+                return
+            self.waiting.popleft()
+            self.prefilling.append(candidate)  # first: whoever cannot be given a place is told so with the others
+            candidate.slot = self.trunk.open(candidate.capacity)
+            running.append(candidate)
+
+    def _prefill(self) -> None:
+        """One chunk: at most `prefill_tokens` prompt tokens, oldest requests first."""
+        left = self._settings.prefill_tokens
+        work: list[tuple[Request, list[int]]] = []
+        whole_above = self.trunk.whole_prompts_above
+        for sequence in list(self.prefilling):
+            wanted = len(sequence.tokens) - sequence.done
+            if whole_above is not None and len(sequence.tokens) > whole_above:
+                if work:
+                    break
+                work.append((sequence, sequence.tokens))
+                break
+            count = min(wanted, left)
+            if count <= 0:
+                break
+            work.append((sequence, sequence.tokens[sequence.done : sequence.done + count]))
+            left -= count
+        self._forward(work)
+
+    def _forward(self, work: Sequence[tuple[Request, list[int]]]) -> None:
+        """Run tokens of some requests through the trunk; those at their end get a new token."""
+        dispatcher = self.dispatcher
+        metered = None
+        if any(sequence.metered_from > sequence.done for sequence, _ in work):
+            metered = np.array([sequence.metered_from for sequence, _ in work], dtype=np.int32)
+        dispatcher.begin(len(work), metered)
+        logits = self.trunk.step([(sequence.slot, tokens) for sequence, tokens in work if sequence.slot is not None])
+        self.steps += 1
+        self._meter(work)
+        ready: list[int] = []
+        for place, (sequence, tokens) in enumerate(work):
+            sequence.done += len(tokens)
+            if sequence.done == len(sequence.tokens):
+                ready.append(place)
+        if not ready:
+            return
+        chosen = choose(
+            logits if len(ready) == len(work) else logits[ready],
+            [work[place][0].params for place in ready],
+            [work[place][0].tokens for place in ready],
+            [len(work[place][0].tokens) for place in ready],
+            [work[place][0].seed for place in ready],
+        )
+        for place, choice in zip(ready, chosen, strict=True):
+            self._advance(work[place][0], choice)
+
+    def _advance(self, sequence: Request, choice: Choice) -> None:
+        sequence.tokens.append(choice.token_id)
+        self.tokens += 1
+        if sequence in self.prefilling:
+            self.prefilling.remove(sequence)
+            self.decoding.append(sequence)
+        out = self._outgoing.setdefault(sequence.client, Emission())
+        out.tokens.append((sequence.handle, choice.token_id))
+        if choice.logprob is not None:
+            said = out.extras.setdefault("logprobs", {}).setdefault(str(sequence.handle), [])
+            said.append([choice.logprob, choice.top])
+        reason = self._finished(sequence, choice.token_id)
+        if reason is not None:
+            out.extras.setdefault("finished", {})[str(sequence.handle)] = reason
+            self._leave(sequence)
+
+    def _finished(self, sequence: Request, token: int) -> str | None:
+        params = sequence.params
+        if (token in sequence.eos and not params.ignore_eos) or token in params.stop_token_ids:
+            return "stop"
+        if sequence.stop is not None and sequence.stop.push(token):
+            return "stop"
+        return "length" if sequence.generated >= params.max_new_tokens else None
+
+    def _meter(self, work: Sequence[tuple[Request, list[int]]]) -> None:
+        """Hand the shares of this step's replies to their clients."""
+        replies = self.dispatcher.replies
+        if not replies:
+            return
+        handles = np.array([sequence.handle for sequence, _ in work], dtype=np.uint32)
+        # Tokens in the cache after this step: a replay counts from there on.
+        steps = np.array([sequence.done + len(tokens) for sequence, tokens in work], dtype=np.uint32)
+        by_client: dict[object, list[int]] = {}
+        for place, (sequence, _) in enumerate(work):
+            by_client.setdefault(sequence.client, []).append(place)
+        # Handles are the client's own numbers: places are unique, so the records carry those until they are sorted out.
+        records = shares(replies, np.arange(len(work), dtype=np.uint32), steps)
+        for client, places in by_client.items():
+            mine = records if len(by_client) == 1 else records[np.isin(records["handle"], places)]
+            mine = mine.copy()
+            mine["handle"] = handles[mine["handle"]]
+            out = self._outgoing.setdefault(client, Emission())
+            out.shares = np.concatenate([out.shares, mine]) if len(out.shares) else mine
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, {}
+        for client, emission in outgoing.items():
+            self._emit(client, emission)
+
+    def _leave(self, sequence: Request) -> None:
+        """Free a request's place."""
+        if sequence.slot is not None:
+            self.trunk.close(sequence.slot)
+            sequence.slot = None
+        for queue in (self.prefilling, self.decoding):
+            if sequence in queue:
+                queue.remove(sequence)
+
+    def _fail_all(self, error: RiosError) -> None:
+        """The step cannot be repeated for anybody in it: tell them, and go on with those who wait."""
+        for sequence in [*self.prefilling, *self.decoding]:
+            out = self._outgoing.setdefault(sequence.client, Emission())
+            failed = {"error": type(error).__name__, "message": str(error)}
+            out.extras.setdefault("failed", {})[str(sequence.handle)] = failed
+            self._leave(sequence)
+        self._flush()
+
+    def stats(self) -> dict[str, Any]:
+        """Figures for metrics."""
+        counters = self.dispatcher.counters
+        return {
+            "batched": self.trunk.batched,
+            "unbatched_reason": self.trunk.unbatched_reason,
+            "running": len(self.prefilling) + len(self.decoding),
+            "waiting": len(self.waiting) + len(self._inbox),
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "kv_bytes": self.trunk.kv_bytes,
+            "kv_budget_bytes": self.kv_budget_bytes,
+            "calls": counters.calls,
+            "hedges": counters.hedges,
+            "failures": counters.failures,
+            "first_choices": dict(counters.first_choices),
+            "time": time.time(),
+        }

@@ -1,0 +1,151 @@
+"""An embedded Dask cluster: a scheduler and workers as processes of this machine, started with `python -m`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rios.words.config import Settings
+from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
+
+
+class LocalCluster:
+    """One scheduler and some workers on loopback. `close` ends them all; so does the end of this process."""
+
+    def __init__(
+        self,
+        workers: int,
+        settings: Settings,
+        *,
+        threads: int | None = None,
+        memory_bytes: int | None = None,
+        host_class: str | None = None,
+    ) -> None:
+        if workers < 1:
+            raise InvalidRequest(f"workers is {workers}; a network needs at least 1")
+        self.threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self._settings = settings
+        self._memory_bytes = memory_bytes
+        self._host_class = host_class
+        self._folder = tempfile.TemporaryDirectory(prefix="rios-")
+        self._closed = False
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            self.address = self._start_scheduler()
+            for number in range(workers):
+                self.add_worker(f"worker-{number}")
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_scheduler(self) -> str:
+        """The scheduler's address, once it listens."""
+        file = Path(self._folder.name) / "scheduler.json"
+        self._spawn(
+            "scheduler",
+            [
+                "distributed.cli.dask_scheduler",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--dashboard-address",
+                "127.0.0.1:0",
+            ],
+            ["--scheduler-file", str(file)],
+        )
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        while True:
+            with contextlib.suppress(OSError, ValueError):
+                return str(json.loads(file.read_text())["address"])
+            self._check("scheduler", deadline)
+            time.sleep(0.01)
+
+    def add_worker(self, name: str, *, memory_bytes: int | None = None, host_class: str | None = None) -> None:
+        """One more worker; it is there when the network lists it."""
+        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or ""}
+        limit = memory_bytes or self._memory_bytes
+        if limit:
+            environment["RIOS_MEMORY_BYTES"] = str(limit)
+        self._spawn(
+            name,
+            ["distributed.cli.dask_worker", self.address, "--name", name, "--nthreads", str(self.threads)],
+            [
+                *("--no-nanny", "--host", "127.0.0.1", "--memory-limit", "0", "--no-dashboard"),
+                *("--preload", "rios.worker", "--local-directory", self._folder.name),
+            ],
+            environment,
+        )
+
+    def _spawn(self, name: str, command: list[str], more: list[str], extra: dict[str, str] | None = None) -> None:
+        environment = dict(os.environ)
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[variable] = str(self.threads)
+        environment.update({key: value for key, value in (extra or {}).items() if value})
+        environment.setdefault("HF_HUB_OFFLINE", "1")
+        # Whoever started this process may not have installed rios: the children import it from where it is.
+        root = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        log = (Path(self._folder.name) / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", *command, *more],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  only prctl: nothing that takes a lock
+        )
+        log.close()
+
+    def _check(self, name: str, deadline: float) -> None:
+        if self.processes[name].poll() is not None:
+            raise RiosError(f"{name} ended at once:\n{self.log(name)[-2000:]}")
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                f"{name} is not there after {self._settings.start_timeout_s:g} s (RIOS_START_TIMEOUT_S):\n"
+                f"{self.log(name)[-2000:]}"
+            )
+
+    def check(self) -> None:
+        """Raise when a process has ended by itself."""
+        for name in self.processes:
+            self._check(name, float("inf"))
+
+    def log(self, name: str) -> str:
+        """What a process has written."""
+        path = Path(self._folder.name) / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def close(self) -> None:
+        """End every process."""
+        if self._closed:
+            return
+        self._closed = True
+        for process in self.processes.values():
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 3.0
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._folder.cleanup()
+
+
+def _die_with_parent() -> None:
+    """In the child: end when the process that made the network ends, however it ends."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,74 @@
+"""A client's control connection to one host: JSON calls with deadlines."""
+
+from __future__ import annotations
+
+import itertools
+import ssl
+import threading
+from typing import Any, Self
+
+from rios.dmoe.link import Peer
+from rios.dmoe.wire import Buffer, Connection, Kind, connect, dump
+from rios.words import errors
+from rios.words.config import Settings
+from rios.words.errors import HostLost, ProtocolError, RiosError
+
+
+class HostControl:
+    """One control connection. Calls of several threads follow one another."""
+
+    def __init__(self, peer: Peer, settings: Settings, *, session: str, tls: ssl.SSLContext | None = None) -> None:
+        self.peer = peer
+        self._settings = settings
+        self._seq = itertools.count(1)
+        self._lock = threading.Lock()
+        self._connection: Connection
+        self._connection, self.welcome = connect(
+            peer.address,
+            {"role": "control", "key": peer.key, "session": session},
+            timeout_s=settings.connect_timeout_s,
+            max_bytes=settings.max_frame_bytes,
+            tls=tls,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<HostControl {self.peer.name}{' closed' if self.closed else ''}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._connection.closed
+
+    def call(self, op: str, *, body: Buffer = b"", timeout_s: float | None = None, **args: Any) -> dict[str, Any]:
+        """Ask and wait. Raises the error that the host raised, `HostLost` or `DeadlineExceeded`."""
+        timeout = self._settings.control_timeout_s if timeout_s is None else timeout_s
+        with self._lock:
+            if self._connection.closed:
+                raise HostLost(f"host {self.peer.name}: the control connection has ended")
+            seq = next(self._seq)
+            self._connection.send(Kind.CALL, seq, dump({"op": op, **args}), [body], timeout_s=timeout)
+            frame = self._connection.receive(timeout)
+        if frame.kind is not Kind.ANSWER or frame.seq != seq:
+            self._connection.close()
+            raise ProtocolError(f"host {self.peer.name}: {frame.kind.name} {frame.seq} is not the answer to {op}")
+        answer = frame.json()
+        if "error" in answer:
+            raise error_of(answer)
+        return answer
+
+    def close(self) -> None:
+        """Hang up; the host starts the lease of what this session deployed."""
+        self._connection.close()
+
+
+def error_of(answer: dict[str, Any]) -> RiosError:
+    """The error that the other side raised, as an object of the same class."""
+    found = getattr(errors, str(answer.get("error")), None)
+    kind = found if isinstance(found, type) and issubclass(found, RiosError) else RiosError
+    return kind(str(answer.get("message")))

@@ -1,0 +1,76 @@
+"""The device of a host: which one, how much memory is free on it, how fast it is, how busy it is."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+_SPEED_SIDE = 256  # a 256 x 256 product fits every cache: the figure is compute, not memory
+_SPEED_SECONDS = 0.02
+_SPEED_TURNS = 20
+
+
+def pick() -> torch.device:
+    """The GPU that `RIOS_DEVICE` or this worker's number names, else the CPU.
+
+    Under `dask worker --nworkers N` each worker takes one GPU in turn; `CUDA_VISIBLE_DEVICES` is honoured.
+    """
+    wanted = os.environ.get("RIOS_DEVICE")
+    if wanted:
+        return torch.device(wanted)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("RIOS_DEVICE_INDEX", "0")) % torch.cuda.device_count())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated, within the control group's limit where there is one."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return max(free, 0)
+
+
+def measure_speed(device: torch.device) -> float:
+    """Giga-floating-point operations per second of a small product: only ratios between hosts are used."""
+    side = _SPEED_SIDE if device.type == "cpu" else 16 * _SPEED_SIDE
+    a = torch.ones((side, side), device=device)
+    b = torch.ones((side, side), device=device)
+    best = float("inf")
+    stop = time.perf_counter() + _SPEED_SECONDS
+    turns = 0
+    # The first products set the library up, and on a busy machine the clock may run out during one of them.
+    while time.perf_counter() < stop or turns < _SPEED_TURNS:
+        turns += 1
+        started = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best / 1e9
+
+
+def utilisation(device: torch.device) -> dict[str, Any] | None:
+    """NVML's figures for a GPU: `percent` busy, `used_bytes`, `total_bytes`; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(str(torch.cuda.get_device_properties(device).uuid))
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
+        return {"percent": int(rates.gpu), "used_bytes": int(memory.used), "total_bytes": int(memory.total)}
+    except pynvml.NVMLError as error:
+        return {"error": str(error)}
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,218 @@
+"""A client's requests to one deployment: which trunk they go to, and what happens when it is lost."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+from rios.dmoe.job import Job
+from rios.dmoe.link import Peer
+from rios.dmoe.params import SamplingParams
+from rios.dmoe.session import TrunkSession
+from rios.dmoe.tokenizer import Tokenizing
+from rios.words.config import Settings
+from rios.words.errors import NetworkClosed, RiosError, TrunkLost
+from rios.words.events import UsageSink
+
+log = logging.getLogger(__name__)
+
+
+class Generator:
+    """Sends requests to the active trunk and replays them on the next when it is lost.
+
+    `trunks()` returns the hosts that run a trunk now, best first; `want_trunk()` asks for one more.
+    """
+
+    def __init__(
+        self,
+        deployment: str,
+        settings: Settings,
+        *,
+        trunks: Callable[[], list[Peer]],
+        want_trunk: Callable[[], None],
+        tokenizing: Tokenizing,
+        eos: Sequence[int],
+        sinks: list[UsageSink],
+    ) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.replays = 0
+        self._deployment = deployment
+        self._settings = settings
+        self._trunks = trunks
+        self._want_trunk = want_trunk
+        self._tokenizing = tokenizing
+        self._eos = list(eos)
+        self._sinks = sinks
+        self._handles = itertools.count(1)
+        self._lock = threading.RLock()
+        self._active: TrunkSession | None = None
+        self._standby: TrunkSession | None = None
+        self._closed = False
+
+    @property
+    def active(self) -> str | None:
+        """The host whose trunk serves now."""
+        session = self._active
+        return session.peer.name if session is not None and session.alive else None
+
+    def start(self) -> None:
+        """Connect to the trunk and its stand-by, so that neither the first request nor a failure waits for that."""
+        with self._lock:
+            self._connected()
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams) -> Job:
+        """Start a request; returns at once. Raises `TrunkLost` when no trunk can be had in time."""
+        if self._closed:
+            raise NetworkClosed(f"the model {self._deployment} was closed; deploy it again")
+        job = Job(
+            uuid.uuid4().hex,
+            next(self._handles) & 0xFFFFFFFF,
+            prompt,
+            params,
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            model=self._deployment,
+            tokenizing=self._tokenizing,
+            cancel=self._cancelled,
+            sinks=self._sinks,
+        )
+        with self._lock:
+            self.jobs[job.handle] = job
+            try:
+                session = self._connected()
+                session.submit(job, self._eos)
+            except RiosError as error:
+                # The reading thread notices too and replays every open job, this one among them.
+                if self._active is not None and self._active.alive:
+                    self._fail_over(self._active, str(error))
+                elif job.handle in self.jobs and not isinstance(error, TrunkLost):
+                    self._replay()
+                else:
+                    self.jobs.pop(job.handle, None)
+                    raise
+        return job
+
+    def _connected(self) -> TrunkSession:
+        """The active session, made if there is none. Waits up to `trunk_timeout_s`."""
+        deadline = time.monotonic() + self._settings.trunk_timeout_s
+        reason = "no host runs a trunk"
+        while not self._closed:
+            if self._active is not None and self._active.alive:
+                return self._active
+            if self._standby is not None and self._standby.alive:
+                self._active, self._standby = self._standby, None
+                return self._active
+            peers = self._trunks()
+            for peer in peers:
+                try:
+                    self._active = self._open(peer)
+                except RiosError as error:
+                    reason = f"{peer.name}: {error}"
+                    continue
+                self._prepare(peers)
+                return self._active
+            if time.monotonic() > deadline:
+                raise TrunkLost(
+                    f"{self._deployment}: no trunk within {self._settings.trunk_timeout_s:g} s "
+                    f"(RIOS_TRUNK_TIMEOUT_S): {reason}"
+                )
+            if not peers:
+                self._want_trunk()
+            time.sleep(0.02)
+        raise NetworkClosed(f"the model {self._deployment} was closed")
+
+    def _open(self, peer: Peer) -> TrunkSession:
+        session = TrunkSession(
+            peer,
+            self._deployment,
+            self._settings,
+            jobs=self.jobs,
+            lost=self._lost,
+            finished=self._finished,
+        )
+        session.start()
+        return session
+
+    def _finished(self, job: Job) -> None:
+        self.jobs.pop(job.handle, None)
+
+    def _prepare(self, peers: Sequence[Peer]) -> None:
+        """Connect to a second trunk beforehand, so that taking over costs no connection."""
+        if self._standby is not None and self._standby.alive:
+            return
+        self._standby = None
+        active = self.active
+        for peer in peers:
+            if peer.name != active:
+                try:
+                    self._standby = self._open(peer)
+                    return
+                except RiosError as error:
+                    log.info("no stand-by trunk there", extra={"trunk": peer.name, "reason": str(error)})
+
+    def refresh(self) -> None:
+        """Hosts have changed: perhaps a stand-by can be had now."""
+        if self._lock.acquire(timeout=0.05):
+            try:
+                if self._active is not None and self._active.alive and not self._closed:
+                    self._prepare(self._trunks())
+            finally:
+                self._lock.release()
+
+    def _lost(self, session: TrunkSession, reason: str) -> None:
+        with self._lock:
+            if session is self._standby:
+                self._standby = None
+            elif session is self._active:
+                self._fail_over(session, reason)
+
+    def _fail_over(self, session: TrunkSession, reason: str) -> None:
+        """Called with the lock held: every open job goes on at another trunk."""
+        session.close()
+        self._active = None
+        if self.jobs and not self._closed:
+            self.replays += 1
+            self._replay()
+
+    def _replay(self) -> None:
+        while True:
+            try:
+                session = self._connected()
+            except RiosError as error:
+                for job in list(self.jobs.values()):
+                    job.fail(error)
+                self.jobs.clear()
+                return
+            try:
+                for job in list(self.jobs.values()):
+                    job.replays += 1
+                    session.submit(job, self._eos)
+                return
+            except RiosError as error:
+                log.warning("trunk lost while taking over", extra={"trunk": session.peer.name, "reason": str(error)})
+                session.close()
+
+    def _cancelled(self, job: Job) -> None:
+        self.jobs.pop(job.handle, None)
+        session = self._active
+        if session is not None and session.alive:
+            try:
+                session.cancel(job)
+            except RiosError as error:
+                log.info(
+                    "cancel did not reach the trunk",
+                    extra={"request_id": job.request_id, "reason": str(error)},
+                )
+
+    def close(self) -> None:
+        """End all requests."""
+        self._closed = True
+        for job in list(self.jobs.values()):
+            job.cancel()
+        for session in (self._active, self._standby):
+            if session is not None:
+                session.close()

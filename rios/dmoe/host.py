@@ -1,0 +1,349 @@
+"""The process that serves shards and trunks: one listening port, one thread a connection.
+
+Roles of a connection, named in its greeting:
+    control   a client loads, drops and asks; its session keeps deployments alive (a lease)
+    data      a trunk sends rows to experts
+    client    a client sends requests to a trunk and reads tokens
+    shards    a host fetches shard bytes from another
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import platform
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from rios.dmoe import device as devices
+from rios.dmoe.calls import Exec
+from rios.dmoe.checkpoint import ByteSource, FileSource
+from rios.dmoe.data import serve_data
+from rios.dmoe.experts import ExpertStore
+from rios.dmoe.fetch import PeerSource, serve_shards
+from rios.dmoe.hosted import Hosted, MemoryBudget
+from rios.dmoe.link import Peer
+from rios.dmoe.manifest import Manifest
+from rios.dmoe.serving import TrunkService, serve_client
+from rios.dmoe.tensors import NAMES
+from rios.dmoe.wire import Connection, Frame, Kind, accept, dump
+from rios.words.config import Settings
+from rios.words.errors import HostLost, InvalidRequest, ProtocolError, RiosError, UnsupportedCheckpoint
+
+log = logging.getLogger(__name__)
+
+
+def machine_id() -> str:
+    """The same for two processes exactly when they can share memory: boot, IPC and PID namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    parts = [boot.read_text().strip() if boot.exists() else platform.node()]
+    parts += [str(link.readlink()) for kind in ("ipc", "pid") if (link := Path(f"/proc/self/ns/{kind}")).exists()]
+    return "/".join(parts)
+
+
+class Host:
+    """One serving process. `run` blocks until `stop`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        name: str,
+        key: str,
+        settings: Settings,
+        memory_bytes: int | None = None,
+        device: torch.device | None = None,
+        tls: ssl.SSLContext | None = None,
+        client_tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.device = device if device is not None else devices.pick()
+        self.machine = machine_id()
+        self.incarnation = os.urandom(8).hex()
+        free = devices.free_bytes(self.device)
+        self.budget = MemoryBudget(int(memory_bytes or free * settings.memory_fraction))
+        self.speed = devices.measure_speed(self.device)
+        self.deployments: dict[str, Hosted] = {}
+        self.calls = 0
+        self.compute_ns = 0
+        self.rows = 0
+        self.started = time.time()
+        self.client_tls = client_tls
+        self.orphaned_at: float | None = None
+        self._listener = listener
+        self._key = key
+        self._tls = tls
+        self._handles = itertools.count(1)
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._connections: set[Connection] = set()
+        self._controls = 0
+        self._operations: dict[str, Callable[[dict[str, Any], Frame, str], dict[str, Any]]] = {
+            "info": self._info,
+            "open": self._open,
+            "load": self._load,
+            "drop": self._drop,
+            "held": self._held,
+            "trunk": self._trunk,
+            "route": self._route,
+            "load_counts": self._load_counts,
+            "close": self._close,
+        }
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Accept connections until `stop`."""
+        threading.Thread(target=self._reap, name="rios-reaper", daemon=True).start()
+        self._listener.settimeout(0.5)
+        while not self._stop.is_set():
+            try:
+                sock, peer = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                # Out of descriptors, or the peer has gone again: neither ends those who are being served.
+                if not self._stop.wait(0.1):
+                    log.warning("accept failed", extra={"reason": str(error)})
+                continue
+            sock.settimeout(None)
+            try:
+                threading.Thread(target=self._serve, args=(sock, peer), name="rios-serve", daemon=True).start()
+            except RuntimeError as error:  # out of threads
+                log.warning("connection refused", extra={"peer": str(peer), "reason": str(error)})
+                sock.close()
+
+    def stop(self) -> None:
+        """End `run` and close every connection."""
+        self._stop.set()
+        for connection in list(self._connections):
+            connection.close()
+
+    def _reap(self) -> None:
+        """Drop deployments whose clients have all gone, and end an orphan that nobody uses."""
+        while not self._stop.wait(0.25):
+            now = time.monotonic()
+            for hosted in list(self.deployments.values()):
+                if not hosted.sessions and now - hosted.idle_since > self.settings.lease_s:
+                    log.info("lease ended", extra={"deployment": hosted.name})
+                    with self._lock:
+                        self.deployments.pop(hosted.name, None)
+                    hosted.close()
+            if self.orphaned_at is not None:
+                used = self._controls > 0 and now - self.orphaned_at < self.settings.orphan_s
+                if not used:
+                    self.stop()
+
+    def _serve(self, sock: socket.socket, peer: object) -> None:
+        """One connection, from greeting to end. Its errors close it alone."""
+        settings = self.settings
+        try:
+            if self._tls is not None:
+                sock.settimeout(settings.connect_timeout_s)
+                sock = self._tls.wrap_socket(sock, server_side=True)
+                sock.settimeout(None)
+            connection = Connection(sock, max_bytes=settings.greeting_frame_bytes)
+        except OSError as error:
+            log.warning("connection refused", extra={"peer": str(peer), "reason": str(error)})
+            sock.close()
+            return
+        self._connections.add(connection)
+        try:
+            hello = accept(
+                connection,
+                self._key,
+                timeout_s=settings.connect_timeout_s,
+                max_bytes=settings.max_frame_bytes,
+            )
+            self._role(connection, hello)
+        except HostLost as error:
+            log.debug("connection ended", extra={"peer": str(peer), "reason": str(error)})
+        except RiosError as error:
+            log.warning("connection closed", extra={"peer": str(peer), "reason": str(error)})
+        except Exception:
+            log.exception("connection failed", extra={"peer": str(peer)})
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+    def _role(self, connection: Connection, hello: dict[str, Any]) -> None:
+        role = hello.get("role")
+        if role == "control":
+            self._serve_control(connection, str(hello.get("session", "")))
+        elif role == "data":
+            serve_data(self, connection, self._find(connection, hello))
+        elif role == "client":
+            serve_client(connection, self._find(connection, hello), self.settings)
+        elif role == "shards":
+            serve_shards(connection, self._find(connection, hello).source)
+        else:
+            raise ProtocolError(f"unknown role {role!r}")
+
+    def _find(self, connection: Connection, hello: dict[str, Any]) -> Hosted:
+        hosted = self.deployments.get(str(hello.get("deployment")))
+        if hosted is None:
+            message = f"host {self.name} has no deployment {hello.get('deployment')!r}"
+            connection.send(Kind.ERROR, 0, dump({"error": "NotDeployed", "message": message}), timeout_s=1.0)
+            raise HostLost(message)
+        return hosted
+
+    def reply(self, call: Exec, output: torch.Tensor) -> torch.Tensor:
+        """The answer to a call, [slots or rows, hidden]: where a subclass may look at it, delay or change it."""
+        return output
+
+    # --- control ---------------------------------------------------------------------------------------------
+
+    def _serve_control(self, connection: Connection, session: str) -> None:
+        with self._lock:
+            self._controls += 1
+        entered: set[str] = set()
+        try:
+            connection.send(Kind.WELCOME, 0, dump(self._info({}, None, session)), timeout_s=1.0)
+            while True:
+                frame = connection.receive()
+                if frame.kind is not Kind.CALL:
+                    raise ProtocolError(f"a control connection carries CALL, not {frame.kind.name}")
+                request = frame.json()
+                try:
+                    operation = self._operations.get(str(request.get("op")))
+                    if operation is None:
+                        raise InvalidRequest(f"unknown operation {request.get('op')!r}")
+                    answer = operation(request, frame, session)
+                    if request["op"] == "open" and request["deployment"] not in entered:
+                        entered.add(request["deployment"])
+                        self.deployments[request["deployment"]].enter(session)
+                except RiosError as error:
+                    answer = {"error": type(error).__name__, "message": str(error)}
+                except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+                    answer = {"error": "InvalidRequest", "message": f"{request.get('op')}: {error!r}"}
+                except (MemoryError, RuntimeError) as error:
+                    log.exception("operation failed", extra={"op": request.get("op")})
+                    answer = {"error": "RiosError", "message": f"host {self.name}: {error}"}
+                connection.send(Kind.ANSWER, frame.seq, dump(answer), timeout_s=self.settings.control_timeout_s)
+        finally:
+            for name in entered:
+                hosted = self.deployments.get(name)
+                if hosted is not None:
+                    hosted.leave(session)
+            with self._lock:
+                self._controls -= 1
+
+    def _info(self, request: dict[str, Any], frame: Frame | None, session: str) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "pid": os.getpid(),
+            "incarnation": self.incarnation,
+            "machine": self.machine,
+            "node": platform.node(),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "speed": self.speed,
+            "memory_bytes": self.budget.capacity_bytes,
+            "reserved_bytes": self.budget.reserved_bytes,
+            "rss_bytes": psutil.Process().memory_info().rss,
+            "gpu": devices.utilisation(self.device),
+            "calls": self.calls,
+            "rows": self.rows,
+            "compute_ns": self.compute_ns,
+            "deployments": {hosted.name: hosted.stats() for hosted in list(self.deployments.values())},
+        }
+
+    def _open(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        """Make a deployment known: manifest in the body, where its bytes are, its dtype."""
+        name = str(request["deployment"])
+        with self._lock:
+            hosted = self.deployments.get(name)
+            if hosted is None:
+                manifest = Manifest.from_json(bytes(frame.body).decode())
+                dtype = NAMES.get(str(request["dtype"]))
+                if dtype is None:
+                    raise InvalidRequest(f"dtype {request['dtype']!r} is not one of {', '.join(NAMES)}")
+                source = self._source(manifest, request)
+                store = ExpertStore(manifest, dtype=dtype, device=self.device)
+                hosted = Hosted(name, next(self._handles), manifest, dtype, source, store, self.budget)
+                self.deployments[name] = hosted
+        return {"held": hosted.held(), "trunk": hosted.trunk is not None, "incarnation": self.incarnation}
+
+    def _source(self, manifest: Manifest, request: dict[str, Any]) -> ByteSource:
+        """The checkpoint's own files where this host sees them, else whoever serves its shards."""
+        path = Path(str(request["path"]))
+        if request.get("visible", True) and all(
+            (path / file).is_file() and (path / file).stat().st_size == size for file, size in manifest.files.items()
+        ):
+            return FileSource(path, manifest.files)
+        peers = [Peer.from_dict(peer) for peer in request.get("sources", ())]
+        if not peers:
+            raise UnsupportedCheckpoint(
+                f"host {self.name} does not see {path} and nobody serves its shards: deploy from a path that every "
+                "host sees, or from a client that hosts can reach"
+            )
+        return PeerSource(manifest, str(request["deployment"]), peers, self.settings, tls=self.client_tls)
+
+    def _hosted(self, request: dict[str, Any]) -> Hosted:
+        hosted = self.deployments.get(str(request["deployment"]))
+        if hosted is None:
+            raise InvalidRequest(f"host {self.name} has no deployment {request['deployment']!r}; open it first")
+        return hosted
+
+    def _load(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        hosted = self._hosted(request)
+        layer = int(request["layer"])
+        pinned = {int(expert): str(digest) for expert, digest in request.get("pinned", {}).items()}
+        hashes = hosted.load(layer, [int(expert) for expert in request["experts"]], pinned)
+        return {"sha256": {str(expert): digest for expert, digest in hashes.items()}}
+
+    def _drop(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        self._hosted(request).drop(int(request["layer"]), [int(expert) for expert in request["experts"]])
+        return {}
+
+    def _held(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        return {"held": self._hosted(request).held()}
+
+    def _trunk(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        """Build the trunk here (once); it answers requests as soon as a client sends some."""
+        hosted = self._hosted(request)
+        with hosted.lock:
+            if hosted.trunk is None:
+                need = hosted.size(sum(part.values for part in hosted.manifest.trunk))
+                self.budget.reserve(need, f"the trunk of {hosted.name}")
+                try:
+                    hosted.trunk = TrunkService(self, hosted, dict(request.get("options", {})))
+                except BaseException:
+                    self.budget.release(need)
+                    raise
+                hosted.trunk_bytes = need
+        return hosted.trunk.stats()
+
+    def _route(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        """Tell the trunk which hosts there are and what they hold."""
+        hosted = self._hosted(request)
+        if hosted.trunk is None:
+            raise InvalidRequest(f"host {self.name} runs no trunk of {hosted.name}")
+        held = {
+            str(name): {int(layer): frozenset(experts) for layer, experts in layers.items()}
+            for name, layers in request["held"].items()
+        }
+        peers = [Peer.from_dict(peer) for peer in request["peers"]]
+        hosted.trunk.route([peer for peer in peers if peer.name != self.name], held)
+        return {}
+
+    def _load_counts(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        hosted = self._hosted(request)
+        return {"load": hosted.trunk.load() if hosted.trunk is not None else []}
+
+    def _close(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        with self._lock:
+            hosted = self.deployments.pop(str(request["deployment"]), None)
+        if hosted is not None:
+            hosted.close()
+        return {}

@@ -1,0 +1,264 @@
+"""One request as its caller holds it: wait for it, read it as it comes, or cancel it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
+from rios.dmoe.params import SamplingParams
+from rios.dmoe.stopping import Detokenizer, cut, safe
+from rios.dmoe.tokenizer import Tokenizing
+from rios.words.errors import Cancelled, DeadlineExceeded, RiosError
+from rios.words.events import UsageEvent, UsageSink
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """A submitted request. `status` is queued, running, done, failed or cancelled.
+
+    The tokens that have arrived are the truth: when a trunk is lost, another goes on from prompt and these.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        handle: int,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        seed: int,
+        model: str,
+        tokenizing: Tokenizing,
+        cancel: Callable[[Job], None],
+        sinks: Sequence[UsageSink] = (),
+    ) -> None:
+        self.request_id = request_id
+        self.handle = handle
+        self.prompt = tuple(prompt)
+        self.params = params
+        self.seed = seed
+        self.replays = 0
+        self.metered_from = 0
+        self._model = model
+        self._tokenizing = tokenizing
+        self._cancel = cancel
+        self._sinks = tuple(sinks)
+        self._changed = threading.Condition()
+        self._ids: list[int] = []
+        self._logprobs: list[Logprob] = []
+        self._finish: str | None = None
+        self._error: RiosError | None = None
+        self._started = time.perf_counter()
+        self._first: float | None = None
+        self._ended: float | None = None
+        self._shares: list[tuple[list[str], npt.NDArray[np.void]]] = []
+
+    # --- for the caller --------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"<Job {self.request_id[:8]} {self.status}, {len(self._ids)} of {self.params.max_new_tokens} tokens>"
+
+    @property
+    def status(self) -> str:
+        """queued, running, done, failed or cancelled."""
+        if self._error is not None:
+            return "cancelled" if isinstance(self._error, Cancelled) else "failed"
+        if self._finish is not None:
+            return "done"
+        return "running" if self._ids else "queued"
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """New tokens so far."""
+        return tuple(self._ids)
+
+    def cancel(self) -> None:
+        """End it; its memory is freed before the next step. No error if it has ended already."""
+        if self._end(error=Cancelled(f"request {self.request_id} was cancelled")):
+            self._cancel(self)
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the whole answer. Raises what went wrong, or `DeadlineExceeded` after `timeout` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.ended, timeout):
+                raise DeadlineExceeded(
+                    f"request {self.request_id} has {len(self._ids)} of {self.params.max_new_tokens} tokens after "
+                    f"{timeout:g} s; it goes on: wait again or cancel it"
+                )
+        if self._error is not None:
+            raise self._error
+        return self._completion()
+
+    def stream(self, timeout: float | None = None) -> Iterator[Piece]:
+        """Pieces as they come; leaving the loop early cancels. `timeout` bounds the wait for each piece."""
+        read, text, shown = 0, "", 0
+        stops = self.params.stop
+        decoder = Detokenizer(self._tokenizing.load()) if self._tokenizing.present else None
+        try:
+            while True:
+                with self._changed:
+                    if not self._changed.wait_for(functools.partial(self._beyond, read), timeout):
+                        raise DeadlineExceeded(f"request {self.request_id}: no token for {timeout:g} s")
+                    ids, ended = self._ids[read:], self.ended
+                    logprobs = tuple(self._logprobs[read : read + len(ids)])
+                read += len(ids)
+                if decoder is None:
+                    if ids:
+                        yield Piece(None, tuple(ids), logprobs)
+                else:
+                    text += "".join([decoder.push(token) for token in ids]) + (decoder.flush() if ended else "")
+                    whole, found = cut(text, stops)
+                    stop = len(whole) if found or ended else safe(text, stops)
+                    if ids or stop > shown:
+                        yield Piece(whole[shown:stop], tuple(ids), logprobs)
+                    shown = max(shown, stop)
+                if ended:
+                    if self._error is not None:
+                        raise self._error
+                    return
+        finally:
+            if not self.ended:
+                self.cancel()
+
+    def _beyond(self, read: int) -> bool:
+        return len(self._ids) > read or self.ended
+
+    # --- for the client's connection -------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._finish is not None or self._error is not None
+
+    def receive(self, token: int, logprob: list[Any] | None) -> None:
+        """One token has arrived."""
+        with self._changed:
+            if self.ended:
+                return
+            self._ids.append(token)
+            if logprob is not None:
+                top = tuple((int(other), float(value)) for other, value in logprob[1])
+                self._logprobs.append(Logprob(token, float(logprob[0]), top))
+            if self._first is None:
+                self._first = time.perf_counter()
+            self._changed.notify_all()
+
+    def measure(self, hosts: list[str], shares: npt.NDArray[np.void]) -> None:
+        """What accepted replies measured for this request in one step."""
+        if not self.ended:
+            self._shares.append((hosts, shares))
+            # A replay computes these positions again; they have been accounted for.
+            self.metered_from = max(self.metered_from, int(shares["step"].max()))
+
+    def finish(self, reason: str) -> None:
+        """The trunk says it is complete."""
+        self._end(reason=reason)
+
+    def fail(self, error: RiosError) -> None:
+        """It cannot be completed."""
+        self._end(error=error)
+
+    def _end(self, *, reason: str | None = None, error: RiosError | None = None) -> bool:
+        with self._changed:
+            if self.ended:
+                return False
+            self._finish, self._error = reason, error
+            self._ended = time.perf_counter()
+            self._changed.notify_all()
+        if self._sinks and self._shares:
+            events = self.events()
+            for sink in self._sinks:
+                try:
+                    sink.record(events)
+                except Exception:
+                    log.exception("a usage sink failed", extra={"request_id": self.request_id})
+        return True
+
+    def events(self) -> list[UsageEvent]:
+        """The usage events of this request so far, a pure function of what was accepted."""
+        found: list[UsageEvent] = []
+        for hosts, shares in self._shares:
+            for share in shares:
+                host = hosts[int(share["host"])]
+                step, layer = int(share["step"]), int(share["layer"])
+                found.append(
+                    UsageEvent(
+                        f"{self.request_id}:{step}:{layer}:{host}",
+                        self.request_id,
+                        self._model,
+                        step,
+                        layer,
+                        host,
+                        int(share["rows"]),
+                        int(share["compute_ns"]),
+                        int(share["wire_bytes"]),
+                    )
+                )
+        return merge(found)
+
+    def usage(self) -> Usage:
+        """What was used so far."""
+        by_host: dict[str, list[int]] = {}
+        for hosts, shares in self._shares:
+            for place in np.unique(shares["host"]):
+                mine = shares[shares["host"] == place]
+                sums = by_host.setdefault(hosts[int(place)], [0, 0, 0])
+                for position, field in enumerate(("rows", "compute_ns", "wire_bytes")):
+                    sums[position] += int(mine[field].sum())
+        used = {name: HostUsage(*sums) for name, sums in sorted(by_host.items())}
+        return Usage(
+            len(self.prompt),
+            len(self._ids),
+            sum(host.rows for host in used.values()),
+            sum(host.compute_ns for host in used.values()),
+            sum(host.wire_bytes for host in used.values()),
+            used,
+        )
+
+    def _completion(self) -> Completion:
+        assert self._finish is not None
+        assert self._ended is not None
+        text: str | None = None
+        if self._tokenizing.present:
+            decoded: str = self._tokenizing.load().decode(
+                self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            text, _ = cut(decoded, self.params.stop)
+        total = self._ended - self._started
+        speed = None
+        if self._first is not None and len(self._ids) > 1 and self._ended > self._first:
+            speed = (len(self._ids) - 1) / (self._ended - self._first)
+        timing = Timing(None if self._first is None else self._first - self._started, total, speed, self.replays)
+        logprobs = tuple(self._logprobs) if self.params.logprobs is not None else None
+        return Completion(text, tuple(self._ids), self._finish, self.usage(), timing, logprobs, self.request_id)
+
+
+def merge(events: Sequence[UsageEvent]) -> list[UsageEvent]:
+    """Events of one id added up: groups of one layer may reach one host in several calls of one step."""
+    sums: dict[str, UsageEvent] = {}
+    for event in events:
+        known = sums.get(event.event_id)
+        if known is None:
+            sums[event.event_id] = event
+        else:
+            sums[event.event_id] = UsageEvent(
+                known.event_id,
+                known.request_id,
+                known.model,
+                known.step,
+                known.layer,
+                known.host,
+                known.rows + event.rows,
+                known.compute_ns + event.compute_ns,
+                known.wire_bytes + event.wire_bytes,
+            )
+    return list(sums.values())

@@ -1,0 +1,159 @@
+"""One host of a deployment, kept as the plan wants it by a thread of its own.
+
+lost -> connected -> loading -> serving -> lost ...: whenever the host is (again) reachable it is told the deployment,
+given its shards and, where it should run one, its trunk. The thread asks for a sign of life in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rios.dmoe.control import HostControl
+from rios.dmoe.link import Peer
+from rios.words.config import Settings
+from rios.words.errors import CheckpointCorrupt, InsufficientMemory, RiosError, UnsupportedCheckpoint
+
+log = logging.getLogger(__name__)
+
+Shard = dict[int, frozenset[int]]
+_PING_S = 0.5
+_PING_TIMEOUT_S = 2.0  # a host that computes answers in between; one that is stopped does not
+
+
+class Member:
+    """One host's part in one deployment."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        settings: Settings,
+        *,
+        deployment: str,
+        session: str,
+        opening: Mapping[str, Any],
+        manifest_json: bytes,
+        pinned: dict[tuple[int, int], str],
+        options: Mapping[str, Any],
+        changed: Callable[[Member], None],
+        progress: Callable[[int], None],
+    ) -> None:
+        self.peer = peer
+        self.state = "connecting"
+        self.held: Shard = {}
+        self.trunk_ready = False
+        self.error: RiosError | None = None
+        self.info: dict[str, Any] = {}
+        self.lost_at: float | None = time.monotonic()
+        self._settings = settings
+        self._deployment = deployment
+        self._session = session
+        self._opening = opening
+        self._manifest_json = manifest_json
+        self._pinned = pinned
+        self._options = options
+        self._changed = changed
+        self._progress = progress
+        self._wanted: Shard = {}
+        self._wants_trunk = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"rios-member-{peer.name}", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Member {self.peer.name} {self.state}>"
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def want(self, shard: Shard, *, trunk: bool) -> None:
+        """What this host should hold from now on."""
+        self._wanted, self._wants_trunk = shard, trunk
+        self._wake.set()
+
+    @property
+    def wanted(self) -> Shard:
+        """What this host should hold."""
+        return self._wanted
+
+    @property
+    def wants_trunk(self) -> bool:
+        """Whether this host should run a trunk."""
+        return self._wants_trunk
+
+    @property
+    def settled(self) -> bool:
+        """Whether it holds what it should."""
+        return self.state == "serving" and self.held == self._wanted and self.trunk_ready >= self._wants_trunk
+
+    def close(self) -> None:
+        """Free the deployment on the host and end the thread."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(timeout=self._settings.connect_timeout_s + _PING_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with HostControl(self.peer, self._settings, session=self._session) as control:
+                    self._serve(control)
+            except RiosError as error:
+                if isinstance(error, InsufficientMemory | CheckpointCorrupt | UnsupportedCheckpoint):
+                    self.error = error
+                self._lose(error)
+                self._wake.wait(self._settings.reconnect_s)
+
+    def _serve(self, control: HostControl) -> None:
+        self.info = control.welcome
+        answer = control.call("open", deployment=self._deployment, body=self._manifest_json, **self._opening)
+        self.held = {int(layer): frozenset(experts) for layer, experts in answer["held"].items()}
+        self.trunk_ready = bool(answer["trunk"])
+        while not self._stop.is_set():
+            self._wake.clear()
+            if not self.settled:
+                self._adapt(control)
+            if self._wake.wait(_PING_S):
+                continue
+            self.info = control.call("info", timeout_s=_PING_TIMEOUT_S)
+        self.state = "closed"
+        control.call("close", deployment=self._deployment, timeout_s=self._settings.connect_timeout_s)
+
+    def _adapt(self, control: HostControl) -> None:
+        """Load what is missing, then tell everybody, then drop what is no longer wanted."""
+        wanted, wants_trunk = self._wanted, self._wants_trunk
+        self.state = "loading"
+        for layer, experts in wanted.items():
+            missing = sorted(experts - self.held.get(layer, frozenset()))
+            if missing and not self._stop.is_set():
+                pinned = {e: self._pinned[layer, e] for e in missing if (layer, e) in self._pinned}
+                answer = control.call("load", deployment=self._deployment, layer=layer, experts=missing, pinned=pinned)
+                for expert, digest in answer["sha256"].items():
+                    self._pinned.setdefault((layer, int(expert)), digest)
+                self.held[layer] = self.held.get(layer, frozenset()) | experts
+                self._progress(len(missing))
+        if wants_trunk and not self.trunk_ready:
+            control.call("trunk", deployment=self._deployment, options=self._options)
+            self.trunk_ready = True
+        self.state, self.lost_at, self.error = "serving", None, None
+        surplus = {layer: held - wanted.get(layer, frozenset()) for layer, held in self.held.items()}
+        if any(surplus.values()):
+            self.held = {layer: held - surplus[layer] for layer, held in self.held.items()}
+            self._changed(self)  # trunks stop asking for them before they go
+            for layer, experts in surplus.items():
+                if experts:
+                    control.call("drop", deployment=self._deployment, layer=layer, experts=sorted(experts))
+        else:
+            self._changed(self)
+
+    def _lose(self, error: RiosError) -> None:
+        if self.state not in ("lost", "closed"):
+            log.warning("host out of reach", extra={"host": self.peer.name, "reason": str(error)})
+            self.state = "lost"
+            self.held = {}
+            self.trunk_ready = False
+            self.lost_at = time.monotonic()
+            self._changed(self)

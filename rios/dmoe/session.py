@@ -1,0 +1,145 @@
+"""A client's connection to one trunk: requests out, tokens in, silence noticed."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+import numpy as np
+
+from rios.dmoe.control import error_of
+from rios.dmoe.job import Job
+from rios.dmoe.link import Peer
+from rios.dmoe.metering import SHARE
+from rios.dmoe.wire import Frame, Kind, connect, dump
+from rios.words.config import Settings
+from rios.words.errors import ProtocolError, RiosError
+
+log = logging.getLogger(__name__)
+
+
+class TrunkSession:
+    """One connection to one trunk. `lost` is called once, in the reading thread, when it ends by itself."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        deployment: str,
+        settings: Settings,
+        *,
+        jobs: Mapping[int, Job],
+        lost: Callable[[TrunkSession, str], None],
+        finished: Callable[[Job], None],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.peer = peer
+        self.alive = True
+        self.steps = 0
+        self._settings = settings
+        self._jobs = jobs
+        self._lost = lost
+        self._finished = finished
+        self._connection, self.welcome = connect(
+            peer.address,
+            {"role": "client", "key": peer.key, "deployment": deployment},
+            timeout_s=min(settings.connect_timeout_s, settings.trunk_silence_s),
+            max_bytes=settings.max_frame_bytes,
+            tls=tls,
+        )
+        self._thread = threading.Thread(target=self._read, name=f"rios-tokens-{peer.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def submit(self, job: Job, eos: list[int]) -> None:
+        """Send a request, with what another trunk had generated of it. Raises `HostLost`."""
+        params = asdict(job.params)
+        tokens = [*job.prompt, *job.token_ids]
+        meta = dump(
+            {
+                "handle": job.handle,
+                "prompt_tokens": len(job.prompt),
+                "params": params,
+                "seed": job.seed,
+                "eos": eos,
+                "metered_from": job.metered_from,
+            }
+        )
+        body = np.array(tokens, dtype="<i4").tobytes()
+        self._connection.send(Kind.SUBMIT, job.handle, meta, [body], timeout_s=self._settings.connect_timeout_s)
+
+    def cancel(self, job: Job) -> None:
+        """Tell the trunk to forget a request. Raises `HostLost`."""
+        self._connection.send(Kind.CANCEL, job.handle, timeout_s=self._settings.connect_timeout_s)
+
+    def close(self) -> None:
+        """Hang up; `lost` is not called."""
+        self.alive = False
+        self._connection.close()
+
+    def _read(self) -> None:
+        reason = "closed"
+        try:
+            while self.alive:
+                if not self._connection.readable(self._settings.trunk_silence_s):
+                    reason = f"silent for {self._settings.trunk_silence_s:g} s (RIOS_TRUNK_SILENCE_S)"
+                    break
+                self._take(self._connection.receive(self._settings.trunk_silence_s))
+        except RiosError as error:
+            reason = str(error)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"a frame that cannot be read: {error!r}"
+        if self.alive:
+            self.alive = False
+            self._connection.close()
+            log.warning("trunk lost", extra={"trunk": self.peer.name, "reason": reason})
+            self._lost(self, reason)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is Kind.ALIVE:
+            self.steps = frame.seq
+            return
+        if frame.kind is not Kind.TOKENS:
+            raise ProtocolError(f"a trunk sends TOKENS and ALIVE, not {frame.kind.name}")
+        said = frame.json()
+        count = 8 * frame.seq
+        if len(frame.body) < count or (len(frame.body) - count) % SHARE.itemsize:
+            raise ProtocolError(f"TOKENS of {len(frame.body)} bytes for {frame.seq} tokens")
+        tokens = np.frombuffer(frame.body[:count], dtype="<u4").reshape(-1, 2).tolist()
+        self._measure(said.get("hosts", []), frame.body[count:])
+        logprobs = said.get("logprobs", {})
+        for handle, token in tokens:
+            job = self._jobs.get(handle)
+            if job is not None:
+                said_of = logprobs.get(str(handle)) if logprobs else None
+                job.receive(token, said_of.pop(0) if said_of else None)
+        for handle, reason in said.get("finished", {}).items():
+            self._end(int(handle), str(reason), None)
+        for handle, failure in said.get("failed", {}).items():
+            self._end(int(handle), "", error_of(failure))
+
+    def _measure(self, hosts: list[str], body: memoryview) -> None:
+        if not len(body):
+            return
+        shares = np.frombuffer(body, dtype=SHARE)
+        if int(shares["host"].max()) >= len(hosts):
+            raise ProtocolError(f"TOKENS with a share of host {shares['host'].max()}, {len(hosts)} are named")
+        handles = np.unique(shares["handle"])
+        for handle in handles.tolist():
+            job = self._jobs.get(handle)
+            if job is not None:
+                job.measure(hosts, shares if len(handles) == 1 else shares[shares["handle"] == handle])
+
+    def _end(self, handle: int, reason: str, error: RiosError | None) -> None:
+        job = self._jobs.get(handle)
+        if job is None:
+            return
+        if error is not None:
+            job.fail(error)
+        else:
+            job.finish(reason)
+        self._finished(job)

@@ -1,0 +1,30 @@
+"""Tensors as raw bytes and back, without a copy where there need not be one."""
+
+from __future__ import annotations
+
+import torch
+
+from rios.words.errors import ProtocolError
+
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {code: dtype for dtype, code in CODES.items()}
+NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def to_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor, row-major; a view for a contiguous CPU tensor."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def from_bytes(data: memoryview, code: int, rows: int, width: int) -> torch.Tensor:
+    """A [rows, width] tensor over `data`, or `ProtocolError` when the length or the dtype code does not fit."""
+    dtype = DTYPES.get(code)
+    if dtype is None:
+        raise ProtocolError(f"unknown dtype code {code}")
+    wanted = rows * width * dtype.itemsize
+    if len(data) != wanted:
+        raise ProtocolError(f"{rows} x {width} rows of {dtype} are {wanted} bytes, the frame has {len(data)}")
+    if not wanted:
+        return torch.empty((rows, width), dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype).view(rows, width)

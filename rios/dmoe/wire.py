@@ -1,0 +1,281 @@
+"""Frames on sockets: the data plane's language between clients, trunks and hosts.
+
+A frame is a header of 32 bytes, then `meta`, then `body`, little-endian, no pickle:
+
+    magic "RIOS" | version u8 | kind u8 | flags u16 | seq u64 | meta length u32 | body length u64 | CRC-32 u32
+
+The CRC covers meta and body. Lengths are bounded before anything is allocated; a frame that is malformed, truncated,
+too long or of an unexpected kind raises `ProtocolError`, and whoever reads closes that one connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hmac
+import json
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rios.words.errors import DeadlineExceeded, HostLost, ProtocolError, Unauthorized
+
+MAGIC = b"RIOS"
+VERSION = 1
+HEADER = struct.Struct("<4sBBHQIQI")
+MAX_META_BYTES = 1 << 26  # a manifest of 61 layers x 256 experts is 9 MiB of JSON
+_ZEROED_BYTES = 1 << 16
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Kind(enum.IntEnum):
+    """What a frame says."""
+
+    HELLO = 1  # who connects, for what, with which key
+    WELCOME = 2
+    CALL = 3  # control: JSON in, JSON out
+    ANSWER = 4
+    EXEC = 5  # rows to experts
+    RESULT = 6
+    ERROR = 7
+    RING = 8  # look into the shared memory
+    SUBMIT = 9  # a request for a trunk
+    CANCEL = 10
+    TOKENS = 11
+    ALIVE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame; `body` may be a view into shared memory, valid until the next frame of its connection."""
+
+    kind: Kind
+    seq: int
+    meta: Buffer
+    body: memoryview
+    flags: int = 0
+
+    def json(self) -> dict[str, Any]:
+        """`meta` as a JSON object, or `ProtocolError`."""
+        try:
+            value = json.loads(bytes(self.meta)) if len(self.meta) else {}
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError(f"{self.kind.name} frame {self.seq}: meta is not JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise ProtocolError(f"{self.kind.name} frame {self.seq}: meta is not a JSON object")
+        return value
+
+
+def dump(value: dict[str, Any]) -> bytes:
+    """A JSON object as `meta`."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def encode_header(kind: Kind, seq: int, meta: Buffer, bodies: Sequence[Buffer], flags: int = 0) -> bytes:
+    """The header of a frame whose body is the concatenation of `bodies` (flat byte buffers)."""
+    crc = zlib.crc32(meta)
+    length = 0
+    for body in bodies:
+        crc = zlib.crc32(body, crc)
+        length += len(body)
+    return HEADER.pack(MAGIC, VERSION, kind, flags, seq, len(meta), length, crc)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header."""
+
+    kind: Kind
+    flags: int
+    seq: int
+    meta_bytes: int
+    body_bytes: int
+    crc: int
+
+
+def decode_header(data: Buffer, *, max_bytes: int) -> Header:
+    """Check a header against the version, the known kinds and the bound on meta + body."""
+    try:
+        magic, version, kind, flags, seq, meta_bytes, body_bytes, crc = HEADER.unpack(data)
+    except struct.error as error:
+        raise ProtocolError(f"a header has {HEADER.size} bytes, got {len(data)}") from error
+    if magic != MAGIC:
+        raise ProtocolError(f"not a rios frame: it begins with {bytes(magic)!r}")
+    if version != VERSION:
+        raise ProtocolError(f"frame of version {version}, this side speaks {VERSION}: install the same rios on both")
+    try:
+        known = Kind(kind)
+    except ValueError as error:
+        raise ProtocolError(f"unknown frame kind {kind}") from error
+    if meta_bytes > min(max_bytes, MAX_META_BYTES) or meta_bytes + body_bytes > max_bytes:
+        raise ProtocolError(f"{known.name} frame of {meta_bytes} + {body_bytes} bytes, the bound is {max_bytes}")
+    return Header(known, flags, seq, meta_bytes, body_bytes, crc)
+
+
+def _room(count_bytes: int) -> memoryview:
+    """Memory for a frame. A long one is not zeroed: it takes memory as its bytes arrive, not once it is announced."""
+    if count_bytes <= _ZEROED_BYTES:
+        return memoryview(bytearray(count_bytes))
+    try:
+        return np.empty(count_bytes, dtype=np.uint8).data
+    except MemoryError as error:
+        raise ProtocolError(f"a frame of {count_bytes} bytes, for which there is no memory") from error
+
+
+class Connection:
+    """A blocking, length-prefixed connection. One thread reads; any thread may send."""
+
+    def __init__(self, sock: socket.socket, *, max_bytes: int) -> None:
+        self.sock = sock
+        self.max_bytes = max_bytes
+        self._send_lock = threading.Lock()
+        self._header = bytearray(HEADER.size)
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        self.closed = False
+
+    def send(
+        self,
+        kind: Kind,
+        seq: int = 0,
+        meta: Buffer = b"",
+        bodies: Sequence[Buffer] = (),
+        *,
+        flags: int = 0,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Send one frame. Raises `HostLost` when the peer has gone or does not read within `timeout_s`."""
+        header = encode_header(kind, seq, meta, bodies, flags)
+        with self._send_lock:
+            try:
+                if self.sock.gettimeout() != timeout_s:
+                    self.sock.settimeout(timeout_s)
+                if isinstance(self.sock, ssl.SSLSocket):
+                    self.sock.sendall(b"".join((header, meta, *bodies)))
+                    return
+                total = len(header) + len(meta) + sum(len(body) for body in bodies)
+                sent = self.sock.sendmsg((header, meta, *bodies))
+                if sent < total:
+                    self.sock.sendall(memoryview(b"".join((header, meta, *bodies)))[sent:])
+            except (OSError, ValueError) as error:
+                self.close()
+                raise HostLost(f"sending a {kind.name} frame failed: {error}") from error
+
+    def readable(self, timeout_s: float) -> bool:
+        """Whether a frame, or the end of the connection, can be read within `timeout_s`."""
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return True
+        try:
+            return bool(self._poller.poll(max(0, int(timeout_s * 1000 + 0.5))))
+        except OSError as error:
+            raise HostLost(f"the connection is closed ({error})") from error
+
+    def receive(self, timeout_s: float | None = None) -> Frame:
+        """The next frame.
+
+        Raises:
+            HostLost: the peer closed the connection.
+            DeadlineExceeded: `timeout_s` passed; the connection is closed then, since a frame may be half read.
+            ProtocolError: the bytes are not a frame of ours; the connection is closed.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            self._fill(memoryview(self._header), deadline)
+            header = decode_header(self._header, max_bytes=self.max_bytes)
+            data = _room(header.meta_bytes + header.body_bytes)
+            self._fill(data, deadline)
+            if zlib.crc32(data) != header.crc:
+                raise ProtocolError(f"{header.kind.name} frame {header.seq}: the checksum does not match")
+        except (ProtocolError, HostLost, DeadlineExceeded):
+            self.close()
+            raise
+        return Frame(header.kind, header.seq, data[: header.meta_bytes], data[header.meta_bytes :], header.flags)
+
+    def _fill(self, view: memoryview, deadline: float | None) -> None:
+        filled = 0
+        while filled < len(view):
+            try:
+                # Waiting by poll, not by the socket's timeout: senders of other threads set that one.
+                if deadline is not None and not self.readable(max(0.0, deadline - time.monotonic())):
+                    raise DeadlineExceeded("no complete frame before the deadline")
+                count = self.sock.recv_into(view[filled:])
+            except TimeoutError as error:
+                if isinstance(error, DeadlineExceeded):
+                    raise
+                continue
+            except (ssl.SSLWantReadError, BlockingIOError):
+                continue
+            except (OSError, ValueError) as error:
+                raise HostLost(f"the connection broke: {error}") from error
+            if count == 0:
+                raise HostLost("the peer closed the connection")
+            filled += count
+
+    def close(self) -> None:
+        """Close; a thread that waits in `receive` wakes with `HostLost`."""
+        self.closed = True
+        with contextlib.suppress(OSError):  # already disconnected: the normal way to get here a second time
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+def connect(
+    address: tuple[str, int],
+    hello: dict[str, Any],
+    *,
+    timeout_s: float,
+    max_bytes: int,
+    tls: ssl.SSLContext | None = None,
+) -> tuple[Connection, dict[str, Any]]:
+    """Open a connection, greet, and return it with the peer's welcome.
+
+    `hello` carries `key` and `role`. Raises `HostLost`, `Unauthorized` or `DeadlineExceeded`.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        sock = socket.create_connection(address, timeout=timeout_s)
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname=address[0])
+    except OSError as error:
+        raise HostLost(f"cannot connect to {address[0]}:{address[1]}: {error}") from error
+    connection = Connection(sock, max_bytes=max_bytes)
+    connection.send(Kind.HELLO, 0, dump(hello), timeout_s=timeout_s)
+    frame = connection.receive(max(0.01, deadline - time.monotonic()))
+    if frame.kind is Kind.ERROR:
+        connection.close()
+        raise Unauthorized(f"{address[0]}:{address[1]} refused the connection: {frame.json().get('message')}")
+    if frame.kind is not Kind.WELCOME:
+        connection.close()
+        raise ProtocolError(f"{address[0]}:{address[1]} answered a greeting with {frame.kind.name}")
+    sock.settimeout(None)
+    return connection, frame.json()
+
+
+def accept(connection: Connection, key: str, *, timeout_s: float, max_bytes: int) -> dict[str, Any]:
+    """Read the greeting of a new connection and check its key. Raises `Unauthorized` or `ProtocolError`."""
+    frame = connection.receive(timeout_s)
+    if frame.kind is not Kind.HELLO:
+        raise ProtocolError(f"the first frame is {frame.kind.name}, not HELLO")
+    hello = frame.json()
+    offered = str(hello.get("key", "")).encode(errors="surrogatepass")  # JSON may hold half a character
+    if not hmac.compare_digest(offered, key.encode()):
+        connection.send(Kind.ERROR, 0, dump({"error": "Unauthorized", "message": "wrong key"}), timeout_s=timeout_s)
+        raise Unauthorized("a connection without this host's key")
+    connection.max_bytes = max_bytes
+    return hello

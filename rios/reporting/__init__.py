@@ -1,0 +1,1 @@
+"""Notebooks as reports: executed by papermill, shown as HTML that opens offline (floor 3)."""

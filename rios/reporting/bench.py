@@ -1,0 +1,258 @@
+"""Helpers of the performance report: pairs run in turn, medians with their uncertainty, and what rios is compared with.
+
+A shared machine has good and bad minutes. Two contestants are therefore run in turn, A B, B A, A B, and each pair gives
+one ratio: what slows both down for a while cancels out of it. The interval around the median says what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import psutil
+
+from rios.words.errors import InvalidRequest, RiosError
+
+_RESAMPLES = 4000
+_PORT = "port "
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A median, the bounds of its 95 % bootstrap interval, and how many measurements it stands on."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def median(values: Sequence[float], *, seed: int = 0) -> Interval:
+    """The median of `values` and its 95 % percentile-bootstrap interval; equal input gives equal output."""
+    if not len(values) or not np.isfinite(values).all():
+        raise InvalidRequest(f"a median of {len(values)} values: at least 1 is wanted, all of them finite")
+    data = np.asarray(values, dtype=np.float64)
+    draws = np.random.default_rng(seed).integers(0, len(data), size=(_RESAMPLES, len(data)))
+    low, high = np.quantile(np.median(data[draws], axis=1), (0.025, 0.975))
+    return Interval(float(np.median(data)), float(low), float(high), len(data))
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
+    """The median of the pairs' ratios, with its interval."""
+    if len(numerators) != len(denominators):
+        raise InvalidRequest(f"{len(numerators)} and {len(denominators)} measurements do not make pairs")
+    if min(denominators, default=1.0) <= 0:
+        raise InvalidRequest(f"the smallest denominator is {min(denominators)}: all must be above 0")
+    return median([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a figure was measured on."""
+
+    cpu: str
+    cores: int
+    memory_gib: int
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine; no names, only kinds."""
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.exists() else []
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+        return cls(model or platform.machine(), os.cpu_count() or 1, round(psutil.virtual_memory().total / 2**30))
+
+
+def wait_for_calm(limit_s: float, *, busy_percent: float = 25.0) -> None:
+    """Wait until the processors have little to do, at most `limit_s`: others' work is not what is measured."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and psutil.cpu_percent(interval=0.2) > busy_percent:
+        pass
+
+
+def in_turn(
+    contestants: Sequence[Callable[[], float]], *, pairs: int = 20, warm_up: int = 2, calm_s: float = 0.0
+) -> list[list[float]]:
+    """What each contestant returns, `pairs` times, in an order that turns round every time.
+
+    warm_up: rounds that are thrown away. calm_s: wait so long at most for a calm machine before each round.
+    """
+    if pairs < 1:
+        raise InvalidRequest(f"pairs is {pairs}; at least 1 is needed, 20 for an interval worth its name")
+    results: list[list[float]] = [[] for _ in contestants]
+    for turn in range(warm_up + pairs):
+        wait_for_calm(calm_s)
+        order = range(len(contestants)) if turn % 2 else reversed(range(len(contestants)))
+        for place in order:
+            value = contestants[place]()
+            if turn >= warm_up:
+                results[place].append(value)
+    return results
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def checkpoint(directory: Path) -> Path:
+    """A random mixture-of-experts checkpoint of 82 M parameters: 6 layers of 16 experts, 2 for each token, float32."""
+    import torch
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    config = OlmoeConfig(
+        vocab_size=4096,
+        hidden_size=512,
+        intermediate_size=480,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        num_experts=16,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+        initializer_range=0.05,  # so that logits are well apart and rounding does not change a token
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = OlmoeForCausalLM(config)
+    model.save_pretrained(directory)
+    return directory
+
+
+class Child:
+    """A process that this one talks to line by line; a context manager."""
+
+    def __init__(self, *arguments: str, threads: int = 1) -> None:
+        """Runs this module with `arguments`, with so many threads for torch."""
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rios.reporting.bench", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment | {"HF_HUB_OFFLINE": "1"},
+            text=True,
+        )
+        self.first_line = self._read()
+
+    def ask(self, question: object) -> Any:
+        """Send an object as JSON and return the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RiosError(f"the process measured against ended with code {self._process.wait()}")
+        return line.strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def generate_here(directory: str, threads: int) -> None:
+    """transformers' own `generate` in one process: questions on standard input, seconds and tokens on its output."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.generation_config.pad_token_id = 0
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        model.set_experts_implementation(asked["experts"])
+        ids = torch.tensor(asked["prompts"])
+        started = time.perf_counter()
+        with torch.inference_mode():
+            found = model.generate(  # type: ignore[misc]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked["new_tokens"], do_sample=False
+            )
+        took = time.perf_counter() - started
+        sys.stdout.write(json.dumps({"seconds": took, "tokens": found[:, ids.shape[1] :].tolist()}) + "\n")
+        sys.stdout.flush()
+
+
+def serve_echo(question_bytes: int, answer_bytes: int) -> None:
+    """A bare socket that answers `answer_bytes` to every `question_bytes`; prints its port first."""
+    answer = bytes(answer_bytes)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sys.stdout.write(f"{_PORT}{server.getsockname()[1]}\n")
+        sys.stdout.flush()
+        while True:
+            sock, _ = server.accept()
+            with sock:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while receive(sock, question_bytes):
+                    sock.sendall(answer)
+
+
+def receive(sock: socket.socket, count: int) -> bool:
+    """Read exactly `count` bytes; False at the end of the stream."""
+    buffer = memoryview(bytearray(count))
+    done = 0
+    while done < count:
+        got = sock.recv_into(buffer[done:])
+        if not got:
+            return False
+        done += got
+    return True
+
+
+@contextmanager
+def echo(question_bytes: int, answer_bytes: int) -> Iterator[int]:
+    """The port of an echo in a process of its own."""
+    with Child("echo", str(question_bytes), str(answer_bytes)) as child:
+        yield int(child.first_line.removeprefix(_PORT))
+
+
+def round_trip_s(address: tuple[str, int], *, question_bytes: int, answer_bytes: int, count: int = 200) -> float:
+    """Median seconds of question and answer over one connection to an echo."""
+    question = bytes(question_bytes)
+    with socket.create_connection(address) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def once() -> None:
+            sock.sendall(question)
+            receive(sock, answer_bytes)
+
+        return statistics.median(seconds(once) for _ in range(count))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "echo":
+        serve_echo(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        generate_here(sys.argv[1], int(sys.argv[2]))

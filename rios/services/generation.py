@@ -1,0 +1,190 @@
+"""A deployed model as its user holds it: generate, stream, submit, placement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self, overload
+
+from rios.dmoe.completion import Completion, Piece, Timing, Usage
+from rios.dmoe.deployment import Deployment
+from rios.dmoe.job import Job
+from rios.dmoe.params import SamplingParams
+from rios.services.views import Placement
+from rios.words.errors import InvalidRequest, NetworkClosed
+
+Prompt = str | Sequence[int]
+
+
+class Model:
+    """A deployed model. Use it as a context manager, or `close` it, to free the hosts."""
+
+    def __init__(self, deployment: Deployment, on_close: Callable[[Model], None]) -> None:
+        self._deployment = deployment
+        self._on_close = on_close
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        manifest = self._deployment.manifest
+        experts = sum(layer.num_experts for layer in manifest.layers)
+        state = "closed" if self._closed else f"on {len(self._deployment.members)} hosts"
+        return f"<Model {self.name!r} {manifest.model_type}, {experts} experts x {self._deployment.replicas} {state}>"
+
+    @property
+    def name(self) -> str:
+        """The name it was deployed under."""
+        return self._deployment.name
+
+    @property
+    def placement(self) -> Placement:
+        """Who holds what now, with load; `.explain()` says why."""
+        return Placement.of(self._deployment)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer (transformers), or `InvalidRequest` where it has none."""
+        return self._deployment.tokenizing.load()
+
+    @overload
+    def generate(self, prompt: str, **params: Any) -> Completion: ...
+    @overload
+    def generate(self, prompt: list[int], **params: Any) -> Completion: ...
+    @overload
+    def generate(self, prompt: list[str] | list[list[int]], **params: Any) -> list[Completion]: ...
+    def generate(self, prompt: Any, **params: Any) -> Any:
+        """Answer one prompt, or a list of them at the same time.
+
+        prompt: text, or token ids; a list of texts or of lists of ids gives a list of completions.
+        params: max_new_tokens=64, temperature=0 (greedy), top_k, top_p, min_p, repetition_penalty, seed, stop,
+            stop_token_ids, logprobs, ignore_eos: see `rios.dmoe.params.SamplingParams`; `timeout` in seconds.
+
+        Raises InvalidRequest, QueueFull, InsufficientMemory, ExpertsUnavailable, TrunkLost, DeadlineExceeded.
+        """
+        timeout = params.pop("timeout", None)
+        if _is_one(prompt):
+            return self._one(prompt, timeout, params)
+        prepared = [self._prepared(one, params) for one in prompt]
+        jobs = [self._started(ids, wanted) for ids, wanted in prepared]
+        try:
+            return [job if isinstance(job, Completion) else job.result(timeout) for job in jobs]
+        except BaseException:
+            for job in jobs:
+                if isinstance(job, Job):
+                    job.cancel()
+            raise
+
+    def _one(self, prompt: Prompt, timeout: float | None, params: dict[str, Any]) -> Completion:
+        job = self._started(*self._prepared(prompt, params))
+        if isinstance(job, Completion):
+            return job
+        try:
+            return job.result(timeout)
+        except BaseException:
+            job.cancel()
+            raise
+
+    def stream(self, prompt: Prompt, **params: Any) -> Iterator[Piece]:
+        """Pieces of the answer as they come. Leaving the loop cancels the rest."""
+        timeout = params.pop("timeout", None)
+        if not _is_one(prompt):
+            raise InvalidRequest("stream takes one prompt; use submit for several at the same time")
+        job = self._started(*self._prepared(prompt, params))
+        if isinstance(job, Completion):
+            return iter(())
+        return job.stream(timeout)
+
+    def submit(self, prompt: Prompt, **params: Any) -> Job:
+        """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`."""
+        if not _is_one(prompt):
+            raise InvalidRequest("submit takes one prompt; call it once for each")
+        ids, wanted = self._prepared(prompt, params)
+        if wanted.max_new_tokens == 0:
+            raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
+        return self._deployment.generator.submit(ids, wanted)
+
+    def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
+        """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
+        tokenizer = self.tokenizer
+        if not getattr(tokenizer, "chat_template", None):
+            raise InvalidRequest(f"{self.name} has no chat template; give its prompt as text to generate()")
+        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        completion: Completion = self.generate([int(token) for token in ids], **params)
+        return completion
+
+    def _started(self, ids: list[int], params: SamplingParams) -> Job | Completion:
+        if params.max_new_tokens == 0:
+            usage = Usage(len(ids), 0, 0, 0, 0)
+            text = "" if self._deployment.tokenizing.present else None
+            return Completion(text, (), "length", usage, Timing(None, 0.0, None))
+        return self._deployment.generator.submit(ids, params)
+
+    def _prepared(self, prompt: Prompt, params: dict[str, Any]) -> tuple[list[int], SamplingParams]:
+        """Prompt and parameters, checked before anything is sent."""
+        manifest = self._deployment.manifest
+        ids = self._ids(prompt)
+        given = dict(params)
+        if isinstance(given.get("stop"), str):
+            given["stop"] = (given["stop"],)
+        for field in ("stop", "stop_token_ids"):
+            if field in given:
+                given[field] = tuple(given[field])
+        try:
+            wanted = SamplingParams(**given)
+        except TypeError as error:
+            known = ", ".join(SamplingParams.__dataclass_fields__)
+            raise InvalidRequest(f"unknown parameter ({error}); known are {known}, timeout") from error
+        if wanted.stop and not self._deployment.tokenizing.present:
+            raise InvalidRequest(f"{self.name} has no tokenizer: use stop_token_ids instead of stop")
+        if wanted.max_new_tokens != 0 or isinstance(wanted.max_new_tokens, bool):
+            wanted.validate(manifest.vocab_size)
+        if len(ids) + wanted.max_new_tokens > manifest.context_length:
+            raise InvalidRequest(
+                f"{len(ids)} prompt tokens and {wanted.max_new_tokens} new ones exceed the context of "
+                f"{manifest.context_length}; shorten the prompt or max_new_tokens"
+            )
+        return ids, wanted
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt, each within the vocabulary."""
+        if self._closed:
+            raise NetworkClosed(f"the model {self.name!r} was closed; deploy it again")
+        if isinstance(prompt, str):
+            if not self._deployment.tokenizing.present:
+                raise InvalidRequest(f"{self.name} has no tokenizer: give token ids instead of text")
+            ids = [int(token) for token in self.tokenizer(prompt)["input_ids"]]
+        else:
+            ids = [int(token) for token in prompt]
+        if not ids:
+            raise InvalidRequest("the prompt is empty; it needs at least one token")
+        vocab = self._deployment.manifest.vocab_size
+        bad = next((token for token in ids if not 0 <= token < vocab), None)
+        if bad is not None:
+            raise InvalidRequest(f"token id {bad} is outside 0..{vocab - 1}")
+        return ids
+
+    def close(self) -> None:
+        """Free the model on every host. Running requests are cancelled."""
+        if not self._closed:
+            self._closed = True
+            self._deployment.close()
+            self._on_close(self)
+
+
+def _is_one(prompt: object) -> bool:
+    """Whether this is one prompt (text or flat ids) rather than a list of prompts."""
+    if isinstance(prompt, str):
+        return True
+    if not isinstance(prompt, Sequence):
+        raise InvalidRequest(f"a prompt is text or a list of token ids, not {type(prompt).__name__}")
+    if not prompt:
+        raise InvalidRequest("the prompt is empty; it needs at least one token")
+    if all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
+        return True
+    if all(isinstance(part, str | Sequence) for part in prompt):
+        return False
+    raise InvalidRequest("a list of prompts holds texts or lists of token ids, a prompt holds token ids: not a mixture")

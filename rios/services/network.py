@@ -1,0 +1,319 @@
+"""A network: the workers that pool their machines, and the models deployed on them."""
+
+from __future__ import annotations
+
+import html
+import logging
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rios.services.generation import Model
+from rios.services.views import WorkerInfo, Workers, size
+from rios.words.config import Settings, settings
+from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers, RiosError
+from rios.words.events import UsageSink
+
+if TYPE_CHECKING:
+    from rios.dmoe.cluster import LocalCluster
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Network:
+    """What `rios.local()` and `rios.connect()` return. Use it as a context manager, or `close` it."""
+
+    def __init__(self, address: str, *, cluster: LocalCluster | None, options: Settings) -> None:
+        from distributed import Client
+
+        from rios.dmoe.membership import Membership
+
+        self.address = address
+        self.cluster = cluster
+        self.sinks: list[UsageSink] = []
+        self._settings = options
+        self._models: list[Model] = []
+        self._closed = False
+        try:
+            self._client: Any = Client(  # type: ignore[no-untyped-call]
+                address, timeout=options.connect_timeout_s, set_as_default=False
+            )
+        except OSError as error:
+            raise NoWorkers(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
+        self._membership = Membership(self._client, options)
+        self.dmoe = Dmoe(self)
+        weakref.finalize(self, _quiet_close, self._client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._membership.hosts)} workers, {len(self._models)} models"
+        return f"<Network {self.address} {state}>"
+
+    def _repr_html_(self) -> str:
+        models = ", ".join(html.escape(model.name) for model in self._models) or "none"
+        memory = sum(worker.memory_bytes for worker in self.workers)
+        return (
+            f'<div style="color:var(--jp-content-font-color1)"><b>Network</b> {html.escape(self.address)}: '
+            f"{size(memory)} for shards; models: {models}</div>{self.workers._repr_html_()}"
+        )
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Models deployed through this object."""
+        return tuple(self._models)
+
+    @property
+    def workers(self) -> Workers:
+        """The workers now: name, pid, address, device, memory, state, experts."""
+        from rios.dmoe.control import HostControl
+
+        self._open()
+        self._membership.refresh()
+        found: list[WorkerInfo] = []
+        for name, (peer, said) in sorted(self._membership.hosts.items()):
+            address = f"{peer.address[0]}:{peer.address[1]}"
+            try:
+                with HostControl(peer, self._settings, session="workers") as control:
+                    info, state = control.welcome, "serving"
+            except RiosError as error:
+                log.info("worker does not answer", extra={"host": name, "reason": str(error)})
+                info, state = {}, "lost"
+            experts = sum(one["experts"] for one in info.get("deployments", {}).values())
+            found.append(
+                WorkerInfo(
+                    name,
+                    int(info.get("pid", said["pid"])),
+                    address,
+                    str(info.get("device", "unknown")),
+                    int(info.get("memory_bytes", 0)),
+                    int(info.get("reserved_bytes", 0)),
+                    state,
+                    experts,
+                    float(info.get("speed", 0.0)),
+                    peer.machine,
+                    str(said["dask_address"]),
+                    info.get("gpu"),
+                )
+            )
+        return Workers(found)
+
+    def deployed(self) -> list[dict[str, Any]]:
+        """What the hosts serve, whoever deployed it: model, experts, bytes, hosts."""
+        from rios.dmoe.control import HostControl
+
+        self._open()
+        found: dict[str, dict[str, Any]] = {}
+        for name, (peer, _) in sorted(self._membership.hosts.items()):
+            try:
+                with HostControl(peer, self._settings, session="models") as control:
+                    deployments = control.welcome["deployments"]
+            except RiosError as error:
+                log.info("worker does not answer", extra={"host": name, "reason": str(error)})
+                continue
+            for model, stats in deployments.items():
+                row = found.setdefault(
+                    model,
+                    {
+                        "model": model,
+                        "architecture": stats["architecture"],
+                        "layers": stats["layers"],
+                        "experts": 0,
+                        "bytes": 0,
+                        "hosts": "",
+                    },
+                )
+                row["experts"] += stats["experts"]
+                row["bytes"] += stats["expert_bytes"]
+                row["hosts"] = " ".join(filter(None, (row["hosts"], name)))
+        return list(found.values())
+
+    def wait_for_workers(self, count: int = 1, timeout: float | None = None) -> None:
+        """Until `count` workers serve; `NoWorkers` after `timeout` seconds (default `RIOS_START_TIMEOUT_S`)."""
+        timeout = self._settings.start_timeout_s if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        while True:
+            self._membership.refresh()
+            if len(self._membership.hosts) >= count:
+                return
+            if self.cluster is not None:
+                self.cluster.check()
+            if time.monotonic() > deadline:
+                raise NoWorkers(
+                    f"{len(self._membership.hosts)} of {count} workers after {timeout:g} s: start more with "
+                    f"`dask worker {self.address} --preload rios.worker`"
+                )
+            time.sleep(0.05)
+
+    def _open(self) -> None:
+        if self._closed:
+            raise NetworkClosed("this network was closed; make another one")
+
+    def close(self) -> None:
+        """Close models, connections and, for `rios.local()`, the workers."""
+        if self._closed:
+            return
+        self._closed = True
+        for model in list(self._models):
+            model.close()
+        self._membership.close()
+        _quiet_close(self._client)
+        if self.cluster is not None:
+            self.cluster.close()
+
+
+class Dmoe:
+    """Mixture-of-experts models on a network: `net.dmoe`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = weakref.proxy(network)
+
+    def __repr__(self) -> str:
+        return f"<Dmoe of {self._network.address}>"
+
+    def deploy(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        dtype: str | None = None,
+        replicas: int | None = None,
+        partial: bool = False,
+        wire_dtype: str | None = None,
+        progress: bool = True,
+        timeout: float | None = None,
+    ) -> Model:
+        """Decompose a checkpoint, place its experts on the workers and start its trunk.
+
+        path: "demo", or a directory with a Hugging Face mixture-of-experts checkpoint in safetensors.
+        dtype: float32, bfloat16 or float16; default is the one on disk.
+        replicas: copies of each expert in all, on different workers; default 2 where both fit into half of the free
+            memory, else 1.
+        partial: hosts return one weighted sum per token instead of a row per expert: less traffic, equal to rounding.
+        wire_dtype: "bfloat16" halves the traffic of a float32 model, at the price of rounding.
+        timeout: seconds; default `RIOS_CONTROL_TIMEOUT_S`.
+
+        Raises UnsupportedCheckpoint, CheckpointCorrupt, InsufficientMemory, InvalidRequest, NoWorkers,
+        DeadlineExceeded.
+        """
+        from tqdm.auto import tqdm
+
+        from rios.dmoe.checkpoint import read_manifest
+        from rios.dmoe.deployment import Deployment
+        from rios.dmoe.generation_config import eos_of
+        from rios.dmoe.tokenizer import read_files
+
+        network: Network = self._network
+        network._open()
+        for field, value in (("dtype", dtype), ("wire_dtype", wire_dtype)):
+            if value is not None and value not in DTYPES:
+                raise InvalidRequest(f"{field} is {value!r}; it must be one of {', '.join(DTYPES)}")
+        if replicas is not None and replicas < 1:
+            raise InvalidRequest(f"replicas is {replicas!r}; it must be a whole number, at least 1")
+        directory = _resolve(path)
+        manifest = read_manifest(directory)
+        network.wait_for_workers(1)
+        total = sum(layer.num_experts for layer in manifest.layers)
+        bar = tqdm(
+            total=total * (replicas or 1),
+            desc=f"loading {name or path}",
+            unit="expert",
+            disable=not progress,
+            leave=False,
+        )
+        try:
+            deployment = Deployment(
+                name or (str(path) if str(path) == "demo" else directory.name),
+                directory,
+                manifest,
+                network._membership,
+                network._settings,
+                dtype=dtype or manifest.dtype,
+                replicas=replicas,
+                tokenizer_files=read_files(directory),
+                eos=eos_of(directory),
+                options={"partial": partial, "wire_dtype": wire_dtype},
+                sinks=network.sinks,
+                progress=bar.update,
+            )
+            bar.total = total * deployment.replicas
+            deployment.start(network._settings.control_timeout_s if timeout is None else timeout)
+        finally:
+            bar.close()
+        model = Model(deployment, network._models.remove)
+        network._models.append(model)
+        return model
+
+
+def _resolve(path: str | Path) -> Path:
+    """The directory of a checkpoint; "demo" is the one that comes with rios."""
+    if str(path) == "demo":
+        from rios import demo
+
+        return demo.path()
+    directory = Path(path).expanduser().resolve()
+    if not directory.is_dir():
+        raise InvalidRequest(f"{directory} is not a directory; give one with config.json and safetensors, or 'demo'")
+    return directory
+
+
+def _quiet_close(client: Any) -> None:
+    """Close a Dask client whose scheduler may have gone."""
+    try:
+        client.close(timeout=1)
+    except (OSError, TimeoutError, RuntimeError) as error:
+        log.info("the Dask client did not close cleanly", extra={"reason": repr(error)})
+
+
+def local(
+    workers: int = 2,
+    *,
+    threads: int | None = None,
+    memory_bytes: int | None = None,
+    home: str | Path | None = None,
+    **options: Any,
+) -> Network:
+    """A network of processes on this machine: an embedded Dask scheduler and `workers` hosts.
+
+    threads: per worker; default is the cores divided by the workers. memory_bytes: what each may take for shards.
+    home: keep what outlives the process there; without it nothing is kept. Other keywords are settings
+    (`rios.words.config.Settings`), such as `call_timeout_s=2`.
+    """
+    from rios.dmoe.cluster import LocalCluster
+
+    chosen = _settings(home, options)
+    cluster = LocalCluster(workers, chosen, threads=threads, memory_bytes=memory_bytes, host_class=None)
+    try:
+        network = Network(cluster.address, cluster=cluster, options=chosen)
+        network.wait_for_workers(workers)
+    except BaseException:
+        cluster.close()
+        raise
+    return network
+
+
+def connect(address: str, *, home: str | Path | None = None, **options: Any) -> Network:
+    """The network of a running Dask scheduler, such as "tcp://head:8786"."""
+    if "://" not in address:
+        raise InvalidRequest(f"{address!r} is not an address; give one such as tcp://head:8786")
+    return Network(address, cluster=None, options=_settings(home, options))
+
+
+def _settings(home: str | Path | None, options: dict[str, Any]) -> Settings:
+    unknown = set(options) - set(Settings.model_fields)
+    if unknown:
+        raise InvalidRequest(f"unknown settings {sorted(unknown)}; see rios.words.config.Settings")
+    update = dict(options)
+    if home is not None:
+        update["home"] = Path(home)
+    return settings().model_copy(update=update) if update else settings()
+
+
+__all__ = ["Dmoe", "Network", "connect", "local"]

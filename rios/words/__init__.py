@@ -1,0 +1,1 @@
+"""The words of rios: errors, events, configuration, logs (floor 0)."""

@@ -1,0 +1,93 @@
+"""Every deadline and limit of rios, each settable by an environment variable `RIOS_<NAME>`.
+
+Times are in seconds unless the name says otherwise. A host, a trunk and a client read their own environment, so a
+worker of a lab can have other limits than the notebook that uses it.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Deadlines, limits and paths; `RIOS_CONNECT_TIMEOUT_S=5` sets `connect_timeout_s`."""
+
+    model_config = SettingsConfigDict(env_prefix="RIOS_", frozen=True)
+
+    home: Path | None = Field(
+        default=None, description="Where rios keeps what outlives a process; nothing is kept without it."
+    )
+
+    # Control plane.
+    start_timeout_s: float = Field(
+        default=60.0, gt=0, description="A worker must be serving within this after its start."
+    )
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="A TCP connection and its greeting.")
+    control_timeout_s: float = Field(
+        default=120.0, gt=0, description="One control call: loading shards, starting a trunk."
+    )
+    membership_interval_s: float = Field(
+        default=0.5, gt=0, description="How often the scheduler is asked who is there."
+    )
+    lease_s: float = Field(
+        default=30.0, gt=0, description="A host drops a deployment this long after its client has gone."
+    )
+    orphan_s: float = Field(
+        default=600.0, ge=0, description="A host whose Dask worker has gone serves its clients this long."
+    )
+
+    # Data plane.
+    max_frame_bytes: int = Field(
+        default=1 << 30, gt=0, description="The longest frame accepted from an authorised peer."
+    )
+    greeting_frame_bytes: int = Field(
+        default=1 << 16, gt=0, description="The longest frame accepted before the key is seen."
+    )
+    spin_us: int = Field(
+        default=5000, ge=0, description="Polling of shared memory before blocking; 5 ms measured best."
+    )
+    shared_memory: bool = Field(default=True, description="Use shared memory between processes of one machine.")
+    segment_bytes: int = Field(
+        default=1 << 22, gt=0, description="Shared memory per link and direction at first; it grows."
+    )
+    call_timeout_s: float = Field(
+        default=1.0, gt=0, description="A host that has not answered by then counts as frozen."
+    )
+    hedge_floor_s: float = Field(default=0.02, gt=0, description="No call is repeated elsewhere before this.")
+    experts_timeout_s: float = Field(
+        default=30.0, gt=0, description="Requests wait this long for experts that nobody holds."
+    )
+    reconnect_s: float = Field(default=0.25, gt=0, description="Pause between attempts to reach a lost host.")
+    probe_s: float = Field(
+        default=2.0, gt=0, description="A slow host is asked again this often, without waiting for it."
+    )
+
+    # Generation.
+    heartbeat_s: float = Field(default=0.1, gt=0, description="A trunk tells its clients this often that it is alive.")
+    trunk_silence_s: float = Field(
+        default=0.9, gt=0, description="A trunk silent for longer is replaced by its stand-by."
+    )
+    trunk_timeout_s: float = Field(default=60.0, gt=0, description="Requests wait this long for a new trunk.")
+    max_running: int = Field(default=64, gt=0, description="Requests that one trunk runs at the same time.")
+    max_queued: int = Field(default=1024, ge=0, description="Requests that wait for a place; more are refused.")
+    prefill_tokens: int = Field(
+        default=1024, gt=0, description="Prompt tokens processed between two tokens of the others."
+    )
+    kv_fraction: float = Field(
+        0.3, gt=0, le=1, description="Share of a trunk's free memory that its KV cache may take."
+    )
+
+    # Shards.
+    chunk_bytes: int = Field(default=1 << 22, gt=0, description="One chunk of a shard fetched over the network.")
+    cache_bytes: int = Field(default=20 << 30, ge=0, description="Quota of the disk cache of fetched shards.")
+    memory_fraction: float = Field(default=0.9, gt=0, le=1, description="Share of free memory that shards may take.")
+
+
+@functools.lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

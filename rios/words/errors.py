@@ -1,0 +1,85 @@
+"""Every error that rios raises on purpose.
+
+RiosError
+ +- InvalidRequest            a value that the caller gave is outside its bounds (also a ValueError)
+ +- UnsupportedCheckpoint     the checkpoint's architecture or format is not served; says which and why
+ +- CheckpointCorrupt         a file of the checkpoint is missing, truncated or malformed
+ |   +- ShardMismatch         bytes differ from the SHA-256 pinned at their first read
+ +- InsufficientMemory        what was asked for does not fit; says the numbers
+ +- QueueFull                 the bounded queue of a model has no room; try again later
+ +- ExpertsUnavailable        no live host holds some experts and none could take them before the deadline
+ +- NoWorkers                 the network has no worker (in time)
+ +- HostLost                  the connection to a host broke or its deadline passed
+ |   +- TrunkLost             the host that ran the trunk is gone and no other could take over before the deadline
+ +- ProtocolError             a malformed, truncated, oversized or unexpected frame
+ |   +- Unauthorized          a connection without the network's key
+ +- Cancelled                 the request was cancelled
+ +- DeadlineExceeded          a wait ended by its stated deadline (also a TimeoutError)
+ +- NetworkClosed             the network or model handle was closed
+"""
+
+from __future__ import annotations
+
+
+class RiosError(Exception):
+    """Base of all errors that rios raises on purpose."""
+
+
+class InvalidRequest(RiosError, ValueError):
+    """A value given by the caller is outside its bounds."""
+
+
+class UnsupportedCheckpoint(RiosError):
+    """The checkpoint's architecture or format is not served."""
+
+
+class CheckpointCorrupt(RiosError):
+    """A file of the checkpoint is missing, truncated or malformed."""
+
+
+class ShardMismatch(CheckpointCorrupt):
+    """Bytes differ from the SHA-256 that was pinned at their first read."""
+
+
+class InsufficientMemory(RiosError):
+    """What was asked for does not fit into the memory that is free."""
+
+
+class QueueFull(RiosError):
+    """The bounded queue of a model has no room."""
+
+
+class ExpertsUnavailable(RiosError):
+    """No live host holds some experts, and none could take them before the deadline."""
+
+
+class NoWorkers(RiosError):
+    """The network has no worker, or not enough of them, before the deadline."""
+
+
+class HostLost(RiosError):
+    """The connection to a host broke or its deadline passed."""
+
+
+class TrunkLost(HostLost):
+    """The host that ran the trunk is gone and no other could take over before the deadline."""
+
+
+class ProtocolError(RiosError):
+    """A malformed, truncated, oversized or unexpected frame."""
+
+
+class Unauthorized(ProtocolError):
+    """A connection that did not present the host's key."""
+
+
+class Cancelled(RiosError):
+    """The request was cancelled."""
+
+
+class DeadlineExceeded(RiosError, TimeoutError):
+    """A wait ended by its stated deadline."""
+
+
+class NetworkClosed(RiosError):
+    """The network or the model handle was closed."""

@@ -1,0 +1,34 @@
+"""The metering seam: what was measured, for whom, by whom, and who wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """One accepted reply's share of one request.
+
+    `event_id` is a pure function of (request, step, layer, host): a retried, hedged or replayed call cannot count
+    twice. `rows` are (token, expert) pairs counted by the trunk; `compute_ns` and `wire_bytes` are the host's
+    measurements of a batched reply, split over its requests by rows with the largest remainder, so that parts add up.
+    """
+
+    event_id: str
+    request_id: str
+    model: str
+    step: int
+    layer: int
+    host: str
+    rows: int
+    compute_ns: int
+    wire_bytes: int
+
+
+class UsageSink(Protocol):
+    """Whoever accounts for usage. Called once for each finished request, in the client's process."""
+
+    def record(self, events: Sequence[UsageEvent]) -> None:
+        """Take the events of one request. Raising leaves the request's answer untouched and is logged."""

@@ -1,0 +1,71 @@
+"""Shares of measured replies: whole numbers that add up, whatever the sizes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rios.dmoe.metering import SHARE, Reply, shares, split
+
+TOTALS = st.one_of(st.integers(0, 1000), st.integers(0, 2**48), st.sampled_from([2**62 - 1, 2**62, 2**63 - 1]))
+WEIGHTS = st.lists(st.one_of(st.integers(0, 20), st.integers(0, 2**40)), min_size=1, max_size=40).filter(any)
+
+
+@settings(max_examples=400)
+@given(TOTALS, WEIGHTS)
+def test_split_is_hamiltons(total: int, weights: list[int]) -> None:
+    parts = split(total, np.array(weights, dtype=np.int64)).tolist()
+    whole = sum(weights)
+    exact = [Fraction(total * weight, whole) for weight in weights]
+    assert sum(parts) == total
+    assert all(part - int(quota) in (0, 1) for part, quota in zip(parts, exact, strict=True))
+    # Who was rounded up had no smaller fraction than who was not; of equals the earlier.
+    up = [(-(quota % 1), place) for place, quota in enumerate(exact) if parts[place] > int(quota)]
+    down = [(-(quota % 1), place) for place, quota in enumerate(exact) if parts[place] == int(quota)]
+    assert not up or not down or max(up) < min(down)
+
+
+def test_both_ways_of_computing_agree() -> None:
+    """The fast one in 64 bits and the exact one beyond them meet where the product just fits."""
+    weights = np.array([3, 1 << 20, 7, 0, 1 << 20], dtype=np.int64)
+    for total in range((1 << 42) - 3, (1 << 42) + 4):
+        whole = int(weights.sum())
+        parts = split(total, weights).tolist()
+        assert sum(parts) == total
+        assert all(abs(part - Fraction(total * int(w), whole)) < 1 for part, w in zip(parts, weights, strict=True))
+
+
+@pytest.mark.parametrize("requests", [1, 2, 5])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_shares_add_up(requests: int, data: st.DataObject) -> None:
+    replies = [
+        Reply(
+            layer=data.draw(st.integers(0, 60)),
+            host=data.draw(st.integers(0, 9)),
+            compute_ns=data.draw(st.integers(0, 2**48)),
+            wire_bytes=data.draw(st.integers(0, 2**30)),
+            rows=np.array(data.draw(st.lists(st.integers(0, 9), min_size=requests, max_size=requests)), dtype=np.int64),
+        )
+        for _ in range(data.draw(st.integers(0, 5)))
+    ]
+    handles = np.arange(100, 100 + requests, dtype=np.uint32)
+    steps = np.arange(requests, dtype=np.uint32) + 7
+    records = shares(replies, handles, steps)
+    assert records.dtype == SHARE
+    served = [reply for reply in replies if reply.rows.sum()]
+    for field in ("compute_ns", "wire_bytes"):
+        assert sum(records[field].tolist()) == sum(getattr(reply, field) for reply in served)
+    assert records["rows"].tolist() == [rows for reply in served for rows in reply.rows.tolist() if rows]
+    assert all(step == 7 + handle - 100 for handle, step in zip(records["handle"], records["step"], strict=True))
+
+
+def test_a_record_travels_as_it_is() -> None:
+    rows = np.array([1, 3], dtype=np.int64)
+    records = shares([Reply(2, 1, 10, 7, rows)], np.array([8, 9], np.uint32), np.array([5, 6], np.uint32))
+    assert SHARE.itemsize == 32
+    assert np.frombuffer(records.tobytes(), dtype=SHARE).tolist() == [(8, 5, 2, 1, 1, 3, 2), (9, 6, 2, 1, 3, 7, 5)]

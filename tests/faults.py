@@ -1,0 +1,171 @@
+"""A campaign of kills and freezes under load: what every fault test and the recorded campaign run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+STREAMS = 8
+NEW_TOKENS = 120
+RECOVERY_S = 60.0
+
+
+@dataclass
+class Stall:
+    """One fault and what the slowest stream saw of it."""
+
+    kind: str
+    role: str
+    stall_s: float
+
+
+@dataclass
+class Report:
+    """What a campaign found."""
+
+    stalls: list[Stall] = field(default_factory=list)
+    wrong: int = 0
+    streams: int = 0
+
+    def p95(self, kind: str) -> float:
+        """95th percentile of the stalls of one kind, in seconds."""
+        found = sorted(stall.stall_s for stall in self.stalls if stall.kind == kind)
+        return found[min(len(found) - 1, int(0.95 * len(found)))] if found else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures to record."""
+        kinds = sorted({stall.kind for stall in self.stalls})
+        return {
+            "faults": len(self.stalls),
+            "streams": self.streams,
+            "wrong_streams": self.wrong,
+            "stall_s": {
+                kind: {
+                    "count": sum(stall.kind == kind for stall in self.stalls),
+                    "p50": round(statistics.median(s.stall_s for s in self.stalls if s.kind == kind), 4),
+                    "p95": round(self.p95(kind), 4),
+                }
+                for kind in kinds
+            },
+        }
+
+
+class Streams:
+    """Eight streams that run all the time; each answer is compared with the undisturbed one."""
+
+    def __init__(self, model: Any, prompts: list[list[int]], params: dict[str, Any]) -> None:
+        self.model = model
+        self.prompts = prompts
+        self.params = params
+        self.expected = [completion.token_ids for completion in model.generate(prompts, **params)]
+        self.times: list[list[float]] = [[] for _ in prompts]
+        self.wrong = 0
+        self.done = 0
+        self.errors: list[BaseException] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(len(prompts))]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, place: int) -> None:
+        while not self._stop.is_set():
+            tokens: list[int] = []
+            try:
+                for piece in self.model.stream(self.prompts[place], timeout=RECOVERY_S, **self.params):
+                    tokens.extend(piece.token_ids)
+                    self.times[place].append(time.perf_counter())
+            except BaseException as error:
+                self.errors.append(error)
+                return
+            self.done += 1
+            self.wrong += tuple(tokens) != self.expected[place]
+
+    def longest_gap(self, since: float, until: float) -> float:
+        """The longest gap between tokens of any stream in a window, less the median gap."""
+        worst = 0.0
+        for times in self.times:
+            window = [moment for moment in times if since - 0.5 <= moment <= until]
+            gaps = [after - before for before, after in zip(window, window[1:], strict=False)]
+            if gaps:
+                worst = max(worst, max(gaps) - statistics.median(gaps))
+        return worst
+
+    def stop(self) -> None:
+        """Let the running answers end."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(RECOVERY_S)
+            assert not thread.is_alive(), "a stream did not end by its deadline"
+
+
+def whole(net: Any, model: Any, *, copies: int) -> bool:
+    """Whether every expert has its copies again, and a stand-by trunk is there."""
+    deployment = model._deployment
+    members = list(deployment.members.values())
+    if not all(member.settled for member in members):
+        return False
+    generator = deployment.generator
+    standby = copies == 1 or (generator._standby is not None and generator._standby.alive)
+    links = deployment.trunk_stats().get("links", {})
+    return standby and all(link["state"] != "down" for link in links.values())
+
+
+def wait_whole(net: Any, model: Any, *, copies: int) -> None:
+    """Until the network has recovered, or fail with what is missing."""
+    deadline = time.monotonic() + RECOVERY_S
+    while True:
+        try:
+            if whole(net, model, copies=copies):
+                return
+        except Exception:  # noqa: BLE001  the host that is asked may be the one that has just been killed
+            time.sleep(0.05)
+        if time.monotonic() > deadline:
+            states = {name: member.state for name, member in model._deployment.members.items()}
+            raise AssertionError(f"not recovered after {RECOVERY_S} s: {states}")
+        time.sleep(0.05)
+
+
+def campaign(
+    net: Any, model: Any, *, faults: int, seed: int, copies: int = 2, kinds: tuple[str, ...] = ("kill", "freeze")
+) -> Report:
+    """Kill and freeze hosts at random moments under eight streams; a fault comes when the last has healed."""
+    chance = random.Random(seed)
+    vocab = model._deployment.manifest.vocab_size
+    prompts = [[chance.randrange(2, vocab) for _ in range(chance.randrange(4, 24))] for _ in range(STREAMS)]
+    params = {"max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+    wait_whole(net, model, copies=copies)
+    streams = Streams(model, prompts, params)
+    report = Report()
+    try:
+        for number in range(faults):
+            time.sleep(chance.uniform(0.2, 0.8))
+            kind = kinds[number % len(kinds)]
+            members = model._deployment.members
+            trunk = model._deployment.generator.active
+            name = chance.choice(sorted(members))
+            pid = members[name].info["pid"]
+            since = time.perf_counter()
+            os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+            time.sleep(2.5 if kind == "freeze" else 0.7)
+            if kind == "freeze":
+                os.kill(pid, signal.SIGCONT)
+            wait_whole(net, model, copies=copies)
+            until = time.perf_counter()
+            time.sleep(0.1)
+            role = "trunk" if name == trunk else "host"
+            report.stalls.append(Stall(kind, role, streams.longest_gap(since, until)))
+            if streams.errors:
+                raise streams.errors[0]
+    finally:
+        streams.stop()
+    if streams.errors:
+        raise streams.errors[0]
+    report.wrong = streams.wrong
+    report.streams = streams.done
+    return report

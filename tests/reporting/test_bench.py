@@ -1,0 +1,83 @@
+"""The statistics of the performance report, on numbers whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rios.reporting.bench import Machine, in_turn, median, ratio
+from rios.words.errors import InvalidRequest
+
+
+def test_the_median_of_one_value_is_that_value() -> None:
+    found = median([1.5])
+    assert (found.median, found.low, found.high, found.count) == (1.5, 1.5, 1.5, 1)
+
+
+def test_the_interval_encloses_the_median_and_narrows_with_the_count() -> None:
+    few = median([1.0, 2.0, 3.0, 4.0, 5.0])
+    many = median([1.0, 2.0, 3.0, 4.0, 5.0] * 40)
+    assert few.low <= few.median == 3.0 <= few.high
+    assert many.high - many.low < few.high - few.low
+
+
+def test_one_bad_minute_does_not_move_the_median() -> None:
+    assert median([1.0] * 19 + [100.0]).median == 1.0
+    assert median([1.0] * 19 + [100.0]).high == 1.0
+
+
+def test_equal_input_gives_equal_intervals() -> None:
+    values = [1.0, 1.1, 0.9, 1.3, 1.05]
+    assert median(values) == median(values)
+    assert str(median([1.0, 1.0])) == "1.00 (1.00 to 1.00)"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    import numpy as np
+
+    draws = np.random.default_rng(1).normal(2.0, 0.3, size=(100, 20))
+    covered = sum((found := median(row.tolist())).low <= 2.0 <= found.high for row in draws)
+    assert covered >= 85  # 95 of 100 in the long run; fewer than 85 in one of ten thousand such tests
+
+
+def test_a_ratio_is_taken_pair_by_pair() -> None:
+    # Both twice as slow in every second pair: the ratio of the medians of unpaired values would be off.
+    assert ratio([2.0, 4.0, 2.0, 4.0], [1.0, 2.0, 1.0, 2.0]).median == 2.0
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_a_median_needs_finite_values(values: list[float]) -> None:
+    with pytest.raises(InvalidRequest, match="finite"):
+        median(values)
+
+
+def test_a_ratio_needs_pairs_above_zero() -> None:
+    with pytest.raises(InvalidRequest, match="pairs"):
+        ratio([1.0], [1.0, 2.0])
+    with pytest.raises(InvalidRequest, match="above 0"):
+        ratio([1.0], [0.0])
+
+
+def test_contestants_run_in_turn_and_warm_up_is_thrown_away() -> None:
+    calls: list[str] = []
+
+    def contestant(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    first, second = in_turn([lambda: contestant("a"), lambda: contestant("b")], pairs=2, warm_up=1)
+    assert calls == ["b", "a", "a", "b", "b", "a"]
+    assert (first, second) == ([3.0, 6.0], [4.0, 5.0])
+
+
+def test_at_least_one_pair() -> None:
+    with pytest.raises(InvalidRequest, match="pairs is 0"):
+        in_turn([lambda: 1.0], pairs=0)
+
+
+def test_a_machine_is_described_without_its_name() -> None:
+    here = Machine.here()
+    assert here.cpu
+    assert here.cores >= 1
+    assert here.memory_gib >= 1

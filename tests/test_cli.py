@@ -1,0 +1,138 @@
+"""The command `rios`, as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import rios
+from tests.campaigns import ROOT
+
+TIMEOUT_S = 200  # a network starts by importing torch several times
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # From elsewhere: the command must not depend on the directory that it is called in.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "rios.cli", *arguments],
+        cwd="/",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def good(*arguments: str) -> str:
+    done = call(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def refused(*arguments: str) -> str:
+    done = call(*arguments)
+    assert done.returncode == 1, done.stdout
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[rios.Network]:
+    with rios.local(workers=1, threads=1) as net:
+        yield net
+
+
+def test_version() -> None:
+    assert good("--version") == f"rios {rios.__version__}\n"
+
+
+def test_help_names_the_commands_and_loads_little() -> None:
+    shown = good("--help")
+    assert all(command in shown for command in ("generate", "workers", "models", "doctor"))
+    heavy = ("torch", "distributed", "transformers", "numpy", "plotly", "papermill", "pandas")
+    code = f"import sys, rios.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_forgotten_prompt_is_a_usage_error() -> None:
+    done = call("generate")
+    assert done.returncode == 2
+    assert "Usage" in done.stderr
+
+
+def test_models_shows_the_shipped_one() -> None:
+    (row,) = json.loads(good("models", "--json"))
+    assert row["model"] == "demo"
+    assert row["layers"] > 0
+    assert row["experts"] > 0
+    assert row["bytes"] > 0
+    assert "demo" in good("models")
+
+
+def test_doctor_finds_what_is_here() -> None:
+    done = call("doctor")
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stderr == ""
+    assert "Python" in done.stdout
+    assert "torch" in done.stdout
+    assert "shared memory" in done.stdout
+    assert (done.returncode == 1) == ("MISSING" in done.stdout)
+
+
+def test_without_a_scheduler_a_network_is_started_and_ended() -> None:
+    said = json.loads(good("generate", "It was", "--workers", "1", "--max-new-tokens", "4", "--json"))
+    assert len(said["token_ids"]) == 4
+    assert said["finish_reason"] == "length"
+    assert said["completion_tokens"] == 4
+    assert said["rows"] > 0
+
+
+def test_an_answer_is_the_same_in_every_form(network: rios.Network) -> None:
+    asked = ("generate", "It was", "--scheduler", network.address, "--max-new-tokens", "8")
+    sampled = (*asked, "--temperature", "0.7", "--top-p", "0.9", "--top-k", "50", "--seed", "3")
+    said = json.loads(good(*sampled, "--json"))
+    assert good(*sampled, "--stream") == good(*sampled, "--no-stream") == f"It was{said['text']}\n"
+    with network.dmoe.deploy("demo", progress=False) as model:
+        answer = model.generate("It was", max_new_tokens=8, temperature=0.7, top_p=0.9, top_k=50, seed=3)
+    assert said["token_ids"] == list(answer.token_ids)
+
+
+def test_workers_and_deployed_models_are_listed(network: rios.Network) -> None:
+    (worker,) = json.loads(good("workers", "--scheduler", network.address, "--json"))
+    assert worker["state"] == "serving"
+    assert worker["pid"] == network.workers[0].pid
+    with network.dmoe.deploy("demo", name="mine", progress=False):
+        shipped, deployed = json.loads(good("models", "--scheduler", network.address, "--json"))
+    assert shipped["model"] == "demo"
+    assert deployed["model"].startswith("mine")  # hosts tell deployments of one name apart
+    assert deployed["hosts"] == worker["name"]
+    assert deployed["experts"] == shipped["experts"]
+
+
+def test_errors_are_one_line(network: rios.Network) -> None:
+    assert "dask scheduler" in refused("workers", "--scheduler", "tcp://127.0.0.1:1")
+    assert "not an address" in refused("workers", "--scheduler", "nowhere")
+    at = ("--scheduler", network.address)
+    assert "/no/such/place" in refused("generate", "x", "--model", "/no/such/place", *at)
+    assert "temperature" in refused("generate", "x", "--temperature", "-1", *at)
+
+
+def test_verbose_shows_the_log_beside_the_answer(network: rios.Network) -> None:
+    done = call("--verbose", "generate", "It was", "--scheduler", network.address, "--max-new-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("It was")
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert all(event["logger"].startswith("rios") for event in events)
