@@ -21,12 +21,17 @@ ADAPTERS = """
     experts fetch forward generation_config generator host hosted job kv link links loading member membership probe
     quantized rotary safetensors sampling serving session shelves shm supervisor tensors tokenizer trunk wire
 """
+BILLING_DOMAIN = "books budgets estimate merkle pricing rating split usage verify"
 # A module's floor, or that of a whole package: the longest name that fits holds.
 FLOORS = {
     "rios.words": 0,
     "rios.dmoe.__init__": 1,
     **{f"rios.dmoe.{name}": 1 for name in DOMAIN.split()},
     **{f"rios.dmoe.{name}": 2 for name in ADAPTERS.split()},
+    "rios.billing": 2,
+    "rios.billing.__init__": 1,
+    **{f"rios.billing.{name}": 1 for name in BILLING_DOMAIN.split()},
+    "rios.storage": 2,
     "rios.demo": 2,  # the tools that trained the demo model
     "rios.demo.__init__": 1,  # where it lies
     "rios.services": 3,

@@ -16,6 +16,18 @@ RiosError
  +- Cancelled                 the request was cancelled
  +- DeadlineExceeded          a wait ended by its stated deadline (also a TimeoutError)
  +- NetworkClosed             the network or model handle was closed
+ +- BillingError              something about money
+     +- InvalidAmount         not an amount of ROS: a float, a bool, negative, too many decimals (also a ValueError)
+     +- InsufficientBalance   the highest price of what was asked for exceeds what is available
+     +- BudgetExceeded        a hard budget of the period leaves no room for it
+     +- PriceBookError        a price book that contradicts itself, or none is in force
+     +- LedgerConflict        an id that is known came again with another payload
+     +- LedgerUnavailable     the database did not answer by the deadline, or is of another version
+     +- ChainUnavailable      no chain node answers by the deadline
+     +- ChainMismatch         the node serves another chain or other contracts than the ledger's
+     +- TransactionFailed     a transaction was reverted, or not mined by the deadline
+     +- KeystoreError         a key file cannot be read, or the passphrase does not open it
+     +- NotProvable           a proof was asked for something that has none (yet)
 """
 
 from __future__ import annotations
@@ -83,3 +95,51 @@ class DeadlineExceeded(RiosError, TimeoutError):
 
 class NetworkClosed(RiosError):
     """The network or the model handle was closed."""
+
+
+class BillingError(RiosError):
+    """Something about money."""
+
+
+class InvalidAmount(BillingError, ValueError):
+    """Not an amount of ROS: a float, a bool, negative where it must not be, more than 18 decimals, too large."""
+
+
+class InsufficientBalance(BillingError):
+    """The highest price of what was asked for exceeds what is available."""
+
+
+class BudgetExceeded(BillingError):
+    """A hard budget of the period leaves no room for what was asked for."""
+
+
+class PriceBookError(BillingError):
+    """A price book that contradicts itself, or none is in force."""
+
+
+class LedgerConflict(BillingError):
+    """An id that is known came again with another payload."""
+
+
+class LedgerUnavailable(BillingError):
+    """The database did not answer by the deadline, or its schema is of another version."""
+
+
+class ChainUnavailable(BillingError):
+    """No chain node answers by the deadline."""
+
+
+class ChainMismatch(BillingError):
+    """The node serves another chain, or other contracts, than those the ledger was made with."""
+
+
+class TransactionFailed(BillingError):
+    """A transaction was reverted, or was not mined by its deadline."""
+
+
+class KeystoreError(BillingError):
+    """A key file cannot be read, or the passphrase does not open it."""
+
+
+class NotProvable(BillingError):
+    """A proof was asked for something that has none, or not yet."""
