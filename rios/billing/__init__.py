@@ -1,0 +1,1 @@
+"""Money: from metered use to a claimed payout, exact to the wei."""
