@@ -1,0 +1,288 @@
+"""Usage records: the events of one request, folded to one record for each worker, priced thing and hold step.
+
+What is priced is counted by the trunk and the client: rows of experts, tokens, bytes up to a bound per row. What hosts
+measured stands beside it and changes no price. Folding is a pure function of the set of events: their order does not
+matter, and an event that comes twice counts once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rios.billing.books import BYTES, EXPERT, MINIMUM, RESOURCE_LINES, TOKENS_IN, TOKENS_OUT
+from rios.billing.pricing import Host
+from rios.words.errors import InvalidRequest, LedgerConflict
+from rios.words.events import UsageEvent
+from rios.words.ids import Address, UsageId, derived_id
+
+# A row travels to its host and back: hidden_size numbers of at most 4 bytes each way, and its share of a frame's
+# header, which is a few hundred bytes and may serve one row alone.
+_NUMBER_BYTES = 4
+_HEADER_BYTES = 512
+_NO_EVENTS = hashlib.sha256(b"[]").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """One mixture-of-experts layer, as far as it costs something."""
+
+    top_k: int
+    flops_per_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a model asks of hosts for each position that it reads."""
+
+    model: str
+    hidden_size: int
+    layers: tuple[LayerWork, ...]
+
+    @classmethod
+    def of(cls, model: str, hidden_size: int, layers: Iterable[tuple[int, int]]) -> Work:
+        """layers: for each (top_k, weights of its largest expert).
+
+        A row costs 2 FLOP per weight, a multiplication and an addition: Kaplan et al. 2020, Scaling Laws for Neural
+        Language Models, arXiv:2001.08361, section 2.1. Activation functions and biases are below 1 % and left out.
+        """
+        return cls(model, hidden_size, tuple(LayerWork(top_k, 2 * weights) for top_k, weights in layers))
+
+    @property
+    def rows_per_position(self) -> int:
+        """(token, expert) pairs of one position, all layers together."""
+        return sum(layer.top_k for layer in self.layers)
+
+    @property
+    def flops_per_position(self) -> int:
+        """FLOP of one position's expert work, all layers together."""
+        return sum(layer.top_k * layer.flops_per_row for layer in self.layers)
+
+    @property
+    def row_bytes_max(self) -> int:
+        """The most bytes that are priced for one row, whatever was measured: a host may pad its answers."""
+        return 2 * _NUMBER_BYTES * self.hidden_size + _HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as the client saw it, when it had ended or at the end of a hold step."""
+
+    request_id: str
+    model: str
+    trunk: str
+    """The host that ran the trunk: it is paid for tokens."""
+    tokens_in: int
+    """Prompt tokens, or 0 where nothing was received: a request pays for what it received."""
+    tokens_out: int
+    """New tokens that were received."""
+    hold_tokens: tuple[int, ...] = ()
+    """New tokens covered by the end of each hold step; empty for one hold over all."""
+
+    def hold_step(self, position: int) -> int:
+        """The hold step in which the first `position` positions had been read.
+
+        New token n is chosen when tokens_in + n - 1 positions have been read, so a step that covers b new tokens ends
+        there.
+        """
+        ends = [self.tokens_in - 1 + covered for covered in self.hold_tokens]
+        return min(bisect_left(ends, position), max(len(ends) - 1, 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What one worker did of one priced thing in one hold step of one request."""
+
+    usage_id: UsageId
+    """A pure function of source, worker, resource and hold step."""
+    source: str
+    """The request's id, or that of a deployment whose resources are rented."""
+    model: str
+    worker: str
+    """The host's name."""
+    owner: Address
+    """Who is paid."""
+    resource: str
+    """"expert", "tokens_in" ...: names of lines of a price book."""
+    device_class: str
+    """The worker's; it chooses the line for expert work."""
+    ask_bp: int
+    hold_step: int
+    quantity: int
+    """In base units (`books.BASE_UNITS`)."""
+    rows: int
+    """(token, expert) pairs of the events."""
+    measured_ns: int
+    """Nanoseconds that the host measured: recorded, never priced."""
+    events: int
+    """How many events were folded."""
+    events_digest: str
+    """SHA-256 of them in canonical order, in hex."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a canonical document: what may pass 2^53 is decimal text."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**found, "quantity": str(self.quantity), "measured_ns": str(self.measured_ns)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> UsageRecord:
+        """The record that `to_dict` wrote. Raises InvalidRequest for anything else."""
+        if set(raw) != {field.name for field in fields(cls)}:
+            raise InvalidRequest(f"a usage record has other fields than {sorted(raw)}")
+        for name, value in raw.items():
+            if name in ("ask_bp", "hold_step", "rows", "events"):
+                _check_count(f"{name} of a usage record", value)
+            elif not isinstance(value, str):
+                raise InvalidRequest(f"{name} of a usage record is {value!r}; it is text")
+        try:
+            numbers = {name: _decimal(raw[name]) for name in ("quantity", "measured_ns")}
+        except ValueError as error:
+            raise InvalidRequest(f"a usage record has a number that is none: {error}") from error
+        return cls(**{**raw, **numbers})
+
+
+def fold(
+    request: Request, events: Iterable[UsageEvent], *, work: Work, hosts: Mapping[str, Host]
+) -> tuple[UsageRecord, ...]:
+    """The usage records of a request, in the order of their hold step, worker and resource.
+
+    Expert work and bytes go to the host of each event, tokens to the host that ran the trunk. `hosts` says who each of
+    them is; a host that is missing there, an event of another request, or a layer that the model does not have is an
+    InvalidRequest, and an event id with two payloads a LedgerConflict.
+    """
+    groups: dict[tuple[int, str], list[UsageEvent]] = {}
+    for event in _distinct(events):
+        _check_event(event, request, work)
+        groups.setdefault((request.hold_step(event.step), event.host), []).append(event)
+    records = []
+    for (step, name), mine in groups.items():
+        host = _host(hosts, name)
+        flops = sum(event.rows * work.layers[event.layer].flops_per_row for event in mine)
+        # A bound per event, so that the bytes of one event do not make room for those of another.
+        carried = sum(min(event.wire_bytes, event.rows * work.row_bytes_max) for event in mine)
+        rows = sum(event.rows for event in mine)
+        measured = sum(event.compute_ns for event in mine)
+        summary = (len(mine), _events_digest(mine))
+        records += [
+            _record(request, host, EXPERT, step, flops, (rows, measured), summary),
+            _record(request, host, BYTES, step, carried, (rows, 0), summary),
+        ]
+    trunk = _host(hosts, request.trunk)
+    records += [_record(request, trunk, *tokens, (0, 0), (0, _NO_EVENTS)) for tokens in _tokens(request)]
+    return tuple(sorted((r for r in records if r.quantity), key=lambda r: (r.hold_step, r.worker, r.resource)))
+
+
+def minimum_record(request: Request, host: Host, missing_wei: int) -> UsageRecord:
+    """What a request costs beyond its lines, so that it reaches the book's minimum; priced at 1 wei each."""
+    last = max(len(request.hold_tokens) - 1, 0)
+    return _record(request, host, MINIMUM, last, missing_wei, (0, 0), (0, _NO_EVENTS))
+
+
+def resource_record(
+    source: str, host: Host, resource: str, quantity: int, *, period: int, model: str = "", measured_ns: int = 0
+) -> UsageRecord:
+    """What a deployment rented of a worker in one accounting period.
+
+    source: the deployment's id. resource: "memory", "cpu", "gpu" or "storage". quantity: in base units
+    (`books.BASE_UNITS`), as byte-seconds. period: number of the period, so that each is recorded once.
+    """
+    if resource not in RESOURCE_LINES:
+        raise InvalidRequest(f"{resource!r} is not rented by time; {', '.join(RESOURCE_LINES)} are")
+    for name, value in (("quantity", quantity), ("period", period), ("measured_ns", measured_ns)):
+        _check_count(f"{name} of {source}", value)
+    request = Request(request_id=source, model=model, trunk=host.name, tokens_in=0, tokens_out=0)
+    return _record(request, host, resource, period, quantity, (0, measured_ns), (0, _NO_EVENTS))
+
+
+def events_digest(events: Iterable[UsageEvent]) -> str:
+    """SHA-256 of the canonical serialisation of `events`, each counted once: JSON rows of their fields, sorted.
+
+    Raises LedgerConflict where one id has two payloads.
+    """
+    return _events_digest(list(_distinct(events)))
+
+
+def _events_digest(events: list[UsageEvent]) -> str:
+    rows = sorted(
+        (e.step, e.layer, e.host, e.event_id, e.request_id, e.model, e.rows, e.compute_ns, e.wire_bytes) for e in events
+    )
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+
+
+def _distinct(events: Iterable[UsageEvent]) -> Iterable[UsageEvent]:
+    known: dict[str, UsageEvent] = {}
+    for event in events:
+        earlier = known.setdefault(event.event_id, event)
+        if earlier is not event and earlier != event:
+            raise LedgerConflict(f"usage event {event.event_id} came twice with different contents: {earlier}, {event}")
+    return known.values()
+
+
+def _tokens(request: Request) -> Iterable[tuple[str, int, int]]:
+    """(resource, hold step, tokens) of the request."""
+    yield TOKENS_IN, 0, request.tokens_in
+    start = 0
+    ends: Sequence[int] = request.hold_tokens or (request.tokens_out,)
+    for step, end in enumerate(ends):
+        # What came beyond the last hold, if anything, belongs to the last step, as the events there do.
+        stop = request.tokens_out if step == len(ends) - 1 else min(end, request.tokens_out)
+        yield TOKENS_OUT, step, max(stop - start, 0)
+        start = max(start, stop)
+
+
+def _record(
+    request: Request,
+    host: Host,
+    resource: str,
+    hold_step: int,
+    quantity: int,
+    measured: tuple[int, int],
+    summary: tuple[int, str],
+) -> UsageRecord:
+    return UsageRecord(
+        usage_id=UsageId(derived_id("u", request.request_id, host.name, resource, hold_step)),
+        source=request.request_id,
+        model=request.model,
+        worker=host.name,
+        owner=host.owner,
+        resource=resource,
+        device_class=host.device_class,
+        ask_bp=host.ask_bp,
+        hold_step=hold_step,
+        quantity=quantity,
+        rows=measured[0],
+        measured_ns=measured[1],
+        events=summary[0],
+        events_digest=summary[1],
+    )
+
+
+def _host(hosts: Mapping[str, Host], name: str) -> Host:
+    try:
+        return hosts[name]
+    except KeyError as error:
+        raise InvalidRequest(f"nobody knows who owns host {name}, which worked; announce it and fold again") from error
+
+
+def _check_event(event: UsageEvent, request: Request, work: Work) -> None:
+    if event.request_id != request.request_id:
+        raise InvalidRequest(f"usage event {event.event_id} is not of request {request.request_id}")
+    if not 0 <= event.layer < len(work.layers):
+        raise InvalidRequest(f"usage event {event.event_id}: {work.model} has {len(work.layers)} layers of experts")
+    for name in ("step", "rows", "compute_ns", "wire_bytes"):
+        _check_count(f"{name} of usage event {event.event_id}", getattr(event, name))
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequest(f"{name} is {value!r}; it is a whole number of at least 0")
+
+
+def _decimal(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or (text[0] == "0" and text != "0") or len(text) > 78:
+        raise ValueError(repr(text))
+    return int(text)

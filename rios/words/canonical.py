@@ -1,0 +1,51 @@
+"""One text for one value, so that a digest of it means the same to everybody.
+
+JSON with sorted ASCII keys, no blanks, UTF-8, and no number but integers: RFC 8785 for such documents. Whole numbers
+that may pass 2^53 travel as decimal strings, because many readers of JSON hold numbers as floats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+EXACT_MAX = 2**53
+
+
+def canonical(value: Any) -> bytes:
+    """The canonical JSON of `value`: text, ints, bools, None, lists and mappings; TypeError at anything else."""
+    _check(value, "value")
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _check(value: Any, place: str) -> None:
+    if value is None or isinstance(value, str | bool):
+        return
+    if isinstance(value, int):
+        if abs(value) > EXACT_MAX:
+            raise TypeError(f"{place} is {value}: above 2^53 a number travels as text")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.isascii():
+                raise TypeError(f"{place} has the key {key!r}: keys are ASCII text")
+            _check(item, f"{place}.{key}")
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        for index, item in enumerate(value):
+            _check(item, f"{place}[{index}]")
+    else:
+        raise TypeError(f"{place} is of type {type(value).__name__}, which has no canonical text")
