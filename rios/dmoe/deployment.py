@@ -89,7 +89,6 @@ class Deployment:
         )
         for peer, _ in hosts.values():
             self._add(peer)
-        self._choose_trunks()
         self._apply()
         for member in self.members.values():
             member.start()
@@ -155,23 +154,45 @@ class Deployment:
         return 2 if len(hosts) > 1 and 2 * total <= free / 2 else 1
 
     def _planned(self, hosts: dict[str, tuple[Peer, dict[str, Any]]], current: Plan | None) -> Plan:
-        trunks = min(2, len(hosts))
-        by_room = sorted(hosts, key=lambda name: -(hosts[name][1]["memory_bytes"] - hosts[name][1]["reserved_bytes"]))
-        own = {name: self._own_bytes(name) for name in hosts}
+        room = {
+            name: info["memory_bytes"] - info["reserved_bytes"] + self._own_bytes(name)
+            for name, (_, info) in hosts.items()
+        }
+        trunks = self._trunk_hosts(room, {name: info["speed"] for name, (_, info) in hosts.items()})
         workers = [
             Worker(
                 name,
                 info["machine"],
-                info["memory_bytes"]
-                - info["reserved_bytes"]
-                + own[name]
-                - (self._trunk_bytes if name in by_room[:trunks] else 0),
+                max(0, room[name] - (self._trunk_bytes if name in trunks else 0)),
                 info["speed"],
             )
             for name, (_, info) in hosts.items()
         ]
         load = [np.ones(len(layer)) for layer in self._expert_bytes]
-        return plan(workers, Demand(self._expert_bytes, load), replicas=self.replicas, current=current)
+        found = plan(workers, Demand(self._expert_bytes, load), replicas=self.replicas, current=current)
+        self._trunk_names = set(trunks)
+        return found
+
+    def _trunk_hosts(self, room_bytes: dict[str, int], speed: dict[str, float]) -> list[str]:
+        """Hosts of the trunk and, where there is a second host and copy, of a stand-by.
+
+        Those that run one keep it; else the fastest of those with much room, for it shares its host with experts.
+        """
+        count = min(2 if self.replicas > 1 else 1, len(room_bytes))
+        most = max(room_bytes.values())
+        if most < self._trunk_bytes:
+            raise InsufficientMemory(
+                f"the trunk of {self.name} needs {self._trunk_bytes:,} bytes, the host with the most room has "
+                f"{most:,} free; add a worker with more memory or deploy with a smaller dtype"
+            )
+
+        def order(name: str) -> tuple[bool, bool, float, int, str]:
+            member = self.members.get(name)
+            runs_one = member is not None and member.trunk_ready
+            return not runs_one, 2 * room_bytes[name] < most, -speed[name], -room_bytes[name], name
+
+        fitting = [name for name, free_bytes in room_bytes.items() if free_bytes >= self._trunk_bytes]
+        return sorted(fitting, key=order)[:count]
 
     def _own_bytes(self, name: str) -> int:
         """Bytes that this deployment itself has reserved on a host."""
@@ -200,13 +221,6 @@ class Deployment:
         )
         self.members[peer.name] = member
         return member
-
-    def _choose_trunks(self) -> None:
-        """A trunk and, where there is a second host and copy, a stand-by: on the hosts with the most room."""
-        count = min(2 if self.replicas > 1 else 1, len(self.members))
-        order = sorted(self.plan.workers, key=lambda worker: (-worker.speed, -worker.memory_bytes, worker.name))
-        chosen = [worker.name for worker in order if worker.name in self.members][:count]
-        self._trunk_names = set(chosen)
 
     def _apply(self) -> None:
         """Tell each member what the plan wants of it."""
@@ -282,7 +296,6 @@ class Deployment:
             log.warning("no plan for these hosts", extra={"deployment": self.name, "reason": str(error)})
             return
         with self._lock:
-            self._choose_trunks()
             self._apply()
 
     def _repair(self) -> None:

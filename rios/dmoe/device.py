@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -37,6 +38,17 @@ def free_bytes(device: torch.device) -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, int(text) - int(used.read_text()))
     return max(free, 0)
+
+
+def return_freed() -> None:
+    """Give memory that was freed back to the operating system, where the C library can (glibc).
+
+    An expert's bytes are staged in memory of several megabytes, and small objects that come after it settle in what
+    it leaves, so the next one does not fit there: measured, a host of 138 MB of experts kept 100 MB of holes.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def measure_speed(device: torch.device) -> float:

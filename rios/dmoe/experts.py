@@ -11,9 +11,12 @@ from torch import Tensor
 
 from rios.dmoe.checkpoint import ByteSource, shard_sha256
 from rios.dmoe.conversion import ExpertConverter
+from rios.dmoe.device import return_freed
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.shelves import CpuShelf, Form, GroupedShelf, Shelf
 from rios.words.errors import ExpertsUnavailable, ShardMismatch
+
+_STAGED_BYTES_MAX = 64 << 20  # returned after as much; giving it back takes some milliseconds
 
 
 class ExpertStore:
@@ -45,8 +48,13 @@ class ExpertStore:
         hashes: dict[int, str] = {}
 
         def converted() -> Iterator[Mapping[str, Tensor]]:
+            staged_bytes = 0
             for expert in experts:
+                if staged_bytes > _STAGED_BYTES_MAX:
+                    return_freed()
+                    staged_bytes = 0
                 ranges = self._manifest.layers[layer].experts[expert]
+                staged_bytes += self._manifest.layers[layer].expert_bytes(expert)
                 buffers = source.read(ranges)
                 hashes[expert] = shard_sha256(buffers)
                 expected = pinned.get(expert, hashes[expert])
@@ -58,7 +66,10 @@ class ExpertStore:
                 yield self._converter.convert(layer, ranges, buffers)
 
         with self._lock, torch.inference_mode():
-            self._shelves[layer].put(experts, converted())
+            try:
+                self._shelves[layer].put(experts, converted())
+            finally:
+                return_freed()
         return hashes
 
     def drop(self, layer: int, experts: Sequence[int]) -> None:

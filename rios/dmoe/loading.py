@@ -18,6 +18,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from rios.dmoe.architecture import experts_modules
 from rios.dmoe.checkpoint import ByteSource
+from rios.dmoe.device import return_freed
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.words.errors import CheckpointCorrupt
 
@@ -66,6 +67,7 @@ def load(
         if wrong:
             raise CheckpointCorrupt(f"{manifest.model_type}: {'; '.join(wrong)}")
         model._finalize_model_loading(model, config, info)
+    return_freed()
     if info.missing_keys:
         raise CheckpointCorrupt(f"{manifest.model_type}: no tensor for {', '.join(sorted(info.missing_keys))}")
 

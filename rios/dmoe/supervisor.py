@@ -42,7 +42,9 @@ def main() -> None:
     listener = socket.create_server((orders.get("bind") or "127.0.0.1", int(orders.get("port", 0))), backlog=256)
     # The heavy imports happen here, once: a fork shares their memory.
     import torch
-    import transformers  # noqa: F401
+    import transformers.generation.utils
+    import transformers.masking_utils
+    import transformers.modeling_layers  # noqa: F401  what nearly every architecture imports
 
     from rios.dmoe import host as _host
 
