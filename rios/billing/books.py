@@ -16,8 +16,9 @@ from typing import Any
 
 from rios.billing.split import BASIS_POINTS
 from rios.words.canonical import canonical, digest
-from rios.words.errors import InvalidAmount, PriceBookError
+from rios.words.errors import InvalidAmount, InvalidRequest, PriceBookError
 from rios.words.money import NOTHING, WEI_MAX, Wei, check_wei
+from rios.words.reading import read_decimal, read_list, read_mapping, read_object, read_text
 
 FORMAT = "rios-price-book/1"
 EXPERT = "expert"
@@ -231,21 +232,10 @@ class PriceBook:
     @classmethod
     def from_dict(cls, raw: Any) -> PriceBook:
         """The book that `to_dict` wrote. Raises PriceBookError, naming the place, for anything else."""
-        found = _object("the book", raw, set(cls.__dataclass_fields__) | {"format"})
-        if found["format"] != FORMAT:
-            raise PriceBookError(f"format is {found['format']!r}; this version of rios reads {FORMAT!r}")
-        classes, lines, discounts = (_mapping(name, found[name]) for name in ("classes", "lines", "discounts"))
-        return cls(
-            version=found["version"],
-            effective_from_s=found["effective_from_s"],
-            classes={name: DeviceClass(_line_from(f"classes.{name}", item)) for name, item in classes.items()},
-            lines={name: _line_from(f"lines.{name}", item) for name, item in lines.items()},
-            discounts={name: _discount_from(f"discounts.{name}", item) for name, item in discounts.items()},
-            minimum_wei=Wei(_integer("minimum_wei", found["minimum_wei"])),
-            ask_min_bp=found["ask_min_bp"],
-            ask_max_bp=found["ask_max_bp"],
-            platform_bp=found["platform_bp"],
-        )
+        try:
+            return _book_from(raw)
+        except InvalidRequest as error:
+            raise PriceBookError(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str | bytes) -> PriceBook:
@@ -298,7 +288,7 @@ def _check_line(place: str, line: Line, *, minimum: bool) -> None:
 def check_whole(place: str, value: object, low: int, high: int) -> int:
     """`value` if it is an int from `low` to `high`, else PriceBookError naming the place."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise PriceBookError(f"{place} is {value!r}; it is a whole number from {low} to {high}")
+        raise PriceBookError(f"{place} is {value!r}; it must be a whole number from {low} to {high}")
     return value
 
 
@@ -323,44 +313,35 @@ def _line_to(line: Line) -> dict[str, Any]:
     return {"unit": line.unit, "size": str(line.size), "tiers": tiers, "minimum_wei": str(line.minimum_wei)}
 
 
+def _book_from(raw: Any) -> PriceBook:
+    found = read_object("the book", raw, {*PriceBook.__dataclass_fields__, "format"})
+    if found["format"] != FORMAT:
+        raise InvalidRequest(f"format is {found['format']!r}; this version of rios reads {FORMAT!r}")
+    classes, lines, discounts = (read_mapping(name, found[name]) for name in ("classes", "lines", "discounts"))
+    return PriceBook(
+        version=found["version"],
+        effective_from_s=found["effective_from_s"],
+        classes={name: DeviceClass(_line_from(f"classes.{name}", item)) for name, item in classes.items()},
+        lines={name: _line_from(f"lines.{name}", item) for name, item in lines.items()},
+        discounts={name: _discount_from(f"discounts.{name}", item) for name, item in discounts.items()},
+        minimum_wei=Wei(read_decimal("minimum_wei", found["minimum_wei"])),
+        ask_min_bp=found["ask_min_bp"],
+        ask_max_bp=found["ask_max_bp"],
+        platform_bp=found["platform_bp"],
+    )
+
+
 def _line_from(place: str, raw: Any) -> Line:
-    found = _object(place, raw, {"unit", "size", "tiers", "minimum_wei"})
-    if not isinstance(found["tiers"], list):
-        raise PriceBookError(f"{place}.tiers is not a list")
+    found = read_object(place, raw, Line.__dataclass_fields__)
     tiers = []
-    for number, item in enumerate(found["tiers"]):
-        here = f"{place}.tiers[{number}]"
-        tier = _object(here, item, {"up_to", "price_wei"})
-        up_to = None if tier["up_to"] is None else _integer(f"{here}.up_to", tier["up_to"])
-        tiers.append(Tier(up_to, Wei(_integer(f"{here}.price_wei", tier["price_wei"]))))
-    size, minimum = (_integer(f"{place}.{name}", found[name]) for name in ("size", "minimum_wei"))
+    for here, item in read_list(f"{place}.tiers", found["tiers"]):
+        tier = read_object(here, item, Tier.__dataclass_fields__)
+        up_to = None if tier["up_to"] is None else read_decimal(f"{here}.up_to", tier["up_to"])
+        tiers.append(Tier(up_to, Wei(read_decimal(f"{here}.price_wei", tier["price_wei"]))))
+    size, minimum = (read_decimal(f"{place}.{name}", found[name]) for name in ("size", "minimum_wei"))
     return Line(found["unit"], size, tuple(tiers), Wei(minimum))
 
 
 def _discount_from(place: str, raw: Any) -> Discount:
-    found = _object(place, raw, {"off_bp", "lines"})
-    if not isinstance(found["lines"], list):
-        raise PriceBookError(f"{place}.lines is not a list")
-    return Discount(found["off_bp"], tuple(found["lines"]))
-
-
-def _mapping(place: str, raw: Any) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise PriceBookError(f"{place} is not a JSON object")
-    return raw
-
-
-def _object(place: str, raw: Any, fields: set[str]) -> dict[str, Any]:
-    found = _mapping(place, raw)
-    wrong = sorted(fields ^ found.keys())
-    if wrong:
-        raise PriceBookError(f"{place}: {wrong[0]!r} is {'missing' if wrong[0] in fields else 'unknown'}")
-    return found
-
-
-def _integer(place: str, raw: Any) -> int:
-    """The number that canonical decimal text stands for."""
-    text = raw if isinstance(raw, str) and len(raw) <= 78 and raw.isascii() and raw.isdigit() else ""
-    if not text or (text[0] == "0" and text != "0"):
-        raise PriceBookError(f"{place} is {raw!r}; it is decimal text without a sign or leading zeros")
-    return int(text)
+    found = read_object(place, raw, Discount.__dataclass_fields__)
+    return Discount(found["off_bp"], tuple(read_text(*item) for item in read_list(f"{place}.lines", found["lines"])))

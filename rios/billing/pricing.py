@@ -9,8 +9,9 @@ from typing import Any
 
 from rios.billing.books import EXPERT, DeviceClass, Discount, Line, PriceBook, check_whole, expert_key
 from rios.billing.split import BASIS_POINTS
-from rios.words.errors import PriceBookError
+from rios.words.errors import InvalidRequest, PriceBookError
 from rios.words.ids import Address
+from rios.words.reading import read_decimal, read_list, read_mapping, read_object, read_text
 
 _HOUR_S = 3600
 _MILLI_ROS = 10**15
@@ -153,15 +154,26 @@ class Terms:
         }
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], books: Mapping[str, PriceBook]) -> Terms:
+    def from_dict(cls, raw: Any, books: Mapping[str, PriceBook]) -> Terms:
         """The terms that `to_dict` wrote; `books` by digest. Raises PriceBookError for anything else."""
         try:
-            book = books[raw["book"]]
-            before = {key: int(quantity) for key, quantity in raw["before"].items()}
-            terms = cls(book, tuple(raw["classes"]), raw["ask_max_bp"], raw["ask_min_bp"], raw["discount"], before)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PriceBookError(f"not the terms of a hold under a known price book: {error!r}") from error
-        return terms
+            found = read_object("the terms", raw, cls.__dataclass_fields__)
+            classes = tuple(read_text(*item) for item in read_list("classes", found["classes"]))
+            before = read_mapping("before", found["before"])
+            discount = None if found["discount"] is None else read_text("discount", found["discount"])
+            book = books[read_text("book", found["book"])]
+            return cls(
+                book,
+                classes,
+                found["ask_max_bp"],
+                found["ask_min_bp"],
+                discount,
+                {key: read_decimal(f"before.{key}", quantity) for key, quantity in before.items()},
+            )
+        except InvalidRequest as error:
+            raise PriceBookError(str(error)) from error
+        except KeyError as error:
+            raise PriceBookError(f"the terms are of price book {error}, which is not there") from error
 
     def _wei_per_flop_max(self, device_class: str) -> Fraction:
         key = expert_key(device_class)

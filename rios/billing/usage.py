@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,11 +19,16 @@ from rios.billing.pricing import Host
 from rios.words.errors import InvalidRequest, LedgerConflict
 from rios.words.events import UsageEvent
 from rios.words.ids import Address, UsageId, derived_id
+from rios.words.reading import read_count, read_decimal, read_object, read_text
 
 # A row travels to its host and back: hidden_size numbers of at most 4 bytes each way, and its share of a frame's
 # header, which is a few hundred bytes and may serve one row alone.
 _NUMBER_BYTES = 4
 _HEADER_BYTES = 512
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("ask_bp", "hold_step", "rows", "events"), read_count),
+    **dict.fromkeys(("quantity", "measured_ns"), read_decimal),
+}
 _NO_EVENTS = hashlib.sha256(b"[]").hexdigest()
 
 
@@ -129,20 +134,13 @@ class UsageRecord:
         return {**found, "quantity": str(self.quantity), "measured_ns": str(self.measured_ns)}
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> UsageRecord:
+    def from_dict(cls, raw: Any) -> UsageRecord:
         """The record that `to_dict` wrote. Raises InvalidRequest for anything else."""
-        if set(raw) != {field.name for field in fields(cls)}:
-            raise InvalidRequest(f"a usage record has other fields than {sorted(raw)}")
-        for name, value in raw.items():
-            if name in ("ask_bp", "hold_step", "rows", "events"):
-                _check_count(f"{name} of a usage record", value)
-            elif not isinstance(value, str):
-                raise InvalidRequest(f"{name} of a usage record is {value!r}; it is text")
-        try:
-            numbers = {name: _decimal(raw[name]) for name in ("quantity", "measured_ns")}
-        except ValueError as error:
-            raise InvalidRequest(f"a usage record has a number that is none: {error}") from error
-        return cls(**{**raw, **numbers})
+        found = dict(read_object("the usage record", raw, cls.__dataclass_fields__))
+        for name, value in found.items():
+            read: Callable[[str, Any], Any] = _READERS.get(name, read_text)
+            found[name] = read(f"{name} of the usage record", value)
+        return cls(**found)
 
 
 def fold(
@@ -193,7 +191,7 @@ def resource_record(
     if resource not in RESOURCE_LINES:
         raise InvalidRequest(f"{resource!r} is not rented by time; {', '.join(RESOURCE_LINES)} are")
     for name, value in (("quantity", quantity), ("period", period), ("measured_ns", measured_ns)):
-        _check_count(f"{name} of {source}", value)
+        read_count(f"{name} of {source}", value)
     request = Request(request_id=source, model=model, trunk=host.name, tokens_in=0, tokens_out=0)
     return _record(request, host, resource, period, quantity, (0, measured_ns), (0, _NO_EVENTS))
 
@@ -274,15 +272,4 @@ def _check_event(event: UsageEvent, request: Request, work: Work) -> None:
     if not 0 <= event.layer < len(work.layers):
         raise InvalidRequest(f"usage event {event.event_id}: {work.model} has {len(work.layers)} layers of experts")
     for name in ("step", "rows", "compute_ns", "wire_bytes"):
-        _check_count(f"{name} of usage event {event.event_id}", getattr(event, name))
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidRequest(f"{name} is {value!r}; it is a whole number of at least 0")
-
-
-def _decimal(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or (text[0] == "0" and text != "0") or len(text) > 78:
-        raise ValueError(repr(text))
-    return int(text)
+        read_count(f"{name} of usage event {event.event_id}", getattr(event, name))

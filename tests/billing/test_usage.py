@@ -142,9 +142,9 @@ def test_records_round_trip() -> None:
             with pytest.raises(InvalidRequest):
                 UsageRecord.from_dict({**good, name: wrong})
     for wrong in ("-1", "01", "x", "1" * 79, ""):
-        with pytest.raises(InvalidRequest, match="number"):
+        with pytest.raises(InvalidRequest, match="quantity of the usage record"):
             UsageRecord.from_dict({**good, "quantity": wrong})
-    with pytest.raises(InvalidRequest, match="other fields"):
+    with pytest.raises(InvalidRequest, match="'more' is unknown"):
         UsageRecord.from_dict({**good, "more": 1})
 
 
