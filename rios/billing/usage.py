@@ -7,6 +7,7 @@ matter, and an event that comes twice counts once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from bisect import bisect_left
@@ -153,15 +154,16 @@ def fold(
     InvalidRequest, and an event id with two payloads a LedgerConflict.
     """
     groups: dict[tuple[int, str], list[UsageEvent]] = {}
+    hold_step = functools.lru_cache(maxsize=None)(request.hold_step)
     for event in _distinct(events):
         _check_event(event, request, work)
-        groups.setdefault((request.hold_step(event.step), event.host), []).append(event)
-    records = []
+        groups.setdefault((hold_step(event.step), event.host), []).append(event)
+    records, row_bytes_max = [], work.row_bytes_max
     for (step, name), mine in groups.items():
         host = _host(hosts, name)
         flops = sum(event.rows * work.layers[event.layer].flops_per_row for event in mine)
         # A bound per event, so that the bytes of one event do not make room for those of another.
-        carried = sum(min(event.wire_bytes, event.rows * work.row_bytes_max) for event in mine)
+        carried = sum(min(event.wire_bytes, event.rows * row_bytes_max) for event in mine)
         rows = sum(event.rows for event in mine)
         measured = sum(event.compute_ns for event in mine)
         summary = (len(mine), _events_digest(mine))
@@ -269,7 +271,9 @@ def _host(hosts: Mapping[str, Host], name: str) -> Host:
 def _check_event(event: UsageEvent, request: Request, work: Work) -> None:
     if event.request_id != request.request_id:
         raise InvalidRequest(f"usage event {event.event_id} is not of request {request.request_id}")
-    if not 0 <= event.layer < len(work.layers):
+    counts = (event.step, event.layer, event.rows, event.compute_ns, event.wire_bytes)
+    if set(map(type, counts)) != {int} or min(counts) < 0:
+        for name, count in zip(("step", "layer", "rows", "compute_ns", "wire_bytes"), counts, strict=True):
+            read_count(f"{name} of usage event {event.event_id}", count)
+    if event.layer >= len(work.layers):
         raise InvalidRequest(f"usage event {event.event_id}: {work.model} has {len(work.layers)} layers of experts")
-    for name in ("step", "rows", "compute_ns", "wire_bytes"):
-        read_count(f"{name} of usage event {event.event_id}", getattr(event, name))
