@@ -2,7 +2,6 @@
 pragma solidity 0.8.37;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
-import {ERC20Capped} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Capped.sol";
 import {ERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Permit.sol";
 import {ERC20Votes} from "@openzeppelin/contracts/token/ERC20/extensions/ERC20Votes.sol";
 import {Nonces} from "@openzeppelin/contracts/utils/Nonces.sol";
@@ -12,20 +11,24 @@ import {
 import {IRosToken} from "./interfaces/IRosToken.sol";
 
 /// @title ROS
-contract RosToken is IRosToken, ERC20Capped, ERC20Permit, ERC20Votes, AccessControlDefaultAdminRules {
+contract RosToken is IRosToken, ERC20Permit, ERC20Votes, AccessControlDefaultAdminRules {
     /// @inheritdoc IRosToken
     bytes32 public constant MINTER_ROLE = keccak256("MINTER_ROLE");
+
+    /// @inheritdoc IRosToken
+    uint256 public immutable cap;
 
     /// @param admin The first admin; it changes in two steps, with a delay.
     /// @param adminDelay Seconds between these steps.
     /// @param cap_ The supply that is never exceeded, in wei.
     constructor(address admin, uint48 adminDelay, uint256 cap_)
         ERC20("ROS", "ROS")
-        ERC20Capped(cap_)
         ERC20Permit("ROS")
         AccessControlDefaultAdminRules(adminDelay, admin)
     {
-        if (cap_ > _maxSupply()) revert CapTooHigh(cap_, _maxSupply());
+        uint256 highest = super._maxSupply();
+        if (cap_ > highest) revert CapTooHigh(cap_, highest);
+        cap = cap_;
     }
 
     /// @inheritdoc IRosToken
@@ -38,7 +41,12 @@ contract RosToken is IRosToken, ERC20Capped, ERC20Permit, ERC20Votes, AccessCont
         return super.nonces(owner);
     }
 
-    function _update(address from, address to, uint256 value) internal override(ERC20, ERC20Capped, ERC20Votes) {
+    function _update(address from, address to, uint256 value) internal override(ERC20, ERC20Votes) {
         super._update(from, to, value);
+    }
+
+    /// @dev ERC20Votes checks each mint against this, so the cap costs a transfer nothing.
+    function _maxSupply() internal view override returns (uint256) {
+        return cap;
     }
 }

@@ -36,8 +36,8 @@ interface IRiosSettlement is IRiosPausable {
     error InvalidProof();
     /// @notice `account` has had all that this leaf gives.
     error NothingToClaim(address account);
-    /// @notice The leaves of the root promise more than its total.
-    error TotalExceeded(uint256 claimed, uint256 total);
+    /// @notice The leaves of the root promise more than its total: `due` is to be paid and `unclaimed` is left of it.
+    error TotalExceeded(uint256 due, uint256 unclaimed);
     /// @notice Each account needs one sum.
     error LengthMismatch(uint256 accounts, uint256 cumulatives);
     /// @notice Storage has only the latest epoch and the one before.

@@ -15,6 +15,9 @@ interface IRosToken is IERC20 {
     // solhint-disable-next-line func-name-mixedcase
     function MINTER_ROLE() external view returns (bytes32);
 
+    /// @notice The supply that is never exceeded, in wei. A mint beyond it reverts with ERC20ExceededSafeSupply.
+    function cap() external view returns (uint256);
+
     /// @notice Makes new tokens, up to the cap. Only for MINTER_ROLE.
     /// @param to Who receives them.
     /// @param amount How many, in wei.
