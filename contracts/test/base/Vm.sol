@@ -28,6 +28,7 @@ interface Vm {
     function assume(bool condition) external pure;
     function cool(address target) external;
     function expectEmit(address emitter) external;
+    function expectPartialRevert(bytes4 selector) external;
     function expectRevert(bytes4 selector) external;
     function expectRevert(bytes calldata data) external;
     function getRecordedLogs() external returns (Log[] memory);
