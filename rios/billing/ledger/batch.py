@@ -1,0 +1,294 @@
+"""What one transaction of the writer changes: read once, changed in memory, and written in bulk at its end.
+
+Requests run one after the other on a batch. One that fails is undone in memory and its neighbours stay. A hot account
+is read once and written once, however many transfers of the batch it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select
+
+from rios.billing.ledger.accounts import Kind, floor_of, kind_of
+from rios.billing.ledger.entries import Transfer
+from rios.billing.verify import GENESIS, entry_hash
+from rios.storage.bulk import Entry, insert_transfers, update_balances
+from rios.storage.models import AccountRow, Base, EpochRow, OutboxRow, TransferRow
+from rios.storage.rows import Rows
+from rios.words.canonical import canonical
+from rios.words.errors import InsufficientBalance, LedgerConflict
+from rios.words.money import WEI_MAX, format_ros
+
+_ORDER = {table.name: place for place, table in enumerate(Base.metadata.sorted_tables)}
+_CHUNK = 400
+# Accounts that a writer remembers between batches; 100,000 of them take about 30 MB.
+_CACHE_MAX = 100_000
+
+
+class Account:
+    """An account in a batch: `balance` and `floor` change here, and are written at the end."""
+
+    __slots__ = ("balance", "floor", "id", "is_new", "kind", "name")
+
+    def __init__(self, number: int, name: str, kind: str, floor: int | None, balance: int, *, is_new: bool) -> None:
+        self.id = number
+        self.name = name
+        self.kind = kind
+        self.floor = floor
+        self.balance = balance
+        self.is_new = is_new
+
+    @property
+    def free_wei(self) -> int:
+        """What may leave an account that has a floor."""
+        assert self.floor is not None
+        return self.balance - self.floor
+
+
+@dataclass(slots=True)
+class Cache:
+    """Accounts as the last batch of this process left them, valid while nobody else wrote since."""
+
+    state: tuple[Any, ...] | None = None
+    accounts: dict[str, Account] = field(default_factory=dict)
+    next_id: int = 1
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.state = None
+        self.accounts.clear()
+
+
+class Batch:
+    """The requests of one transaction. `known` says that transfer ids may be there already, so each is looked up."""
+
+    def __init__(self, connection: Connection, cache: Cache, *, now: int, known: bool) -> None:
+        """now: microseconds of UTC since 1970, for what brings no time of its own."""
+        self.connection = connection
+        self.now = now
+        self._cache = cache
+        self._known = known
+        self._entries: list[Entry] = []
+        self._new: dict[str, bytes] = {}
+        self._stored: dict[str, bytes] = {}
+        self._before: dict[Account, tuple[int, int | None]] = {}
+        self._changed: dict[Account, None] = {}
+        self._tables: dict[tuple[Any, tuple[str, ...]], Rows] = {}
+        self._mark: tuple[int, int, bytes] = (0, 0, b"")
+        self._counters: dict[Any, int] = {}
+        state = connection.execute(
+            select(TransferRow.seq, TransferRow.hash, select(func.max(EpochRow.number)).scalar_subquery())
+            .order_by(TransferRow.seq.desc())
+            .limit(1)
+        ).one_or_none()
+        found = (0, GENESIS, None) if state is None else tuple(state)
+        if cache.state != found or len(cache.accounts) > _CACHE_MAX:
+            cache.clear()
+            cache.next_id = (connection.scalar(select(func.max(AccountRow.id))) or 0) + 1
+        self._state = found
+        self.seq: int = found[0]
+        self.head: bytes = found[1]
+        self.begin_request()
+
+    # Requests.
+
+    def begin_request(self) -> None:
+        """Keep what was done so far, whatever becomes of the next request."""
+        self._changed.update(dict.fromkeys(self._before))
+        self._before.clear()
+        self._mark = (len(self._entries), self.seq, self.head)
+        for rows in self._tables.values():
+            rows.commit_request()
+
+    def undo_request(self) -> None:
+        """Take back all that was done since the last `begin_request`."""
+        for account, (balance, floor) in self._before.items():
+            account.balance, account.floor = balance, floor
+        self._before.clear()
+        count, self.seq, self.head = self._mark
+        for entry in self._entries[count:]:
+            del self._new[entry[1]]
+        del self._entries[count:]
+        for rows in self._tables.values():
+            rows.undo_request()
+
+    # Accounts.
+
+    def load_accounts(self, names: Iterable[str]) -> None:
+        """Read the accounts that are not known yet, in few statements; those that do not exist are new and empty."""
+        accounts = self._cache.accounts
+        missing = [name for name in dict.fromkeys(names) if name not in accounts]
+        columns = (AccountRow.id, AccountRow.name, AccountRow.kind, AccountRow.floor_wei, AccountRow.balance_wei)
+        for start in range(0, len(missing), _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            for row in self.connection.execute(select(*columns).where(AccountRow.name.in_(chunk))):
+                accounts[row.name] = Account(*row, is_new=False)
+            for name in chunk:
+                if name not in accounts:
+                    kind = kind_of(name)
+                    accounts[name] = Account(self._cache.next_id, name, kind, floor_of(kind), 0, is_new=True)
+                    self._cache.next_id += 1
+
+    def account(self, name: str) -> Account:
+        """The account called `name`; InvalidRequest where there can be none."""
+        found = self._cache.accounts.get(name)
+        if found is None:
+            self.load_accounts([name])
+            found = self._cache.accounts[name]
+        return found
+
+    def set_floor(self, account: Account, floor: int) -> None:
+        """Promise that the balance of an account stays at or above `floor`."""
+        self._before.setdefault(account, (account.balance, account.floor))
+        account.floor = floor
+
+    # Entries.
+
+    def post(self, transfers: Iterable[Transfer]) -> int:
+        """Post transfers as one request does; how many of them were new. All floors hold afterwards, or none is posted.
+
+        Raises InsufficientBalance naming the account, and LedgerConflict for a known id with other contents.
+        """
+        transfers = list(transfers)
+        if self._known:
+            self._look_up(transfer.id for transfer in transfers)
+        accounts, before, new, entries = self._cache.accounts, self._before, self._new, self._entries
+        seq, head, now, first = self.seq, self.head, self.now, len(entries)
+        debited: dict[Account, None] = {}
+        for transfer in transfers:
+            name, digest = transfer.id, transfer.digest
+            if name in new or name in self._stored:
+                if new.get(name, self._stored.get(name)) != digest:
+                    raise LedgerConflict(
+                        f"transfer {name} is in the ledger with other contents; an id may only bring the same again"
+                    )
+                continue
+            debit = accounts.get(transfer.debit) or self.account(transfer.debit)
+            credit = accounts.get(transfer.credit) or self.account(transfer.credit)
+            if debit not in before:
+                before[debit] = (debit.balance, debit.floor)
+            if credit not in before:
+                before[credit] = (credit.balance, credit.floor)
+            amount = transfer.amount_wei
+            debit.balance -= amount
+            credit.balance += amount
+            debited[debit] = None
+            seq += 1
+            at = now if transfer.at is None else transfer.at
+            head = entry_hash(head, seq, at, digest)
+            new[name] = digest
+            entries.append(
+                (
+                    seq,
+                    name,
+                    debit.id,
+                    credit.id,
+                    str(amount),
+                    transfer.kind,
+                    transfer.reference,
+                    at,
+                    transfer.document,
+                    digest,
+                    head,
+                )
+            )
+        self.seq, self.head = seq, head
+        for account in debited:
+            floor, balance = account.floor, account.balance
+            if (floor is not None and balance < floor) or balance < -WEI_MAX:
+                raise _below(account, before[account][0])
+        return len(entries) - first
+
+    def posted_wei(self, transfer_id: str) -> int:
+        """The amount of a transfer that an earlier batch posted; 0 where there is none."""
+        found = self.connection.scalar(select(TransferRow.amount_wei).where(TransferRow.id == transfer_id))
+        return 0 if found is None else found
+
+    def _look_up(self, ids: Iterable[str]) -> None:
+        missing = [name for name in ids if name not in self._new and name not in self._stored]
+        for start in range(0, len(missing), _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            found = self.connection.execute(select(TransferRow.id, TransferRow.digest).where(TransferRow.id.in_(chunk)))
+            self._stored.update((row.id, bytes(row.digest)) for row in found)
+
+    # Other tables, and messages.
+
+    def rows(self, table: Any, *, key: tuple[str, ...] = ()) -> Rows:
+        """The rows of a table, as this batch has changed them so far."""
+        found = self._tables.get((table, key))
+        if found is None:
+            found = self._tables[table, key] = Rows(self.connection, table, key=key)
+        return found
+
+    def next_number(self, column: Any) -> int:
+        """One more than the highest number in `column`, and than what this returned before."""
+        if column not in self._counters:
+            self._counters[column] = self.connection.scalar(select(func.max(column))) or 0
+        self._counters[column] += 1
+        return self._counters[column]
+
+    def send(self, topic: str, key: str, payload: Mapping[str, Any], *, at: int) -> bool:
+        """Put a message into the outbox; False where one of that key is there already."""
+        outbox = self.rows(OutboxRow, key=("key",))
+        if outbox.get(key) is not None:
+            return False
+        outbox.put(
+            {
+                "id": self.next_number(OutboxRow.id),
+                "topic": topic,
+                "key": key,
+                "payload": canonical(payload).decode(),
+                "created_at": at,
+                "attempts": 0,
+                "next_attempt_at": at,
+                "delivered_at": None,
+                "error": None,
+            }
+        )
+        return True
+
+    def flush(self) -> None:
+        """Write everything, in an order in which all references hold."""
+        self.begin_request()
+        self._insert_accounts()
+        if self._entries:
+            insert_transfers(self.connection, self._entries)
+        changed = [(a.balance, a.floor, a.id) for a in self._changed if not a.is_new]
+        if changed:
+            update_balances(self.connection, changed)
+        for key in sorted(self._tables, key=lambda key: _ORDER[key[0].__tablename__]):
+            self._tables[key].flush()
+
+    def _insert_accounts(self) -> None:
+        new = [account for account in self._changed if account.is_new]
+        if new:
+            self.connection.execute(
+                insert(AccountRow),
+                [
+                    {"id": a.id, "name": a.name, "kind": a.kind, "floor_wei": a.floor, "balance_wei": a.balance}
+                    for a in new
+                ],
+            )
+
+    def committed(self) -> None:
+        """Remember the accounts for the next batch: the transaction has been committed."""
+        for account in self._changed:
+            account.is_new = False
+        epoch = self._counters.get(EpochRow.number, self._state[2])
+        self._cache.state = (self.seq, self.head, epoch)
+
+
+def _below(account: Account, had_wei: int) -> InsufficientBalance:
+    wanted, floor = had_wei - account.balance, account.floor or 0
+    if account.kind == Kind.AVAILABLE:
+        remedy = "deposit more or ask for less"
+    elif account.kind in (Kind.EARNED, Kind.REVENUE):
+        remedy = "what a posted root promises stays there until it is claimed"
+    else:
+        remedy = "nothing was posted"
+    return InsufficientBalance(
+        f"{account.name} would have to give {format_ros(wanted)} and has {format_ros(had_wei - floor)}; {remedy}"
+    )

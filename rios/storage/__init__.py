@@ -1,0 +1,1 @@
+"""What outlives a process: tables, engines and migrations, on SQLite and PostgreSQL."""

@@ -1,0 +1,164 @@
+"""Engines: how each database is opened so that what was committed is on the disk and no wait lasts for ever.
+
+SQLite: write-ahead log, synchronous=FULL (a commit is on the disk when it returns), foreign keys on. PostgreSQL by
+psycopg. A unit of writing is one transaction that no other writer of any process shares: BEGIN IMMEDIATE on SQLite, an
+advisory lock on PostgreSQL. The order of entries and their hash chain need that, and it leaves nothing to deadlock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from rios.words.errors import InvalidRequest, LedgerUnavailable
+
+# Any number will do as long as all of rios agree on it: b"rios" and a number of the lock.
+WRITE_LOCK = 0x72696F73_00000001
+MIGRATE_LOCK = 0x72696F73_00000002
+UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
+"""What the drivers raise when the database is locked, gone, or does not answer in time."""
+
+
+class Database:
+    """One database, and the connections to it. Close it with `close`."""
+
+    def __init__(self, url: str | None, *, timeout_s: float) -> None:
+        """url: as SQLAlchemy spells it; None or "sqlite://" for a private one that goes away with this object.
+
+        timeout_s: no statement and no wait for another writer takes longer.
+        """
+        self.timeout_s = timeout_s
+        self._private: tempfile.TemporaryDirectory[str] | None = None
+        found = parse_url(url)
+        self.is_sqlite = found.get_backend_name() == "sqlite"
+        if self.is_sqlite and found.database in (None, "", ":memory:"):
+            # Connections of several threads cannot share a database in memory without locking each other's tables out.
+            self._private = tempfile.TemporaryDirectory(prefix="rios-ledger-")
+            found = found.set(database=str(Path(self._private.name) / "ledger.sqlite"))
+        self.name = "a private database" if self._private else found.render_as_string(hide_password=True)
+        self.engine = (
+            _sqlite(found, timeout_s, durable=not self._private) if self.is_sqlite else _postgres(found, timeout_s)
+        )
+
+    def __repr__(self) -> str:
+        return f"<Database {self.name}>"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state. Raises LedgerUnavailable when the database does not answer in time."""
+        with translated(self.name), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True, stream_results=True
+                )
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def writing(self, *, lock: int = WRITE_LOCK) -> Iterator[Connection]:
+        """The one transaction of all processes that writes now. Raises what the driver raises."""
+        with self.engine.connect() as connection:
+            connection.info["rios_immediate"] = True
+            try:
+                with connection.begin():
+                    if not self.is_sqlite:
+                        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+                    yield connection
+            finally:
+                connection.info.pop("rios_immediate", None)
+
+    def close(self) -> None:
+        """Close all connections; a private database is deleted."""
+        self.engine.dispose()
+        if self._private is not None:
+            self._private.cleanup()
+
+
+def parse_url(url: str | None) -> URL:
+    """The URL of a database that rios can use. Raises InvalidRequest for any other."""
+    try:
+        found = make_url("sqlite://" if url is None else url)
+    except ArgumentError as error:
+        raise InvalidRequest(
+            "the ledger's URL is none; write sqlite:///path/to/file or postgresql://user@host/name"
+        ) from error
+    if found.drivername in ("postgresql", "postgres"):
+        found = found.set(drivername="postgresql+psycopg")
+    if found.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise InvalidRequest(f"a ledger is kept by SQLite or PostgreSQL, not by {found.drivername}")
+    return found
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Raise LedgerUnavailable for what a driver raises when the database called `name` does not answer."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        raise unavailable(name, error) from error
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise unavailable(name, error) from error
+
+
+def unavailable(name: str, error: BaseException) -> LedgerUnavailable:
+    """The error that says that `name` does not answer, and why."""
+    cause = getattr(error, "orig", None) or error
+    return LedgerUnavailable(f"the ledger in {name} does not answer: {str(cause).strip()}; is it up and reachable?")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may succeed when it is run again."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, InterfaceError | PoolTimeout):
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    said = str(error.orig).lower()
+    # A full disk or a damaged file stays what it is.
+    return not any(word in said for word in ("disk", "malformed", "not a database", "readonly", "unable to open"))
+
+
+def _sqlite(url: URL, timeout_s: float, *, durable: bool) -> Engine:
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        connect_args={"timeout": timeout_s, "check_same_thread": False, "isolation_level": None},
+        pool_timeout=timeout_s,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # What goes away with the process need not survive a power cut.
+        cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        # A writer says so at once: a reader that becomes one later can find that another was faster, and fails.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("rios_immediate") else "BEGIN")
+
+    return engine
+
+
+def _postgres(url: URL, timeout_s: float) -> Engine:
+    wait_ms = int(timeout_s * 1000)
+    settings = f"-c statement_timeout={wait_ms} -c lock_timeout={wait_ms} -c timezone=UTC -c synchronous_commit=on"
+    return create_engine(
+        url,
+        connect_args={"connect_timeout": max(2, int(timeout_s)), "options": settings, "application_name": "rios"},
+        pool_timeout=timeout_s,
+        pool_pre_ping=True,
+    )
