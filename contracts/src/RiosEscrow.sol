@@ -86,8 +86,11 @@ contract RiosEscrow is IRiosEscrow, RiosPausable, ReentrancyGuardTransient {
 
     /// @inheritdoc IRiosEscrow
     function cancelWithdrawal() external {
+        // Checks
         uint256 amount = pendingWithdrawal[msg.sender].amount;
-        if (amount == 0) revert NoWithdrawal(msg.sender);
+        bool requested = amount > 0;
+        if (!requested) revert NoWithdrawal(msg.sender);
+        // Effects
         delete pendingWithdrawal[msg.sender];
         emit WithdrawalCancelled(msg.sender, amount);
     }

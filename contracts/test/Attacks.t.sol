@@ -231,9 +231,8 @@ contract AttacksTest is SettlementTest {
         (bytes32[] memory proof,) = Trees.multiproof(nodes, _all(2));
         // One flag too many, none of them, and none of the leaves: nothing of it may pass as a proof of Mallory's leaf.
         for (uint256 count = 0; count < 3; ++count) {
-            (bool ok,) = address(settlement).call(
-                abi.encodeCall(settlement.claimMany, (_one(mallory), _one(uint256(7)), proof, new bool[](count)))
-            );
+            (bool ok,) = address(settlement)
+                .call(abi.encodeCall(settlement.claimMany, (_one(mallory), _one(uint256(7)), proof, new bool[](count))));
             vm.assertTrue(!ok, "refused");
         }
         vm.assertEq(settlement.totalClaimed(), 0);

@@ -32,28 +32,13 @@ contract GasTest is SettlementTest {
         return vm.lastCallGas().gasTotalUsed;
     }
 
-    /// @dev Everybody earns `cumulative` of the fixture in the last of `epochs` roots, and has had one wei already.
-    function _paidBefore(uint256 count, bytes32 root, uint256 epochs) private {
-        address[] memory accounts = new address[](count);
-        uint256[] memory sums = new uint256[](count);
-        for (uint256 i = 0; i < count; ++i) {
-            (accounts[i], sums[i]) = (Fixture.account(i), 1);
-        }
-        bytes32[] memory nodes = _settle(1, accounts, sums);
-        (bytes32[] memory proof, bool[] memory flags) = _multiproof(nodes, count);
-        settlement.claimMany(accounts, sums, proof, flags);
-        token.mint(address(settlement), Fixture.total(count) - count);
-        for (uint256 epoch = 2; epoch <= epochs; ++epoch) {
-            _postFinal(epoch, root, Fixture.total(count));
-        }
-    }
-
-    function _multiproof(bytes32[] memory nodes, uint256 count)
-        private
-        pure
-        returns (bytes32[] memory, bool[] memory)
-    {
-        return Trees.multiproof(nodes, _all(count));
+    /// @dev All have had one wei, and are owed what the fixture says.
+    function _paidBefore(bytes32 root) private {
+        (address[] memory accounts, uint256[] memory sums) = _workers(1);
+        _claimAll(_settle(1, accounts, sums), accounts, sums);
+        token.mint(address(settlement), Fixture.total(WORKERS) - WORKERS);
+        _postFinal(2, root, Fixture.total(WORKERS));
+        _postFinal(3, root, Fixture.total(WORKERS));
     }
 
     function test_root_at_any_size() public {
@@ -72,15 +57,41 @@ contract GasTest is SettlementTest {
 
     function test_single_claim() public {
         string memory json = Fixture.json();
-        _paidBefore(WORKERS, Fixture.root(json, WORKERS), 3);
+        _paidBefore(Fixture.root(json, WORKERS));
         (uint256 i, bytes32[] memory proof) = Fixture.single(json, WORKERS);
         settlement.claim(Fixture.account(i), Fixture.cumulative(i), proof);
         vm.assertLe(_cost("claim of 1,000"), 65_000, "a claim");
     }
 
+    function test_single_claims_all_over_the_tree() public {
+        (address[] memory accounts, uint256[] memory sums) = _workers(1);
+        _claimAll(_settle(1, accounts, sums), accounts, sums);
+        (, sums) = _workers(1e4 * ROS);
+        bytes32[] memory nodes = _settle(2, accounts, sums);
+        uint256 highest = 0;
+        for (uint256 i = 0; i < WORKERS; i += 23) {
+            settlement.claim(accounts[i], sums[i], Trees.proof(nodes, i));
+            uint256 cost = vm.lastCallGas().gasTotalUsed;
+            highest = cost > highest ? cost : highest;
+        }
+        vm.assertLe(highest, 65_000, "the dearest claim");
+    }
+
+    function _workers(uint256 sum) private pure returns (address[] memory accounts, uint256[] memory sums) {
+        (accounts, sums) = (new address[](WORKERS), new uint256[](WORKERS));
+        for (uint256 i = 0; i < WORKERS; ++i) {
+            (accounts[i], sums[i]) = (Fixture.account(i), sum + (sum == 1 ? 0 : Fixture.cumulative(i)));
+        }
+    }
+
+    function _claimAll(bytes32[] memory nodes, address[] memory accounts, uint256[] memory sums) private {
+        (bytes32[] memory proof, bool[] memory flags) = Trees.multiproof(nodes, _all(accounts.length));
+        settlement.claimMany(accounts, sums, proof, flags);
+    }
+
     function test_claimMany_to_those_paid_before() public {
         string memory json = Fixture.json();
-        _paidBefore(WORKERS, Fixture.root(json, WORKERS), 3);
+        _paidBefore(Fixture.root(json, WORKERS));
         uint256 sum = 0;
         for (uint256 k = 0; k < WORKERS / CHUNK; ++k) {
             Fixture.Chunk memory chunk = Fixture.chunk(json, WORKERS, k);
@@ -98,5 +109,38 @@ contract GasTest is SettlementTest {
         Fixture.Chunk memory chunk = Fixture.chunk(json, WORKERS, 0);
         settlement.claimMany(chunk.accounts, chunk.cumulatives, chunk.proof, chunk.flags);
         vm.assertLe(_cost("claimMany of 250 newcomers"), TRANSACTION_CAP, "EIP-7825");
+    }
+
+    /// @dev The dearest case: each had asked for all of it back, so that a request has to fall with the balance.
+    function test_charge_fits_a_transaction() public {
+        (address[] memory users, uint256[] memory amounts) = _users();
+        for (uint256 i = 0; i < USERS; ++i) {
+            token.mint(users[i], 2 * amounts[i]);
+            vm.startPrank(users[i]);
+            token.approve(address(escrow), 2 * amounts[i]);
+            escrow.deposit(2 * amounts[i]);
+            escrow.requestWithdrawal(2 * amounts[i]);
+            vm.stopPrank();
+        }
+        vm.prank(poster);
+        escrow.charge("batch", 1, users, amounts);
+        vm.assertLe(_cost("charge of 500 who asked for all back"), TRANSACTION_CAP, "EIP-7825");
+    }
+
+    function test_credit_of_newcomers_fits_a_transaction() public {
+        (address[] memory users, uint256[] memory amounts) = _users();
+        token.mint(poster, 1e6 * ROS);
+        vm.startPrank(poster);
+        token.approve(address(escrow), 1e6 * ROS);
+        escrow.credit("refunds", users, amounts);
+        vm.stopPrank();
+        vm.assertLe(_cost("credit of 500 newcomers"), TRANSACTION_CAP, "EIP-7825");
+    }
+
+    function _users() private pure returns (address[] memory users, uint256[] memory amounts) {
+        (users, amounts) = (new address[](USERS), new uint256[](USERS));
+        for (uint256 i = 0; i < USERS; ++i) {
+            (users[i], amounts[i]) = (Fixture.account(i), Fixture.cumulative(i));
+        }
     }
 }

@@ -45,7 +45,6 @@ interface IRiosEscrow is IRiosPausable {
     error SettlementNotSet();
 
     /// @notice The role that may charge and credit.
-    // solhint-disable-next-line func-name-mixedcase
     function CHARGER_ROLE() external view returns (bytes32);
 
     /// @notice The token that is held here.

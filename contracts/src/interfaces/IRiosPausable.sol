@@ -5,7 +5,6 @@ pragma solidity 0.8.37;
 /// @notice A pause stops what brings money in or moves it about. What gives money out to its owner never asks for it.
 interface IRiosPausable {
     /// @notice The role that may pause and lift the pause.
-    // solhint-disable-next-line func-name-mixedcase
     function PAUSER_ROLE() external view returns (bytes32);
 
     /// @notice Stops the functions that say so. Only for PAUSER_ROLE.

@@ -44,11 +44,9 @@ interface IRiosSettlement is IRiosPausable {
     error UnknownEpoch(uint256 epoch);
 
     /// @notice The role that may post roots.
-    // solhint-disable-next-line func-name-mixedcase
     function POSTER_ROLE() external view returns (bytes32);
 
     /// @notice The role that may challenge them.
-    // solhint-disable-next-line func-name-mixedcase
     function CHALLENGER_ROLE() external view returns (bytes32);
 
     /// @notice The token that is paid.

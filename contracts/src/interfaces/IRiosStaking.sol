@@ -41,7 +41,6 @@ interface IRiosStaking {
     error NoEvidence();
 
     /// @notice The role that may slash.
-    // solhint-disable-next-line func-name-mixedcase
     function SLASHER_ROLE() external view returns (bytes32);
 
     /// @notice The token that is staked.

@@ -12,7 +12,6 @@ interface IRosToken is IERC20 {
     error CapTooHigh(uint256 cap, uint256 highest);
 
     /// @notice The role that may mint.
-    // solhint-disable-next-line func-name-mixedcase
     function MINTER_ROLE() external view returns (bytes32);
 
     /// @notice The supply that is never exceeded, in wei. A mint beyond it reverts with ERC20ExceededSafeSupply.

@@ -29,6 +29,10 @@ abstract contract RiosTest {
         _grant(address(token), token.MINTER_ROLE(), address(this));
     }
 
+    function money() external view returns (RosToken) {
+        return token;
+    }
+
     function _person(string memory name) internal returns (address person) {
         person = address(uint160(uint256(keccak256(bytes(name)))));
         vm.label(person, name);
@@ -41,9 +45,7 @@ abstract contract RiosTest {
 
     /// @dev The refusal of a caller who lacks a role.
     function _expectMissing(address account, bytes32 role) internal {
-        vm.expectRevert(
-            abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, account, role)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IAccessControl.AccessControlUnauthorizedAccount.selector, account, role));
     }
 
     function _between(uint256 value, uint256 lowest, uint256 highest) internal pure returns (uint256) {

@@ -29,6 +29,7 @@ interface Vm {
     function cool(address target) external;
     function expectEmit(address emitter) external;
     function expectPartialRevert(bytes4 selector) external;
+    function expectRevert() external;
     function expectRevert(bytes4 selector) external;
     function expectRevert(bytes calldata data) external;
     function getRecordedLogs() external returns (Log[] memory);

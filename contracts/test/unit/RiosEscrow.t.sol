@@ -47,9 +47,7 @@ contract RiosEscrowTest is EscrowTest {
     function test_no_deposit_without_allowance() public {
         token.mint(alice, 5);
         vm.prank(alice);
-        vm.expectRevert(
-            abi.encodeWithSelector(IERC20Errors.ERC20InsufficientAllowance.selector, address(escrow), 0, 5)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IERC20Errors.ERC20InsufficientAllowance.selector, address(escrow), 0, 5));
         escrow.deposit(5);
         vm.assertEq(escrow.balanceOf(alice), 0);
     }
@@ -110,9 +108,7 @@ contract RiosEscrowTest is EscrowTest {
     function test_spoilt_permit() public {
         token.mint(alice, 9);
         vm.prank(alice);
-        vm.expectRevert(
-            abi.encodeWithSelector(IERC20Errors.ERC20InsufficientAllowance.selector, address(escrow), 0, 9)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IERC20Errors.ERC20InsufficientAllowance.selector, address(escrow), 0, 9));
         escrow.depositWithPermit(9, block.timestamp, 27, bytes32(uint256(1)), bytes32(uint256(1)));
     }
 
@@ -140,9 +136,7 @@ contract RiosEscrowTest is EscrowTest {
         _request(alice, 4);
         _pending(alice, 7, block.timestamp + DELAY);
         vm.prank(alice);
-        vm.expectRevert(
-            abi.encodeWithSelector(IRiosEscrow.WithdrawalNotDue.selector, alice, block.timestamp + DELAY)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IRiosEscrow.WithdrawalNotDue.selector, alice, block.timestamp + DELAY));
         escrow.withdraw();
         vm.assertEq(escrow.balanceOf(alice), 10);
     }

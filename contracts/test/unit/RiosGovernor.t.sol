@@ -22,8 +22,7 @@ contract RiosGovernorTest is RiosTest {
     function setUp() public override {
         super.setUp();
         timelock = new TimelockController(TIMELOCK_DELAY, new address[](0), _one(address(0)), address(this));
-        governor =
-            new RiosGovernor(IVotes(address(token)), timelock, VOTING_DELAY, VOTING_PERIOD, THRESHOLD, 20);
+        governor = new RiosGovernor(IVotes(address(token)), timelock, VOTING_DELAY, VOTING_PERIOD, THRESHOLD, 20);
         timelock.grantRole(timelock.PROPOSER_ROLE(), address(governor));
         timelock.grantRole(timelock.CANCELLER_ROLE(), address(governor));
         timelock.renounceRole(timelock.DEFAULT_ADMIN_ROLE(), address(this));

@@ -61,9 +61,7 @@ contract RosTokenTest is RiosTest {
         first = _between(first, 0, CAP);
         excess = _between(excess, 1, type(uint128).max);
         token.mint(alice, first);
-        vm.expectRevert(
-            abi.encodeWithSelector(ERC20Votes.ERC20ExceededSafeSupply.selector, CAP + excess, CAP)
-        );
+        vm.expectRevert(abi.encodeWithSelector(ERC20Votes.ERC20ExceededSafeSupply.selector, CAP + excess, CAP));
         token.mint(bob, CAP - first + excess);
     }
 
@@ -106,7 +104,10 @@ contract RosTokenTest is RiosTest {
 
     /// @return answer Whether it went well, and what came back.
     /// @return events A digest of what was emitted.
-    function _try(address target, address sender, bytes memory data) private returns (bytes memory answer, bytes32 events) {
+    function _try(address target, address sender, bytes memory data)
+        private
+        returns (bytes memory answer, bytes32 events)
+    {
         vm.recordLogs();
         vm.prank(sender);
         (bool ok, bytes memory result) = target.call(data);
