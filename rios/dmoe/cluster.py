@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rios.words.config import Settings
+from rios.words.config import Settings, settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
 
 
@@ -86,6 +86,9 @@ class LocalCluster:
 
     def _spawn(self, name: str, command: list[str], more: list[str], extra: dict[str, str] | None = None) -> None:
         environment = dict(os.environ)
+        for setting, value in self._settings:
+            if value != getattr(settings(), setting):  # given to `rios.local`; hosts read their environment
+                environment[f"RIOS_{setting.upper()}"] = str(value)
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[variable] = str(self.threads)
         environment.update({key: value for key, value in (extra or {}).items() if value})

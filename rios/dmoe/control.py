@@ -45,6 +45,11 @@ class HostControl:
         """Whether the connection has ended."""
         return self._connection.closed
 
+    @property
+    def local_address(self) -> str:
+        """This machine's address on the way to the host."""
+        return str(self._connection.sock.getsockname()[0])
+
     def call(self, op: str, *, body: Buffer = b"", timeout_s: float | None = None, **args: Any) -> dict[str, Any]:
         """Ask and wait. Raises the error that the host raised, `HostLost` or `DeadlineExceeded`."""
         timeout = self._settings.control_timeout_s if timeout_s is None else timeout_s

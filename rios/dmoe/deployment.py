@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rios.dmoe.checkpoint import FileSource
 from rios.dmoe.control import HostControl
 from rios.dmoe.demand import Demand, Worker
 from rios.dmoe.generator import Generator
@@ -19,10 +20,12 @@ from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.member import Member, Shard
 from rios.dmoe.membership import Membership
+from rios.dmoe.offer import SourceOffer
 from rios.dmoe.placement import Plan, plan
+from rios.dmoe.shard_server import ShardServer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
-from rios.words.errors import DeadlineExceeded, InsufficientMemory, NoWorkers, RiosError
+from rios.words.errors import DeadlineExceeded, HostLost, InsufficientMemory, NoWorkers, RiosError
 from rios.words.events import UsageSink
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _REPAIR_AFTER_S = 1.0  # a host that was only restarted is back before (measured: 0.3 s), and brings its shards itself
 _REPLACE_AFTER_S = 10.0  # a second copy is made elsewhere when a host stays away for this long: no flapping
 _TICK_S = 0.1
+_SOURCES = 4  # hosts that are asked for a shard before this process is
 
 
 class Deployment:
@@ -69,6 +73,8 @@ class Deployment:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._dirty = threading.Event()
+        # It opens no port before a host needs one.
+        self._shard_server = ShardServer(SourceOffer(manifest, FileSource(path, manifest.files)), settings)
         self._routers: dict[str, HostControl] = {}
         self._expert_bytes = [
             np.array([layer.expert_values(e) for e in range(layer.num_experts)], dtype=np.int64) * _ITEM_BYTES[dtype]
@@ -131,6 +137,7 @@ class Deployment:
             thread.start()
         for thread in closing:
             thread.join()
+        self._shard_server.close()
 
     # --- planning --------------------------------------------------------------------------------------------
 
@@ -213,6 +220,8 @@ class Deployment:
             deployment=self._id,
             session=self._session,
             opening=opening,
+            files=self.manifest.files,
+            sources=self._sources,
             manifest_json=self.manifest.to_json().encode(),
             pinned=self.pinned,
             options=self._options,
@@ -221,6 +230,24 @@ class Deployment:
         )
         self.members[peer.name] = member
         return member
+
+    def _sources(self, member: Member, address: str) -> list[Peer]:
+        """Who gives shards to a host that does not see the files: others that have them, and at last this process.
+
+        address: how that host sees this machine.
+        """
+        others = [m for m in list(self.members.values()) if m is not member and m.state in ("loading", "serving")]
+
+        def order(other: Member) -> tuple[bool, int]:
+            shared = sum(len(other.held.get(layer, frozenset()) & wanted) for layer, wanted in member.wanted.items())
+            return not other.sees_files, -shared
+
+        peers = [other.peer for other in sorted(others, key=order)[:_SOURCES]]
+        try:
+            peers.append(self._shard_server.peer(address))
+        except HostLost as error:
+            log.warning("no shards from here", extra={"host": member.peer.name, "reason": str(error)})
+        return peers
 
     def _apply(self) -> None:
         """Tell each member what the plan wants of it."""

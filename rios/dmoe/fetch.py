@@ -1,62 +1,44 @@
-"""Shard bytes over the network: from whoever has them, in chunks, verified, resumed, cached on disk under a quota.
+"""Shard bytes over the network: from whoever has them, in chunks, verified, resumed, and kept on disk under a quota.
 
-A byte range is asked for by file, start and stop; only ranges of the manifest are served. Fetched ranges are kept in
-a cache directory under the SHA-256 of (manifest, range): a broken fetch goes on where it stopped.
+A range is known by its SHA-256, which whoever deployed the checkpoint tells (or, when it has gone, another peer); its
+chunks may come from any peer, and what has another SHA-256 in the end is thrown away.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import logging
-import os
+import re
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TypeVar
 
-from rios.dmoe.checkpoint import ByteSource
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
-from rios.dmoe.wire import Connection, Kind, connect, dump
+from rios.dmoe.offer import CHUNK_BYTES_MAX, Offer, Place
+from rios.dmoe.shard_cache import Partial, ShardCache
+from rios.dmoe.wire import Connection, Frame, Kind, connect, dump
 from rios.words.config import Settings
-from rios.words.errors import CheckpointCorrupt, DeadlineExceeded, HostLost, ProtocolError, RiosError
+from rios.words.errors import CheckpointCorrupt, DeadlineExceeded, HostLost, ProtocolError, ShardMismatch
 
 log = logging.getLogger(__name__)
 
-_MAX_CHUNK_BYTES = 1 << 24
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ATTEMPTS = 3  # at a range whose chunks, each of them right, did not make its SHA-256
 
-
-def serve_shards(connection: Connection, source: ByteSource) -> None:
-    """Answer chunk requests {file, start, stop, key, dtype, shape} from `source` until the peer hangs up."""
-    connection.send(Kind.WELCOME, timeout_s=5.0)
-    while True:
-        frame = connection.receive()
-        if frame.kind is not Kind.CALL:
-            raise ProtocolError(f"a shard connection carries CALL, not {frame.kind.name}")
-        said = frame.json()
-        try:
-            start, stop = int(said["start"]), int(said["stop"])
-            wanted = TensorRange(str(said["file"]), str(said["key"]), start, stop, "U8", (stop - start,))
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ProtocolError(f"a chunk request that cannot be read: {error!r}") from error
-        if not 0 < stop - start <= _MAX_CHUNK_BYTES:
-            raise ProtocolError(f"a chunk of {stop - start} bytes, the bound is {_MAX_CHUNK_BYTES}")
-        try:
-            (data,) = source.read([wanted])
-        except RiosError as error:
-            answer = {"error": type(error).__name__, "message": str(error)}
-            connection.send(Kind.ANSWER, frame.seq, dump(answer), timeout_s=5.0)
-            continue
-        digest = hashlib.sha256(data).hexdigest()
-        connection.send(Kind.ANSWER, frame.seq, dump({"sha256": digest}), [data], timeout_s=60.0)
+Taken = TypeVar("Taken")
 
 
 class PeerSource:
-    """A `ByteSource` that fetches from peers, one after the other when one fails."""
+    """A `ByteSource` that fetches from peers.
+
+    `peers` come in the order in which they are asked for chunks, so the one to be spared comes last; it is the first
+    to be asked for a range's SHA-256. Without `settings.home` nothing is kept on disk. `close` ends a `read` that is
+    under way.
+    """
 
     def __init__(
         self,
@@ -67,145 +49,189 @@ class PeerSource:
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._digest = manifest.digest
+        self.manifest = manifest
+        self.fetched_bytes = 0
+        self.digests: dict[Place, str] = {}
+        folder = None if settings.home is None else Path(settings.home) / "shards"
+        self.cache = None if folder is None else ShardCache(folder, settings.cache_bytes)
         self._deployment = deployment
-        self._peers = list(peers)
+        self._peers = tuple(peers)
         self._settings = settings
         self._tls = tls
-        self._connection: Connection | None = None
+        self._failures = dict.fromkeys(self._peers, 0)
+        self._givers: set[Peer] = set()  # of the range that is being fetched
+        self._connections: dict[Peer, Connection] = {}
+        self._closed = threading.Event()
         self._lock = threading.Lock()
-        home = settings.home or Path.home() / ".cache" / "rios"
-        self._cache = home / "shards"
-        self.fetched_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<PeerSource of {', '.join(peer.name for peer in self._peers)}: {self.fetched_bytes} bytes fetched>"
 
     def close(self) -> None:
-        """Hang up; a later `read` connects again."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        """Hang up for good; a `read` under way raises HostLost."""
+        self._closed.set()
+        for connection in list(self._connections.values()):
+            connection.close()
 
     def read(self, ranges: Sequence[TensorRange]) -> list[bytearray]:
-        """The bytes of each range, from the cache or from a peer."""
+        """The bytes of each range, from the cache or from peers.
+
+        Raises CheckpointCorrupt when nobody gives them within `RIOS_CONTROL_TIMEOUT_S`, ShardMismatch when what is
+        given is not what it was when it was first read, and HostLost after `close`.
+        """
         with self._lock:
             try:
                 return [self._range(part) for part in ranges]
             finally:
-                self._hang_up()
+                for peer in self._peers:
+                    self._hang_up(peer)
 
     def _range(self, part: TensorRange) -> bytearray:
-        size = part.stop - part.start
-        name = hashlib.sha256(f"{self._digest}/{part.file}/{part.start}/{part.stop}".encode()).hexdigest()
-        path = self._cache / name
-        kept = self._kept(path, size)
-        if kept is not None:
+        if not part.nbytes:
+            return bytearray()
+        digest = self._digest(part)
+        if self.cache is None:
+            return self._whole(part, digest, Partial(None, digest))
+        kept = self.cache.get(digest)
+        if kept is not None and len(kept) == part.nbytes:
             return kept
-        data = bytearray()
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            with path.with_suffix(".part").open("a+b") as partial:
-                # Hosts of one machine share the cache: one of them writes a range, another that wants it does without.
-                fcntl.flock(partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._resume(part, data, partial)
-                temporary = path.with_suffix(f".{os.getpid()}")
-                temporary.write_bytes(hashlib.sha256(data).digest() + data)
-                temporary.replace(path)
-                path.with_suffix(".part").unlink(missing_ok=True)
-            self._trim()
-        except OSError as error:
-            log.info("not cached", extra={"file": part.file, "reason": str(error)})
-            self._fetch(part, data, None)
+        with self.cache.partial(digest, part.nbytes) as partial:
+            data = self._whole(part, digest, partial)
+            partial.keep()
+        self.cache.trim()
         return data
 
-    def _kept(self, path: Path, size: int) -> bytearray | None:
-        """A range in the cache, verified."""
-        try:
-            stored = path.read_bytes()
-            if len(stored) == size + 32 and hashlib.sha256(stored[32:]).digest() == stored[:32]:
-                os.utime(path)
-                return bytearray(stored[32:])
-            path.unlink()
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                log.warning("cache not readable", extra={"path": str(path), "reason": str(error)})
-        return None
+    def _digest(self, part: TensorRange) -> str:
+        """The SHA-256 of a range: as it was first told, from then on."""
+        place = (part.file, part.start, part.stop)
+        if place not in self.digests:
+            self.digests[place] = self._ask("digest", part, part.start, part.stop, _digest_of, last_first=True)
+        return self.digests[place]
 
-    def _resume(self, part: TensorRange, data: bytearray, partial: BinaryIO) -> None:
-        """Go on where a broken fetch stopped."""
-        partial.seek(0)
-        found = partial.read()
-        if len(found) <= part.nbytes:
-            data += found
-        else:
-            partial.truncate(0)
-        self._fetch(part, data, partial)
-
-    def _fetch(self, part: TensorRange, data: bytearray, partial: BinaryIO | None) -> None:
-        """Append to `data` what is missing of a range, chunk by chunk."""
-        while len(data) < part.nbytes:
-            start = part.start + len(data)
-            chunk = self._chunk(part, start, min(start + self._settings.chunk_bytes, part.stop))
-            data += chunk
-            if partial is not None:
-                partial.write(chunk)
-
-    def _chunk(self, part: TensorRange, start: int, stop: int) -> bytes:
-        """One chunk, verified; the next peer when one fails."""
-        deadline = time.monotonic() + self._settings.control_timeout_s
-        # A silent peer leaves time for each of the others.
-        patience_s = self._settings.control_timeout_s / (len(self._peers) + 1)
-        reason = "no peer serves its shards"
-        while time.monotonic() < deadline and self._peers:
-            try:
-                connection = self._connected()
-                request = {"file": part.file, "key": part.key, "start": start, "stop": stop}
-                connection.send(Kind.CALL, 0, dump(request), timeout_s=self._settings.connect_timeout_s)
-                frame = connection.receive(patience_s)
-                said = frame.json()
-                if "error" in said:
-                    raise ProtocolError(str(said.get("message")))
-                if len(frame.body) != stop - start or hashlib.sha256(frame.body).hexdigest() != said.get("sha256"):
-                    raise ProtocolError(f"{len(frame.body)} bytes that do not have their SHA-256")
-                self.fetched_bytes += stop - start
-                return bytes(frame.body)
-            except (HostLost, ProtocolError, DeadlineExceeded) as error:
-                reason = str(error)
-                log.warning("fetch failed", extra={"peer": self._peers[0].name, "reason": reason})
-                self._hang_up()
-                self._peers.append(self._peers.pop(0))
-                time.sleep(self._settings.reconnect_s)
-        raise CheckpointCorrupt(
-            f"{part.file} bytes {start}..{stop} could not be fetched within {self._settings.control_timeout_s:g} s "
-            f"(RIOS_CONTROL_TIMEOUT_S): {reason}"
+    def _whole(self, part: TensorRange, digest: str, partial: Partial) -> bytearray:
+        """All of a range: what is there of it already, and the chunks that are missing."""
+        for _ in range(_ATTEMPTS):
+            self._givers.clear()
+            data = partial.found(part.nbytes)
+            while len(data) < part.nbytes:
+                start = part.start + len(data)
+                stop = min(start + min(self._settings.chunk_bytes, CHUNK_BYTES_MAX), part.stop)
+                chunk = self._ask("chunk", part, start, stop, _chunk_of)
+                self.fetched_bytes += len(chunk)
+                data += chunk
+                partial.append(chunk)
+            if hashlib.sha256(data).hexdigest() == digest:
+                return data
+            for peer in self._givers:
+                self._failures[peer] += 1
+            names = sorted(peer.name for peer in self._givers)
+            log.warning("fetched bytes thrown away", extra={"file": part.file, "tensor": part.key, "peers": names})
+            partial.clear()
+        raise ShardMismatch(
+            f"{part.file}: {part.key} was fetched {_ATTEMPTS} times and does not have the SHA-256 {digest} of its "
+            "first read: the file was changed; deploy it again"
         )
 
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            peer = self._peers[0]
-            self._connection, _ = connect(
+    def _ask(
+        self,
+        op: str,
+        part: TensorRange,
+        start: int,
+        stop: int,
+        take: Callable[[Frame, int], Taken],
+        *,
+        last_first: bool = False,
+    ) -> Taken:
+        """One answer that `take` accepts, from the first peer that gives it; those that failed lately come last."""
+        settings = self._settings
+        request = {"op": op, "file": part.file, "start": start, "stop": stop}
+        deadline = time.monotonic() + settings.control_timeout_s
+        # A silent peer leaves time for each of the others.
+        patience_s = settings.control_timeout_s / (len(self._peers) + 1)
+        reason, again = "no peer serves its shards", bool(self._peers)
+        while again and not self._closed.is_set():
+            again = False
+            order = self._peers[::-1] if last_first else self._peers
+            for peer in sorted(order, key=self._failures.__getitem__):
+                try:
+                    frame = self._call(peer, request, patience_s)
+                    said = frame.json()
+                    if "error" in said:  # it does not have it: no reason to ask it again, nor to think badly of it
+                        reason = f"{peer.name}: {said.get('message')}"
+                        continue
+                    taken = take(frame, stop - start)
+                except (HostLost, ProtocolError, DeadlineExceeded) as error:
+                    reason, again = f"{peer.name}: {error}", True
+                    self._failures[peer] += 1
+                    self._hang_up(peer)
+                    if not self._closed.is_set():
+                        log.warning("fetch failed", extra={"peer": peer.name, "reason": str(error)})
+                else:
+                    self._failures[peer] = 0
+                    self._givers.add(peer)
+                    return taken
+            if again and time.monotonic() > deadline:
+                reason += f"; tried for {settings.control_timeout_s:g} s (RIOS_CONTROL_TIMEOUT_S)"
+                break
+            if again:
+                self._closed.wait(settings.reconnect_s)
+        if self._closed.is_set():
+            raise HostLost(f"{self._deployment}: the deployment was closed while its shards were fetched")
+        raise CheckpointCorrupt(f"{part.file} bytes {start}..{stop} could not be fetched: {reason}")
+
+    def _call(self, peer: Peer, request: dict[str, Any], patience_s: float) -> Frame:
+        connection = self._connections.get(peer)
+        if connection is None or connection.closed:
+            connection, _ = connect(
                 peer.address,
                 {"role": "shards", "key": peer.key, "deployment": self._deployment},
-                timeout_s=self._settings.connect_timeout_s,
-                max_bytes=_MAX_CHUNK_BYTES + (1 << 16),
+                timeout_s=min(self._settings.connect_timeout_s, patience_s),
+                max_bytes=CHUNK_BYTES_MAX + (1 << 16),
                 tls=self._tls,
             )
-        return self._connection
+            self._connections[peer] = connection
+            if self._closed.is_set():
+                connection.close()
+        connection.send(Kind.CALL, 0, dump(request), timeout_s=self._settings.connect_timeout_s)
+        return connection.receive(patience_s)
 
-    def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def _hang_up(self, peer: Peer) -> None:
+        connection = self._connections.pop(peer, None)
+        if connection is not None:
+            connection.close()
 
-    def _trim(self) -> None:
-        """Keep the cache under its quota: what was used longest ago goes first."""
-        files: list[tuple[float, int, Path]] = []
-        for entry in self._cache.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another host of this machine was quicker
-                found = entry.stat()
-                files.append((found.st_mtime, found.st_size, entry))
-        total = sum(size for _, size, _ in files)
-        for _, size, entry in sorted(files):
-            if total <= self._settings.cache_bytes:
-                return
-            entry.unlink(missing_ok=True)
-            total -= size
+
+class KeptOffer(Offer):
+    """What a `PeerSource` has on disk: a host that fetched a range serves it to others."""
+
+    def __init__(self, source: PeerSource) -> None:
+        super().__init__(source.manifest)
+        self._source = source
+
+    def digest(self, part: TensorRange) -> str:
+        found = self._source.digests.get((part.file, part.start, part.stop))
+        if found is None:
+            raise CheckpointCorrupt(f"{part.file}: {part.key} is not here")
+        return found
+
+    def read(self, part: TensorRange, start: int, stop: int) -> bytearray:
+        cache = self._source.cache
+        data = None
+        if cache is not None:
+            data = cache.piece(self.digest(part), start - part.start, stop - part.start)
+        if data is None:
+            raise CheckpointCorrupt(f"{part.file}: {part.key} is not here")
+        return data
+
+
+def _digest_of(frame: Frame, _: int) -> str:
+    digest = str(frame.json().get("sha256"))
+    if not _SHA256.fullmatch(digest):  # it becomes the name of a file
+        raise ProtocolError(f"{digest[:100]!r} is not a SHA-256")
+    return digest
+
+
+def _chunk_of(frame: Frame, size: int) -> memoryview:
+    if len(frame.body) != size or hashlib.sha256(frame.body).hexdigest() != frame.json().get("sha256"):
+        raise ProtocolError(f"{len(frame.body)} bytes that do not have their SHA-256")
+    return frame.body

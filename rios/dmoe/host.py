@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from rios.dmoe.calls import Exec
 from rios.dmoe.checkpoint import ByteSource, FileSource
 from rios.dmoe.data import serve_data
 from rios.dmoe.experts import ExpertStore
-from rios.dmoe.fetch import PeerSource, serve_shards
+from rios.dmoe.fetch import PeerSource
 from rios.dmoe.hosted import Hosted, MemoryBudget
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
+from rios.dmoe.offer import serve_shards
 from rios.dmoe.serving import TrunkService, serve_client
 from rios.dmoe.tensors import NAMES
 from rios.dmoe.wire import Connection, Frame, Kind, accept, dump
@@ -90,6 +91,7 @@ class Host:
         self._controls = 0
         self._operations: dict[str, Callable[[dict[str, Any], Frame, str], dict[str, Any]]] = {
             "info": self._info,
+            "look": self._look,
             "open": self._open,
             "load": self._load,
             "drop": self._drop,
@@ -185,7 +187,7 @@ class Host:
         elif role == "client":
             serve_client(connection, self._find(connection, hello), self.settings)
         elif role == "shards":
-            serve_shards(connection, self._find(connection, hello).source)
+            serve_shards(connection, self._find(connection, hello).offer)
         else:
             raise ProtocolError(f"unknown role {role!r}")
 
@@ -274,12 +276,21 @@ class Host:
                 self.deployments[name] = hosted
         return {"held": hosted.held(), "trunk": hosted.trunk is not None, "incarnation": self.incarnation}
 
+    def sees(self, path: Path, files: Mapping[str, int]) -> bool:
+        """Whether these files, of these sizes, lie in a directory of this host."""
+        try:
+            return all((path / file).stat().st_size == size for file, size in files.items())
+        except OSError:
+            return False
+
+    def _look(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        files = {str(file): int(size) for file, size in request["files"].items()}
+        return {"sees": self.sees(Path(str(request["path"])), files)}
+
     def _source(self, manifest: Manifest, request: dict[str, Any]) -> ByteSource:
         """The checkpoint's own files where this host sees them, else whoever serves its shards."""
         path = Path(str(request["path"]))
-        if request.get("visible", True) and all(
-            (path / file).is_file() and (path / file).stat().st_size == size for file, size in manifest.files.items()
-        ):
+        if self.sees(path, manifest.files):
             return FileSource(path, manifest.files)
         peers = [Peer.from_dict(peer) for peer in request.get("sources", ())]
         if not peers:

@@ -13,8 +13,9 @@ import torch
 
 from rios.dmoe.checkpoint import ByteSource
 from rios.dmoe.experts import ExpertStore
-from rios.dmoe.fetch import PeerSource
+from rios.dmoe.fetch import KeptOffer, PeerSource
 from rios.dmoe.manifest import Manifest
+from rios.dmoe.offer import Offer, SourceOffer
 from rios.words.errors import InsufficientMemory, InvalidRequest
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class Hosted:
     trunk: TrunkService | None = None
     trunk_bytes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    offer: Offer = field(init=False)
+
+    def __post_init__(self) -> None:
+        source = self.source
+        self.offer = KeptOffer(source) if isinstance(source, PeerSource) else SourceOffer(self.manifest, source)
 
     def size(self, values: int) -> int:
         """Bytes in memory of so many weights."""
@@ -117,15 +123,15 @@ class Hosted:
                 self.idle_since = time.monotonic()
 
     def close(self) -> None:
-        """Free everything."""
+        """Free everything. Whoever is fetching stops."""
+        if isinstance(self.source, PeerSource):
+            self.source.close()
         if self.trunk is not None:
             self.trunk.close()
             self.trunk = None
             self.budget.release(self.trunk_bytes)
         for layer in range(len(self.manifest.layers)):
             self.drop(layer, self.store.held(layer))
-        if isinstance(self.source, PeerSource):
-            self.source.close()
 
     def stats(self) -> dict[str, Any]:
         """Figures for `info` and metrics."""
@@ -134,5 +140,6 @@ class Hosted:
             "layers": len(self.manifest.layers),
             "experts": sum(len(self.store.held(layer)) for layer in range(len(self.manifest.layers))),
             "expert_bytes": self.store.nbytes,
+            "fetched_bytes": self.source.fetched_bytes if isinstance(self.source, PeerSource) else 0,
             "trunk": self.trunk.stats() if self.trunk is not None else None,
         }

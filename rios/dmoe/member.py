@@ -15,7 +15,13 @@ from typing import Any
 from rios.dmoe.control import HostControl
 from rios.dmoe.link import Peer
 from rios.words.config import Settings
-from rios.words.errors import CheckpointCorrupt, InsufficientMemory, RiosError, UnsupportedCheckpoint
+from rios.words.errors import (
+    CheckpointCorrupt,
+    InsufficientMemory,
+    RiosError,
+    ShardMismatch,
+    UnsupportedCheckpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +41,8 @@ class Member:
         deployment: str,
         session: str,
         opening: Mapping[str, Any],
+        files: Mapping[str, int],
+        sources: Callable[[Member, str], list[Peer]],
         manifest_json: bytes,
         pinned: dict[tuple[int, int], str],
         options: Mapping[str, Any],
@@ -42,6 +50,7 @@ class Member:
         progress: Callable[[int], None],
     ) -> None:
         self.peer = peer
+        self.sees_files = True  # the checkpoint's files, in a directory of its own
         self.state = "connecting"
         self.held: Shard = {}
         self.trunk_ready = False
@@ -52,6 +61,8 @@ class Member:
         self._deployment = deployment
         self._session = session
         self._opening = opening
+        self._files = files
+        self._sources = sources
         self._manifest_json = manifest_json
         self._pinned = pinned
         self._options = options
@@ -94,7 +105,17 @@ class Member:
         """Free the deployment on the host and end the thread."""
         self._stop.set()
         self._wake.set()
+        if self.state == "loading":
+            self._interrupt()
         self._thread.join(timeout=self._settings.connect_timeout_s + _PING_TIMEOUT_S)
+
+    def _interrupt(self) -> None:
+        """Loading over a network may take long: free the deployment by a second connection meanwhile."""
+        try:
+            with HostControl(self.peer, self._settings, session=self._session) as control:
+                control.call("close", deployment=self._deployment, timeout_s=self._settings.connect_timeout_s)
+        except RiosError as error:
+            log.info("loading not interrupted", extra={"host": self.peer.name, "reason": str(error)})
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -109,7 +130,11 @@ class Member:
 
     def _serve(self, control: HostControl) -> None:
         self.info = control.welcome
-        answer = control.call("open", deployment=self._deployment, body=self._manifest_json, **self._opening)
+        opening = dict(self._opening)
+        self.sees_files = bool(control.call("look", path=opening["path"], files=dict(self._files))["sees"])
+        if not self.sees_files:
+            opening["sources"] = [peer.to_dict() for peer in self._sources(self, control.local_address)]
+        answer = control.call("open", deployment=self._deployment, body=self._manifest_json, **opening)
         self.held = {int(layer): frozenset(experts) for layer, experts in answer["held"].items()}
         self.trunk_ready = bool(answer["trunk"])
         while not self._stop.is_set():
@@ -128,13 +153,11 @@ class Member:
         self.state = "loading"
         for layer, experts in wanted.items():
             missing = sorted(experts - self.held.get(layer, frozenset()))
-            if missing and not self._stop.is_set():
-                pinned = {e: self._pinned[layer, e] for e in missing if (layer, e) in self._pinned}
-                answer = control.call("load", deployment=self._deployment, layer=layer, experts=missing, pinned=pinned)
-                for expert, digest in answer["sha256"].items():
-                    self._pinned.setdefault((layer, int(expert)), digest)
-                self.held[layer] = self.held.get(layer, frozenset()) | experts
-                self._progress(len(missing))
+            # Over the network one by one: each has the deadline of a call for itself.
+            step = len(missing) if self.sees_files else 1
+            for first in range(0, len(missing), max(1, step)):
+                if not self._stop.is_set():
+                    self._load(control, layer, missing[first : first + step])
         if wants_trunk and not self.trunk_ready:
             control.call("trunk", deployment=self._deployment, options=self._options)
             self.trunk_ready = True
@@ -148,6 +171,22 @@ class Member:
                     control.call("drop", deployment=self._deployment, layer=layer, experts=sorted(experts))
         else:
             self._changed(self)
+
+    def _load(self, control: HostControl, layer: int, experts: list[int]) -> None:
+        """Load experts of one layer. What was read first anywhere is what they are from then on, everywhere."""
+        pinned = {expert: self._pinned[layer, expert] for expert in experts if (layer, expert) in self._pinned}
+        answer = control.call("load", deployment=self._deployment, layer=layer, experts=experts, pinned=pinned)
+        for expert, digest in answer["sha256"].items():
+            # Two hosts that read an expert at the same time both knew of no hash.
+            first = self._pinned.setdefault((layer, int(expert)), str(digest))
+            if digest != first:
+                control.call("drop", deployment=self._deployment, layer=layer, experts=experts)
+                raise ShardMismatch(
+                    f"layer {layer}: expert {expert} has SHA-256 {digest} on {self.peer.name}, its first read had "
+                    f"{first}: the hosts see different files"
+                )
+        self.held[layer] = self.held.get(layer, frozenset()) | frozenset(experts)
+        self._progress(len(experts))
 
     def _lose(self, error: RiosError) -> None:
         if self.state not in ("lost", "closed"):
