@@ -299,6 +299,7 @@ def test_only_the_checkpoints_tensors(server: ShardServer, manifest: Manifest, c
         encode_header(Kind.HELLO, 0, b"", [bytes(1 << 17)]),
         encode_header(Kind.EXEC, 0, b"", []),
     ],
+    ids=("http", "zeros", "long", "kind"),
 )
 def test_bytes_that_are_no_greeting(server: ShardServer, manifest: Manifest, checkpoint: Path, sent: bytes) -> None:
     peer = server.peer("127.0.0.1")
