@@ -18,13 +18,17 @@ _encode_header = wire.encode_header
 class FaultyHost(Host):
     """Slow, out of memory, of the wrong shape or corrupt, for as long as the flag `<name>.<fault>` is there."""
 
+    def _flag(self, fault: str) -> Path:
+        return Path(os.environ["RIOS_TEST_FLAGS"]) / f"{self.name}.{fault}"
+
     def _has(self, fault: str) -> bool:
-        return (Path(os.environ["RIOS_TEST_FLAGS"]) / f"{self.name}.{fault}").exists()
+        return self._flag(fault).exists()
 
     def reply(self, call: Exec, output: torch.Tensor) -> torch.Tensor:
         if self._has("slow"):
-            # Ten times the usual: a call of this model takes about 0.3 ms, and a timer is no finer than that.
-            time.sleep(0.003 * max(1, len(call.slot_rows) // 32))
+            # The flag says how many seconds more a call, a group and a row take.
+            per_call, per_group, per_row = map(float, self._flag("slow").read_text().split())
+            time.sleep(per_call + per_group * len(call.experts) + per_row * len(call.slot_rows))
         if self._has("memory"):
             raise torch.OutOfMemoryError("a test says so")
         wire.encode_header = _corrupt_header if self._has("corrupt") else _encode_header

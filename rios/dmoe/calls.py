@@ -110,14 +110,24 @@ def encode_result(output: torch.Tensor, *, mode: int, compute_ns: int) -> tuple[
     return _RESULT.pack(compute_ns, rows, width, CODES[output.dtype], mode, 0), [to_bytes(output)]
 
 
-def decode_result(frame: Frame, *, rows: int, width: int, mode: int) -> tuple[torch.Tensor, int]:
-    """The [rows, width] output and the host's compute time in ns; anything else is a `ProtocolError`."""
+def _result_meta(frame: Frame) -> tuple[int, ...]:
     try:
-        compute_ns, got_rows, got_width, code, got_mode, _ = _RESULT.unpack(frame.meta)
+        numbers: tuple[int, ...] = _RESULT.unpack(frame.meta)
     except struct.error as error:
         raise ProtocolError(f"RESULT meta of {len(frame.meta)} bytes, {_RESULT.size} wanted") from error
-    if compute_ns > _COMPUTE_NS_MAX:
-        raise ProtocolError(f"RESULT computed for {compute_ns} ns, the bound is {_COMPUTE_NS_MAX}")
+    if numbers[0] > _COMPUTE_NS_MAX:
+        raise ProtocolError(f"RESULT computed for {numbers[0]} ns, the bound is {_COMPUTE_NS_MAX}")
+    return numbers
+
+
+def computed_ns(frame: Frame) -> int:
+    """What a host says that it computed for, of a RESULT frame that is thrown away. Raises `ProtocolError`."""
+    return _result_meta(frame)[0]
+
+
+def decode_result(frame: Frame, *, rows: int, width: int, mode: int) -> tuple[torch.Tensor, int]:
+    """The [rows, width] output and the host's compute time in ns; anything else is a `ProtocolError`."""
+    compute_ns, got_rows, got_width, code, got_mode, _ = _result_meta(frame)
     if (got_rows, got_width, got_mode) != (rows, width, mode):
         raise ProtocolError(f"RESULT of {got_rows} x {got_width} mode {got_mode}, wanted {rows} x {width} mode {mode}")
     return from_bytes(frame.body, code, rows, width), compute_ns

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 LOCAL_GUESS = (2e-5, 2e-4, 2e-5)  # like a remote host's, without the way there and back
 LOCAL = 0  # the trunk's own host among the candidates; links follow
+# A host that was not chosen for so many layers in a row is asked for one group that somebody else computes as well: a
+# sixteenth of the layers at most, on a core that had nothing to do.
+PASSED_OVER = 16
 
 
 @dataclass(slots=True)
@@ -196,9 +199,10 @@ class _Layer:
             )
             for g, place in zip(chosen, placed, strict=True):
                 shares.setdefault(place, []).append(g)
-            for place, cost in enumerate(costs):
-                if place not in shares and place not in slow:
-                    cost.pass_over()
+            if LOCAL not in shares:
+                d._local_cost.pass_over()
+            for place, link in enumerate(links, start=1):
+                link.passed_over = 0 if place in shares else link.passed_over + 1
         for place, mine in shares.items():
             if place != LOCAL:
                 link = links[place - 1]
@@ -446,8 +450,7 @@ class _Layer:
     def _drain(self, link: Link) -> None:
         """Throw a late answer away if it has come by now."""
         try:
-            link.look_at_socket()
-            link.poll()
+            link.drain()
             timeout = self.d._settings.call_timeout_s
             if link.state is State.BUSY and time.perf_counter() - link.busy_since > max(timeout, 0.0):
                 self._fail(link, f"no answer for {timeout:.2f} s (RIOS_CALL_TIMEOUT_S)")
@@ -478,14 +481,17 @@ class _Layer:
         )
 
     def _probe(self) -> None:
-        """Now and then ask a host that is thought slow, without waiting for it, so that it can come back."""
+        """Now and then ask a host that is thought slow or dear, without waiting for it, so that it can come back."""
         now = time.monotonic()
         for link in self.d.links.links:
             if link.abandoned:
                 self._drain(link)
-            if link.state is not State.READY or link.probe_at > now or not link.cost.slow:
+            if link.state is not State.READY:
+                continue
+            if link.probe_at > now if link.cost.slow else link.passed_over < PASSED_OVER:
                 continue
             link.probe_at = now + self.d._settings.probe_s
+            link.passed_over = 0
             held = link.held.get(self.layer, frozenset())
             mine = [g for g, expert in enumerate(self.groups.experts) if expert in held][:1]
             if mine:

@@ -31,9 +31,9 @@ _WELL_BELOW = 2.0
 _UNUSUAL_ABOVE = 2.5
 # Usually twice as fast as the rates say: the rates were learned in bad times.
 _REBASE_BELOW = 0.5
-# A host that was not chosen this many times in a row looks half as costly, and again after as many: one that is never
-# asked could never show that it is better than it was. One that really is four times slower gets a group in every 32
-# layers, which delays them by less than 5 %.
+# A trunk's own host that was not chosen this many times in a row looks half as costly, and again after as many: one that
+# is never asked could never show that it is better than it was. (Other hosts are probed instead.) One that really is
+# four times slower gets a group in every 32 layers, which delays them by less than 5 %.
 _PASSED_OVER = 16
 _WINDOW = 64
 _QUANTILE = 0.95
@@ -78,6 +78,11 @@ class HostCost:
     def factor(self) -> float:
         """How many times slower the last calls were than is usual for this host."""
         return math.exp(self._log_factor)
+
+    @property
+    def usual(self) -> Rates:
+        """Seconds per call, per group and per row that are usual for this host."""
+        return self._base
 
     def pass_over(self) -> None:
         """Take in that the host could have been asked and was not: what is known of it grows old."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rios.dmoe.balance import HostCost
+from rios.dmoe.calls import computed_ns
 from rios.dmoe.shm import Segment, supported
 from rios.dmoe.wire import Buffer, Connection, Frame, Kind, connect, dump
 from rios.words.config import Settings
@@ -65,11 +66,13 @@ class Link:
         self.handle = 0
         self.seq = 0
         self.abandoned = False
+        self.passed_over = 0  # layers in a row in which this host could have been chosen and was not
         self.connecting = False
         self.last_error = "not connected yet"
         self.retry_at = 0.0
         self.probe_at = 0.0
         self.busy_since = 0.0
+        self.missing_at = 0.0  # when the answer to a call given up was last looked for in vain
         self.size: tuple[int, int] | None = None  # groups and rows of the call under way
         self._settings = settings
         self._connection: Connection | None = None
@@ -170,9 +173,22 @@ class Link:
         if self.abandoned:
             self.abandoned = False
             if self.size is not None:
-                self.cost.observe(*self.size, time.perf_counter() - self.busy_since)
+                self.cost.observe(*self.size, self._late_s(frame))
             return None
         return frame
+
+    def _late_s(self, frame: Frame) -> float:
+        """What a call took whose answer nobody waited for: it came somewhere between the last two looks."""
+        if frame.kind is Kind.ERROR:
+            return time.perf_counter() - self.busy_since
+        return max(self.missing_at - self.busy_since, computed_ns(frame) * 1e-9 + self.overhead_s)
+
+    def drain(self) -> None:
+        """Throw the answer to a call given up away if it has come. Raises as `poll`."""
+        self.look_at_socket()
+        self.poll()
+        if self.abandoned:
+            self.missing_at = time.perf_counter()
 
     def look_at_socket(self) -> None:
         """Make the next `poll` look at the socket too."""

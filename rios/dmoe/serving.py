@@ -99,6 +99,7 @@ class TrunkService:
                 "shared_memory": link.shares_memory,
                 "last_error": link.last_error,
                 "slow": link.cost.slow,
+                "usual_s": link.cost.usual,  # per call, per group and per row
             }
             for link in self.links.links
         }
