@@ -207,21 +207,35 @@ def test_closing_in_the_middle_frees_the_hosts(checkpoint: Path, hidden: None, m
             release.set()
 
 
-def test_two_hosts_that_read_different_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Unsent(dict[tuple[int, int], str]):
+    """Hashes that are recorded and compared, but that no host has been told: as if all read at the same moment."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_two_hosts_that_read_different_files(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
     """What was read first is pinned, also for who reads at the same time and knows of no hash yet."""
-    with rios.local(workers=2, threads=1) as net:
-        honest = Deployment._add
+    other = checkpoints.make("olmoe", tmp_path / "other", max_shard_size="60KB", seed=1)
+    honest = Deployment._add
 
-        def another(self: Deployment, peer: Peer) -> Any:
-            member = honest(self, peer)
-            if peer.name == "worker-1":
-                member._opening = {**member._opening, "path": str(other)}
-            return member
+    def another(self: Deployment, peer: Peer) -> Any:
+        if not told and not isinstance(self.pinned, Unsent):
+            self.pinned = Unsent()
+        member = honest(self, peer)
+        if peer.name == "worker-1":
+            member._opening = {**member._opening, "path": str(other)}
+        return member
 
-        other = checkpoints.make("olmoe", tmp_path / "other", max_shard_size="60KB", seed=1)
-        monkeypatch.setattr(Deployment, "_add", another)
-        with pytest.raises(ShardMismatch, match=r"expert \d+ .*SHA-256 .*first read"):
-            net.dmoe.deploy(checkpoint, replicas=2, progress=False)
+    monkeypatch.setattr(Deployment, "_add", another)
+    with (
+        rios.local(workers=2, threads=1) as net,
+        pytest.raises(ShardMismatch, match=r"expert \d+ .*SHA-256 .*first read"),
+    ):
+        net.dmoe.deploy(checkpoint, replicas=2, progress=False)
 
 
 # --- the server alone ---------------------------------------------------------------------------------------------
