@@ -75,9 +75,8 @@ docs: setup
 	$(PY) -m tests.architectures > .make/architectures.md && mv .make/architectures.md docs/architectures.md
 
 system:
-	@missing=; for package in $$(sed 's/#.*//' system-packages.txt); do \
-	  dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
-	done; \
+	@missing=$$(sed -n 's/^\([a-z][^ ]*\) *# \([a-z-]*\):.*/\1 \2/p' system-packages.txt | while read -r package command; do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$$command" >/dev/null || printf ' %s' "$$package"; done); \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing && exit 0; \

@@ -31,8 +31,8 @@ _WELL_BELOW = 2.0
 _UNUSUAL_ABOVE = 2.5
 # Usually twice as fast as the rates say: the rates were learned in bad times.
 _REBASE_BELOW = 0.5
-# A trunk's own host that was not chosen this many times in a row looks half as costly, and again after as many: one that
-# is never asked could never show that it is better than it was. (Other hosts are probed instead.) One that really is
+# A trunk's own host that was not chosen this many times in a row looks half as costly, and again after as many: what
+# is never asked cannot show that it is better than it was. (Other hosts are probed instead.) One that really is
 # four times slower gets a group in every 32 layers, which delays them by less than 5 %.
 _PASSED_OVER = 16
 _WINDOW = 64
