@@ -1,0 +1,1 @@
+"""The chain, by one protocol: in process, or any node by its URL."""

@@ -1,0 +1,1 @@
+"""The chain adapter, on the embedded chain and on anvil."""
