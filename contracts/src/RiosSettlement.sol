@@ -87,11 +87,12 @@ contract RiosSettlement is IRiosSettlement, RiosPausable {
         if (total > funded) revert UnderFunded(total, funded);
         // Effects
         uint256 activeAt = block.timestamp + challengeWindow;
+        Meta memory next = Meta(total.toUint96(), epoch.toUint24(), activeAt.toUint32());
         _before = last;
-        _hashes[epoch & 1] = Commitment(root, ledgerHash);
-        _total = total.toUint96();
-        _epoch = epoch.toUint24();
-        _activeAt = activeAt.toUint32();
+        (_total, _epoch, _activeAt) = (next.total, next.epoch, next.activeAt);
+        Commitment storage hashes = _hashes[epoch & 1];
+        hashes.root = root;
+        hashes.ledgerHash = ledgerHash;
         emit RootPosted(epoch, root, total, ledgerHash, activeAt);
     }
 
@@ -100,9 +101,8 @@ contract RiosSettlement is IRiosSettlement, RiosPausable {
         // Checks
         if (epoch != _epoch || block.timestamp >= _activeAt) revert RootNotPending(epoch);
         // Effects
-        Meta memory last = _before;
+        Meta memory last = _before; // its hashes are still there, and those of the dropped root are out of reach
         (_total, _epoch, _activeAt) = (last.total, last.epoch, last.activeAt);
-        delete _hashes[epoch & 1];
         emit RootChallenged(epoch, msg.sender, evidence);
     }
 
@@ -162,8 +162,10 @@ contract RiosSettlement is IRiosSettlement, RiosPausable {
         view
         returns (uint256 epoch_, bytes32 root, uint256 total, bytes32 ledgerHash, uint256 activeAt)
     {
-        if (epoch == 0 || (epoch != _epoch && epoch != _before.epoch)) revert UnknownEpoch(epoch);
-        return _describe(epoch == _epoch ? Meta(_total, _epoch, _activeAt) : _before);
+        Meta memory found = Meta(_total, _epoch, _activeAt);
+        if (epoch != found.epoch) found = _before;
+        if (epoch == 0 || epoch != found.epoch) revert UnknownEpoch(epoch);
+        return _describe(found);
     }
 
     /// @inheritdoc IRiosSettlement

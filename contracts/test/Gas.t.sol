@@ -42,14 +42,16 @@ contract GasTest is SettlementTest {
     }
 
     function test_root_at_any_size() public {
-        token.mint(address(settlement), 1e6 * ROS);
-        _postFinal(1, keccak256("1"), 1e5 * ROS);
-        _postFinal(2, keccak256("2"), 2e5 * ROS);
+        token.mint(address(settlement), CAP);
         uint256 highest = 0;
-        for (uint256 epoch = 3; epoch < 9; ++epoch) {
-            _post(epoch, keccak256(abi.encode(epoch)), epoch * 1e5 * ROS + 123_456_789_987_654_321);
+        for (uint256 epoch = 1; epoch < 9; ++epoch) {
+            bytes32 seed = keccak256(abi.encode(epoch));
+            // Nothing stays as it was: a slot that is written with what it holds would cost 2,800 less.
+            uint256 total = CAP / 10 * epoch + uint256(seed) % ROS;
+            vm.prank(poster);
+            settlement.post(epoch, seed, total, keccak256(abi.encode(seed)));
             uint256 cost = _cost("post");
-            highest = cost > highest ? cost : highest;
+            if (epoch > 2) highest = cost > highest ? cost : highest;
             _pass(WINDOW);
         }
         vm.assertLe(highest, 55_000, "a root");

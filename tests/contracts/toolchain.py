@@ -49,7 +49,7 @@ def slither(report: Path, work: Path) -> None:
         _checked([sys.executable, "-m", "venv", str(SLITHER_HOME)], timeout_s=INSTALL_TIMEOUT_S)
         _checked([str(SLITHER_HOME / "bin" / "pip"), "install", "-qq", SLITHER], timeout_s=INSTALL_TIMEOUT_S)
         (SLITHER_HOME / ".installed").touch()
-    path = os.pathsep.join((str(SLITHER_HOME / "bin"), str(MODULES / ".bin"), os.environ["PATH"]))
+    path = os.pathsep.join((str(SLITHER_HOME / "bin"), str(CONTRACTS / "tool"), os.environ["PATH"]))
     command = ["slither", ".", "--filter-paths", "node_modules|test/", "--json", str(report), "--fail-none"]
     _checked(command, timeout_s=240, PATH=path, FOUNDRY_OUT=str(work / "out"), FOUNDRY_CACHE_PATH=str(work / "cache"))
 
