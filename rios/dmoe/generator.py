@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from rios.dmoe.job import Job
 from rios.dmoe.link import Peer
@@ -17,9 +18,12 @@ from rios.dmoe.session import TrunkSession
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
 from rios.words.errors import NetworkClosed, RiosError, TrunkLost
-from rios.words.events import UsageSink
+from rios.words.events import Tab, UsageSink
 
 log = logging.getLogger(__name__)
+
+# Requests that end together are posted together: the ledger's writer makes one transaction of them.
+ACCOUNT_THREADS = 8
 
 
 class Generator:
@@ -53,6 +57,7 @@ class Generator:
         self._active: TrunkSession | None = None
         self._standby: TrunkSession | None = None
         self._closed = False
+        self._accounts = ThreadPoolExecutor(ACCOUNT_THREADS, thread_name_prefix="rios-accounts")
 
     @property
     def active(self) -> str | None:
@@ -65,12 +70,22 @@ class Generator:
         with self._lock:
             self._connected()
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams) -> Job:
-        """Start a request; returns at once. Raises `TrunkLost` when no trunk can be had in time."""
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        tab: Tab | None = None,
+    ) -> Job:
+        """Start a request; returns at once. Raises `TrunkLost` when no trunk can be had in time.
+
+        tab: closed when the request has ended; the caller closes it where this raises.
+        """
         if self._closed:
             raise NetworkClosed(f"the model {self._deployment} was closed; deploy it again")
         job = Job(
-            uuid.uuid4().hex,
+            request_id or uuid.uuid4().hex,
             next(self._handles) & 0xFFFFFFFF,
             prompt,
             params,
@@ -79,6 +94,8 @@ class Generator:
             tokenizing=self._tokenizing,
             cancel=self._cancelled,
             sinks=self._sinks,
+            tab=tab,
+            defer=self._defer,
         )
         with self._lock:
             self.jobs[job.handle] = job
@@ -216,3 +233,14 @@ class Generator:
         for session in (self._active, self._standby):
             if session is not None:
                 session.close()
+        self._accounts.shutdown()
+
+    def _defer(self, account: Callable[[], None]) -> Future[None]:
+        """Account for a request that has ended, in a thread that may wait for a database."""
+        try:
+            return self._accounts.submit(account)
+        except RuntimeError:  # closed meanwhile
+            done: Future[None] = Future()
+            account()
+            done.set_result(None)
+            return done

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from rios.dmoe.params import SamplingParams
 from rios.dmoe.stopping import Detokenizer, cut, safe
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.errors import Cancelled, DeadlineExceeded, RiosError
-from rios.words.events import UsageEvent, UsageSink
+from rios.words.events import Ended, Tab, UsageEvent, UsageSink
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Job:
         tokenizing: Tokenizing,
         cancel: Callable[[Job], None],
         sinks: Sequence[UsageSink] = (),
+        tab: Tab | None = None,
+        defer: Callable[[Callable[[], None]], Future[None]] | None = None,
     ) -> None:
         self.request_id = request_id
         self.handle = handle
@@ -52,6 +55,9 @@ class Job:
         self._tokenizing = tokenizing
         self._cancel = cancel
         self._sinks = tuple(sinks)
+        self._tab = tab
+        self._defer = defer
+        self._accounted: Future[None] | None = None
         self._changed = threading.Condition()
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
@@ -94,6 +100,7 @@ class Job:
                     f"request {self.request_id} has {len(self._ids)} of {self.params.max_new_tokens} tokens after "
                     f"{timeout:g} s; it goes on: wait again or cancel it"
                 )
+        self._wait_for_accounts()
         if self._error is not None:
             raise self._error
         return self._completion()
@@ -122,6 +129,7 @@ class Job:
                         yield Piece(whole[shown:stop], tuple(ids), logprobs)
                     shown = max(shown, stop)
                 if ended:
+                    self._wait_for_accounts()
                     if self._error is not None:
                         raise self._error
                     return
@@ -173,15 +181,39 @@ class Job:
                 return False
             self._finish, self._error = reason, error
             self._ended = time.perf_counter()
+            if (self._sinks and self._shares) or self._tab is not None:
+                # Not in this thread, which brings the other requests their tokens.
+                if self._defer is not None:
+                    self._accounted = self._defer(self._account)
+                else:
+                    self._account()
             self._changed.notify_all()
-        if self._sinks and self._shares:
-            events = self.events()
-            for sink in self._sinks:
-                try:
-                    sink.record(events)
-                except Exception:
-                    log.exception("a usage sink failed", extra={"request_id": self.request_id})
         return True
+
+    def _account(self) -> None:
+        """Hand what was measured on to whoever accounts for it."""
+        events = self.events()
+        for sink in self._sinks if events else ():
+            try:
+                sink.record(events)
+            except Exception:
+                log.exception("a usage sink failed", extra={"request_id": self.request_id})
+        if self._tab is None:
+            return
+        trunk = self._shares[-1][0][0] if self._shares else ""
+        ended = Ended(
+            request_id=self.request_id, model=self._model, trunk=trunk, tokens_in=len(self.prompt),
+            tokens_out=len(self._ids), outcome=self.status, events=tuple(events),
+        )  # fmt: skip
+        try:
+            self._tab.close(ended)
+        except Exception:
+            log.exception("a request's price was not posted", extra={"request_id": self.request_id})
+
+    def _wait_for_accounts(self) -> None:
+        """Until the price is posted, so that a balance read after an answer has it. Whoever accounts has deadlines."""
+        if self._accounted is not None:
+            self._accounted.result()
 
     def events(self) -> list[UsageEvent]:
         """The usage events of this request so far, a pure function of what was accepted."""

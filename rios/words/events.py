@@ -32,3 +32,25 @@ class UsageSink(Protocol):
 
     def record(self, events: Sequence[UsageEvent]) -> None:
         """Take the events of one request. Raising leaves the request's answer untouched and is logged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A request that has ended, as its client saw it: what was asked and received, and what was measured for it."""
+
+    request_id: str
+    model: str
+    trunk: str
+    """The host whose trunk served last; "" where nothing was received."""
+    tokens_in: int
+    tokens_out: int
+    outcome: str
+    """done, failed or cancelled."""
+    events: tuple[UsageEvent, ...]
+
+
+class Tab(Protocol):
+    """What one request runs up. Opened, with the highest price held, before the request is sent."""
+
+    def close(self, ended: Ended) -> None:
+        """Post the price and release the rest. Raising leaves the answer untouched and is logged."""
