@@ -162,6 +162,7 @@ contract RiosSettlementTest is SettlementTest {
 
     function test_challenge() public {
         bytes32[] memory nodes = _pair(1, 3, 4);
+        uint256 due = block.timestamp;
         _fund(100);
         _post(2, ROOT, 107);
         vm.expectEmit(address(settlement));
@@ -170,9 +171,11 @@ contract RiosSettlementTest is SettlementTest {
         settlement.challenge(2, "row 7");
         vm.assertEq(settlement.latestEpoch(), 1);
         _pass(WINDOW);
-        (uint256 epoch, bytes32 root) = _current();
+        (uint256 epoch, bytes32 root, uint256 total,, uint256 activeAt) = settlement.current();
         vm.assertEq(epoch, 1);
         vm.assertEq(root, nodes[0]);
+        vm.assertEq(total, 7);
+        vm.assertEq(activeAt, due);
         settlement.claim(alice, 3, Trees.proof(nodes, 0));
         vm.expectRevert(abi.encodeWithSelector(IRiosSettlement.UnknownEpoch.selector, 2));
         settlement.rootOf(2);
@@ -373,7 +376,9 @@ contract RiosSettlementTest is SettlementTest {
         bytes32[] memory nodes = _pair(1, 3, 4);
         settlement.claim(alice, 3, Trees.proof(nodes, 0));
         (bytes32[] memory proof, bool[] memory flags) = Trees.multiproof(nodes, _all(2));
+        vm.recordLogs();
         settlement.claimMany(_two(alice, bob), _two(3, 4), proof, flags);
+        vm.assertEq(vm.getRecordedLogs().length, 2, "one claim and one transfer");
         vm.assertEq(token.balanceOf(alice), 3);
         vm.assertEq(token.balanceOf(bob), 4);
         settlement.claimMany(_two(alice, bob), _two(3, 4), proof, flags);
