@@ -100,17 +100,10 @@ class Generator:
         with self._lock:
             self.jobs[job.handle] = job
             try:
-                session = self._connected()
-                session.submit(job, self._eos)
-            except RiosError as error:
-                # The reading thread notices too and replays every open job, this one among them.
-                if self._active is not None and self._active.alive:
-                    self._fail_over(self._active, str(error))
-                elif job.handle in self.jobs and not isinstance(error, TrunkLost):
-                    self._replay()
-                else:
-                    self.jobs.pop(job.handle, None)
-                    raise
+                self._carry_on(raising=job)
+            except BaseException:
+                self.jobs.pop(job.handle, None)
+                raise
         return job
 
     def _connected(self) -> TrunkSession:
@@ -184,29 +177,30 @@ class Generator:
         with self._lock:
             if session is self._standby:
                 self._standby = None
-            elif session is self._active:
-                self._fail_over(session, reason)
+            # Whoever submits may have been quicker and moved to the stand-by: what matters is who serves each job.
+            elif self.jobs and not self._closed:
+                self._carry_on()
 
-    def _fail_over(self, session: TrunkSession, reason: str) -> None:
-        """Called with the lock held: every open job goes on at another trunk."""
-        session.close()
-        self._active = None
-        if self.jobs and not self._closed:
-            self.replays += 1
-            self._replay()
+    def _carry_on(self, *, raising: Job | None = None) -> None:
+        """Called with the lock held: every open job that the active trunk does not serve is sent to it.
 
-    def _replay(self) -> None:
+        Where no trunk can be had these jobs fail with the reason; for the job `raising` it is raised.
+        """
         while True:
             try:
                 session = self._connected()
             except RiosError as error:
                 for job in list(self.jobs.values()):
-                    job.fail(error)
+                    if job is not raising:
+                        job.fail(error)
                 self.jobs.clear()
+                if raising is not None:
+                    raise
                 return
+            waiting = [job for job in list(self.jobs.values()) if job.server is not session]
+            self.replays += any(job.server is not None for job in waiting)
             try:
-                for job in list(self.jobs.values()):
-                    job.replays += 1
+                for job in waiting:
                     session.submit(job, self._eos)
                 return
             except RiosError as error:
@@ -228,7 +222,7 @@ class Generator:
     def close(self) -> None:
         """End all requests."""
         self._closed = True
-        for job in list(self.jobs.values()):
+        for job in list(self.jobs.values()):  # one that is submitted later finds that this is closed
             job.cancel()
         for session in (self._active, self._standby):
             if session is not None:

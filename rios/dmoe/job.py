@@ -51,6 +51,8 @@ class Job:
         self.seed = seed
         self.replays = 0
         self.metered_from = 0
+        self.server: object = None  # the connection that is heard
+        self.keeps: object = None  # what must live for as long as this does: the model and its network
         self._model = model
         self._tokenizing = tokenizing
         self._cancel = cancel
@@ -89,7 +91,7 @@ class Job:
 
     def cancel(self) -> None:
         """End it; its memory is freed before the next step. No error if it has ended already."""
-        if self._end(error=Cancelled(f"request {self.request_id} was cancelled")):
+        if self._fail(Cancelled(f"request {self.request_id} was cancelled")):
             self._cancel(self)
 
     def result(self, timeout: float | None = None) -> Completion:
@@ -147,48 +149,76 @@ class Job:
         """Whether nothing more will come."""
         return self._finish is not None or self._error is not None
 
-    def receive(self, token: int, logprob: list[Any] | None) -> None:
-        """One token has arrived."""
+    def begin(self, server: object) -> tuple[list[int], int] | None:
+        """From now on `server` alone is heard. Returns prompt and tokens so far, and `metered_from`; None if it ended.
+
+        What another server had sent is either in these tokens or will never be: a token cannot come twice.
+        """
         with self._changed:
             if self.ended:
-                return
-            self._ids.append(token)
-            if logprob is not None:
-                top = tuple((int(other), float(value)) for other, value in logprob[1])
-                self._logprobs.append(Logprob(token, float(logprob[0]), top))
-            if self._first is None:
+                return None
+            if self.server is not None:
+                self.replays += 1
+            self.server = server
+            return [*self.prompt, *self._ids], self.metered_from
+
+    def take(
+        self,
+        server: object = None,
+        *,
+        tokens: Sequence[int] = (),
+        logprobs: Sequence[Sequence[Any]] = (),
+        hosts: Sequence[str] = (),
+        shares: npt.NDArray[np.void] | None = None,
+        finish: str | None = None,
+        error: RiosError | None = None,
+    ) -> bool:
+        """One step's news from a server, whole or not at all. True when the request has ended with it.
+
+        logprobs: for each token its own and the pairs of the most likely ones. hosts, shares: what the accepted replies
+        of this step measured (`rios.dmoe.metering.SHARE`). finish, error: why nothing more comes.
+        """
+        with self._changed:
+            if self.ended or server is not self.server:
+                return False
+            if shares is not None:
+                self._shares.append((list(hosts), shares))
+                # A replay computes these positions again; they have been accounted for.
+                self.metered_from = max(self.metered_from, int(shares["step"].max()))
+            self._ids.extend(tokens)
+            for token, said in zip(tokens, logprobs, strict=False):
+                top = tuple((int(other), float(value)) for other, value in said[1])
+                self._logprobs.append(Logprob(token, float(said[0]), top))
+            if tokens and self._first is None:
                 self._first = time.perf_counter()
+            ended = finish is not None or error is not None
+            if ended:
+                self._end(finish if error is None else None, error)
             self._changed.notify_all()
-
-    def measure(self, hosts: list[str], shares: npt.NDArray[np.void]) -> None:
-        """What accepted replies measured for this request in one step."""
-        if not self.ended:
-            self._shares.append((hosts, shares))
-            # A replay computes these positions again; they have been accounted for.
-            self.metered_from = max(self.metered_from, int(shares["step"].max()))
-
-    def finish(self, reason: str) -> None:
-        """The trunk says it is complete."""
-        self._end(reason=reason)
+        return ended
 
     def fail(self, error: RiosError) -> None:
         """It cannot be completed."""
-        self._end(error=error)
+        self._fail(error)
 
-    def _end(self, *, reason: str | None = None, error: RiosError | None = None) -> bool:
+    def _fail(self, error: RiosError) -> bool:
         with self._changed:
             if self.ended:
                 return False
-            self._finish, self._error = reason, error
-            self._ended = time.perf_counter()
-            if (self._sinks and self._shares) or self._tab is not None:
-                # Not in this thread, which brings the other requests their tokens.
-                if self._defer is not None:
-                    self._accounted = self._defer(self._account)
-                else:
-                    self._account()
+            self._end(None, error)
             self._changed.notify_all()
         return True
+
+    def _end(self, finish: str | None, error: RiosError | None) -> None:
+        """Called with the lock held, once."""
+        self._finish, self._error = finish, error
+        self._ended = time.perf_counter()
+        if (self._sinks and self._shares) or self._tab is not None:
+            # Not in this thread, which brings the other requests their tokens.
+            if self._defer is not None:
+                self._accounted = self._defer(self._account)
+            else:
+                self._account()
 
     def _account(self) -> None:
         """Hand what was measured on to whoever accounts for it."""

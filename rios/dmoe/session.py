@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rios.dmoe.control import error_of
 from rios.dmoe.job import Job
@@ -56,9 +58,15 @@ class TrunkSession:
         self._thread.start()
 
     def submit(self, job: Job, eos: list[int]) -> None:
-        """Send a request, with what another trunk had generated of it. Raises `HostLost`."""
+        """Send a request, with what the trunk before had generated of it; that one is not heard any more.
+
+        Raises `HostLost`.
+        """
+        begun = job.begin(self)
+        if begun is None:
+            return
         params = asdict(job.params)
-        tokens = [*job.prompt, *job.token_ids]
+        tokens, metered_from = begun
         meta = dump(
             {
                 "handle": job.handle,
@@ -66,11 +74,13 @@ class TrunkSession:
                 "params": params,
                 "seed": job.seed,
                 "eos": eos,
-                "metered_from": job.metered_from,
+                "metered_from": metered_from,
             }
         )
         body = np.array(tokens, dtype="<i4").tobytes()
         self._connection.send(Kind.SUBMIT, job.handle, meta, [body], timeout_s=self._settings.connect_timeout_s)
+        if job.ended:  # cancelled meanwhile, when this trunk did not know of it yet
+            self.cancel(job)
 
     def cancel(self, job: Job) -> None:
         """Tell the trunk to forget a request. Raises `HostLost`."""
@@ -109,37 +119,30 @@ class TrunkSession:
         count = 8 * frame.seq
         if len(frame.body) < count or (len(frame.body) - count) % SHARE.itemsize:
             raise ProtocolError(f"TOKENS of {len(frame.body)} bytes for {frame.seq} tokens")
-        tokens = np.frombuffer(frame.body[:count], dtype="<u4").reshape(-1, 2).tolist()
-        self._measure(said.get("hosts", []), frame.body[count:])
-        logprobs = said.get("logprobs", {})
-        for handle, token in tokens:
-            job = self._jobs.get(handle)
-            if job is not None:
-                said_of = logprobs.get(str(handle)) if logprobs else None
-                job.receive(token, said_of.pop(0) if said_of else None)
+        news: dict[int, dict[str, Any]] = {}
+        for handle, token in np.frombuffer(frame.body[:count], dtype="<u4").reshape(-1, 2).tolist():
+            news.setdefault(handle, {}).setdefault("tokens", []).append(token)
+        for handle, logprobs in said.get("logprobs", {}).items():
+            news.setdefault(int(handle), {})["logprobs"] = logprobs
+        for handle, shares in _shares(said.get("hosts", []), frame.body[count:]):
+            news.setdefault(handle, {}).update(hosts=said["hosts"], shares=shares)
         for handle, reason in said.get("finished", {}).items():
-            self._end(int(handle), str(reason), None)
+            news.setdefault(int(handle), {})["finish"] = str(reason)
         for handle, failure in said.get("failed", {}).items():
-            self._end(int(handle), "", error_of(failure))
-
-    def _measure(self, hosts: list[str], body: memoryview) -> None:
-        if not len(body):
-            return
-        shares = np.frombuffer(body, dtype=SHARE)
-        if int(shares["host"].max()) >= len(hosts):
-            raise ProtocolError(f"TOKENS with a share of host {shares['host'].max()}, {len(hosts)} are named")
-        handles = np.unique(shares["handle"])
-        for handle in handles.tolist():
+            news.setdefault(int(handle), {})["error"] = error_of(failure)
+        for handle, of_job in news.items():
             job = self._jobs.get(handle)
-            if job is not None:
-                job.measure(hosts, shares if len(handles) == 1 else shares[shares["handle"] == handle])
+            if job is not None and job.take(self, **of_job):
+                self._finished(job)
 
-    def _end(self, handle: int, reason: str, error: RiosError | None) -> None:
-        job = self._jobs.get(handle)
-        if job is None:
-            return
-        if error is not None:
-            job.fail(error)
-        else:
-            job.finish(reason)
-        self._finished(job)
+
+def _shares(hosts: list[str], body: memoryview) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
+    """What the accepted replies measured, by request."""
+    if not len(body):
+        return
+    shares = np.frombuffer(body, dtype=SHARE)
+    if int(shares["host"].max()) >= len(hosts):
+        raise ProtocolError(f"TOKENS with a share of host {shares['host'].max()}, {len(hosts)} are named")
+    handles = np.unique(shares["handle"])
+    for handle in handles.tolist():
+        yield handle, shares if len(handles) == 1 else shares[shares["handle"] == handle]

@@ -61,9 +61,9 @@ def test_a_whole_answer() -> None:
     job, cancelled = make(max_new_tokens=3)
     assert job.status == "queued"
     for token in (5, 6, 7):
-        job.receive(token, None)
+        job.take(tokens=[token])
         assert job.status == "running"
-    job.finish("length")
+    job.take(finish="length")
     done = job.result(0)
     assert job.status == "done"
     assert (done.token_ids, done.finish_reason, done.text, done.logprobs) == ((5, 6, 7), "length", None, None)
@@ -75,9 +75,9 @@ def test_a_whole_answer() -> None:
 
 def test_what_comes_after_the_end_is_ignored() -> None:
     job, cancelled = make()
-    job.receive(5, None)
-    job.finish("stop")
-    job.receive(6, None)
+    job.take(tokens=[5])
+    job.take(finish="stop")
+    job.take(tokens=[6])
     job.fail(HostLost("late"))
     job.cancel()
     assert job.result(0).token_ids == (5,)
@@ -86,8 +86,8 @@ def test_what_comes_after_the_end_is_ignored() -> None:
 
 def test_log_probabilities() -> None:
     job, _ = make(logprobs=2)
-    job.receive(5, [-0.5, [[5, -0.5], [9, -1.5]]])
-    job.finish("length")
+    job.take(tokens=[5], logprobs=[[-0.5, [[5, -0.5], [9, -1.5]]]])
+    job.take(finish="length")
     logprobs = job.result(0).logprobs
     assert logprobs is not None
     assert [(one.token_id, one.logprob, one.top) for one in logprobs] == [(5, -0.5, ((5, -0.5), (9, -1.5)))]
@@ -95,10 +95,10 @@ def test_log_probabilities() -> None:
 
 def test_waiting_has_a_deadline_and_goes_on() -> None:
     job, cancelled = make()
-    job.receive(5, None)
+    job.take(tokens=[5])
     with pytest.raises(DeadlineExceeded, match=r"has 1 of 64 tokens after 0\.01 s"):
         job.result(0.01)
-    job.finish("stop")
+    job.take(finish="stop")
     assert job.result(0).token_ids == (5,)
     assert not cancelled
 
@@ -115,7 +115,7 @@ def test_a_failure_is_raised() -> None:
 
 def test_cancelling() -> None:
     job, cancelled = make()
-    job.receive(5, None)
+    job.take(tokens=[5])
     job.cancel()
     job.cancel()
     assert job.status == "cancelled"
@@ -129,28 +129,28 @@ def test_a_waiter_wakes_up() -> None:
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(job.result(TIMEOUT_S).token_ids))
     thread.start()
-    job.receive(5, None)
-    job.finish("length")
+    job.take(tokens=[5])
+    job.take(finish="length")
     thread.join(TIMEOUT_S)
     assert found == [(5,)]
 
 
 def test_a_stream_follows() -> None:
     job, cancelled = make()
-    job.receive(5, None)
+    job.take(tokens=[5])
     stream = job.stream(TIMEOUT_S)
     assert next(stream).token_ids == (5,)
-    job.receive(6, None)
-    job.receive(7, None)
+    job.take(tokens=[6])
+    job.take(tokens=[7])
     assert next(stream).token_ids == (6, 7)
-    job.finish("length")
+    job.take(finish="length")
     assert list(stream) == []
     assert not cancelled
 
 
 def test_leaving_a_stream_cancels() -> None:
     job, cancelled = make()
-    job.receive(5, None)
+    job.take(tokens=[5])
     for _ in job.stream(TIMEOUT_S):
         break
     assert job.status == "cancelled"
@@ -178,10 +178,10 @@ def test_a_stream_is_the_answer_in_pieces(text: str, stops: list[str], data: st.
     while ids:
         count = data.draw(st.integers(1, len(ids)))
         for token in ids[:count]:
-            job.receive(token, None)
+            job.take(tokens=[token])
         ids = ids[count:]
         pieces.append(next(stream))
-    job.finish("stop")
+    job.take(finish="stop")
     pieces += stream
     whole = job.result(0)
     assert "".join(piece.text or "" for piece in pieces) == whole.text
@@ -194,11 +194,13 @@ def test_events_are_a_function_of_what_was_accepted() -> None:
     hosts = ["a", "b"]
     sink = Sink()
     job, _ = make(sinks=[sink])
-    job.measure(hosts, records((3, 0, 0, 2, 100, 10), (3, 0, 1, 1, 50, 5), (3, 1, 0, 3, 30, 3)))
-    job.measure(hosts, records((4, 0, 0, 2, 100, 10), (4, 0, 0, 1, 11, 1)))  # two calls of one layer to one host
+    job.take(hosts=hosts, shares=records((3, 0, 0, 2, 100, 10), (3, 0, 1, 1, 50, 5), (3, 1, 0, 3, 30, 3)))
+    job.take(
+        hosts=hosts, shares=records((4, 0, 0, 2, 100, 10), (4, 0, 0, 1, 11, 1))
+    )  # two calls of one layer to one host
     assert job.metered_from == 4
     assert not sink.batches
-    job.finish("length")
+    job.take(finish="length")
     (events,) = sink.batches
     assert events == job.events()
     assert {event.event_id for event in events} == {
@@ -216,17 +218,17 @@ def test_events_are_a_function_of_what_was_accepted() -> None:
 def test_hosts_are_known_by_name_not_by_number() -> None:
     """Another trunk, after a failover, numbers them otherwise."""
     job, _ = make()
-    job.measure(["a", "b"], records((3, 0, 0, 1, 1, 1)))
-    job.measure(["b", "a"], records((4, 0, 0, 5, 5, 5)))
+    job.take(hosts=["a", "b"], shares=records((3, 0, 0, 1, 1, 1)))
+    job.take(hosts=["b", "a"], shares=records((4, 0, 0, 5, 5, 5)))
     assert {name: host.rows for name, host in job.usage().by_host.items()} == {"a": 1, "b": 5}
 
 
 def test_a_sink_that_fails_leaves_the_answer_and_the_next_sink_alone(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink()
     job, _ = make(sinks=[BrokenSink(), sink])
-    job.receive(5, None)
-    job.measure(["a"], records((3, 0, 0, 1, 1, 1)))
-    job.finish("length")
+    job.take(tokens=[5])
+    job.take(hosts=["a"], shares=records((3, 0, 0, 1, 1, 1)))
+    job.take(finish="length")
     assert job.result(0).token_ids == (5,)
     assert len(sink.batches) == 1
     assert "a usage sink failed" in caplog.text

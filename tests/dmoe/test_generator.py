@@ -1,0 +1,165 @@
+"""Where requests go when a trunk is lost: nobody is forgotten, whoever notices first; no token comes twice."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from rios.dmoe.generator import Generator
+from rios.dmoe.job import Job
+from rios.dmoe.link import Peer
+from rios.dmoe.params import SamplingParams
+from rios.dmoe.tokenizer import Tokenizing
+from rios.words.config import Settings
+from rios.words.errors import HostLost, NetworkClosed, TrunkLost
+
+PEERS = [Peer(name, ("127.0.0.1", 1), "key", "machine") for name in "abc"]
+PARAMS = SamplingParams(max_new_tokens=4)
+
+
+class Session:
+    """What a generator sees of a connection to a trunk."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.alive = True
+        self.breaks = False
+        self.sent: list[tuple[int, list[int]]] = []
+        self.cancelled: list[int] = []
+
+    def submit(self, job: Job, eos: list[int]) -> None:
+        begun = job.begin(self)
+        if self.breaks:
+            raise HostLost("sending a SUBMIT frame failed")
+        if begun is not None:
+            self.sent.append((job.handle, begun[0]))
+
+    def cancel(self, job: Job) -> None:
+        self.cancelled.append(job.handle)
+
+    def close(self) -> None:
+        self.alive = False
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
+    opened: list[Session] = []
+
+    def open_(self: Generator, peer: Peer) -> Session:
+        opened.append(Session(peer))
+        return opened[-1]
+
+    monkeypatch.setattr(Generator, "_open", open_)
+    return opened
+
+
+def make(peers: list[Peer] = PEERS, **settings: Any) -> Generator:
+    return Generator(
+        "deployment",
+        Settings(**settings),
+        trunks=lambda: peers,
+        want_trunk=lambda: None,
+        tokenizing=Tokenizing(None),
+        eos=[],
+        sinks=[],
+    )
+
+
+def test_a_request_that_notices_the_loss_first_takes_the_others_along(opened: list[Session]) -> None:
+    """The reading thread marks its session dead, then waits for the lock that a submit has just taken."""
+    generator = make()
+    generator.start()
+    first, standby = opened
+    old = generator.submit([1], PARAMS)
+    old.take(first, tokens=[7])
+    first.alive = False
+    new = generator.submit([2], PARAMS)
+    generator._lost(first, "silent")
+    assert sorted(standby.sent) == [(old.handle, [1, 7]), (new.handle, [2])]
+    assert (old.replays, new.replays, generator.replays) == (1, 0, 1)
+
+
+def test_the_reader_that_notices_takes_all_along(opened: list[Session]) -> None:
+    generator = make()
+    jobs = [generator.submit([1 + place], PARAMS) for place in range(3)]
+    opened[0].alive = False
+    generator._lost(opened[0], "silent")
+    assert [handle for handle, _ in opened[1].sent] == [job.handle for job in jobs]
+    generator._lost(opened[1], "only a late word of one that nobody uses")
+    assert [job.replays for job in jobs] == [1, 1, 1]
+
+
+def test_a_trunk_that_breaks_while_it_is_sent_a_request(opened: list[Session]) -> None:
+    generator = make()
+    old = generator.submit([1], PARAMS)
+    opened[0].breaks = opened[1].breaks = True
+    new = generator.submit([2], PARAMS)
+    assert [session.alive for session in opened] == [False, False, True, True]
+    assert sorted(opened[2].sent) == [(old.handle, [1]), (new.handle, [2])]
+
+
+def test_what_the_lost_trunk_still_says_is_not_heard(opened: list[Session]) -> None:
+    """Its reader may be inside a frame while somebody else takes the request over."""
+    generator = make()
+    job = generator.submit([1], PARAMS)
+    first, second = opened
+    job.take(first, tokens=[5])
+    first.alive = False
+    generator._lost(first, "silent")
+    assert second.sent == [(job.handle, [1, 5])]
+    assert not job.take(first, tokens=[6], finish="length")
+    assert job.status == "running"
+    job.take(second, tokens=[6])
+    assert job.take(second, tokens=[7], finish="length")
+    assert job.result(0).token_ids == (5, 6, 7)
+
+
+def test_without_any_trunk_requests_fail_by_the_deadline(opened: list[Session]) -> None:
+    peers = PEERS[:1]
+    generator = make(peers, trunk_timeout_s=0.05)
+    old = generator.submit([1], PARAMS)
+    opened[0].alive = False
+    peers = []
+    generator._trunks = lambda: peers
+    with pytest.raises(TrunkLost, match="no trunk within"):
+        generator.submit([2], PARAMS)
+    with pytest.raises(TrunkLost, match="no trunk within"):
+        old.result(0)
+    assert not generator.jobs
+
+
+def test_closing_ends_what_is_open_and_what_comes_late(opened: list[Session]) -> None:
+    generator = make()
+    job = generator.submit([1], PARAMS)
+    generator.close()
+    assert job.status == "cancelled"
+    with pytest.raises(NetworkClosed):
+        generator.submit([2], PARAMS)
+    assert not any(session.alive for session in opened)
+
+
+def test_many_threads_and_many_losses_forget_nobody(opened: list[Session]) -> None:
+    generator = make()
+    jobs: list[Job] = []
+
+    def submit() -> None:
+        jobs.extend(generator.submit([1], PARAMS) for _ in range(50))
+
+    def lose() -> None:
+        for _ in range(50):
+            session = generator._active
+            if session is not None:
+                session.alive = False
+                generator._lost(session, "silent")
+
+    threads = [threading.Thread(target=work) for work in (submit, submit, lose)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    generator.submit([2], PARAMS)
+    active = generator._active
+    assert len(jobs) == 100
+    assert all(job.server is active for job in jobs)
