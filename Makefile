@@ -69,6 +69,7 @@ lint: setup
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PYTEST) -q -m long tests/contracts/test_slither.py
 
 docs: setup
 	@mkdir -p docs .make
@@ -84,5 +85,5 @@ system:
 	echo "system packages missing:$$missing (sudo make system); the tests that need them are not run and are named at the end" >&2
 
 clean:
-	rm -rf .venv .make .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist reports/out *.egg-info
+	rm -rf .venv .make .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist reports/out *.egg-info contracts/node_modules contracts/out contracts/cache
 	find rios tests -name __pycache__ -prune -exec rm -rf {} +

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, overload
 
+from rios.billing.pricing import Host
+from rios.billing.usage import Work
 from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.deployment import Deployment
 from rios.dmoe.job import Job
 from rios.dmoe.params import SamplingParams
+from rios.services.charging import Charging, work_of
 from rios.services.views import Placement
 from rios.words.errors import InvalidRequest, NetworkClosed
+from rios.words.ids import Address
 
 Prompt = str | Sequence[int]
+Owners = Callable[[str], Address]
+"""Who is paid for the work of the host of a name."""
 
 
 class Model:
     """A deployed model. Use it as a context manager, or `close` it, to free the hosts."""
 
-    def __init__(self, deployment: Deployment, on_close: Callable[[Model], None]) -> None:
+    def __init__(
+        self, deployment: Deployment, on_close: Callable[[Model], None], *, charging: Charging, owners: Owners
+    ) -> None:
         self._deployment = deployment
+        self._charging = charging
+        self._owners = owners
+        self._work = work_of(deployment.name, deployment.manifest)
         self._on_close = on_close
         self._closed = False
 
@@ -39,6 +51,19 @@ class Model:
     def name(self) -> str:
         """The name it was deployed under."""
         return self._deployment.name
+
+    @property
+    def work(self) -> Work:
+        """What it asks of hosts for each position: what its price is made of."""
+        return self._work
+
+    def hosts(self) -> dict[str, Host]:
+        """Its hosts as pricing sees them, by name: who is paid for their work, and of which class they are."""
+        members = self._deployment.members.items()
+        return {
+            name: Host(name, self._owners(name), str(member.info.get("device", "cpu")).partition(":")[0])
+            for name, member in list(members)
+        }
 
     @property
     def placement(self) -> Placement:
@@ -63,7 +88,10 @@ class Model:
         params: max_new_tokens=64, temperature=0 (greedy), top_k, top_p, min_p, repetition_penalty, seed, stop,
             stop_token_ids, logprobs, ignore_eos: see `rios.dmoe.params.SamplingParams`; `timeout` in seconds.
 
-        Raises InvalidRequest, QueueFull, InsufficientMemory, ExpertsUnavailable, TrunkLost, DeadlineExceeded.
+        The highest price is held before, the actual one posted before this returns, the rest released.
+
+        Raises InvalidRequest, InsufficientBalance, BudgetExceeded, QueueFull, InsufficientMemory, ExpertsUnavailable,
+        TrunkLost, DeadlineExceeded.
         """
         timeout = params.pop("timeout", None)
         if _is_one(prompt):
@@ -105,7 +133,7 @@ class Model:
         ids, wanted = self._prepared(prompt, params)
         if wanted.max_new_tokens == 0:
             raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
-        return self._deployment.generator.submit(ids, wanted)
+        return self._submitted(ids, wanted)
 
     def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
         """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
@@ -121,7 +149,19 @@ class Model:
             usage = Usage(len(ids), 0, 0, 0, 0)
             text = "" if self._deployment.tokenizing.present else None
             return Completion(text, (), "length", usage, Timing(None, 0.0, None))
-        return self._deployment.generator.submit(ids, params)
+        return self._submitted(ids, params)
+
+    def _submitted(self, ids: list[int], params: SamplingParams) -> Job:
+        """Hold the highest price, then send the request."""
+        request_id = uuid.uuid4().hex
+        tab = self._charging.open(
+            request_id, self._work, self.hosts, prompt_tokens=len(ids), max_new_tokens=params.max_new_tokens
+        )
+        try:
+            return self._deployment.generator.submit(ids, params, request_id=request_id, tab=tab)
+        except BaseException:
+            tab.abandon()
+            raise
 
     def _prepared(self, prompt: Prompt, params: dict[str, Any]) -> tuple[list[int], SamplingParams]:
         """Prompt and parameters, checked before anything is sent."""

@@ -9,14 +9,19 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from rios.services.billing import Billing
+from rios.services.books import LOCAL_USER, Books
+from rios.services.charging import Charging
 from rios.services.generation import Model
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
 from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers, RiosError
 from rios.words.events import UsageSink
+from rios.words.ids import Address, check_address
 
 if TYPE_CHECKING:
     from rios.dmoe.cluster import LocalCluster
+    from rios.dmoe.membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +48,11 @@ class Network:
             )
         except OSError as error:
             raise NoWorkers(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
-        self._membership = Membership(self._client, options)
+        self._membership = membership = Membership(self._client, options)
+        self._books = books = Books(home=options.home, database=options.database)
+        self._charging = Charging(lambda: books.ledger, user=LOCAL_USER)
+        self._owners = lambda name: _owner(membership, books, name)
+        self.billing = Billing(books, self._charging)
         self.dmoe = Dmoe(self)
         weakref.finalize(self, _quiet_close, self._client)
 
@@ -163,6 +172,7 @@ class Network:
         self._closed = True
         for model in list(self._models):
             model.close()
+        self._books.close()
         self._membership.close()
         _quiet_close(self._client)
         if self.cluster is not None:
@@ -247,9 +257,16 @@ class Dmoe:
             deployment.start(network._settings.control_timeout_s if timeout is None else timeout)
         finally:
             bar.close()
-        model = Model(deployment, network._models.remove)
+        model = Model(deployment, network._models.remove, charging=network._charging, owners=network._owners)
         network._models.append(model)
         return model
+
+
+def _owner(membership: Membership, books: Books, name: str) -> Address:
+    """Who is paid for a host's work: the address that its worker announces, else the owner of the local wallet."""
+    _, said = membership.hosts.get(name, (None, {}))
+    announced = said.get("owner")
+    return check_address(announced, name=f"the owner of {name}") if announced else books.address
 
 
 def _resolve(path: str | Path) -> Path:

@@ -22,6 +22,11 @@ class Settings(BaseSettings):
         default=None, description="Where rios keeps what outlives a process; nothing is kept without it."
     )
 
+    database: str | None = Field(
+        default=None,
+        description="The ledger's database, such as postgresql://user@host/rios; default is SQLite in the home.",
+    )
+
     # Control plane.
     start_timeout_s: float = Field(
         default=60.0, gt=0, description="A worker must be serving within this after its start."

@@ -1,0 +1,187 @@
+"""`net.billing`: prices, balance, usage, costs, budgets, refunds and invoices of a network, exact to the wei."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from rios.billing.budgets import BUDGET_ALERTS_BP, shares_bp
+from rios.billing.estimate import Estimate
+from rios.billing.pricing import DEFAULT_BOOK
+from rios.services.books import Books
+from rios.services.charging import Charging
+from rios.services.moments import moment_of, month, parse_moment
+from rios.services.views import html_table, text_table
+from rios.words.errors import InvalidRequest
+from rios.words.money import format_ros, parse_ros
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rios.billing.books import PriceBook
+    from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice, Usage
+    from rios.services.generation import Model
+
+_USAGE = (
+    "usage_id", "time", "user", "model", "worker", "resource", "quantity", "unit", "price", "amount_wei", "amount",
+    "epoch",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was spent, by one thing: exact integers, and the same as ROS for people."""
+
+    by: str
+    wei: Mapping[str, int]
+
+    @property
+    def total_wei(self) -> int:
+        """The sum."""
+        return sum(self.wei.values())
+
+    def __repr__(self) -> str:
+        rows = [(key, format_ros(amount)) for key, amount in self.wei.items()]
+        return text_table((self.by, "cost"), [*rows, ("total", format_ros(self.total_wei))])
+
+    def _repr_html_(self) -> str:
+        rows = [(key, format_ros(amount)) for key, amount in self.wei.items()]
+        return html_table((self.by, "cost"), [*rows, ("total", format_ros(self.total_wei))])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns: what it is by, `wei` (Python ints) and `ros` (text)."""
+        import pandas as pd
+
+        rows = [(key, amount, format_ros(amount, unit=False)) for key, amount in self.wei.items()]
+        frame = pd.DataFrame(rows, columns=[self.by, "wei", "ros"])
+        return frame.astype({"wei": object})
+
+
+class Billing:
+    """What a network costs and pays, for one account."""
+
+    def __init__(self, books: Books, charging: Charging) -> None:
+        self._books = books
+        self._charging = charging
+
+    def __repr__(self) -> str:
+        return f"<Billing of {self._charging.user}: {self.balance}>"
+
+    def _repr_html_(self) -> str:
+        return f'<div style="color:var(--jp-content-font-color1)"><b>Balance</b> {html.escape(str(self.balance))}</div>'
+
+    @property
+    def balance(self) -> Balance:
+        """.wei = .available_wei + .held_wei; prints as "24.731 ROS (0.2 held)"."""
+        return self._books.ledger.balance(self._charging.user)
+
+    @property
+    def price_book(self) -> PriceBook:
+        """The price book in force now."""
+        ledger = self._books.ledger
+        return ledger.price_book_at(ledger.now()) or DEFAULT_BOOK
+
+    def estimate(self, model: Model, *, prompt_tokens: int, max_new_tokens: int = 64) -> Estimate:
+        """The lowest, expected and highest price of a request, with its price lines. The highest is what is held."""
+        return self._charging.estimate(
+            model.work, model.hosts(), prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
+        )
+
+    def usage(
+        self, *, since: str | date | datetime | None = None, until: str | date | datetime | None = None, **filters: Any
+    ) -> pd.DataFrame:
+        """Usage records: usage_id, time, user, model, worker, resource, quantity, unit, price, amount_wei, epoch.
+
+        filters: model, deployment, worker, owner, resource, request_id, epoch. Amounts are Python ints of wei.
+        """
+        import pandas as pd
+
+        rows = [self._usage_row(usage) for usage in self._books.ledger.usage(**self._filters(since, until, filters))]
+        frame = pd.DataFrame(rows, columns=list(_USAGE))
+        return frame.astype({"quantity": object, "amount_wei": object, "epoch": object})
+
+    def costs(
+        self,
+        by: str = "worker",
+        *,
+        since: str | date | datetime | None = None,
+        until: str | date | datetime | None = None,
+        **filters: Any,
+    ) -> Costs:
+        """What was spent less refunds, by worker, owner, user, model, deployment, day, resource or line."""
+        return Costs(by, self._books.ledger.costs(by, **self._filters(since, until, filters)))
+
+    def budget(
+        self,
+        limit: str | int | None,
+        *,
+        period: str = "month",
+        alerts: Sequence[float | str] = (0.5, 0.75, 0.9),
+        hard: bool = True,
+    ) -> Budget | None:
+        """Set what may be spent in each day, week, month or in total; None takes the budget away.
+
+        A hard budget refuses what does not fit (BudgetExceeded) before it starts; a soft one only alerts.
+        """
+        ledger, user = self._books.ledger, self._charging.user
+        shares = shares_bp(alerts) if alerts else BUDGET_ALERTS_BP
+        limit_wei = None if limit is None else parse_ros(limit, name="the budget")
+        ledger.set_budget(user, limit_wei, period=period, alerts_bp=shares, hard=hard)
+        return next((one for one in self.budgets if str(one.period) == period), None)
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """The budgets of this account, with what is spent and held in their periods."""
+        ledger = self._books.ledger
+        return ledger.budgets(self._charging.user, at=ledger.now())
+
+    def refund(self, usage_id: str, reason: str, *, amount: str | int | None = None) -> CreditNote:
+        """Give the price of a usage record back, or a part of it, by credit note."""
+        if not reason.strip():
+            raise InvalidRequest("a refund needs a reason: it stands on the credit note")
+        amount_wei = None if amount is None else parse_ros(amount, name="the refund")
+        return self._books.ledger.refund(usage_id, reason, amount_wei=amount_wei)
+
+    def invoice(self, period: str) -> Invoice:
+        """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""
+        ledger, user = self._books.ledger, self._charging.user
+        since, until = month(period)
+        lines: dict[tuple[str, str], int] = {}
+        refunded = 0
+        for usage in ledger.usage(user=user, since=since, until=until):
+            key = (usage.model, usage.line)
+            lines[key] = lines.get(key, 0) + usage.amount_wei
+            refunded += usage.refunded_wei
+        total = sum(lines.values()) - refunded
+        document = {
+            "user": user,
+            "period": period,
+            "lines": [
+                {"model": model, "line": line, "amount_wei": str(amount)}
+                for (model, line), amount in sorted(lines.items())
+            ],
+            "refunded_wei": str(refunded),
+            "total_wei": str(total),
+            "total": format_ros(total),
+        }
+        return ledger.issue_invoice(user, period, document)
+
+    def _filters(
+        self, since: str | date | datetime | None, until: str | date | datetime | None, filters: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "user": self._charging.user,
+            **filters,
+            "since": None if since is None else parse_moment(since, name="since"),
+            "until": None if until is None else parse_moment(until, name="until"),
+        }
+
+    @staticmethod
+    def _usage_row(usage: Usage) -> tuple[Any, ...]:
+        return (
+            usage.usage_id, moment_of(usage.at), usage.user_id, usage.model, usage.worker, usage.resource,
+            usage.quantity, usage.unit, usage.price, usage.amount_wei, format_ros(usage.amount_wei), usage.epoch,
+        )  # fmt: skip

@@ -1,0 +1,72 @@
+"""What a network keeps its accounts in: the ledger, opened in the background so that nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rios.words.errors import LedgerUnavailable, NetworkClosed
+from rios.words.ids import Address, check_address
+from rios.words.money import WEI_PER_ROS
+
+if TYPE_CHECKING:
+    from rios.billing.ledger.ledger import Ledger
+
+LOCAL_USER = "local"
+"""The account that exists before there are others."""
+TRIAL_WEI = 10 * WEI_PER_ROS
+_OPEN_TIMEOUT_S = 60.0
+
+
+class Books:
+    """The ledger of one network. Close it."""
+
+    def __init__(self, *, home: Path | None, database: str | None) -> None:
+        """home: keep the ledger in this directory. database: or at this URL. Without both it ends with the process."""
+        self._url = database or (None if home is None else f"sqlite:///{home / 'ledger.sqlite'}")
+        self._home = home
+        self._opened: Future[Ledger] = Future()
+        self._closed = False
+        # Its libraries take a second to import, which would else be the first request's.
+        threading.Thread(target=self._open, name="rios-books", daemon=True).start()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The open ledger. Raises LedgerUnavailable where it cannot be opened, NetworkClosed after `close`."""
+        if self._closed:
+            raise NetworkClosed("this network was closed; make another one")
+        try:
+            return self._opened.result(_OPEN_TIMEOUT_S)
+        except TimeoutError as error:
+            raise LedgerUnavailable(f"the ledger was not open after {_OPEN_TIMEOUT_S:g} s; try again") from error
+
+    @property
+    def address(self) -> Address:
+        """The address of the local wallet: who owns what is not announced as somebody else's."""
+        self.ledger  # noqa: B018  the wallet is there when the ledger is
+        return self._address
+
+    def _open(self) -> None:
+        try:
+            from eth_account import Account
+
+            from rios.billing.ledger.ledger import Ledger
+
+            if self._home is not None:
+                self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ledger = Ledger.open(self._url)
+            ledger.grant_trial(LOCAL_USER, TRIAL_WEI)
+            self._address = check_address(Account.create().address)
+        except BaseException as error:  # noqa: BLE001  whoever asks for the ledger gets it raised
+            self._opened.set_exception(error)
+        else:
+            self._opened.set_result(ledger)
+
+    def close(self) -> None:
+        """Finish what is under way and close the ledger."""
+        if not self._closed:
+            self._closed = True
+            if self._opened.exception(_OPEN_TIMEOUT_S) is None:
+                self._opened.result().close()

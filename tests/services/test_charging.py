@@ -1,0 +1,117 @@
+"""What a request costs: held before, posted when its answer is there, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rios
+from rios.words.errors import BudgetExceeded, Cancelled, InsufficientBalance, InvalidRequest
+from rios.words.money import WEI_PER_ROS
+
+PROMPT = "It was a fine morning,"
+TRIAL_WEI = 10 * WEI_PER_ROS
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[rios.Network]:
+    with rios.local(workers=2, threads=1) as net:
+        yield net
+
+
+@pytest.fixture(scope="module")
+def model(net: rios.Network) -> Any:
+    return net.dmoe.deploy("demo", replicas=2, progress=False)
+
+
+def test_a_price_is_posted_before_the_answer_is_returned(net: rios.Network, model: Any) -> None:
+    before = net.billing.balance
+    answer = model.generate(PROMPT, max_new_tokens=20)
+    after = net.billing.balance
+    mine = [row for row in net.billing.usage().itertuples() if answer.usage.prompt_tokens]
+    spent = sum(row.amount_wei for row in net.billing.usage(request_id=answer.request_id).itertuples())
+    assert mine
+    assert after.held_wei == 0
+    assert before.wei - after.wei == spent > 0
+    quantities = {row.resource: row.quantity for row in net.billing.usage(request_id=answer.request_id).itertuples()}
+    assert (quantities["tokens_in"], quantities["tokens_out"]) == (answer.usage.prompt_tokens, len(answer.token_ids))
+
+
+def test_the_highest_price_is_held_while_it_runs(net: rios.Network, model: Any) -> None:
+    job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
+    estimate = net.billing.estimate(model, prompt_tokens=len(job.prompt), max_new_tokens=400)
+    assert net.billing.balance.held_wei == estimate.highest_wei
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.result(timeout=30)
+    assert net.billing.balance.held_wei == 0
+
+
+def test_a_cancelled_request_pays_for_what_it_received(net: rios.Network, model: Any) -> None:
+    pieces = model.stream(PROMPT, max_new_tokens=400, ignore_eos=True)
+    for _ in range(5):
+        next(pieces)
+    before = net.billing.balance
+    pieces.close()
+    model.generate(PROMPT, max_new_tokens=1)  # its own price is posted after that of the cancelled one was deferred
+    rows = list(net.billing.usage().itertuples())
+    assert net.billing.balance.wei < before.wei
+    assert TRIAL_WEI - sum(row.amount_wei for row in rows) <= net.billing.balance.wei + net.billing.balance.held_wei
+
+
+def test_costs_add_up_however_they_are_grouped(net: rios.Network, model: Any) -> None:
+    model.generate(PROMPT, max_new_tokens=5)
+    total = sum(row.amount_wei for row in net.billing.usage().itertuples())
+    for by in ("worker", "user", "model", "deployment", "day", "resource"):
+        costs = net.billing.costs(by)
+        assert costs.total_wei == total
+        assert list(costs.to_frame()["wei"]) == list(costs.wei.values())
+        assert all(type(amount) is int for amount in costs.wei.values())
+
+
+def test_a_hard_budget_refuses_before_anything_starts(net: rios.Network, model: Any) -> None:
+    model.generate(PROMPT, max_new_tokens=5)
+    running = model._deployment.trunk_stats()["running"]
+    net.billing.budget(net.billing.budgets[0].spent_wei if net.billing.budgets else 1, period="total")
+    try:
+        with pytest.raises(BudgetExceeded, match="budget of"):
+            model.generate(PROMPT, max_new_tokens=5)
+        assert model._deployment.trunk_stats()["running"] == running
+        assert net.billing.balance.held_wei == 0
+    finally:
+        net.billing.budget(None, period="total")
+    model.generate(PROMPT, max_new_tokens=5)
+
+
+def test_a_refund_gives_the_price_back(net: rios.Network, model: Any) -> None:
+    answer = model.generate(PROMPT, max_new_tokens=5)
+    rows = list(net.billing.usage(request_id=answer.request_id).itertuples())
+    before = net.billing.balance.wei
+    note = net.billing.refund(rows[0].usage_id, "wrong model")
+    assert net.billing.balance.wei == before + note.amount_wei
+    assert note.amount_wei == rows[0].amount_wei
+    with pytest.raises(InvalidRequest, match="reason"):
+        net.billing.refund(rows[1].usage_id, " ")
+
+
+def test_an_invoice_adds_up(net: rios.Network, model: Any) -> None:
+    model.generate(PROMPT, max_new_tokens=5)
+    period = net.billing.usage().time.iloc[-1].strftime("%Y-%m")
+    invoice = net.billing.invoice(period)
+    lines = sum(int(line["amount_wei"]) for line in invoice.document["lines"])
+    assert int(invoice.document["total_wei"]) == lines - int(invoice.document["refunded_wei"])
+    assert net.billing.invoice(period) == invoice
+
+
+def test_a_home_keeps_the_ledger(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with rios.local(workers=1, threads=1, home=home) as net:
+        net.dmoe.deploy("demo", progress=False).generate(PROMPT, max_new_tokens=3)
+        spent = TRIAL_WEI - net.billing.balance.wei
+    with rios.local(workers=1, threads=1, home=home) as net:
+        assert spent == TRIAL_WEI - net.billing.balance.wei > 0
+        with pytest.raises(InsufficientBalance, match="available"):
+            net._books.ledger.hold("h", "local", TRIAL_WEI, request_id="r", terms=net._charging.terms({}))
