@@ -16,8 +16,13 @@ _SPEED_SECONDS = 0.02
 _SPEED_TURNS = 20
 
 
+def index(count: int) -> int:
+    """Which of `count` devices is this worker's: each takes the next, by its rank on the machine."""
+    return int(os.environ.get("RIOS_DEVICE_INDEX", "0")) % count
+
+
 def pick() -> torch.device:
-    """The GPU that `RIOS_DEVICE` or this worker's number names, else the CPU.
+    """The GPU that `RIOS_DEVICE` or this worker's rank names, else the CPU.
 
     Under `dask worker --nworkers N` each worker takes one GPU in turn; `CUDA_VISIBLE_DEVICES` is honoured.
     """
@@ -26,7 +31,7 @@ def pick() -> torch.device:
         return torch.device(wanted)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("RIOS_DEVICE_INDEX", "0")) % torch.cuda.device_count())
+    return torch.device("cuda", index(torch.cuda.device_count()))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -38,6 +43,14 @@ def free_bytes(device: torch.device) -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, int(text) - int(used.read_text()))
     return max(free, 0)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was short: PyTorch raises a plain RuntimeError for that of the CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in said or "can't allocate memory" in said)
 
 
 def return_freed() -> None:
@@ -71,18 +84,20 @@ def measure_speed(device: torch.device) -> float:
 
 
 def utilisation(device: torch.device) -> dict[str, Any] | None:
-    """NVML's figures for a GPU: `percent` busy, `used_bytes`, `total_bytes`; None on a CPU."""
+    """NVML's figures for a GPU: `percent` busy, `used_bytes`, `total_bytes`, or `error`; None on a CPU."""
     if device.type != "cuda":
         return None
     import pynvml
 
-    pynvml.nvmlInit()
     try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(str(torch.cuda.get_device_properties(device).uuid))
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
-        return {"percent": int(rates.gpu), "used_bytes": int(memory.used), "total_bytes": int(memory.total)}
-    except pynvml.NVMLError as error:
+        pynvml.nvmlInit()
+        try:
+            uuid = str(torch.cuda.get_device_properties(device).uuid)  # without the prefix that NVML writes and wants
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:  # a container may hide the library
         return {"error": str(error)}
-    finally:
-        pynvml.nvmlShutdown()
+    return {"percent": int(rates.gpu), "used_bytes": int(memory.used), "total_bytes": int(memory.total)}

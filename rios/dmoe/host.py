@@ -62,6 +62,7 @@ class Host:
         key: str,
         settings: Settings,
         memory_bytes: int | None = None,
+        ram_bytes: int | None = None,
         device: torch.device | None = None,
         tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
@@ -71,8 +72,7 @@ class Host:
         self.device = device if device is not None else devices.pick()
         self.machine = machine_id()
         self.incarnation = os.urandom(8).hex()
-        free = devices.free_bytes(self.device)
-        self.budget = MemoryBudget(int(memory_bytes or free * settings.memory_fraction))
+        self.budget = MemoryBudget(self._capacity_bytes(memory_bytes, ram_bytes))
         self.speed = devices.measure_speed(self.device)
         self.deployments: dict[str, Hosted] = {}
         self.calls = 0
@@ -101,6 +101,18 @@ class Host:
             "load_counts": self._load_counts,
             "close": self._close,
         }
+
+    def _capacity_bytes(self, memory_bytes: int | None, ram_bytes: int | None) -> int:
+        """What shards, trunks and caches may take: never more than is free on the device now.
+
+        memory_bytes bounds them wherever they lie, ram_bytes (Dask's limit) in main memory alone.
+        """
+        bounds = [int(devices.free_bytes(self.device) * self.settings.memory_fraction)]
+        if memory_bytes:
+            bounds.append(memory_bytes)
+        if ram_bytes and self.device.type == "cpu":
+            bounds.append(ram_bytes)
+        return min(bounds)
 
     # --- life ------------------------------------------------------------------------------------------------
 
