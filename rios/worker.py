@@ -1,19 +1,23 @@
 """The Dask preload of a rios host: `dask worker tcp://head:8786 --preload rios.worker`.
 
 It starts the process that serves shards, announces it (name, address, key, device, memory) with the worker's
-heartbeats, and shows its figures on the worker's `/metrics`. The serving process outlives the Dask worker for as long
-as clients use it, so a lost scheduler does not end a running generation.
+heartbeats, starts it again when it ends, and shows its figures on the worker's `/metrics`. The serving process outlives
+the Dask worker for as long as clients use it, so a lost scheduler does not end a running generation.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import platform
 import secrets
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,12 +26,53 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from rios.dmoe.control import HostControl
-from rios.dmoe.link import Peer
+from rios.dmoe.wire import connect
 from rios.words.config import settings
-from rios.words.errors import RiosError
+from rios.words.errors import InvalidRequest, RiosError
+from rios.words.logs import configure
 
 log = logging.getLogger(__name__)
+
+_RANKS = 1024
+_PAUSE_S = 0.25  # between the end of a serving process and the next, doubled up to
+_PAUSE_S_MAX = 30.0  # while they end before
+_STEADY_S = 60.0
+_SCRAPE_S = 2.0
+
+
+class Seat:
+    """A worker's number on its machine, from 0: the lowest that no living worker has, or what RIOS_RANK says.
+
+    It chooses the device and the port, and is part of the name of a worker that was given none, so a worker that a
+    nanny starts again is the host that it was. Held for life as an abstract socket: the kernel frees it with the
+    process, however that ends, and all users of a machine see the same ones, whatever their /tmp.
+    """
+
+    def __init__(self) -> None:
+        wanted = os.environ.get("RIOS_RANK")
+        ranks = range(_RANKS) if wanted is None else [_number("RIOS_RANK", wanted)]
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for rank in ranks:
+            with contextlib.suppress(OSError):  # somebody else's
+                self._socket.bind(f"\0rios-rank-{rank}")
+                self.rank = rank
+                return
+        self._socket.close()
+        raise InvalidRequest(
+            f"this machine has {_RANKS} workers already"
+            if wanted is None
+            else f"RIOS_RANK is {wanted}, which another worker of this machine has; give each its own, or to none"
+        )
+
+    def name(self, address: str) -> str:
+        """What the worker is called that was given no name: the machine's, and the rank."""
+        node = platform.node()
+        # Machines whose name nobody set all have the same one.
+        return f"{address if node.partition('.')[0] in ('', 'localhost') else node}-{self.rank}"
+
+    def leave(self) -> None:
+        """Free the rank."""
+        self._socket.close()
 
 
 class HostPlugin(WorkerPlugin):
@@ -38,69 +83,113 @@ class HostPlugin(WorkerPlugin):
     def __init__(self) -> None:
         self.key = secrets.token_hex(16)
         self.said: dict[str, Any] = {}
-        self.process: subprocess.Popen[bytes] | None = None
         self.worker_name = ""
         self.address = ""
+        self._orders: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
 
     def setup(self, worker: Worker) -> None:
         """Start the host; its announcement travels with the heartbeats once it is there."""
-        self.worker_name = str(worker.name)
         self.address = worker.address.rsplit("://", 1)[1].rsplit(":", 1)[0].strip("[]")
-        limit = worker.memory_manager.memory_limit
-        orders = {
+        self._seat = Seat()
+        given = worker.name not in (None, "", worker.address)
+        self.worker_name = str(worker.name) if given else self._seat.name(self.address)
+        if not logging.getLogger("rios").hasHandlers():
+            configure(context={"worker": self.worker_name})
+        memory = os.environ.get("RIOS_MEMORY_BYTES")
+        port = _number("RIOS_DATA_PORT", os.environ.get("RIOS_DATA_PORT", "0"))
+        self._orders = {
             "name": self.worker_name,
             "key": self.key,
             "bind": self.address,
-            "port": int(os.environ.get("RIOS_DATA_PORT", "0")),
+            "port": port + self._seat.rank if port else 0,
             "threads": worker.state.nthreads,
-            "memory_bytes": int(os.environ["RIOS_MEMORY_BYTES"]) if "RIOS_MEMORY_BYTES" in os.environ else limit,
-            "device_index": _trailing_number(self.worker_name),
+            "memory_bytes": _number("RIOS_MEMORY_BYTES", memory) if memory else None,
+            "ram_bytes": worker.memory_manager.memory_limit,
+            "device_index": self._seat.rank,
             "host_class": os.environ.get("RIOS_HOST_CLASS"),
         }
-        self.process = subprocess.Popen(
+        threading.Thread(target=self._keep, name="rios-host", daemon=True).start()
+        worker.metrics["rios"] = lambda _: self.announcement()
+        self._figures = _Figures(self)
+        REGISTRY.register(self._figures)
+
+    def announcement(self) -> dict[str, Any]:
+        """What others need to reach the host; empty until it serves."""
+        said = self.said
+        if not said:
+            return {}
+        return {
+            "name": self.worker_name,
+            "address": self.address,
+            "port": said["port"],
+            "pid": said["pid"],
+            "machine": said["machine"],
+            "key": self.key,
+            "worker_pid": os.getpid(),
+        }
+
+    def _keep(self) -> None:
+        """In a thread: a serving process at all times, whatever ends it."""
+        pause_s = _PAUSE_S
+        while True:
+            born = time.monotonic()
+            with self._lock:
+                if self._ending.is_set():
+                    return
+                process = self._process = self._start()
+            last_words = self._listen(process)
+            self.said = {}
+            code = process.wait()
+            if self._ending.is_set():
+                return
+            if time.monotonic() - born > _STEADY_S:
+                pause_s = _PAUSE_S
+            log.error(
+                "the serving process ended; starting it again",
+                extra={"pid": process.pid, "exit_code": code, "last_words": last_words, "pause_s": pause_s},
+            )
+            if self._ending.wait(pause_s):
+                return
+            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
             [sys.executable, "-m", "rios.dmoe.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # A group of its own: a signal to the worker's group must not end the host in mid-sentence.
             start_new_session=True,
         )
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(orders).encode() + b"\n")
-        self.process.stdin.flush()
-        threading.Thread(target=self._listen, name="rios-announcements", daemon=True).start()
-        worker.metrics["rios"] = lambda _: self.announcement()
-        REGISTRY.register(_Figures(self))
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # ended at once: its exit code says so
+            process.stdin.write(json.dumps(self._orders).encode() + b"\n")
+            process.stdin.flush()
+        return process
 
-    def announcement(self) -> dict[str, Any]:
-        """What others need to reach the host; empty until it serves."""
-        if not self.said:
-            return {}
-        return {
-            "name": self.worker_name,
-            "address": self.address,
-            "port": self.said["port"],
-            "pid": self.said["pid"],
-            "machine": self.said["machine"],
-            "key": self.key,
-            "worker_pid": os.getpid(),
-        }
-
-    def peer(self) -> Peer:
-        """The host, to connect to."""
-        return Peer(self.worker_name, (self.address, int(self.said["port"])), self.key, str(self.said["machine"]))
-
-    def _listen(self) -> None:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said = json.loads(line)
-        self.said = {}
+    def _listen(self, process: subprocess.Popen[bytes]) -> str:
+        """Until the serving process ends: take its announcements. Returns what it gave as the reason."""
+        last_words = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            said = json.loads(line)
+            if "last_words" in said:
+                last_words = str(said["last_words"])
+            else:
+                self.said = said
+        return last_words
 
     def teardown(self, worker: Worker) -> None:
         """The worker ends: the host serves its clients to the end, then ends too."""
         worker.metrics.pop("rios", None)
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
+        REGISTRY.unregister(self._figures)
+        with self._lock:
+            self._ending.set()
+            if self._process is not None and self._process.stdin is not None:
+                self._process.stdin.close()
+        self._seat.leave()
 
 
 class _Figures:
@@ -118,6 +207,20 @@ class _Figures:
     def __init__(self, plugin: HostPlugin) -> None:
         self._plugin = plugin
 
+    def _ask(self) -> dict[str, Any]:
+        """What the host says of itself in the greeting of a control connection."""
+        said, plugin = self._plugin.said, self._plugin
+        if not said:
+            raise RiosError("it has not started")
+        connection, info = connect(
+            (plugin.address, int(said["port"])),
+            {"role": "control", "key": plugin.key, "session": "metrics"},
+            timeout_s=_SCRAPE_S,
+            max_bytes=settings().max_frame_bytes,
+        )
+        connection.close()
+        return info
+
     def describe(self) -> Iterable[Metric]:
         """Nothing is asked of the host at registration."""
         return []
@@ -126,10 +229,7 @@ class _Figures:
         """The gauges now; `rios_host_up` is 0 while the host does not answer."""
         up = GaugeMetricFamily("rios_host_up", "Whether the host process answers", labels=["host"])
         try:
-            if not self._plugin.said:
-                raise RiosError("not started")
-            with HostControl(self._plugin.peer(), settings(), session="metrics") as control:
-                info = control.call("info", timeout_s=2.0)
+            info = self._ask()
         except RiosError as error:
             log.warning("no figures from the host", extra={"reason": str(error)})
             up.add_metric([self._plugin.worker_name], 0)
@@ -147,13 +247,13 @@ class _Figures:
             yield gpu
 
 
-def _trailing_number(name: str) -> int:
-    """Workers of `--nworkers N` are called NAME-0, NAME-1 ...: the number chooses the GPU."""
-    digits = name[len(name.rstrip("0123456789")) :]
-    return int(digits) if digits else 0
+def _number(variable: str, text: str) -> int:
+    """A setting that is a whole number."""
+    if not text.isdecimal():
+        raise InvalidRequest(f"{variable} is {text!r}; it must be a whole number, at least 0")
+    return int(text)
 
 
 async def dask_setup(worker: Worker) -> None:
     """Called by Dask when the worker preloads this module."""
-    logging.getLogger("rios").setLevel("INFO")
     await worker.plugin_add(plugin=HostPlugin(), name=HostPlugin.name)

@@ -3,11 +3,12 @@
 It owns the listening port and imports torch once; the host is a fork of it. A host that dies is forked again in
 milliseconds, on the same port, so whoever reconnects finds it. It reads its orders from standard input:
 
-    first line   JSON: name, key, bind, port, threads, memory_bytes, device_index, host_class
+    first line   JSON: name, key, bind, port, threads, memory_bytes, ram_bytes, device_index, host_class
     "stop"       end now
     end of file  the Dask worker has gone: serve the clients that are there, then end
 
-and writes one JSON line to standard output for each host that it starts: {"pid", "port", "machine"}.
+and writes one JSON line to standard output for each host that it starts: {"pid", "port", "machine"}; where it cannot go
+on, {"last_words"}.
 """
 
 from __future__ import annotations
@@ -38,8 +39,24 @@ def main() -> None:
     """Read the orders, then keep one host alive."""
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     os.environ["RIOS_DEVICE_INDEX"] = str(orders.get("device_index", 0))
+    # Torch asks NVML then how many devices there are: asked of CUDA, it could no longer be used after a fork.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     configure(context={"worker": orders["name"]})
-    listener = socket.create_server((orders.get("bind") or "127.0.0.1", int(orders.get("port", 0))), backlog=256)
+    try:
+        _prepared(orders).run()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _say({"last_words": f"{type(error).__name__}: {error}"})
+        raise
+
+
+def _prepared(orders: dict[str, Any]) -> _Supervisor:
+    """The port is open and torch imported."""
+    address = orders.get("bind") or "127.0.0.1", int(orders.get("port", 0))
+    try:
+        listener = socket.create_server(address, backlog=256)
+    except OSError as error:
+        raise OSError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}") from error
     # The heavy imports happen here, once: a fork shares their memory.
     import torch
     import transformers.generation.utils
@@ -50,7 +67,11 @@ def main() -> None:
 
     torch.set_num_threads(int(orders.get("threads", 1)))
     torch.set_grad_enabled(False)
-    _Supervisor(orders, listener, _host.machine_id()).run()
+    return _Supervisor(orders, listener, _host.machine_id())
+
+
+def _say(line: dict[str, Any]) -> None:
+    os.write(sys.stdout.fileno(), json.dumps(line).encode() + b"\n")
 
 
 class _Supervisor:
@@ -123,7 +144,7 @@ class _Supervisor:
 
     def say(self, line: dict[str, Any]) -> None:
         try:
-            os.write(sys.stdout.fileno(), json.dumps(line).encode() + b"\n")
+            _say(line)
         except OSError:
             self.orphaned = True  # nobody listens any more: the same as the end of standard input
 
@@ -141,6 +162,7 @@ class _Supervisor:
             key=self.orders["key"],
             settings=settings(),
             memory_bytes=self.orders.get("memory_bytes"),
+            ram_bytes=self.orders.get("ram_bytes"),
         )
 
         def orphan(*_: object) -> None:

@@ -1,0 +1,261 @@
+"""`dask scheduler` and `dask worker --preload rios.worker` as the README starts them: names, ranks, restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rios.dmoe.membership import peers_of
+from rios.words.errors import InvalidRequest
+from rios.worker import Seat
+from tests.campaigns import ROOT
+
+DEADLINE_S = 120.0
+EXPLICIT = 1 << 20  # ranks that no worker takes by itself
+PROGRAM = """
+import json, sys, rios
+with rios.connect(sys.argv[1]) as net:
+    net.wait_for_workers(2, timeout=100)
+    with net.dmoe.deploy("demo", progress=False) as model:
+        tokens = model.generate("It was a fine morning,", max_new_tokens=8).token_ids
+    print(json.dumps({"tokens": tokens, "workers": net.workers.to_frame().to_dict(orient="records")}))
+"""
+
+
+def until(what: str, found: Callable[[], Any]) -> Any:
+    """What `found` returns once it is true, or a failure that says `what` did not come."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        if value := found():
+            return value
+        assert time.monotonic() < deadline, f"{what} within {DEADLINE_S} s"
+        time.sleep(0.1)
+
+
+class Lab:
+    """A scheduler and one `dask worker` command with its nannies, in a folder of their own."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self._environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        self._processes: list[subprocess.Popen[bytes]] = []
+        file = folder / "scheduler.json"
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0",
+                    "--scheduler-file", str(file))  # fmt: skip
+        self.address: str = until("a scheduler", lambda: file.exists() and json.loads(file.read_text()))["address"]
+
+    def _start(self, kind: str, *arguments: str) -> None:
+        with (self.folder / f"{kind}.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "dask", kind, *arguments],
+                    env=self._environment,
+                    cwd=self.folder,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+
+    def workers(self, *arguments: str) -> None:
+        self._start("worker", self.address, "--preload", "rios.worker", "--host", "127.0.0.1", *arguments)
+
+    def log(self) -> str:
+        return (self.folder / "worker.log").read_text()
+
+    def events(self, text: str) -> list[dict[str, Any]]:
+        """Lines of rios in the worker's log that hold `text`."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{") and text in line]
+
+    def announced(self) -> dict[str, dict[str, Any]]:
+        """Hosts by name, as the scheduler has them."""
+        from distributed import Client
+
+        with Client(self.address, timeout=10, set_as_default=False) as client:
+            workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+        found = {name: {**said, "address": peer.address} for name, (peer, said) in peers_of(workers).items()}
+        for said in found.values():
+            said["metrics_port"] = workers[said["dask_address"]]["services"].get("dashboard")
+        return found
+
+    def connect(self) -> dict[str, Any]:
+        """What a notebook elsewhere finds and is answered."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, self.address],
+            env=self._environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + self.log()
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def close(self) -> None:
+        hosts = [said["pid"] for said in self.announced().values()]
+        for process in reversed(self._processes):
+            process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        until("the end of the hosts", lambda: not any(map(psutil.pid_exists, hosts)))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(**environment: str) -> Lab:
+            made = Lab(tmp_path, environment)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody has."""
+    for first in range(21_000, 30_000, count):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no free ports")
+
+
+def test_two_workers_of_one_command(lab: Callable[..., Lab]) -> None:
+    """Neighbouring devices and ports, names that last, and a worker that its nanny starts again is the host it was."""
+    base = free_ports(64)  # by rank, and other networks of this machine have ranks too
+    network = lab(RIOS_HOST_CLASS="tests.devices:FourDevices", RIOS_DATA_PORT=str(base))
+    network.workers("--nworkers", "2", "--nthreads", "1")
+    found = network.connect()
+    workers = {worker["name"]: worker for worker in found["workers"]}
+    ranks = {name: int(name.rpartition("-")[2]) for name in workers}
+    assert len(set(ranks.values())) == 2
+    for name, rank in ranks.items():
+        assert name == f"{platform.node()}-{rank}"
+        assert workers[name]["device"] == f"cuda:{rank % 4}"
+        assert workers[name]["address"] == f"127.0.0.1:{base + rank}"
+
+    before = network.announced()
+    lost = min(before)
+    os.kill(before[lost]["worker_pid"], signal.SIGKILL)
+    again = until(
+        "the worker again",
+        lambda: (
+            (now := network.announced()).keys() == before.keys()
+            and now[lost]["worker_pid"] != before[lost]["worker_pid"]
+            and now
+        ),
+    )
+    assert {name: said["address"] for name, said in again.items()} == {
+        name: said["address"] for name, said in before.items()
+    }
+    after = network.connect()
+    assert {worker["name"]: worker["device"] for worker in after["workers"]} == {
+        name: worker["device"] for name, worker in workers.items()
+    }
+    assert after["tokens"] == found["tokens"]
+
+
+def test_a_rank_is_had_once_and_freed() -> None:
+    with contextlib.ExitStack() as stack:
+        seats = [Seat() for _ in range(3)]
+        for seat in seats:
+            stack.callback(seat.leave)
+        ranks = [seat.rank for seat in seats]
+        assert len(set(ranks)) == 3
+        seats[1].leave()
+        assert seats[1].name("127.0.0.1") == f"{platform.node()}-{ranks[1]}"
+
+
+def test_a_rank_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIOS_RANK", str(EXPLICIT))
+    seat = Seat()
+    try:
+        assert seat.rank == EXPLICIT
+        with pytest.raises(InvalidRequest, match=f"RIOS_RANK is {EXPLICIT}"):
+            Seat()
+    finally:
+        seat.leave()
+    Seat().leave()
+    monkeypatch.setenv("RIOS_RANK", "-1")
+    with pytest.raises(InvalidRequest, match="RIOS_RANK"):
+        Seat()
+
+
+def test_machines_without_a_name_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIOS_RANK", str(EXPLICIT))
+    monkeypatch.setattr(platform, "node", lambda: "localhost.localdomain")
+    seat = Seat()
+    seat.leave()
+    assert seat.name("10.0.0.7") == f"10.0.0.7-{EXPLICIT}"
+
+
+def test_a_serving_process_that_ends_is_started_again(lab: Callable[..., Lab], tmp_path: Path) -> None:
+    """A port in use, a torch that cannot be imported, a kill: each is logged, and none leaves the worker alone."""
+    rank, port = 900, free_ports(1)
+    broken = tmp_path / "torch.py"
+    broken.write_text("raise ImportError('no libtorch here')\n")
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    with socket.create_server(("127.0.0.1", port)):
+        network = lab(RIOS_RANK=str(rank), RIOS_DATA_PORT=str(port - rank), PYTHONPATH=path)
+        network.workers("--no-nanny", "--nthreads", "1", "--name", "alone")
+        until("the first reason", lambda: network.events(f"cannot listen at 127.0.0.1:{port}: Address already in use"))
+    until("the second reason", lambda: network.events("ImportError: no libtorch here"))
+    broken.unlink()
+    said = until("the host", lambda: network.announced().get("alone"))
+    assert said["address"] == ("127.0.0.1", port)
+    supervisor = psutil.Process(said["pid"]).parent()
+    assert supervisor is not None
+    supervisor.kill()
+    until("the host again", lambda: network.announced().get("alone", said)["pid"] != said["pid"])
+    ended = network.events("the serving process ended")
+    assert ended[-1]["pid"] == supervisor.pid
+    assert ended[-1]["exit_code"] == -signal.SIGKILL
+    assert {one["exit_code"] for one in ended[:-1]} == {1}
+    pauses = [one["pause_s"] for one in ended]
+    assert pauses == sorted(pauses)
+    assert all(one["worker"] == "alone" for one in ended)
+
+
+def test_a_worker_shows_its_figures(lab: Callable[..., Lab]) -> None:
+    """Prometheus asks the Dask worker for them; while the host is not there, they say so."""
+    network = lab(RIOS_MEMORY_BYTES=str(100 << 20))
+    network.workers("--no-nanny", "--nthreads", "1", "--name", "shown", "--dashboard-address", "127.0.0.1:0")
+    said = until("the host", lambda: network.announced().get("shown"))
+    url = f"http://127.0.0.1:{said['metrics_port']}/metrics"
+
+    def figures() -> dict[str, float]:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("rios_host_")}
+
+    shown = until("figures", lambda: figures().get("rios_host_up") and figures())
+    assert shown["rios_host_memory_bytes"] == 100 << 20
+    assert shown["rios_host_rss_bytes"] > 10 << 20
+    assert {"rios_host_calls", "rios_host_rows", "rios_host_compute_ns", "rios_host_reserved_bytes"} <= shown.keys()
+    os.kill(said["pid"], signal.SIGSTOP)
+    try:
+        assert figures() == {"rios_host_up": 0.0}
+    finally:
+        os.kill(said["pid"], signal.SIGCONT)
