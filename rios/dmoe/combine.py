@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rios.dmoe.tensors import indices
+
 
 class Combiner:
     """Collects rows of slots (or partial sums) and combines them as transformers' grouped experts do."""
@@ -25,14 +27,14 @@ class Combiner:
 
     def flat_weights(self, slots: npt.NDArray[np.int64]) -> torch.Tensor:
         """The routing weights of some slots, float32."""
-        return self.weights.reshape(-1)[torch.from_numpy(slots)].float()
+        return self.weights.reshape(-1)[indices(slots, self.weights)].float()
 
     def put(self, slots: npt.NDArray[np.int64], sent: npt.NDArray[np.int64], rows: torch.Tensor) -> None:
         """Take one answer: a row for each of `slots`, or in partial mode a sum for each token of `sent`."""
         if self.partial:
-            self.total.index_add_(0, torch.from_numpy(sent), rows.to(self.hidden.device).float())
+            self.total.index_add_(0, indices(sent, self.total), rows.to(self.hidden.device).float())
         else:
-            self.slots.index_copy_(0, torch.from_numpy(slots), rows.to(self.hidden))
+            self.slots.index_copy_(0, indices(slots, self.slots), rows.to(self.hidden))
 
     def result(self) -> torch.Tensor:
         """[tokens, hidden] in the dtype of the hidden states."""

@@ -27,6 +27,7 @@ from rios.dmoe.grouping import Groups, group
 from rios.dmoe.link import Link, State
 from rios.dmoe.links import Links
 from rios.dmoe.metering import Reply
+from rios.dmoe.tensors import indices
 from rios.dmoe.wire import Frame, Kind
 from rios.words.config import Settings
 from rios.words.errors import ExpertsUnavailable, HostLost, ProtocolError
@@ -250,7 +251,7 @@ class _Layer:
             sent, slot_rows, payload = np.zeros(1, dtype=np.int64), rows, hidden
         else:
             sent, slot_rows = np.unique(rows, return_inverse=True)
-            payload = hidden if len(sent) == tokens else hidden.index_select(0, torch.from_numpy(sent))
+            payload = hidden if len(sent) == tokens else hidden.index_select(0, indices(sent, hidden))
         if d._wire_dtype is not None:
             payload = payload.to(d._wire_dtype)
         meta, bodies = encode_exec(
@@ -295,11 +296,11 @@ class _Layer:
         rows = slots // self.out.top_k
         counts = [groups.counts[g] for g in mine]
         started = time.perf_counter()
-        slot_rows = torch.from_numpy(rows)
+        slot_rows = indices(rows, self.hidden)
         output = d.local.compute(self.layer, self.hidden, slot_rows, [groups.experts[g] for g in mine], counts)
         if d._partial:
             sent, inverse = np.unique(rows, return_inverse=True)
-            output = weighted_sum(output, torch.from_numpy(inverse), self.out.flat_weights(slots), len(sent))
+            output = weighted_sum(output, indices(inverse, output), self.out.flat_weights(slots), len(sent))
         else:
             sent = rows
         self.out.put(slots, sent, output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from rios.words.errors import ProtocolError
@@ -28,3 +30,9 @@ def from_bytes(data: memoryview, code: int, rows: int, width: int) -> torch.Tens
     if not wanted:
         return torch.empty((rows, width), dtype=dtype)
     return torch.frombuffer(data, dtype=dtype).view(rows, width)
+
+
+def indices(places: npt.NDArray[np.int64], like: torch.Tensor) -> torch.Tensor:
+    """An index where the indexed tensor is: those of the CPU do not index a tensor of a GPU in place."""
+    found = torch.from_numpy(places)
+    return found if like.device.type == "cpu" else found.to(like.device)
