@@ -9,15 +9,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from pathlib import Path
 
 from rios.words.config import Settings, settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
 
+_GRACE_S = 3.0  # between asking a process to end and ending it
+# What the scheduler and the workers run first: text with a space in it is a script to Dask.
+_WATCH = "from rios.dmoe.cluster import end_with_parent; end_with_parent()"
+
 
 class LocalCluster:
-    """One scheduler and some workers on loopback. `close` ends them all; so does the end of this process."""
+    """One scheduler and some workers on loopback. `close` ends them all; so does the end of this process.
+
+    They hold one end of a pipe as their standard input, whose other end is here: however this process ends, the kernel
+    closes it. (A signal at the parent's death would follow the thread that made the network, not the process.)
+    """
 
     def __init__(
         self,
@@ -36,6 +46,8 @@ class LocalCluster:
         self._host_class = host_class
         self._folder = tempfile.TemporaryDirectory(prefix="rios-")
         self._closed = False
+        self._life_read, self._life = os.pipe()
+        _clusters.add(self)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
             self.address = self._start_scheduler()
@@ -58,6 +70,8 @@ class LocalCluster:
                 "0",
                 "--dashboard-address",
                 "127.0.0.1:0",
+                "--preload",
+                _WATCH,
             ],
             ["--scheduler-file", str(file)],
         )
@@ -79,7 +93,7 @@ class LocalCluster:
             ["distributed.cli.dask_worker", self.address, "--name", name, "--nthreads", str(self.threads)],
             [
                 *("--no-nanny", "--host", "127.0.0.1", "--memory-limit", "0", "--no-dashboard"),
-                *("--preload", "rios.worker", "--local-directory", self._folder.name),
+                *("--preload", _WATCH, "--preload", "rios.worker", "--local-directory", self._folder.name),
             ],
             environment,
         )
@@ -99,12 +113,11 @@ class LocalCluster:
         log = (Path(self._folder.name) / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             [sys.executable, "-m", *command, *more],
-            stdin=subprocess.DEVNULL,
+            stdin=self._life_read,
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  only prctl: nothing that takes a lock
         )
         log.close()
 
@@ -144,11 +157,37 @@ class LocalCluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        self._let_go()
+        os.close(self._life_read)
         self._folder.cleanup()
 
+    def _let_go(self) -> None:
+        """Close this side's end of the pipe."""
+        life, self._life = self._life, -1
+        if life >= 0:
+            os.close(life)
 
-def _die_with_parent() -> None:
-    """In the child: end when the process that made the network ends, however it ends."""
-    import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+_clusters: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In a process that was forked of this one: it must not keep the workers of its parent alive."""
+    for cluster in _clusters:
+        cluster._let_go()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def end_with_parent() -> None:
+    """In a scheduler or worker: end when standard input does, which is when whoever made the network has gone."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="rios-parent", daemon=True).start()

@@ -1,0 +1,85 @@
+"""Networks of `rios.local()`: from wherever they are made, and until whoever made them has gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import rios
+from tests.campaigns import ROOT
+
+DEADLINE_S = 60.0
+ANSWER = """
+import rios
+with rios.local(workers=1, threads=1) as net:
+    print(net.dmoe.deploy("demo", progress=False).generate([5, 6, 7], max_new_tokens=3).token_ids)
+"""
+# One that forks: the child does not keep the network alive.
+PARENT = """
+import json, os, sys, time, rios
+net = rios.local(workers=1, threads=1)
+pids = [process.pid for process in net.cluster.processes.values()] + [worker.pid for worker in net.workers]
+child = os.fork()
+if not child:
+    time.sleep(600)
+print(json.dumps({"network": pids, "child": child}), flush=True)
+time.sleep(600)
+"""
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore::DeprecationWarning"}  # os.fork warns
+
+
+@pytest.mark.parametrize("way", ["standard input", "script"])
+def test_a_network_from_anywhere(way: str, tmp_path: Path) -> None:
+    """Without a file, and from a script without a guard around what it does."""
+    script = tmp_path / "script.py"
+    script.write_text(ANSWER)
+    done = subprocess.run(
+        [sys.executable, "-" if way == "standard input" else str(script)],
+        input=ANSWER if way == "standard input" else None,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.replace("(", "[").replace(")", "]"))) == 3
+
+
+def test_a_network_outlives_the_thread_that_made_it() -> None:
+    made: list[rios.Network] = []
+    thread = threading.Thread(target=lambda: made.append(rios.local(workers=1, threads=1)))
+    thread.start()
+    thread.join()
+    (net,) = made
+    with net:
+        with pytest.raises(subprocess.TimeoutExpired):  # a signal would have come by then
+            net.cluster.processes["scheduler"].wait(1.0)
+        assert [process.poll() for process in net.cluster.processes.values()] == [None, None]
+        with net.dmoe.deploy("demo", progress=False) as model:
+            assert len(model.generate([5, 6, 7], max_new_tokens=3).token_ids) == 3
+
+
+def test_a_network_ends_with_its_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], env=ENVIRONMENT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        said = json.loads(parent.stdout.readline())
+        parent.kill()
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while any(map(psutil.pid_exists, said["network"])):
+            assert time.monotonic() < deadline, "the network outlives its process"
+            time.sleep(0.05)
+        assert psutil.pid_exists(said["child"])
+    finally:
+        os.kill(said["child"], signal.SIGKILL)
