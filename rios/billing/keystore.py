@@ -1,0 +1,273 @@
+"""Keys and who may use them: encrypted files, a key in memory, an address alone, or a signer somewhere else.
+
+Files are Web3 Secret Storage, version 3, with scrypt, so any wallet opens them. A key leaves its object by no way that
+prints or copies: repr, pickle and tracebacks show the address alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from rios.billing.chain.protocol import Transaction
+from rios.words.errors import KeystoreError
+from rios.words.ids import Address, check_address
+
+PASSPHRASE_VARIABLE = "RIOS_WALLET_PASSPHRASE"  # noqa: S105  # the name of a variable
+SCRYPT_N = 2**18
+"""The work of one guess at a passphrase, as geth and eth-account have it; eth-account's r = 1 and p = 8 go with it."""
+_SUFFIX = ".json"
+_WATCHED = ".watch"
+_KEY = re.compile(r"(0x)?[0-9a-fA-F]{64}")
+
+
+class Signer(Protocol):
+    """Who signs for an address."""
+
+    @property
+    def address(self) -> Address:
+        """For whom it signs."""
+
+    def sign_transaction(self, transaction: Transaction) -> bytes:
+        """The signed transaction, as a node takes it. Raises KeystoreError where it may not or cannot sign."""
+
+    def sign_message(self, message: bytes) -> bytes:
+        """65 bytes: the signature of a message by EIP-191. Raises KeystoreError where it may not or cannot sign."""
+
+
+class KeySigner:
+    """Signs with a key in this process's memory."""
+
+    __slots__ = ("_account", "address")
+
+    def __init__(self, key: bytes | str) -> None:
+        """key: 32 bytes, or 64 hex digits. Raises KeystoreError where it is no key; the error does not show it."""
+        account = _account(key)
+        key = b""  # a traceback with locals must not find it here
+        if account is None:
+            raise KeystoreError("this is no private key: it needs 64 hex digits, or 32 bytes, of a number in range")
+        self._account = account
+        self.address = check_address(account.address)
+
+    @classmethod
+    def random(cls) -> KeySigner:
+        """A new key, from the system's own source of randomness."""
+        return cls(secrets.token_bytes(32))
+
+    def sign_transaction(self, transaction: Transaction) -> bytes:
+        """See `Signer`."""
+        return bytes(self._account.sign_transaction(_fields(transaction)).raw_transaction)
+
+    def sign_message(self, message: bytes) -> bytes:
+        """See `Signer`."""
+        from eth_account.messages import encode_defunct
+
+        return bytes(self._account.sign_message(encode_defunct(message)).signature)
+
+    def __repr__(self) -> str:
+        return f"<KeySigner {self.address}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise KeystoreError(f"the key of {self.address} stays in this process: it is not pickled or copied")
+
+
+class WatchOnly:
+    """An address whose key is elsewhere."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: str) -> None:
+        self.address = check_address(address)
+
+    def sign_transaction(self, transaction: Transaction) -> bytes:
+        """Raises KeystoreError."""
+        self._refuse()
+
+    def sign_message(self, message: bytes) -> bytes:
+        """Raises KeystoreError."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise KeystoreError(f"{self.address} is watched only: its key is not here; import it, or sign elsewhere")
+
+    def __repr__(self) -> str:
+        return f"<WatchOnly {self.address}>"
+
+
+class Keystore:
+    """A directory of encrypted keys and watched addresses, for one user of the machine."""
+
+    def __init__(self, directory: Path, *, scrypt_n: int = SCRYPT_N) -> None:
+        """directory: made with mode 0700 where it is missing. Raises KeystoreError where others may look into it."""
+        self._directory = directory
+        self._scrypt_n = scrypt_n
+        with _readable(directory):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _check_private(directory, 0o700)
+
+    def __repr__(self) -> str:
+        return f"<Keystore {self._directory}: {len(self.addresses())} addresses>"
+
+    def addresses(self) -> list[Address]:
+        """All addresses, those of keys first."""
+        with _readable(self._directory):
+            names = sorted(path.name for path in self._directory.iterdir())
+        keys = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
+        watched = [name.removesuffix(_WATCHED) for name in names if name.endswith(_WATCHED)]
+        return [check_address(name) for name in dict.fromkeys([*keys, *watched])]
+
+    def has_key(self, address: str) -> bool:
+        """Whether the key of an address is here."""
+        return self._path(address, _SUFFIX).exists()
+
+    def create(self, passphrase: str | None = None) -> KeySigner:
+        """Make a key and keep it, encrypted. Without a passphrase, that of the environment is taken."""
+        return self._keep(secrets.token_bytes(32), passphrase)
+
+    def import_key(self, key: bytes | str, passphrase: str | None = None) -> KeySigner:
+        """Keep a key from elsewhere, encrypted. A key that is here already is encrypted anew."""
+        held = [key]  # handed over in a box that is emptied, so that no frame below keeps it
+        del key
+        return self._keep(held.pop(), passphrase)
+
+    def import_file(self, path: Path, passphrase: str | None = None) -> KeySigner:
+        """Keep the key of another wallet's keystore file, under the same passphrase."""
+        words = [_passphrase(passphrase)] * 2
+        del passphrase
+        with _readable(path):
+            document = path.read_text()
+        return self._keep(_decrypted(document, words.pop(), path), words.pop())
+
+    def watch(self, address: str) -> WatchOnly:
+        """Remember an address without a key."""
+        found = WatchOnly(address)
+        self._write(self._path(found.address, _WATCHED), "")
+        return found
+
+    def unlock(self, address: str, passphrase: str | None = None) -> KeySigner:
+        """The signer of a key that is here. Without a passphrase, that of the environment is taken.
+
+        Raises KeystoreError where there is no such key, the passphrase is wrong, or others may read the file.
+        """
+        words = [passphrase]  # emptied when it is handed on: no frame of rios shows it in a traceback with locals
+        del passphrase
+        path = self._path(address, _SUFFIX)
+        if not path.exists():
+            if self._path(address, _WATCHED).exists():
+                raise KeystoreError(f"{address} is watched only: its key is not here; import it")
+            raise KeystoreError(f"{self._directory} has no key of {address}; it has {self.addresses() or 'none'}")
+        with _readable(path):
+            _check_private(path, 0o600)
+            document = path.read_text()
+        signer = KeySigner(_decrypted(document, _passphrase(words.pop()), path))
+        if signer.address != check_address(address):
+            raise KeystoreError(f"{path} holds the key of {signer.address}; its name says another, so it was renamed")
+        return signer
+
+    def _keep(self, key: bytes | str, passphrase: str | None) -> KeySigner:
+        from eth_keyfile.keyfile import create_keyfile_json
+
+        held = [key]
+        del key
+        word = _passphrase(passphrase).encode()
+        del passphrase
+        signer = KeySigner(held.pop())
+        document = create_keyfile_json(signer._account.key, word, kdf="scrypt", iterations=self._scrypt_n)
+        del word
+        self._write(self._path(signer.address, _SUFFIX), json.dumps(document))
+        return signer
+
+    def _path(self, address: str, suffix: str) -> Path:
+        return self._directory / f"{check_address(address)}{suffix}"
+
+    def _write(self, path: Path, text: str) -> None:
+        """All of it or nothing, readable for its owner alone from the first byte on."""
+        with _readable(path):
+            handle, temporary = tempfile.mkstemp(dir=self._directory, prefix=".new-")  # mode 0600
+            try:
+                with os.fdopen(handle, "w") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+            directory = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+
+def _account(key: bytes | str) -> Any:
+    """eth-account's object for a key, or None where it is none."""
+    from eth_account import Account
+
+    if isinstance(key, str) and not _KEY.fullmatch(key.strip()):
+        return None
+    raw = bytes.fromhex(key.strip().removeprefix("0x")) if isinstance(key, str) else bytes(key)
+    del key
+    try:
+        return Account.from_key(raw)
+    except Exception:  # noqa: BLE001  # whatever it is: its text may hold the key, so it ends here
+        return None
+
+
+def _decrypted(document: str, passphrase: str, path: Path) -> bytes:
+    from eth_keyfile.keyfile import decode_keyfile_json
+
+    wrong = ""
+    try:
+        return bytes(decode_keyfile_json(json.loads(document), passphrase.encode()))
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        wrong = f"is no keystore file of version 3: {type(error).__name__}"
+    except ValueError as error:
+        damaged = isinstance(error, json.JSONDecodeError)
+        wrong = "is damaged: it is no JSON" if damaged else "does not open: the passphrase is wrong, or it is damaged"
+    del passphrase
+    # Outside of the handler, so that the error carries no frame that knows the passphrase.
+    raise KeystoreError(f"the key file {path} {wrong}")
+
+
+def _passphrase(given: str | None) -> str:
+    word = os.environ.get(PASSPHRASE_VARIABLE) if given is None else given
+    if not word:
+        raise KeystoreError(f"a passphrase is needed: give one, or set {PASSPHRASE_VARIABLE}")
+    return word
+
+
+def _fields(transaction: Transaction) -> Mapping[str, Any]:
+    """As eth-account takes a transaction."""
+    fields = {
+        "type": 2,
+        "chainId": transaction.chain_id,
+        "nonce": transaction.nonce,
+        "value": transaction.value_wei,
+        "data": transaction.data,
+        "gas": transaction.gas,
+        "maxFeePerGas": transaction.max_fee_wei,
+        "maxPriorityFeePerGas": transaction.tip_wei,
+    }
+    return fields if transaction.to is None else {**fields, "to": transaction.to}
+
+
+def _check_private(path: Path, mode: int) -> None:
+    found = path.stat().st_mode & 0o777
+    if found & ~mode:
+        raise KeystoreError(f"{path} has the mode {found:04o}, so others may read it; chmod {mode:04o} it first")
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        raise KeystoreError(f"{path} cannot be used: {error.strerror or error}") from error
