@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rios.words.errors import LedgerUnavailable, NetworkClosed
-from rios.words.ids import Address, check_address
+from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS
 
 if TYPE_CHECKING:
+    from rios.billing.keystore import KeySigner
     from rios.billing.ledger.ledger import Ledger
 
 LOCAL_USER = "local"
@@ -45,20 +46,25 @@ class Books:
     @property
     def address(self) -> Address:
         """The address of the local wallet: who owns what is not announced as somebody else's."""
+        return self.wallet.address
+
+    @property
+    def wallet(self) -> KeySigner:
+        """The key of the local wallet. Raises as `ledger`."""
         self.ledger  # noqa: B018  the wallet is there when the ledger is
-        return self._address
+        return self._wallet
 
     def _open(self) -> None:
         try:
-            from eth_account import Account
-
             from rios.billing.ledger.ledger import Ledger
+            from rios.services.keys import open_key
 
             if self._home is not None:
                 self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
             ledger = Ledger.open(self._url)
             ledger.grant_trial(LOCAL_USER, TRIAL_WEI)
-            self._address = check_address(Account.create().address)
+            self._wallet = open_key(self._home, "wallet")
+            ledger.link_address(LOCAL_USER, self._wallet.address)
         except BaseException as error:  # noqa: BLE001  whoever asks for the ledger gets it raised
             self._opened.set_exception(error)
         else:

@@ -1,0 +1,284 @@
+"""Transparent accounting: that all books agree to the wei, and how one use of a model became a payout."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from rios.billing.ledger.accounts import ESCROW, SETTLEMENT
+from rios.billing.ledger.values import Epoch
+from rios.billing.merkle import MerkleTree
+from rios.billing.pricing import Terms
+from rios.billing.rating import rate
+from rios.billing.verify import (
+    FAILED,
+    OK,
+    PENDING,
+    ChainView,
+    Entry,
+    Export,
+    Link,
+    Point,
+    Rated,
+    concerns,
+    verified,
+    verify,
+)
+from rios.services.views import html_table, text_table
+from rios.words.errors import NotProvable
+from rios.words.ids import Address
+from rios.words.keccak import Hash
+from rios.words.money import Wei, format_ros
+
+if TYPE_CHECKING:
+    from rios.billing.books import PriceBook
+    from rios.billing.ledger import values
+    from rios.billing.ledger.ledger import Ledger
+
+
+class Vault(ChainView, Protocol):
+    """What reconciliation asks of the chain beyond roots and claims."""
+
+    def tokens_of(self, contract: str) -> int:
+        """Wei of ROS that the contract "escrow" or "settlement" has."""
+
+    def total_claimed(self) -> int:
+        """Wei that the settlement contract has paid out."""
+
+    def latest_epoch(self) -> int:
+        """The number of the last epoch whose root was posted; 0 before any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One comparison of two books."""
+
+    what: str
+    here_wei: int
+    there_wei: int
+
+    @property
+    def difference_wei(self) -> int:
+        """0 where they agree."""
+        return abs(self.here_wei - self.there_wei)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """Ledger, rebuilt root, contract and token balances, compared."""
+
+    checks: tuple[Check, ...]
+    broken: tuple[str, ...]
+    """What is wrong and has no amount: a broken hash chain, a root that differs."""
+
+    @property
+    def difference_wei(self) -> int:
+        """The sum of all differences; 0 where everything agrees."""
+        return sum(check.difference_wei for check in self.checks)
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything agrees."""
+        return not self.broken and self.difference_wei == 0
+
+    def __repr__(self) -> str:
+        state = (
+            "sound" if self.sound else f"differs by {self.difference_wei} wei; {'; '.join(self.broken) or 'amounts'}"
+        )
+        return f"<Reconciliation of {len(self.checks)} pairs of books: {state}>"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        rows = [
+            (check.what, format_ros(check.here_wei), format_ros(check.there_wei), f"{check.difference_wei} wei")
+            for check in self.checks
+        ]
+        return [*rows, *((text, "", "", "broken") for text in self.broken)]
+
+    def __str__(self) -> str:
+        return text_table(("books", "here", "there", "difference"), self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table(("books", "here", "there", "difference"), self._rows())
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """From one usage record to its payout, link by link."""
+
+    usage: values.Usage
+    links: tuple[Link, ...]
+    export: Export | None
+    """What a stranger needs to check it again with `rios verify`; None until its epoch is closed."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether every link that exists holds; a payout may still be pending."""
+        return verified(self.links)
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{link.name} {link.state}" for link in self.links)
+        return f"<Proof of {self.usage.usage_id}: {states}>"
+
+    def __str__(self) -> str:
+        return text_table(("link", "state", "why"), [(link.name, link.state, link.reason) for link in self.links])
+
+    def _repr_html_(self) -> str:
+        head = html.escape(f"{self.usage.usage_id}: {format_ros(self.usage.amount_wei)} for {self.usage.line}")
+        rows = [(link.name, link.state, link.reason) for link in self.links]
+        return (
+            f'<div style="color:var(--jp-content-font-color1)">{head}</div>{html_table(("link", "state", "why"), rows)}'
+        )
+
+
+def reconcile(ledger: Ledger, vault: Vault | None, *, keccak: Hash) -> Reconciliation:
+    """Compare the ledger with itself, with its rebuilt roots, and with the chain as far as there is one."""
+    totals = ledger.totals()
+    checks = [
+        Check("sum over all accounts, and nothing", totals.sum_wei, 0),
+        Check("balances, and the entries added up", totals.difference_wei, 0),
+    ]
+    broken = [] if totals.broken_at is None else [f"the hash chain is broken at entry {totals.broken_at}"]
+    epochs = ledger.epochs()
+    last = epochs[-1] if epochs else None
+    if last is not None:
+        checks += _roots(ledger, last, broken, keccak=keccak)
+    if vault is None:
+        return Reconciliation(tuple(checks), tuple(broken))
+    stored = totals.stored
+    checks += [
+        Check("deposits in the ledger, and the escrow's tokens", -stored.get(ESCROW, 0), vault.tokens_of("escrow")),
+        Check(
+            "payouts funded in the ledger, and the settlement's tokens",
+            -stored.get(SETTLEMENT, 0),
+            vault.tokens_of("settlement"),
+        ),
+    ]
+    posted = ledger.epoch(vault.latest_epoch())
+    if posted is not None:
+        root = vault.root_of(posted.number)
+        if root is None or (f"0x{root.root.hex()}", root.ledger_hash) != (posted.root, posted.head_hash):
+            broken.append(f"the contract has another root or ledger hash for epoch {posted.number}")
+        else:
+            checks.append(Check("leaves of the last root, and the contract's total", posted.total_wei, root.total_wei))
+        promised = sum(ledger.claimable().values())
+        if last is not None:
+            checks.append(
+                Check(
+                    "promised and unclaimed, and what the roots leave after claims",
+                    promised,
+                    last.total_wei - vault.total_claimed(),
+                )
+            )
+    return Reconciliation(tuple(checks), tuple(broken))
+
+
+def _roots(ledger: Ledger, last: Epoch, broken: list[str], *, keccak: Hash) -> Iterator[Check]:
+    leaves = ledger.leaves(last.number)
+    tree = MerkleTree.of(leaves, keccak=keccak)
+    if f"0x{tree.root.hex()}" != last.root:
+        broken.append(f"the leaves of epoch {last.number} make the root 0x{tree.root.hex()}, not {last.root}")
+    yield Check(f"leaves of epoch {last.number}, and its total", sum(leaves.values()), last.total_wei)
+
+
+def prove(ledger: Ledger, usage_id: str, view: ChainView | None, *, keccak: Hash) -> Proof:
+    """Follow a usage record to its payout. Raises NotProvable for an id that is not in the ledger."""
+    usage = ledger.usage_of(usage_id)
+    if usage is None:
+        raise NotProvable(f"the ledger has no usage {usage_id!r}; net.billing.usage() lists what it has")
+    if usage.epoch is None or view is None or not usage.worker_wei:
+        return Proof(usage, tuple(_unsettled(ledger, usage)), None)
+    export = export_of(ledger, usage.owner, usage.epoch, view)
+    return Proof(usage, tuple(verify(export.to_dict(), chain_view=view, keccak=keccak)), export)
+
+
+def export_of(ledger: Ledger, account: Address, number: int, view: ChainView) -> Export:
+    """All that shows what `account` earned in epoch `number`, for whoever trusts the chain alone."""
+    closing = ledger.epoch(number)
+    if closing is None:
+        raise NotProvable(f"there is no epoch {number}; settle() closes one")
+    before = ledger.epoch(number - 1)
+    opening = None if before is None or account not in ledger.leaves(before.number) else before
+    first = 1 if opening is None else opening.head_seq + 1
+    entries = list(ledger.entries(after=first - 1, up_to=closing.head_seq))
+    rows = [usage for usage in ledger.usage(owner=account) if usage.worker_wei and _within(usage, opening, closing)]
+    terms: dict[str, Terms] = {}
+    books: dict[str, PriceBook] = {}
+    for usage in rows:
+        if usage.hold_id not in terms:
+            terms[usage.hold_id] = _terms(ledger, usage.hold_id, books)
+    shown = [
+        Entry(e.seq, e.id, e.debit, e.credit, Wei(e.amount_wei), e.kind, e.reference, e.document or "") for e in entries
+    ]
+    return Export(
+        chain_id=view.chain_id,
+        settlement=Address(view.settlement),
+        account=account,
+        opening=None if opening is None else _point(ledger, opening, account),
+        closing=_point(ledger, closing, account),
+        books=tuple({t.book.digest: t.book for t in terms.values()}.values()),
+        terms=tuple(_distinct(list(terms.values()))),
+        charges=tuple(Rated.of(rate(u.record, terms[u.hold_id]), terms[u.hold_id]) for u in rows),
+        entries=tuple(entry for entry in shown if concerns(entry, account)),
+        first_seq=first,
+        ledger=tuple((entry.at, entry.digest) for entry in entries),
+    )
+
+
+def _within(usage: values.Usage, opening: Epoch | None, closing: Epoch) -> bool:
+    if usage.epoch is None:
+        return False
+    return (0 if opening is None else opening.number) < usage.epoch <= closing.number
+
+
+def _distinct(found: Sequence[Terms]) -> Iterator[Terms]:
+    """Terms that say different things, in the order of their first hold."""
+    seen: set[str] = set()
+    for terms in found:
+        text = json.dumps(terms.to_dict(), sort_keys=True)
+        if text not in seen:
+            seen.add(text)
+            yield terms
+
+
+def _terms(ledger: Ledger, hold_id: str, books: dict[str, PriceBook]) -> Terms:
+    hold = ledger.hold_of(hold_id)
+    if hold is None:
+        raise NotProvable(f"the ledger has no hold {hold_id}, by whose terms usage was rated")
+    if hold.price_book not in books:
+        books[hold.price_book] = ledger.price_book(hold.price_book)
+    return Terms.from_dict(json.loads(hold.terms), books)
+
+
+def _point(ledger: Ledger, epoch: Epoch, account: Address) -> Point:
+    tree = MerkleTree.of(ledger.leaves(epoch.number))
+    return Point(
+        epoch.number,
+        bytes.fromhex(epoch.root[2:]),
+        epoch.total_wei,
+        epoch.head_hash,
+        tree.amounts[account],
+        tree.proof(account),
+    )
+
+
+def _unsettled(ledger: Ledger, usage: values.Usage) -> Iterator[Link]:
+    """The links of a record whose epoch is not closed: price and postings are there, the chain is not."""
+    terms = _terms(ledger, usage.hold_id, {})
+    charge = rate(usage.record, terms)
+    same = (charge.amount_wei, charge.worker_wei, charge.platform_wei) == (
+        usage.amount_wei,
+        usage.worker_wei,
+        usage.platform_wei,
+    )
+    yield Link("usage", OK, f"{usage.events} events, digest {usage.events_digest[:16]}")
+    yield Link("price", OK if same else FAILED, f"rated again to {format_ros(charge.amount_wei)}")
+    posted = sum(entry.amount_wei for entry in ledger.postings(usage.usage_id))
+    agrees = posted == usage.amount_wei
+    yield Link(
+        "posting", OK if agrees else FAILED, f"{format_ros(posted)} are posted of {format_ros(usage.amount_wei)}"
+    )
+    for name in ("leaf", "root", "payout"):
+        yield Link(name, PENDING, "its epoch is not closed: net.billing.settle() closes it")
