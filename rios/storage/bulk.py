@@ -14,10 +14,12 @@ from sqlalchemy.exc import DBAPIError
 
 COLUMNS = "seq, id, debit_id, credit_id, amount_wei, kind, reference, at, payload, digest, hash"
 # ruff: noqa: S608 (the columns are the constant above)
-_INSERT = f"INSERT INTO transfers ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT = f"INSERT INTO transfers ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_POSTGRES = f"INSERT INTO transfers ({COLUMNS}) VALUES (%s, %s, %s, %s, %s::numeric, %s, %s, %s, %s, %s, %s)"
 _COPY = f"COPY transfers ({COLUMNS}) FROM STDIN"
-_BALANCES = "UPDATE accounts SET balance_wei = ?, floor_wei = ? WHERE id = ?"
-_BALANCES_POSTGRES = """
+BALANCES = "UPDATE accounts SET balance_wei = ?, floor_wei = ? WHERE id = ?"
+BALANCES_POSTGRES = "UPDATE accounts SET balance_wei = %s::numeric, floor_wei = %s::numeric WHERE id = %s"
+_MANY_BALANCES = """
     UPDATE accounts SET balance_wei = v.balance::numeric, floor_wei = v.floor::numeric
     FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS v(balance, floor, id) WHERE accounts.id = v.id
 """
@@ -29,7 +31,7 @@ Entry = tuple[int, str, int, int, str, str, str, int, str | None, bytes, bytes]
 def insert_transfers(connection: Connection, rows: Sequence[Entry]) -> None:
     """Insert entries. Raises IntegrityError where an id or a number is known."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_INSERT, list(rows))
+        connection.exec_driver_sql(INSERT, list(rows))
         return
     import psycopg
 
@@ -52,6 +54,6 @@ def update_balances(connection: Connection, rows: Sequence[tuple[int, int | None
     """Set balance and floor of accounts: rows of (balance, floor, account id)."""
     texts = [(str(balance), None if floor is None else str(floor), number) for balance, floor, number in rows]
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_BALANCES, texts)
+        connection.exec_driver_sql(BALANCES, texts)
     else:
-        connection.exec_driver_sql(_BALANCES_POSTGRES, tuple(list(column) for column in zip(*texts, strict=True)))
+        connection.exec_driver_sql(_MANY_BALANCES, tuple(list(column) for column in zip(*texts, strict=True)))

@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-from rios.storage.engine import MIGRATE_LOCK, UNREACHABLE, Database, unavailable
+from rios.storage.engine import MIGRATE_LOCK, Database, translated
 from rios.words.errors import LedgerUnavailable
 
 _VERSIONS = "alembic_version"
@@ -35,24 +35,18 @@ def upgrade(database: Database, to: str = "head") -> None:
 
     Several processes may do so at once: one does the work. Raises LedgerUnavailable for a newer or foreign database.
     """
-    try:
-        if version(database) == (latest() if to == "head" else to):
-            return
-        with database.writing(lock=MIGRATE_LOCK) as connection:
-            _check(connection, database.name)
-            command.upgrade(_config(connection), to)
-    except UNREACHABLE as error:
-        raise unavailable(database.name, error) from error
+    if version(database) == (latest() if to == "head" else to):
+        return
+    with translated(database.name), database.writing(lock=MIGRATE_LOCK) as connection:
+        _check(connection, database.name)
+        command.upgrade(_config(connection), to)
 
 
 def downgrade(database: Database, to: str) -> None:
     """Bring a database back to the older version `to` ("base" for none): what the newer ones added is lost."""
-    try:
-        with database.writing(lock=MIGRATE_LOCK) as connection:
-            _check(connection, database.name)
-            command.downgrade(_config(connection), to)
-    except UNREACHABLE as error:
-        raise unavailable(database.name, error) from error
+    with translated(database.name), database.writing(lock=MIGRATE_LOCK) as connection:
+        _check(connection, database.name)
+        command.downgrade(_config(connection), to)
 
 
 def _check(connection: Connection, name: str) -> None:

@@ -290,3 +290,21 @@ class ChainEventRow(Base):
     """How often it was applied, less how often it was reversed: 1 or 0."""
     times: Mapped[int]
     """How often it was applied: after a reorganisation it may come again."""
+
+
+class ChainIntentRow(Base):
+    """A transaction that is to be made on a chain, and what became of it."""
+
+    __tablename__ = "chain_intents"
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    seq: Mapped[int] = mapped_column(Big, unique=True)
+    chain_id: Mapped[int]
+    sender: Mapped[str]
+    nonce: Mapped[int | None]
+    state: Mapped[str]
+    version: Mapped[int]
+    document: Mapped[str]
+    __table_args__ = (
+        UniqueConstraint("chain_id", "sender", "nonce"),
+        Index("ix_chain_intents_state", "chain_id", "sender", "state"),
+    )

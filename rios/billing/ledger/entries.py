@@ -48,6 +48,8 @@ class Transfer:
     document: str | None = field(init=False, repr=False)
     """The payload as canonical JSON."""
     digest: bytes = field(init=False, repr=False)
+    parts: tuple[str, bytes, str, str, int, str, str, str, str | None] = field(init=False, repr=False, compare=False)
+    """Id, digest, debit, credit, amount, its text, kind, reference, document: what the writer needs, at once."""
 
     def __post_init__(self) -> None:
         if not (_WORD.fullmatch(self.id) and _WORD.fullmatch(self.kind) and _REFERENCE.fullmatch(self.reference)):
@@ -63,7 +65,11 @@ class Transfer:
         object.__setattr__(self, "document", document)
         # As `verify.entry_digest`, which is for strangers; here it is on the way of every posting.
         text = f"{self.id}\n{self.debit}\n{self.credit}\n{self.amount_wei}\n{self.kind}\n{self.reference}\n"
-        object.__setattr__(self, "digest", hashlib.sha256((text + (document or "")).encode()).digest())
+        digest = hashlib.sha256((text + (document or "")).encode()).digest()
+        object.__setattr__(self, "digest", digest)
+        amounts = (self.amount_wei, str(self.amount_wei))
+        parts = (self.id, digest, self.debit, self.credit, *amounts, self.kind, self.reference, document)
+        object.__setattr__(self, "parts", parts)
 
 
 assert WEI_MAX < 10**78  # any amount of wei has a place in the columns

