@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rios.dmoe import device as devices
 from rios.dmoe.dispatch import Dispatcher
 from rios.dmoe.metering import SHARE, shares
 from rios.dmoe.params import SamplingParams
@@ -55,7 +56,7 @@ class Request:
     stop: StopText | None = None
     slot: Slot | None = None
     done: int = 0  # tokens in the cache
-    cancelled: bool = False
+    request_id: str = ""
 
     @property
     def generated(self) -> int:
@@ -69,6 +70,15 @@ class Request:
 
 
 Emit = Callable[[object, Emission], None]
+
+
+def _among(request: Request, cancelled: set[tuple[object, int | None]]) -> bool:
+    return (request.client, request.handle) in cancelled or (request.client, None) in cancelled
+
+
+def _about(request: Request) -> dict[str, Any]:
+    """What a line of the log says of a request."""
+    return {"request_id": request.request_id, "generated": request.generated}
 
 
 class Batch:
@@ -86,6 +96,8 @@ class Batch:
         self._settings = settings
         self._emit = emit
         self._inbox: collections.deque[Request] = collections.deque()
+        self._cancelled: set[tuple[object, int | None]] = set()  # (client, handle); without a handle, all of a client's
+        self._lock = threading.Lock()  # of the two above, which other threads write
         self._wake = threading.Event()
         self._closed = False
         self._outgoing: dict[object, Emission] = {}
@@ -106,14 +118,14 @@ class Batch:
                 f"{sequence.capacity} tokens of cache take {need:,} bytes, this trunk has {self.kv_budget_bytes:,}; "
                 "ask for fewer tokens or deploy on a host with more memory"
             )
-        self._inbox.append(sequence)
+        with self._lock:
+            self._inbox.append(sequence)
         self._wake.set()
 
     def cancel(self, client: object, handle: int | None = None) -> None:
         """End one request of a client, or all of them; their memory is freed before the next step."""
-        for sequence in [*self._inbox, *self.waiting, *self.prefilling, *self.decoding]:
-            if sequence.client is client and handle in (None, sequence.handle):
-                sequence.cancelled = True
+        with self._lock:
+            self._cancelled.add((client, handle))
         self._wake.set()
 
     def close(self) -> None:
@@ -134,8 +146,10 @@ class Batch:
             except RiosError as error:
                 self._fail_all(error)
             except Exception as error:
-                log.exception("a step failed", extra={"trunk": self.trunk.name})
-                self._fail_all(RiosError(f"the trunk of {self.trunk.name} failed: {error!r}"))
+                requests = [request.request_id for request in (*self.prefilling, *self.decoding)]
+                log.exception("a step failed", extra={"trunk": self.trunk.name, "requests": requests})
+                kind = InsufficientMemory if devices.out_of_memory(error) else RiosError
+                self._fail_all(kind(f"the trunk of {self.trunk.name} failed: {error!r}"))
         for sequence in [*self.prefilling, *self.decoding]:
             self._leave(sequence)
 
@@ -153,12 +167,16 @@ class Batch:
         return busy
 
     def _take(self) -> None:
-        while self._inbox:
-            self.waiting.append(self._inbox.popleft())
-        if any(sequence.cancelled for sequence in (*self.waiting, *self.prefilling, *self.decoding)):
-            self.waiting = collections.deque(s for s in self.waiting if not s.cancelled)
-            for sequence in [s for s in (*self.prefilling, *self.decoding) if s.cancelled]:
-                self._leave(sequence)
+        """What came from other threads. Only this thread moves requests, so none is between two queues meanwhile."""
+        with self._lock:
+            arrived, self._inbox = self._inbox, collections.deque()
+            cancelled, self._cancelled = self._cancelled, set()
+        self.waiting.extend(arrived)
+        if cancelled:
+            gone = [r for r in (*self.waiting, *self.prefilling, *self.decoding) if _among(r, cancelled)]
+            for request in gone:
+                log.info("request cancelled", extra=_about(request))
+                self._leave(request)
 
     def _need(self, sequence: Request) -> int:
         return self.trunk.kv_bytes_fixed + self.trunk.kv_bytes_per_token * sequence.capacity
@@ -176,6 +194,7 @@ class Batch:
             self.waiting.popleft()
             self.prefilling.append(candidate)  # first: whoever cannot be given a place is told so with the others
             candidate.slot = self.trunk.open(candidate.capacity)
+            log.info("request begins", extra={**_about(candidate), "prompt_tokens": candidate.prompt_tokens})
             running.append(candidate)
 
     def _prefill(self) -> None:
@@ -239,6 +258,7 @@ class Batch:
         if reason is not None:
             out.extras.setdefault("finished", {})[str(sequence.handle)] = reason
             self._leave(sequence)
+            log.info("request answered", extra={**_about(sequence), "finish_reason": reason})
 
     def _finished(self, sequence: Request, token: int) -> str | None:
         params = sequence.params
@@ -278,7 +298,7 @@ class Batch:
         if sequence.slot is not None:
             self.trunk.close(sequence.slot)
             sequence.slot = None
-        for queue in (self.prefilling, self.decoding):
+        for queue in (self.waiting, self.prefilling, self.decoding):
             if sequence in queue:
                 queue.remove(sequence)
 
@@ -288,6 +308,7 @@ class Batch:
             out = self._outgoing.setdefault(sequence.client, Emission())
             failed = {"error": type(error).__name__, "message": str(error)}
             out.extras.setdefault("failed", {})[str(sequence.handle)] = failed
+            log.warning("request failed", extra={**_about(sequence), "reason": str(error)})
             self._leave(sequence)
         self._flush()
 

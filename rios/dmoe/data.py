@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rios.dmoe import device as devices
 from rios.dmoe.calls import PARTIAL, Exec, decode_exec, encode_result, weighted_sum
 from rios.dmoe.hosted import Hosted
 from rios.dmoe.shm import Segment
@@ -78,7 +79,9 @@ def answer(host: Host, connection: Connection, segment: Segment | None, hosted: 
     started = time.perf_counter_ns()
     try:
         output = host.reply(call, compute(hosted, call, host.device))
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not devices.out_of_memory(error):
+            raise
         log.warning("out of memory", extra={"deployment": hosted.name, "layer": call.layer, "reason": str(error)})
         said = {"error": "OutOfMemory", "message": f"host {host.name}: {len(call.slot_rows)} rows: {error}"}
         connection.send(Kind.ERROR, frame.seq, dump(said), timeout_s=host.settings.connect_timeout_s)

@@ -38,7 +38,14 @@ from rios.dmoe.serving import TrunkService, serve_client
 from rios.dmoe.tensors import NAMES
 from rios.dmoe.wire import Connection, Frame, Kind, accept, dump
 from rios.words.config import Settings
-from rios.words.errors import HostLost, InvalidRequest, ProtocolError, RiosError, UnsupportedCheckpoint
+from rios.words.errors import (
+    HostLost,
+    InsufficientMemory,
+    InvalidRequest,
+    ProtocolError,
+    RiosError,
+    UnsupportedCheckpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +249,8 @@ class Host:
                     answer = {"error": "InvalidRequest", "message": f"{request.get('op')}: {error!r}"}
                 except (MemoryError, RuntimeError) as error:
                     log.exception("operation failed", extra={"op": request.get("op")})
-                    answer = {"error": "RiosError", "message": f"host {self.name}: {error}"}
+                    kind = InsufficientMemory if devices.out_of_memory(error) else RiosError
+                    answer = {"error": kind.__name__, "message": f"host {self.name}: {error}"}
                 connection.send(Kind.ANSWER, frame.seq, dump(answer), timeout_s=self.settings.control_timeout_s)
         finally:
             for name in entered:
@@ -344,7 +352,7 @@ class Host:
                 except BaseException:
                     self.budget.release(need)
                     raise
-                hosted.trunk_bytes = need
+                hosted.trunk_bytes = need + hosted.trunk.kv_bytes
         return hosted.trunk.stats()
 
     def _route(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:

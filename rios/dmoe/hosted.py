@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class MemoryBudget:
-    """Bytes that shards and trunks may take on this host; reserved before anything is read."""
+    """Bytes that shards, trunks and caches may take on this host; reserved before anything is read."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
@@ -42,6 +42,13 @@ class MemoryBudget:
                     "add a worker, deploy with fewer replicas or a smaller dtype"
                 )
             self.reserved_bytes += count_bytes
+
+    def reserve_share(self, fraction: float, most_bytes: int, what: str) -> int:
+        """Take a fraction of what is free, at most `most_bytes`; returns how much. Raises as `reserve`."""
+        with self._lock:
+            count_bytes = min(int(fraction * (self.capacity_bytes - self.reserved_bytes)), most_bytes)
+        self.reserve(count_bytes, what)
+        return count_bytes
 
     def release(self, count_bytes: int) -> None:
         """Give back."""
@@ -63,7 +70,7 @@ class Hosted:
     sessions: dict[str, int] = field(default_factory=dict)  # session -> open connections
     idle_since: float = field(default_factory=time.monotonic)
     trunk: TrunkService | None = None
-    trunk_bytes: int = 0
+    trunk_bytes: int = 0  # reserved for it: its weights and its key-value cache
     lock: threading.Lock = field(default_factory=threading.Lock)
     offer: Offer = field(init=False)
 

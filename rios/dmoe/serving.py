@@ -1,6 +1,7 @@
 """A trunk on a host and the clients that send it requests.
 
-SUBMIT  meta {handle, prompt_tokens, params, seed, eos, metered_from}; body i32[...] prompt + tokens so far
+SUBMIT  meta {handle, prompt_tokens, params, seed, eos, metered_from}, and request_id for the log where there is one;
+        body i32[...] prompt + tokens so far
 CANCEL  seq = handle
 TOKENS  meta {finished, failed, logprobs, hosts} where there is any; seq = tokens n; body n x (handle u32, token u32),
         then SHARE records
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rios.dmoe import device as devices
 from rios.dmoe.batching import Batch, Emission, Request
 from rios.dmoe.dispatch import Dispatcher
 from rios.dmoe.hosted import Hosted
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # A client that does not read for this long while its socket's buffer is full is treated as gone.
 _CLIENT_STUCK_S = 0.5
+_REQUEST_ID_MAX = 64
 
 
 class TrunkService:
@@ -78,10 +79,28 @@ class TrunkService:
         except BaseException:
             self.links.close()
             raise
-        kv_bytes = int(options.get("kv_bytes") or devices.free_bytes(host.device) * settings.kv_fraction)
-        self.batch = Batch(self.trunk, self.dispatcher, settings, kv_bytes=kv_bytes, emit=self._emit)
+        try:
+            self.kv_bytes = self._reserve(hosted, options.get("kv_bytes"))
+        except BaseException:
+            self.trunk.release()
+            self.links.close()
+            raise
+        self.batch = Batch(self.trunk, self.dispatcher, settings, kv_bytes=self.kv_bytes, emit=self._emit)
         self._closed = threading.Event()
         threading.Thread(target=self._beat, name="rios-heartbeat", daemon=True).start()
+
+    def _reserve(self, hosted: Hosted, wanted_bytes: int | None) -> int:
+        """Take the memory of the key-value cache out of the host's budget; whoever closes this service gives it back.
+
+        As much as was asked for, else a share of what is left, and no more than can ever be used.
+        """
+        trunk, settings, budget = self.trunk, self.settings, hosted.budget
+        what = f"the key-value cache of {hosted.name}"
+        if wanted_bytes:
+            budget.reserve(int(wanted_bytes), what)
+            return int(wanted_bytes)
+        most = settings.max_running * (trunk.kv_bytes_fixed + trunk.kv_bytes_per_token * self.context_length)
+        return budget.reserve_share(settings.kv_fraction, most, what)
 
     def route(self, peers: Sequence[Peer], held: dict[str, dict[int, frozenset[int]]]) -> None:
         """New knowledge about hosts."""
@@ -170,6 +189,7 @@ class TrunkService:
                 int(said["seed"]),
                 frozenset(int(token) for token in said["eos"]),
                 metered_from=int(said.get("metered_from", 0)),
+                request_id=str(said.get("request_id", ""))[:_REQUEST_ID_MAX],
             )
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"a SUBMIT frame that cannot be read: {error!r}") from error
@@ -222,5 +242,8 @@ def _submit(service: TrunkService, connection: Connection, frame: Frame) -> None
     except ProtocolError:
         raise
     except RiosError as error:
-        failed = {str(frame.json().get("handle")): {"error": type(error).__name__, "message": str(error)}}
+        said = frame.json()
+        request_id = str(said.get("request_id", ""))[:_REQUEST_ID_MAX]
+        log.info("request refused", extra={"request_id": request_id, "reason": str(error)})
+        failed = {str(said.get("handle")): {"error": type(error).__name__, "message": str(error)}}
         connection.send(Kind.TOKENS, 0, dump({"failed": failed}), timeout_s=_CLIENT_STUCK_S)

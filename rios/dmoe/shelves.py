@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers.integrations.moe import _grouped_linear
 
+from rios.dmoe.device import out_of_memory
 from rios.words.errors import ExpertsUnavailable, InsufficientMemory
 
 _ALIGNMENT_BYTES = 64
@@ -193,7 +194,9 @@ class GroupedShelf:
                 name: torch.empty((len(experts), *shape), dtype=self._dtype, device=self._device)
                 for name, shape in self._form.shapes.items()
             }
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
             raise InsufficientMemory(f"no memory on {self._device} for {len(experts)} experts") from error
         for row, found in enumerate(tensors):
             for name, rows in bank.items():
