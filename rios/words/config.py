@@ -27,6 +27,16 @@ class Settings(BaseSettings):
         description="The ledger's database, such as postgresql://user@host/rios; default is SQLite in the home.",
     )
 
+    chain: str | None = Field(
+        default=None, description="URL of an Ethereum-compatible node; default is a chain in this process."
+    )
+    chain_id: int | None = Field(default=None, description="The id that the node must say; any without.")
+    contracts: Path | None = Field(
+        default=None, description="File with the addresses of the network's contracts; made where there are none."
+    )
+    chain_confirmations: int = Field(default=12, ge=0, description="Blocks after which one of a node counts as final.")
+    chain_final_timeout_s: float = Field(default=600.0, gt=0, description="A block must be final within this.")
+
     # Control plane.
     start_timeout_s: float = Field(
         default=60.0, gt=0, description="A worker must be serving within this after its start."

@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def test_configure(capsys: pytest.CaptureFixture[str]) -> None:
 def test_each_setting_is_an_environment_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     field = Settings.model_fields[name]
     assert field.description
-    value = {bool: False, int: 123, float: 0.5}.get(field.annotation, Path("somewhere"))  # type: ignore[call-overload]
+    kinds = typing.get_args(field.annotation) or (field.annotation,)
+    value = {bool: False, int: 123, float: 0.5, str: "somewhere", Path: Path("somewhere")}[kinds[0]]
     monkeypatch.setenv(f"RIOS_{name.upper()}", str(value))
     assert getattr(Settings(), name) == value
 
