@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SPIN_US_MAX = 1_000_000
+_STAGED_BYTES_MIN = 1 << 16
 
 
 def serve_data(host: Host, connection: Connection, hosted: Hosted) -> None:
@@ -30,11 +31,12 @@ def serve_data(host: Host, connection: Connection, hosted: Hosted) -> None:
     connection.send(Kind.WELCOME, 0, dump(welcome), timeout_s=host.settings.connect_timeout_s)
     segment: Segment | None = None
     spin_s = 0.0
+    lane = None if host.device.type == "cpu" else Lane(host.device)
     try:
         while True:
             frame = connection.receive() if segment is None else segment.receive(connection, spin_s)
             if frame.kind is Kind.EXEC:
-                answer(host, connection, segment, hosted, frame)
+                answer(host, connection, segment, hosted, frame, lane)
             elif frame.kind is Kind.CALL and segment is None:
                 segment, spin_s = _attach(connection, frame)
             elif frame.kind is not Kind.RING:
@@ -56,7 +58,9 @@ def _attach(connection: Connection, frame: Frame) -> tuple[Segment | None, float
     return segment, spin_us * 1e-6
 
 
-def answer(host: Host, connection: Connection, segment: Segment | None, hosted: Hosted, frame: Frame) -> None:
+def answer(
+    host: Host, connection: Connection, segment: Segment | None, hosted: Hosted, frame: Frame, lane: Lane | None = None
+) -> None:
     """Compute one call and send its result, or an error that says what is wrong with it."""
     call = decode_exec(frame, width=hosted.manifest.hidden_size)
     if call.deployment != hosted.handle:
@@ -78,7 +82,7 @@ def answer(host: Host, connection: Connection, segment: Segment | None, hosted: 
         return
     started = time.perf_counter_ns()
     try:
-        output = host.reply(call, compute(hosted, call, host.device))
+        output = host.reply(call, compute(hosted, call, lane))
     except (MemoryError, RuntimeError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -98,12 +102,64 @@ def answer(host: Host, connection: Connection, segment: Segment | None, hosted: 
         connection.send(Kind.RESULT, frame.seq, meta, bodies, timeout_s=host.settings.connect_timeout_s)
 
 
-def compute(hosted: Hosted, call: Exec, device: torch.device) -> torch.Tensor:
-    """The rows of one call through its experts; the result has the dtype that came over the wire."""
-    hidden = call.hidden.to(device=device, dtype=hosted.dtype, non_blocking=True)
-    slot_rows = call.slot_rows.to(hidden.device)
+def compute(hosted: Hosted, call: Exec, lane: Lane | None = None) -> torch.Tensor:
+    """The rows of one call through its experts, on the CPU, in the dtype that came over the wire.
+
+    On a GPU they go there and back by `lane`; the answer is in its buffer then, until its next call.
+    """
+    if lane is not None:
+        return lane.compute(hosted, call)
+    return _output(hosted, call, call.hidden, call.slot_rows, call.weights)
+
+
+def _output(
+    hosted: Hosted, call: Exec, hidden: torch.Tensor, slot_rows: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """What a call asks for, where its tensors are."""
+    hidden = hidden.to(hosted.dtype)
     output = hosted.store.compute(call.layer, hidden, slot_rows, call.experts, call.counts)
     if call.mode == PARTIAL:
-        assert call.weights is not None
-        output = weighted_sum(output, slot_rows, call.weights.to(hidden.device), hidden.shape[0])
+        assert weights is not None
+        output = weighted_sum(output, slot_rows, weights, hidden.shape[0])
     return output.to(dtype=DTYPES[call.dtype_code])
+
+
+class Lane:
+    """One connection's way to a GPU and back: a stream of its own, and page-locked buffers.
+
+    Copies between page-locked memory and the device run beside other streams' work ("Use pinned memory buffers" in
+    PyTorch's notes on CUDA semantics). All that one call does is queued on the one stream, and the call ends with the
+    stream empty: so the answer is complete when it is sent, and the buffers can be filled again.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def compute(self, hosted: Hosted, call: Exec) -> torch.Tensor:
+        """As `compute`."""
+        with torch.cuda.stream(self._stream):
+            hidden, slot_rows = self._there("hidden", call.hidden), self._there("slot rows", call.slot_rows)
+            weights = None if call.weights is None else self._there("weights", call.weights)
+            output = _output(hosted, call, hidden, slot_rows, weights)
+            staged = self._staged("answer", output)
+            staged.copy_(output, non_blocking=True)
+            self._stream.synchronize()
+        return staged
+
+    def _there(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device, once the stream gets there."""
+        return self._staged(name, tensor).copy_(tensor).to(self._device, non_blocking=True)
+
+    def _staged(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Page-locked memory for a tensor of this shape and dtype; it grows, and is kept, for locking pages is slow."""
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < like.nbytes:
+            size_bytes = 1 << max(like.nbytes - 1, _STAGED_BYTES_MIN - 1).bit_length()
+            buffer = self._buffers[name] = _locked(size_bytes)
+        return buffer[: like.nbytes].view(like.dtype).view(like.shape)
+
+
+def _locked(size_bytes: int) -> torch.Tensor:
+    return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)

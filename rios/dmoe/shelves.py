@@ -202,11 +202,26 @@ class GroupedShelf:
             for name, rows in bank.items():
                 rows[row].copy_(found[name])
         self.drop(experts)
+        self._complete()
         self._banks = (*self._banks, _Bank({expert: row for row, expert in enumerate(experts)}, bank))
 
     def drop(self, experts: Iterable[int]) -> None:
         gone = set(experts)
-        self._banks = tuple(kept for bank in self._banks if (kept := bank.without(gone)) is not None)
+        banks = tuple(kept for bank in self._banks if (kept := bank.without(gone)) is not None)
+        self._complete()
+        self._banks = banks
+
+    def _complete(self) -> None:
+        """Wait for what this thread has queued: others compute on streams of their own, which would not."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def _in_use(self, bank: _Bank) -> None:
+        """Memory of a bank that is dropped now goes to nobody else before this thread's stream has read it."""
+        if self._device.type == "cuda":
+            stream = torch.cuda.current_stream(self._device)
+            for tensor in bank.tensors.values():
+                tensor.record_stream(stream)
 
     def compute(self, hidden: Tensor, slot_rows: Tensor, experts: Sequence[int], counts: Sequence[int]) -> Tensor:
         banks = self._banks
@@ -218,6 +233,7 @@ class GroupedShelf:
             found += len(mine)
             if not mine:
                 continue
+            self._in_use(bank)
             slots = [slot for _, begin, count in mine for slot in range(begin, begin + count)]
             per_row = [0] * len(bank.rows)
             for row, _, count in mine:
