@@ -18,7 +18,7 @@ from rios.billing.chain.finality import CONFIRMATIONS, final_block
 from rios.billing.chain.intents import Attempt, Intent, IntentState, IntentStore, intent
 from rios.billing.chain.protocol import GAS_MAX, Block, Chain, Receipt, Transaction, Verdict
 from rios.billing.keystore import Signer
-from rios.words.errors import ChainMismatch, ChainUnavailable, LedgerConflict, TransactionFailed
+from rios.words.errors import ChainMismatch, ChainUnavailable, KeystoreError, LedgerConflict, TransactionFailed
 from rios.words.ids import Address
 
 SEND_TIMEOUT_S = 120.0
@@ -116,7 +116,7 @@ class Sender:
 
         Raises TransactionFailed where it reverts, where a node refuses it, and where it is in no block by the deadline
         (then it stays with `pump`, and the same key waits on); ChainUnavailable where no node answers; ChainMismatch
-        where the intent was done on another chain.
+        where the intent was done on another chain; KeystoreError where the signer may not sign, and it has failed then.
         """
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         found = self.submit(key, to, data, value_wei=value_wei, gas=gas, retry=retry)
@@ -143,7 +143,7 @@ class Sender:
     def pump(self) -> Sequence[Intent]:
         """Go on with everything unfinished, once and without waiting; what is still unfinished then.
 
-        Raises ChainUnavailable.
+        Raises ChainUnavailable, KeystoreError.
         """
         if not self._lock.acquire(timeout=self._timeout_s):
             raise ChainUnavailable(f"another thread sends for {self.address} since {self._timeout_s:g} s; try again")
@@ -266,10 +266,15 @@ class Sender:
                 gas = self._gas(found, earlier=earlier)
             if gas is None:
                 continue
-            found = found.changed(state=IntentState.SENT, nonce=nonce, gas=gas, error=None)
-            found = replace(found, attempts=(self._signed(found, offer=offer),))
-            self._store.save(found)
-            self._hand_in(found)
+            sent = found.changed(state=IntentState.SENT, nonce=nonce, gas=gas, error=None)
+            try:
+                sent = replace(sent, attempts=(self._signed(sent, offer=offer),))
+            except KeystoreError as error:
+                # Who may not sign today must not be surprised by what was wanted today when he may again.
+                self._saved(found, state=IntentState.FAILED, error=str(error))
+                raise
+            self._store.save(sent)
+            self._hand_in(sent)
             nonce, earlier = nonce + 1, True
         return True
 
