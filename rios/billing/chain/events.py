@@ -40,8 +40,8 @@ class Batch:
 
     events: Sequence[ChainEvent]
     """In their order on the chain."""
-    cursor: ChainCursor | None
-    """Where the chain was followed to, to be kept with the events. None where it was not even begun."""
+    cursor: ChainCursor
+    """Where the chain was followed to, to be kept with the events."""
     reverted_from: int | None = None
     """Events from this block on are gone: reverse them and set the cursor back. Then there are no events in the batch;
     those of the blocks that came instead follow from the cursor on."""
@@ -58,8 +58,8 @@ def follow(
     finalized_tag: bool = True,
     span_blocks: int = SPAN_BLOCKS,
     name: str = CURSOR,
-) -> Batch:
-    """What final blocks after `cursor` say, at most `span_blocks` of them; with the same cursor where none is new.
+) -> Batch | None:
+    """What final blocks after `cursor` say, at most `span_blocks` of them; None where no block is new.
 
     cursor: the one kept last, None at the beginning; `name` is that of a new one.
     confirmations, finalized_tag: what is final, as `final_block` has it; a reorganisation deeper than that shows as
@@ -74,14 +74,14 @@ def follow(
             if there is None:
                 # A node that is behind, or a chain that was begun anew.
                 _check_there(chain, addresses)
-                return Batch(events=(), cursor=cursor)
+                return None
             if there.hash != cursor.block_hash:
                 _check_there(chain, addresses)
                 return _back(chain, addresses, cursor)
         end = final_block(chain, confirmations=confirmations, finalized_tag=finalized_tag)
         start = addresses.block if cursor is None else cursor.block + 1
         if end is None or end.number < start:
-            return Batch(events=(), cursor=cursor)
+            return None
         last = end if end.number < start + span_blocks else chain.block(start + span_blocks - 1)
         if last is None:
             continue
