@@ -82,9 +82,9 @@ class Problem:
         return f"expert {flat - self.first[layer]} of layer {layer}"
 
 
-def pose(workers: Sequence[Worker], demand: Demand, *, replicas: int | None) -> Problem:
+def pose(workers: Sequence[Worker], demand: Demand, *, replicas: int | None, least: int = 1) -> Problem:
     """Check what was asked and lay it flat. Raises InvalidRequest naming the field, the value and the bound."""
-    _check_workers(workers, replicas)
+    _check_workers(workers, replicas if replicas is not None else least)
     sizes, loads = _rows(demand)
     counts = [len(row) for row in sizes]
     first = np.concatenate(([0], np.cumsum(counts)))
@@ -96,7 +96,7 @@ def pose(workers: Sequence[Worker], demand: Demand, *, replicas: int | None) -> 
     memory = np.array([worker.memory_bytes for worker in workers], dtype=np.int64)
     coactivation = _coactivation(demand, counts)
     size_bytes = np.concatenate(sizes)
-    digest = hashlib.sha256(repr((tuple(workers), replicas, counts)).encode())
+    digest = hashlib.sha256(repr((tuple(workers), replicas, least, counts)).encode())
     for array in (size_bytes, load, *(counts_of for counts_of in coactivation if counts_of is not None)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return Problem(
@@ -117,7 +117,7 @@ def pose(workers: Sequence[Worker], demand: Demand, *, replicas: int | None) -> 
     )
 
 
-def _check_workers(workers: Sequence[Worker], replicas: int | None) -> None:
+def _check_workers(workers: Sequence[Worker], copies: int) -> None:
     if not workers:
         raise NoWorkers("there is no worker to place experts on: start at least one")
     seen: set[str] = set()
@@ -131,11 +131,11 @@ def _check_workers(workers: Sequence[Worker], replicas: int | None) -> None:
             raise InvalidRequest(
                 f"memory_bytes of worker {worker.name!r} is {worker.memory_bytes}: it must be at least 0"
             )
-    if replicas is not None and replicas < 1:
-        raise InvalidRequest(f"replicas is {replicas}: it must be at least 1, or None to let the load decide")
-    if replicas is not None and replicas > len(workers):
+    if copies < 1:
+        raise InvalidRequest(f"replicas is {copies}: it must be at least 1, or None to let the load decide")
+    if copies > len(workers):
         raise InvalidRequest(
-            f"replicas is {replicas}, but there are {len(workers)} workers and no worker holds an expert twice: "
+            f"replicas is {copies}, but there are {len(workers)} workers and no worker holds an expert twice: "
             f"ask for at most {len(workers)}, or add workers"
         )
 

@@ -22,11 +22,12 @@ def explain(
     copies: Copies,
     *,
     replicas: int | None,
+    least: int = 1,
     before: Sequence[Sequence[Sequence[str]]] | None,
 ) -> tuple[str, ...]:
     """One sentence or two a line. before: the holders of the plan that this one follows, or None."""
     return (
-        *_asked(problem, replicas),
+        *_asked(problem, replicas, least),
         *_copies(problem, assignment, replicas),
         *_balance(problem, assignment, copies),
         *_hottest(problem, copies),
@@ -36,10 +37,10 @@ def explain(
     )
 
 
-def _asked(problem: Problem, replicas: int | None) -> list[str]:
+def _asked(problem: Problem, replicas: int | None, least: int) -> list[str]:
     need, have = int(problem.size_bytes.sum()), int(problem.memory_bytes.sum())
     wish = (
-        "one copy of each, and more of those whose load asks for it"
+        f"{'one copy' if least == 1 else f'{least} copies'} of each, and more of those whose load asks for it"
         if replicas is None
         else f"exactly {replicas} {'copy' if replicas == 1 else 'copies'} of each, on different workers"
     )
@@ -135,7 +136,7 @@ def _would_not_fit(problem: Problem, assignment: Assignment) -> list[str]:
     if (size := int(problem.size_bytes[largest])) > free.max():
         lines.append(
             f"Would not fit: another copy of {problem.name(largest)} ({bytes_in_words(size)}); the "
-            f" largest free space on one worker is {bytes_in_words(int(free.max()))}."
+            f"largest free space on one worker is {bytes_in_words(int(free.max()))}."
         )
     return lines
 

@@ -28,7 +28,7 @@ from rios.dmoe.replication import extra_copies
 from rios.dmoe.split import Copies, split
 from rios.words.errors import InsufficientMemory, InvalidRequest
 
-__all__ = ["Demand", "Plan", "Worker", "plan"]
+__all__ = ["Demand", "Plan", "Worker", "plan", "unevenness"]
 
 # Bytes are moved for balance only when the busiest worker is this far above the ideal, and then until it is clearly
 # below, so that the next small change of load does not move the next expert.
@@ -116,25 +116,30 @@ class Plan:
 
 
 def plan(
-    workers: Sequence[Worker], demand: Demand, *, replicas: int | None = None, current: Plan | None = None
+    workers: Sequence[Worker],
+    demand: Demand,
+    *,
+    replicas: int | None = None,
+    least: int = 1,
+    current: Plan | None = None,
 ) -> Plan:
     """Place every expert on the workers.
 
-    replicas: exactly so many copies of each expert, on different workers; None: one of each, and more copies of those
-        whose load asks for it, as far as memory goes.
+    replicas: exactly so many copies of each expert, on different workers; None: `least` of each, and more copies of
+        those whose load asks for it, as far as memory goes.
     current: the plan in force. Its experts stay where they are, except for what a lost worker, a changed number of
         replicas, missing memory or an imbalance above 10 % makes necessary.
 
     The busiest worker's load / speed, summed over layers, is brought within 10 % of the ideal where memory allows.
     Raises InvalidRequest (a value out of bounds, fewer workers than replicas), NoWorkers, InsufficientMemory.
     """
-    problem = pose(workers, demand, replicas=replicas)
+    base = replicas or least
+    problem = pose(workers, demand, replicas=replicas, least=base)
     if current is not None:
         if current.fingerprint == problem.fingerprint:
             return current
         if [len(layer) for layer in current.holders] != np.diff(problem.first).tolist():
             raise InvalidRequest("the current plan is for other layers or numbers of experts: pass current=None")
-    base = replicas or 1
     _check_memory(problem, base)
     if current is None:
         assignment = _fresh(problem, base=base, replicas=replicas)
@@ -148,11 +153,21 @@ def plan(
             assignment = _fresh_if_far_better(problem, assignment, base=base, replicas=replicas)
     for holders in assignment.holders:
         holders.sort()
-    return _written(problem, assignment, split(assignment, by_layer=True), replicas=replicas, current=current)
+    copies = split(assignment, by_layer=True)
+    return _written(problem, assignment, copies, replicas=replicas, least=base, current=current)
+
+
+def unevenness(workers: Sequence[Worker], demand: Demand, current: Plan) -> float:
+    """The highest load / speed of a worker over the ideal, if all that these workers hold by `current` stays there."""
+    problem = pose(workers, demand, replicas=None)
+    assignment, _ = _held(problem, current)
+    if not all(assignment.holders):
+        return float("inf")
+    return float(split(assignment).levels().max())
 
 
 def _fresh(problem: Problem, *, base: int, replicas: int | None) -> Assignment:
-    extras = extra_copies(problem) if replicas is None else []
+    extras = extra_copies(problem, base) if replicas is None else []
     assignment = Assignment(problem)
     try:
         pack(assignment, base=base, extras=extras)
@@ -176,16 +191,7 @@ def _fresh_if_far_better(problem: Problem, adapted: Assignment, *, base: int, re
 
 
 def _adapted(problem: Problem, current: Plan, *, base: int, replicas: int | None) -> Assignment:
-    assignment = Assignment(problem)
-    index = {worker.name: at for at, worker in enumerate(problem.workers)}
-    used: dict[tuple[int, int], float] = {}
-    for expert, (names, weights) in enumerate(
-        zip(chain.from_iterable(current.holders), chain.from_iterable(current.weights), strict=True)
-    ):
-        for name, weight in zip(names, weights, strict=True):
-            if name in index:
-                assignment.add(expert, index[name])
-                used[expert, index[name]] = weight * float(problem.pull[expert])
+    assignment, used = _held(problem, current)
     if replicas is not None:
         _drop_surplus(assignment, replicas)
     _drop_what_no_longer_fits(assignment)
@@ -199,6 +205,21 @@ def _adapted(problem: Problem, current: Plan, *, base: int, replicas: int | None
             assignment = refined
             spread_over_machines(assignment)
     return assignment
+
+
+def _held(problem: Problem, current: Plan) -> tuple[Assignment, dict[tuple[int, int], float]]:
+    """What the workers of a problem hold by a plan, and the load that each of these copies takes."""
+    assignment = Assignment(problem)
+    index = {worker.name: at for at, worker in enumerate(problem.workers)}
+    used: dict[tuple[int, int], float] = {}
+    for expert, (names, weights) in enumerate(
+        zip(chain.from_iterable(current.holders), chain.from_iterable(current.weights), strict=True)
+    ):
+        for name, weight in zip(names, weights, strict=True):
+            if name in index:
+                assignment.add(expert, index[name])
+                used[expert, index[name]] = weight * float(problem.pull[expert])
+    return assignment, used
 
 
 def _drop_surplus(assignment: Assignment, exactly: int) -> None:
@@ -261,7 +282,13 @@ def _check_memory(problem: Problem, base: int) -> None:
 
 
 def _written(
-    problem: Problem, assignment: Assignment, copies: Copies, *, replicas: int | None, current: Plan | None
+    problem: Problem,
+    assignment: Assignment,
+    copies: Copies,
+    *,
+    replicas: int | None,
+    least: int,
+    current: Plan | None,
 ) -> Plan:
     names = [worker.name for worker in problem.workers]
     holders = [tuple(names[w] for w in held) for held in assignment.holders]
@@ -287,6 +314,7 @@ def _written(
             assignment,
             copies,
             replicas=replicas,
+            least=least,
             before=None if current is None else current.holders,
         ),
         fingerprint=problem.fingerprint,

@@ -13,34 +13,35 @@ import numpy as np
 from rios.dmoe.demand import Problem
 
 
-def extra_copies(problem: Problem) -> list[int]:
+def extra_copies(problem: Problem, base: int = 1) -> list[int]:
     """The experts that should get one more copy each, in the order of need; an expert may come several times.
 
-    With one copy of every expert they fit into the memory of all workers together.
+    With `base` copies of every expert they fit into the memory of all workers together.
     """
     workers = len(problem.workers)
-    copies = [1] * problem.experts
-    spare_bytes = _usable_bytes(problem) - int(problem.size_bytes.sum())
+    copies = [base] * problem.experts
+    spare_bytes = _usable_bytes(problem) - base * int(problem.size_bytes.sum())
     # A layer's time is that of its slowest worker. A copy with no more load than a fair share of its layer, or than its
     # layer's average expert, is not what makes it slow.
     experts_in = np.diff(problem.first)
     fair = problem.layer_ideal * problem.speed.sum() / np.maximum(experts_in, workers)
     enough = fair[problem.layer].tolist()
     pull = problem.pull.tolist()
+    share = [load / base for load in pull]
     size = problem.size_bytes.tolist()
-    heap = [(-pull[e], e) for e in range(problem.experts) if pull[e] > enough[e] * (1 + 1e-9)]
+    heap = [(-share[e], e) for e in range(problem.experts) if share[e] > enough[e] * (1 + 1e-9)]
     heapq.heapify(heap)
     extras: list[int] = []
-    while heap and workers > 1:
+    while heap and workers > base:
         _, expert = heapq.heappop(heap)
         if size[expert] > spare_bytes:
             continue
         spare_bytes -= size[expert]
         copies[expert] += 1
         extras.append(expert)
-        share = pull[expert] / copies[expert]
-        if copies[expert] < workers and share > enough[expert] * (1 + 1e-9):
-            heapq.heappush(heap, (-share, expert))
+        share[expert] = pull[expert] / copies[expert]
+        if copies[expert] < workers and share[expert] > enough[expert] * (1 + 1e-9):
+            heapq.heappush(heap, (-share[expert], expert))
     return extras
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rios.dmoe.demand import pose
-from rios.dmoe.placement import Demand, Plan, Worker, plan
+from rios.dmoe.placement import Demand, Plan, Worker, plan, unevenness
 from rios.words.errors import InsufficientMemory, InvalidRequest, NoWorkers
 
 SIZE = 1000
@@ -459,3 +459,38 @@ def test_the_fingerprint_is_of_all_that_matters() -> None:
         pose(workers, Demand(base.expert_bytes, base.load, [np.ones((4, 4))]), replicas=None).fingerprint,
     }
     assert len(prints) == 6
+
+
+def test_at_least_so_many_copies_and_more_of_the_hot_ones() -> None:
+    workers = [Worker(f"w{i}", f"m{i}", 14 * 100, 1.0) for i in range(4)]
+    load = np.ones(12)
+    load[3] = 40.0
+    made = plan(workers, Demand([np.full(12, 100)], [load]), least=2)
+    counts = [len(holders) for holders in made.holders[0]]
+    assert min(counts) == 2
+    assert counts[3] > 2
+    assert made.max_over_ideal <= 1.10
+    assert "2 copies of each, and more of those whose load asks for it" in made.explain()
+    with pytest.raises(InvalidRequest, match="replicas is 5"):
+        plan(workers, Demand([np.full(12, 100)], [load]), least=5)
+
+
+def test_an_old_plan_under_a_new_load() -> None:
+    workers = [Worker(f"w{i}", f"m{i}", 10_000, 1.0) for i in range(3)]
+    sizes = [np.full(6, 100)]
+    even = plan(workers, Demand(sizes, [np.ones(6)]), replicas=1)
+    hot = np.array([60.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert unevenness(workers, Demand(sizes, [np.ones(6)]), even) == pytest.approx(1.0)
+    assert unevenness(workers, Demand(sizes, [hot]), even) > 2.5
+    better = plan(workers, Demand(sizes, [hot]), current=even)
+    assert unevenness(workers, Demand(sizes, [hot]), better) <= 1.10
+    assert len(better.holders[0][0]) == 3
+    assert set(even.holders[0][0]) <= set(better.holders[0][0])
+    assert unevenness(workers[:2], Demand(sizes, [hot]), even) == float("inf")  # some experts are nowhere
+
+
+def test_no_sentence_has_a_double_space() -> None:
+    workers = [Worker("a", "m", 700, 1.0), Worker("b", "m", 650, 1.0)]
+    said = plan(workers, Demand([np.full(6, 200)], [np.ones(6)]), replicas=1).explain()
+    assert "the largest free space" in said
+    assert "  " not in said
