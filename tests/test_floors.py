@@ -14,7 +14,7 @@ from tests.campaigns import ROOT
 
 DOMAIN = """
     assignment balance company completion demand explain grouping host_cost manifest metering packing params
-    placement refine replication split stopping
+    placement planning refine replication split stopping
 """
 ADAPTERS = """
     architecture batching calls checkpoint cluster combine control conversion data deployment device dispatch

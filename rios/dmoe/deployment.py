@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rios.dmoe.checkpoint import FileSource
 from rios.dmoe.control import HostControl
-from rios.dmoe.demand import Demand, Worker
 from rios.dmoe.generator import Generator
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.member import Member, Shard
 from rios.dmoe.membership import Membership
 from rios.dmoe.offer import SourceOffer
-from rios.dmoe.placement import Plan, plan
+from rios.dmoe.placement import Plan
+from rios.dmoe.planning import HostRoom, Planner
 from rios.dmoe.shard_server import ShardServer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
@@ -30,9 +28,10 @@ from rios.words.events import UsageSink
 
 log = logging.getLogger(__name__)
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _REPAIR_AFTER_S = 1.0  # a host that was only restarted is back before (measured: 0.3 s), and brings its shards itself
 _REPLACE_AFTER_S = 10.0  # a second copy is made elsewhere when a host stays away for this long: no flapping
+_GIVE_BACK_S = 5.0  # all must have been well for so long before what was made in need is given back
+_AGAIN_S = 30.0  # a host that had no room, or hosts for which there was no plan, are asked again after so long
 _TICK_S = 0.1
 _SOURCES = 4  # hosts that are asked for a shard before this process is
 
@@ -76,14 +75,16 @@ class Deployment:
         # It opens no port before a host needs one.
         self._shard_server = ShardServer(SourceOffer(manifest, FileSource(path, manifest.files)), settings)
         self._routers: dict[str, HostControl] = {}
-        self._expert_bytes = [
-            np.array([layer.expert_values(e) for e in range(layer.num_experts)], dtype=np.int64) * _ITEM_BYTES[dtype]
-            for layer in manifest.layers
-        ]
-        self._trunk_bytes = sum(part.values for part in manifest.trunk) * _ITEM_BYTES[dtype]
+        self._planner = Planner(name, manifest, dtype, replicas)
+        self._calm_since: float | None = None
+        self._plan_after = 0.0
         hosts = self._infos()
-        self.replicas = replicas if replicas is not None else self._affordable(hosts)
-        self.plan: Plan = self._planned(hosts, None)
+        rooms = self._rooms(hosts)
+        self._planner.choose_copies(rooms)
+        self._trunk_names: frozenset[str] = frozenset()
+        self._shards: dict[str, Shard] = {}
+        self.plan: Plan
+        self._adopt(*self._planner.plan(rooms, None, None))
         self.generator = Generator(
             self._id,
             settings,
@@ -106,10 +107,12 @@ class Deployment:
         """Wait until every expert is loaded and a trunk answers; raises what a host said when it cannot be."""
         deadline = time.monotonic() + timeout_s
         try:
-            while not all(member.settled for member in self.members.values()):
+            while True:
                 for member in self.members.values():
                     if member.error is not None:
                         raise member.error
+                if all(member.settled for member in self.members.values()):
+                    break
                 if time.monotonic() > deadline:
                     states = ", ".join(f"{m.peer.name} {m.state}" for m in self.members.values())
                     raise DeadlineExceeded(
@@ -130,6 +133,8 @@ class Deployment:
         self._wake.set()
         self._membership.unsubscribe(self._wake.set)
         self.generator.close()
+        if self._thread_started and self._thread is not threading.current_thread():
+            self._thread.join(timeout=self._settings.connect_timeout_s)  # it may be adding a host
         for router in self._routers.values():
             router.close()
         closing = [threading.Thread(target=member.close) for member in self.members.values()]
@@ -154,63 +159,41 @@ class Deployment:
             raise NoWorkers("no worker answers: start one with `dask worker ADDRESS --preload rios.worker`")
         return found
 
-    def _affordable(self, hosts: dict[str, tuple[Peer, dict[str, Any]]]) -> int:
-        """Two copies where both fit into half of the free memory, else one."""
-        free = sum(info["memory_bytes"] - info["reserved_bytes"] for _, info in hosts.values())
-        total = sum(int(layer.sum()) for layer in self._expert_bytes)
-        return 2 if len(hosts) > 1 and 2 * total <= free / 2 else 1
-
-    def _planned(self, hosts: dict[str, tuple[Peer, dict[str, Any]]], current: Plan | None) -> Plan:
-        room = {
-            name: info["memory_bytes"] - info["reserved_bytes"] + self._own_bytes(name)
-            for name, (_, info) in hosts.items()
-        }
-        trunks = self._trunk_hosts(room, {name: info["speed"] for name, (_, info) in hosts.items()})
-        workers = [
-            Worker(
-                name,
-                info["machine"],
-                max(0, room[name] - (self._trunk_bytes if name in trunks else 0)),
-                info["speed"],
-            )
-            for name, (_, info) in hosts.items()
-        ]
-        load = [np.ones(len(layer)) for layer in self._expert_bytes]
-        found = plan(workers, Demand(self._expert_bytes, load), replicas=self.replicas, current=current)
-        self._trunk_names = set(trunks)
-        return found
-
-    def _trunk_hosts(self, room_bytes: dict[str, int], speed: dict[str, float]) -> list[str]:
-        """Hosts of the trunk and, where there is a second host and copy, of a stand-by.
-
-        Those that run one keep it; else the fastest of those with much room, for it shares its host with experts.
-        """
-        count = min(2 if self.replicas > 1 else 1, len(room_bytes))
-        most = max(room_bytes.values())
-        if most < self._trunk_bytes:
-            raise InsufficientMemory(
-                f"the trunk of {self.name} needs {self._trunk_bytes:,} bytes, the host with the most room has "
-                f"{most:,} free; add a worker with more memory or deploy with a smaller dtype"
-            )
-
-        def order(name: str) -> tuple[bool, bool, float, int, str]:
+    def _rooms(self, hosts: dict[str, tuple[Peer, dict[str, Any]]]) -> list[HostRoom]:
+        """The hosts as a plan sees them."""
+        rooms = []
+        for name, (_, info) in hosts.items():
             member = self.members.get(name)
-            runs_one = member is not None and member.trunk_ready
-            return not runs_one, 2 * room_bytes[name] < most, -speed[name], -room_bytes[name], name
+            held: Shard = member.held if member is not None else {}
+            rooms.append(self._seen(name, info, held, runs=member is not None and member.trunk_ready))
+        for name, member in self.members.items():
+            # One that was lost a moment ago comes back with its part.
+            if name not in hosts and member.info and not self._away(member):
+                rooms.append(self._seen(name, member.info, member.wanted, runs=member.wants_trunk))
+        return rooms
 
-        fitting = [name for name, free_bytes in room_bytes.items() if free_bytes >= self._trunk_bytes]
-        return sorted(fitting, key=order)[:count]
+    def _seen(self, name: str, info: dict[str, Any], held: Shard, *, runs: bool) -> HostRoom:
+        own = self._planner.bytes_of(held) + (self._planner.trunk_bytes if runs else 0)
+        free = info["memory_bytes"] - info["reserved_bytes"] + own
+        return HostRoom(name, info["machine"], info["speed"], free, runs, runs and self.generator.active == name)
 
-    def _own_bytes(self, name: str) -> int:
-        """Bytes that this deployment itself has reserved on a host."""
-        member = self.members.get(name)
-        if member is None:
-            return 0
-        return self.expert_bytes(member.held) + (self._trunk_bytes if member.trunk_ready else 0)
+    def _away(self, member: Member) -> bool:
+        """Whether a host has been out of reach for so long that others take over what it should hold."""
+        return member.lost_at is not None and time.monotonic() - member.lost_at > _REPLACE_AFTER_S
 
     def expert_bytes(self, shard: Shard) -> int:
         """Bytes in memory of these experts."""
-        return sum(int(self._expert_bytes[layer][expert]) for layer, held in shard.items() for expert in held)
+        return self._planner.bytes_of(shard)
+
+    @property
+    def replicas(self) -> int:
+        """Copies of each expert in all; hot ones may have more where nobody said how many."""
+        return self._planner.replicas
+
+    def _adopt(self, found: Plan, trunks: frozenset[str]) -> None:
+        """A plan comes into force; `_apply` tells the hosts."""
+        self.plan, self._trunk_names = found, trunks
+        self._shards = self._planner.shards(found)
 
     def _add(self, peer: Peer) -> Member:
         opening = {"path": str(self._path), "dtype": self.dtype}
@@ -226,9 +209,10 @@ class Deployment:
             pinned=self.pinned,
             options=self._options,
             changed=self._member_changed,
+            spare=self._spare,
             progress=self._progress,
         )
-        self.members[peer.name] = member
+        self.members = {**self.members, peer.name: member}  # replaced whole: other threads go through it
         return member
 
     def _sources(self, member: Member, address: str) -> list[Peer]:
@@ -251,10 +235,26 @@ class Deployment:
 
     def _apply(self) -> None:
         """Tell each member what the plan wants of it."""
+        nothing: Shard = {layer.index: frozenset() for layer in self.manifest.layers}
         for name, member in self.members.items():
-            shard = {layer: frozenset(experts) for layer, experts in self.plan.shard(name).items() if experts}
-            full: Shard = {layer.index: shard.get(layer.index, frozenset()) for layer in self.manifest.layers}
-            member.want(full, trunk=name in self._trunk_names)
+            member.want(self._shards.get(name, nothing), trunk=name in self._trunk_names)
+
+    def _spare(self, member: Member) -> tuple[Shard, bool]:
+        """What a host may drop: experts and a trunk that are no longer wanted there, and that others have by now."""
+        others = [m for m in self.members.values() if m is not member and m.state in ("serving", "loading")]
+        spare: Shard = {}
+        for layer, experts in member.surplus.items():
+            kept = [m.held.get(layer, frozenset()) & m.wanted.get(layer, frozenset()) for m in others]
+            if found := experts & frozenset().union(*kept):
+                spare[layer] = found
+        active = self.generator.active
+        trunk = (
+            member.trunk_ready
+            and not member.wants_trunk
+            and active not in (None, member.peer.name)
+            and any(m.trunk_ready and m.wants_trunk for m in others)
+        )
+        return spare, trunk
 
     # --- watching --------------------------------------------------------------------------------------------
 
@@ -278,12 +278,16 @@ class Deployment:
             try:
                 self._follow_membership()
                 self._repair()
+                self._recover()
                 if self._dirty.is_set():
                     self._dirty.clear()
                     self._route()
                     self.generator.refresh()
             except RiosError as error:
                 log.warning("repair failed; trying again", extra={"deployment": self.name, "reason": str(error)})
+            except Exception:
+                # Whatever it is, the next turn may be better, and without this thread nothing would be repaired again.
+                log.exception("repair failed; trying again", extra={"deployment": self.name})
 
     def _follow_membership(self) -> None:
         """New hosts join; hosts that moved are met at their new address; those gone for long are replaced."""
@@ -301,62 +305,89 @@ class Deployment:
                 member = self._add(peer)
                 member.want({layer.index: frozenset() for layer in self.manifest.layers}, trunk=False)
                 member.start()
-                self._replan()
-        now = time.monotonic()
+                self._replan(self.plan)
         for name, member in list(self.members.items()):
-            away = member.lost_at is not None and now - member.lost_at > _REPLACE_AFTER_S
-            if away and name not in hosts and self._membership.scheduler_alive and len(self.members) > 1:
+            if self._away(member) and name not in hosts and self._membership.scheduler_alive and len(self.members) > 1:
                 log.info("host replaced", extra={"deployment": self.name, "host": name})
-                del self.members[name]
+                self.members = {other: kept for other, kept in self.members.items() if other != name}
                 threading.Thread(target=member.close, daemon=True).start()
-                self._replan()
+                self._replan(self._planner.as_it_is(self.plan, {n: m.wanted for n, m in self.members.items()}))
 
-    def _replan(self) -> None:
-        """Plan again for the hosts there are; what can stay stays."""
+    def _replan(self, current: Plan) -> None:
+        """Plan again for the hosts there are; what can stay of `current` stays."""
         try:
             hosts = {name: value for name, value in self._infos().items() if name in self.members}
-            copies = min(self.replicas, len(hosts))
-            if copies != self.replicas:
-                return  # fewer hosts than copies: `_repair` sees to it that each expert has one
-            self.plan = self._planned(hosts, self.plan)
+            if hosts:
+                self._adopt(*self._planner.plan(self._rooms(hosts), current, None))
         except (InsufficientMemory, NoWorkers) as error:
             log.warning("no plan for these hosts", extra={"deployment": self.name, "reason": str(error)})
+            self._plan_after = time.monotonic() + _AGAIN_S
             return
-        with self._lock:
-            self._apply()
+        self._apply()
 
     def _repair(self) -> None:
         """Experts that no live host holds, or will soon, go to a host that has room."""
         now = time.monotonic()
-        alive = [m for m in self.members.values() if m.state in ("serving", "loading")]
-        gone = [m for m in self.members.values() if m.lost_at is not None and now - m.lost_at > _REPAIR_AFTER_S]
-        if not gone or not alive:
+        members = list(self.members.values())
+        alive = [m for m in members if m.state in ("serving", "loading")]
+        gone = any(m.lost_at is not None and now - m.lost_at > _REPAIR_AFTER_S for m in members)
+        if not alive or not (gone or any(self._refused(m) for m in members)):
             return
-        for lost in gone:
-            for layer, experts in lost.wanted.items():
-                orphans = [e for e in experts if not any(e in m.wanted.get(layer, ()) for m in alive)]
-                for expert in orphans:
-                    size = int(self._expert_bytes[layer][expert])
-                    target = max(alive, key=self._room)
-                    if self._room(target) < size:
-                        break
-                    wanted = dict(target.wanted)
-                    wanted[layer] = wanted.get(layer, frozenset()) | {expert}
-                    target.want(wanted, trunk=target.wants_trunk)
+        # A host that was lost for less keeps its part: it comes back with it.
+        there = [m for m in members if m in alive or m.lost_at is None or now - m.lost_at <= _REPAIR_AFTER_S]
+        for layer, sizes in zip(self.manifest.layers, self._planner.expert_bytes, strict=True):
+            place = layer.index
+            known = frozenset().union(*(m.wanted.get(place, frozenset()) for m in there))
+            known = known.union(*(m.held.get(place, frozenset()) for m in alive))
+            for expert in sorted(set(range(layer.num_experts)) - known):
+                target = max(alive, key=self._room)
+                if self._room(target) < int(sizes[expert]):
+                    break
+                wanted = dict(target.wanted)
+                wanted[place] = wanted.get(place, frozenset()) | {expert}
+                target.want(wanted, trunk=target.wants_trunk)
         if not any(member.wants_trunk for member in alive):
             self._want_trunk()
 
+    def _recover(self) -> None:
+        """When all have been well for a while: what was made in need is given back, a wish refused is made again."""
+        now = time.monotonic()
+        members = self.members
+        calm = all(m.settled for m in members.values()) and not any(self._refused(m) for m in members.values())
+        as_planned = members.keys() == self._shards.keys() and all(
+            m.wanted == self._shards[name] and m.wants_trunk == (name in self._trunk_names)
+            for name, m in members.items()
+        )
+        if not calm or as_planned or now < self._plan_after:
+            self._calm_since = None
+            return
+        if self._calm_since is None:
+            self._calm_since = now
+        elif now - self._calm_since > _GIVE_BACK_S:
+            self._calm_since = None
+            log.info("back to the plan", extra={"deployment": self.name})
+            self._replan(self.plan)
+
+    def _refused(self, member: Member) -> bool:
+        """Whether a host had no room for something lately."""
+        return member.refused_at is not None and time.monotonic() - member.refused_at < _AGAIN_S
+
     def _room(self, member: Member) -> int:
+        """Bytes that a host could take more than it should hold already."""
         info = member.info
-        wanted = self.expert_bytes(member.wanted)
-        own = self._own_bytes(member.peer.name)
-        return int(info.get("memory_bytes", 0)) - int(info.get("reserved_bytes", 0)) + own - wanted
+        if self._refused(member):
+            return -1
+        wanted = self._planner.bytes_of(member.wanted)
+        own = self._planner.bytes_of(member.held)
+        # A trunk that it runs is in what it reserved; one that it should start is not yet.
+        trunk = self._planner.trunk_bytes if member.wants_trunk and not member.trunk_ready else 0
+        return int(info.get("memory_bytes", 0)) - int(info.get("reserved_bytes", 0)) + own - wanted - trunk
 
     # --- trunks ----------------------------------------------------------------------------------------------
 
     def _trunks(self) -> list[Peer]:
         """Hosts that run a trunk now; those that were chosen first come first."""
-        order = sorted(self.members.values(), key=lambda m: (m.state != "serving", m.peer.name))
+        order = sorted(self.members.values(), key=lambda m: (m.state != "serving", not m.wants_trunk, m.peer.name))
         return [member.peer for member in order if member.trunk_ready]
 
     def _want_trunk(self) -> None:
@@ -364,7 +395,9 @@ class Deployment:
         alive = [m for m in self.members.values() if m.state == "serving"]
         if alive and not any(m.wants_trunk for m in alive):
             target = max(alive, key=self._room)
-            self._trunk_names.add(target.peer.name)
+            if self._room(target) < self._planner.trunk_bytes:
+                return
+            log.info("trunk wanted", extra={"deployment": self.name, "host": target.peer.name})
             target.want(target.wanted, trunk=True)
 
     def _route(self) -> None:

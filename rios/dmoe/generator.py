@@ -152,8 +152,11 @@ class Generator:
 
     def _prepare(self, peers: Sequence[Peer]) -> None:
         """Connect to a second trunk beforehand, so that taking over costs no connection."""
-        if self._standby is not None and self._standby.alive:
-            return
+        standby = self._standby
+        if standby is not None and standby.alive:
+            if standby.peer in peers:
+                return
+            standby.close()  # that host is to run a trunk no longer
         self._standby = None
         active = self.active
         for peer in peers:

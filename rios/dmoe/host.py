@@ -104,6 +104,7 @@ class Host:
             "drop": self._drop,
             "held": self._held,
             "trunk": self._trunk,
+            "untrunk": self._untrunk,
             "route": self._route,
             "load_counts": self._load_counts,
             "close": self._close,
@@ -354,6 +355,11 @@ class Host:
                     raise
                 hosted.trunk_bytes = need + hosted.trunk.kv_bytes
         return hosted.trunk.stats()
+
+    def _untrunk(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
+        """End the trunk here; the experts stay."""
+        self._hosted(request).close_trunk()
+        return {}
 
     def _route(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
         """Tell the trunk which hosts there are and what they hold."""

@@ -129,14 +129,19 @@ class Hosted:
             if not self.sessions:
                 self.idle_since = time.monotonic()
 
+    def close_trunk(self) -> None:
+        """End the trunk, if there is one; its memory returns."""
+        with self.lock:
+            trunk, self.trunk = self.trunk, None
+        if trunk is not None:
+            trunk.close()
+            self.budget.release(self.trunk_bytes)
+
     def close(self) -> None:
         """Free everything. Whoever is fetching stops."""
         if isinstance(self.source, PeerSource):
             self.source.close()
-        if self.trunk is not None:
-            self.trunk.close()
-            self.trunk = None
-            self.budget.release(self.trunk_bytes)
+        self.close_trunk()
         for layer in range(len(self.manifest.layers)):
             self.drop(layer, self.store.held(layer))
 

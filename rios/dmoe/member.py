@@ -1,7 +1,8 @@
 """One host of a deployment, kept as the plan wants it by a thread of its own.
 
 lost -> connected -> loading -> serving -> lost ...: whenever the host is (again) reachable it is told the deployment,
-given its shards and, where it should run one, its trunk. The thread asks for a sign of life in between.
+given its shards and, where it should run one, its trunk. The thread asks for a sign of life in between. What does not
+fit is a wish refused, not a host lost; what is no longer wanted goes once somebody else has it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Member:
         pinned: dict[tuple[int, int], str],
         options: Mapping[str, Any],
         changed: Callable[[Member], None],
+        spare: Callable[[Member], tuple[Shard, bool]],
         progress: Callable[[int], None],
     ) -> None:
         self.peer = peer
@@ -57,6 +59,7 @@ class Member:
         self.error: RiosError | None = None
         self.info: dict[str, Any] = {}
         self.lost_at: float | None = time.monotonic()
+        self.refused_at: float | None = None
         self._settings = settings
         self._deployment = deployment
         self._session = session
@@ -67,9 +70,11 @@ class Member:
         self._pinned = pinned
         self._options = options
         self._changed = changed
+        self._spare = spare
         self._progress = progress
         self._wanted: Shard = {}
         self._wants_trunk = False
+        self._lock = threading.Lock()  # for the two wishes together
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"rios-member-{peer.name}", daemon=True)
@@ -83,7 +88,8 @@ class Member:
 
     def want(self, shard: Shard, *, trunk: bool) -> None:
         """What this host should hold from now on."""
-        self._wanted, self._wants_trunk = shard, trunk
+        with self._lock:
+            self._wanted, self._wants_trunk = shard, trunk
         self._wake.set()
 
     @property
@@ -98,8 +104,18 @@ class Member:
 
     @property
     def settled(self) -> bool:
-        """Whether it holds what it should."""
-        return self.state == "serving" and self.held == self._wanted and self.trunk_ready >= self._wants_trunk
+        """Whether it holds what it should; it may hold more for a while."""
+        return (
+            self.state == "serving"
+            and self.trunk_ready >= self._wants_trunk
+            and all(experts <= self.held.get(layer, frozenset()) for layer, experts in self._wanted.items())
+        )
+
+    @property
+    def surplus(self) -> Shard:
+        """Experts that it holds and should not."""
+        more = {layer: held - self._wanted.get(layer, frozenset()) for layer, held in self.held.items()}
+        return {layer: experts for layer, experts in more.items() if experts}
 
     def close(self) -> None:
         """Free the deployment on the host and end the thread."""
@@ -123,10 +139,18 @@ class Member:
                 with HostControl(self.peer, self._settings, session=self._session) as control:
                     self._serve(control)
             except RiosError as error:
-                if isinstance(error, InsufficientMemory | CheckpointCorrupt | UnsupportedCheckpoint):
+                if isinstance(error, CheckpointCorrupt | UnsupportedCheckpoint):
                     self.error = error
-                self._lose(error)
-                self._wake.wait(self._settings.reconnect_s)
+                self._pause(error)
+            except Exception as error:
+                log.exception("keeping a host failed; connecting again", extra={"host": self.peer.name})
+                self._pause(RiosError(f"host {self.peer.name}: {error!r}"))
+
+    def _pause(self, error: RiosError) -> None:
+        """Before the next attempt to connect; a new wish cuts it short."""
+        self._lose(error)
+        self._wake.wait(self._settings.reconnect_s)
+        self._wake.clear()
 
     def _serve(self, control: HostControl) -> None:
         self.info = control.welcome
@@ -139,17 +163,39 @@ class Member:
         self.trunk_ready = bool(answer["trunk"])
         while not self._stop.is_set():
             self._wake.clear()
-            if not self.settled:
-                self._adapt(control)
+            self._follow(control)
             if self._wake.wait(_PING_S):
                 continue
             self.info = control.call("info", timeout_s=_PING_TIMEOUT_S)
         self.state = "closed"
         control.call("close", deployment=self._deployment, timeout_s=self._settings.connect_timeout_s)
 
-    def _adapt(self, control: HostControl) -> None:
-        """Load what is missing, then tell everybody, then drop what is no longer wanted."""
-        wanted, wants_trunk = self._wanted, self._wants_trunk
+    def _follow(self, control: HostControl) -> None:
+        """Make of the host what it should be, as far as it has room."""
+        with self._lock:
+            wanted, wants_trunk = self._wanted, self._wants_trunk
+        if not self.settled:
+            try:
+                self._adapt(control, wanted, wants_trunk=wants_trunk)
+            except InsufficientMemory as error:
+                log.warning("host has no room", extra={"host": self.peer.name, "reason": str(error)})
+                self.info = control.call("info", timeout_s=_PING_TIMEOUT_S)
+                self.error, self.refused_at = error, time.monotonic()
+                with self._lock:
+                    if self._wanted is wanted:
+                        self._wanted = {
+                            layer: experts & self.held.get(layer, frozenset()) for layer, experts in wanted.items()
+                        }
+                        self._wants_trunk = wants_trunk and self.trunk_ready
+            else:
+                self.error = None
+            self.state, self.lost_at = "serving", None
+            self._changed(self)
+        if self.surplus or self.trunk_ready > self._wants_trunk:
+            self._give_back(control)
+
+    def _adapt(self, control: HostControl, wanted: Shard, *, wants_trunk: bool) -> None:
+        """Load what is missing. Raises `InsufficientMemory`, and whatever ends the connection."""
         self.state = "loading"
         for layer, experts in wanted.items():
             missing = sorted(experts - self.held.get(layer, frozenset()))
@@ -161,16 +207,19 @@ class Member:
         if wants_trunk and not self.trunk_ready:
             control.call("trunk", deployment=self._deployment, options=self._options)
             self.trunk_ready = True
-        self.state, self.lost_at, self.error = "serving", None, None
-        surplus = {layer: held - wanted.get(layer, frozenset()) for layer, held in self.held.items()}
-        if any(surplus.values()):
-            self.held = {layer: held - surplus[layer] for layer, held in self.held.items()}
-            self._changed(self)  # trunks stop asking for them before they go
-            for layer, experts in surplus.items():
-                if experts:
-                    control.call("drop", deployment=self._deployment, layer=layer, experts=sorted(experts))
-        else:
-            self._changed(self)
+
+    def _give_back(self, control: HostControl) -> None:
+        """Drop what is no longer wanted and can be spared. Trunks are told before, so that they stop asking for it."""
+        surplus, trunk = self._spare(self)
+        if not surplus and not trunk:
+            return
+        self.held = {layer: held - surplus.get(layer, frozenset()) for layer, held in self.held.items()}
+        self.trunk_ready = self.trunk_ready and not trunk
+        self._changed(self)
+        for layer, experts in surplus.items():
+            control.call("drop", deployment=self._deployment, layer=layer, experts=sorted(experts))
+        if trunk:
+            control.call("untrunk", deployment=self._deployment)
 
     def _load(self, control: HostControl, layer: int, experts: list[int]) -> None:
         """Load experts of one layer. What was read first anywhere is what they are from then on, everywhere."""
@@ -185,7 +234,7 @@ class Member:
                     f"layer {layer}: expert {expert} has SHA-256 {digest} on {self.peer.name}, its first read had "
                     f"{first}: the hosts see different files"
                 )
-        self.held[layer] = self.held.get(layer, frozenset()) | frozenset(experts)
+        self.held = {**self.held, layer: self.held.get(layer, frozenset()) | frozenset(experts)}
         self._progress(len(experts))
 
     def _lose(self, error: RiosError) -> None:

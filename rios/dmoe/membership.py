@@ -84,9 +84,13 @@ class Membership:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._settings.membership_interval_s):
-            if self.refresh():
-                for listener in list(self._listeners):
-                    listener()
+            try:
+                if self.refresh():
+                    for listener in list(self._listeners):
+                        listener()
+            except Exception:
+                # Whatever it is, the next answer may be better, and without this thread nobody would join again.
+                log.exception("looking for hosts failed; trying again")
 
     def close(self) -> None:
         """End the watching."""

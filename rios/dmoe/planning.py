@@ -1,0 +1,160 @@
+"""From what hosts say of themselves and what the trunk counts to a plan: who holds what, and who runs a trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rios.dmoe.demand import Demand, Worker
+from rios.dmoe.manifest import Manifest
+from rios.dmoe.placement import Plan, plan, unevenness
+from rios.words.errors import InsufficientMemory
+
+Shard = dict[int, frozenset[int]]
+Load = list[NDArray[np.float64]]
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoom:
+    """A host as a plan sees it. `free_bytes`: what this deployment may take there, with what it has taken already."""
+
+    name: str
+    machine: str
+    speed: float
+    free_bytes: int
+    runs_trunk: bool  # now
+    serves: bool  # its trunk is the one that answers requests
+
+
+class Planner:
+    """The sizes of one model, and the wishes about its copies."""
+
+    def __init__(self, name: str, manifest: Manifest, dtype: str, replicas: int | None) -> None:
+        """replicas: exactly so many copies of each expert; None: as `choose_copies` says, and more of hot ones."""
+        self.name = name
+        self.exact = replicas is not None
+        self.replicas = replicas or 1
+        self.layers = [layer.index for layer in manifest.layers]
+        self.expert_bytes = [
+            np.array([layer.expert_values(e) for e in range(layer.num_experts)], dtype=np.int64) * _ITEM_BYTES[dtype]
+            for layer in manifest.layers
+        ]
+        self.trunk_bytes = sum(part.values for part in manifest.trunk) * _ITEM_BYTES[dtype]
+
+    def bytes_of(self, shard: Mapping[int, frozenset[int]]) -> int:
+        """Bytes in memory of these experts."""
+        return sum(int(self.expert_bytes[layer][expert]) for layer, held in shard.items() for expert in held)
+
+    def choose_copies(self, hosts: Sequence[HostRoom]) -> None:
+        """Where nobody said: two copies where both fit into half of the free memory, else one."""
+        if not self.exact:
+            total = sum(int(layer.sum()) for layer in self.expert_bytes)
+            room = sum(host.free_bytes for host in hosts)
+            self.replicas = 2 if len(hosts) > 1 and 2 * total <= room / 2 else 1
+
+    def plan(self, hosts: Sequence[HostRoom], current: Plan | None, load: Load | None) -> tuple[Plan, frozenset[str]]:
+        """Who holds what, and the hosts of trunks. With fewer hosts than copies, as many copies as there are hosts.
+
+        load: rows per expert as they were measured; None: all count the same. Raises `InsufficientMemory`.
+        """
+        trunks = self._trunks(hosts)
+        workers = self._workers(hosts, trunks)
+        copies = min(self.replicas, len(hosts))
+        demand = Demand(self.expert_bytes, load or [np.ones(len(layer)) for layer in self.expert_bytes])
+        # Without a measured load all experts are equal, and none asks for more copies than the others.
+        exactly = copies if self.exact or load is None else None
+        found = plan(workers, demand, replicas=exactly, least=copies, current=current)
+        if load is None:
+            return found, trunks
+        rows = sum(int(layer.sum()) for layer in load)
+        said = f"Load: as the trunk has counted it, {rows:,} rows of late."
+        return replace(found, reasons=(said, *(line for line in found.reasons if line != said))), trunks
+
+    def unevenness(self, hosts: Sequence[HostRoom], current: Plan, load: Load) -> float:
+        """How busy the busiest host would be under `load` if all stayed where it is, in parts of the ideal."""
+        return unevenness(self._workers(hosts, self._trunks(hosts)), Demand(self.expert_bytes, load), current)
+
+    def _workers(self, hosts: Sequence[HostRoom], trunks: frozenset[str]) -> list[Worker]:
+        return [
+            Worker(
+                host.name,
+                host.machine,
+                max(0, host.free_bytes - (self.trunk_bytes if host.name in trunks else 0)),
+                host.speed,
+            )
+            for host in hosts
+        ]
+
+    def _trunks(self, hosts: Sequence[HostRoom]) -> frozenset[str]:
+        """Hosts of the trunk and, where there is a second host and copy, of a stand-by.
+
+        Those that run one keep it, the one that serves before all; else the fastest of those with much room, for it
+        shares its host with experts.
+        """
+        count = min(2 if self.replicas > 1 else 1, len(hosts))
+        most = max(host.free_bytes for host in hosts)
+        if most < self.trunk_bytes:
+            raise InsufficientMemory(
+                f"the trunk of {self.name} needs {self.trunk_bytes:,} bytes, the host with the most room has "
+                f"{most:,} free; add a worker with more memory or deploy with a smaller dtype"
+            )
+
+        def order(host: HostRoom) -> tuple[bool, bool, bool, float, int, str]:
+            little = 2 * host.free_bytes < most
+            return not host.serves, not host.runs_trunk, little, -host.speed, -host.free_bytes, host.name
+
+        fitting = [host for host in hosts if host.free_bytes >= self.trunk_bytes]
+        return frozenset(host.name for host in sorted(fitting, key=order)[:count])
+
+    def shards(self, of: Plan) -> dict[str, Shard]:
+        """What each host holds by a plan, with every layer named."""
+        found: dict[str, dict[int, set[int]]] = {
+            worker.name: {layer: set() for layer in self.layers} for worker in of.workers
+        }
+        for layer, experts in zip(self.layers, of.holders, strict=True):
+            for expert, holders in enumerate(experts):
+                for name in holders:
+                    found[name][layer].add(expert)
+        return {name: {layer: frozenset(experts) for layer, experts in shard.items()} for name, shard in found.items()}
+
+    def as_it_is(self, of: Plan, shards: Mapping[str, Shard]) -> Plan:
+        """A plan changed to what hosts hold, or will soon, by now: what a new one should leave in place."""
+        holders = tuple(
+            tuple(
+                tuple(name for name, shard in shards.items() if expert in shard.get(layer, ()))
+                for expert in range(len(sizes))
+            )
+            for layer, sizes in zip(self.layers, self.expert_bytes, strict=True)
+        )
+        weights = tuple(tuple(tuple(1 / len(names) for _ in names) for names in layer) for layer in holders)
+        return replace(of, holders=holders, weights=weights, fingerprint="")
+
+
+class MeasuredLoad:
+    """Rows per expert of late, from counters that a trunk keeps and another begins again."""
+
+    def __init__(self, experts: Sequence[int]) -> None:
+        self._least_rows = 16 * sum(experts)
+        self._last: list[NDArray[np.float64]] = [np.zeros(count) for count in experts]
+        self._trunk: Any = None
+        self._load: Load = [np.zeros(count) for count in experts]
+
+    @property
+    def load(self) -> Load | None:
+        """The load, or None while too little was counted to tell one expert from another."""
+        return self._load if sum(layer.sum() for layer in self._load) >= self._least_rows else None
+
+    def take(self, trunk: object, counts: Sequence[Sequence[int]]) -> None:
+        """Take in a reading of `trunk`: what it counted since the last one, and half of what was known before."""
+        now = [np.array(layer, dtype=np.float64) for layer in counts]
+        begun = trunk != self._trunk or any((new < old).any() for new, old in zip(now, self._last, strict=True))
+        more = now if begun else [new - old for new, old in zip(now, self._last, strict=True)]
+        self._trunk, self._last = trunk, now
+        if any(layer.any() for layer in more):  # idle minutes say nothing about the next busy one
+            self._load = [old / 2 + new for old, new in zip(self._load, more, strict=True)]

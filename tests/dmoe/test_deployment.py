@@ -1,0 +1,205 @@
+"""A deployment keeps its hosts as the plan wants them: refusals, surplus, replaced and new hosts, errors of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+import rios
+from rios.dmoe import deployment as deployments
+from rios.dmoe.checkpoint import read_manifest
+from rios.dmoe.control import HostControl
+from rios.words.config import settings
+from tests.campaigns import ROOT
+
+DEMO = ROOT / "rios" / "demo" / "model"
+PROMPT = "It was a fine morning,"
+PARAMS: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True}
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[rios.Network]:
+    with rios.local(workers=3, threads=1) as net:
+        yield net
+
+
+def until(there: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not there():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def as_planned(model: Any) -> bool:
+    """Whether each host has what the plan gives it, no more and no less."""
+    kept = model._deployment
+    return kept.members.keys() == kept._shards.keys() and all(
+        m.settled
+        and not m.surplus
+        and m.wanted == kept._shards.get(name)
+        and m.trunk_ready == (name in kept._trunk_names)
+        for name, m in kept.members.items()
+    )
+
+
+def copies(model: Any) -> set[int]:
+    return {len(hosts) for layer in model.placement.holders for hosts in layer}
+
+
+def reserved(net: rios.Network) -> dict[str, int]:
+    return {worker.name: worker.reserved_bytes for worker in net.workers}
+
+
+def test_what_does_not_fit_is_a_wish_refused_and_no_host_lost() -> None:
+    manifest = read_manifest(DEMO)
+    experts = sum(layer.expert_values(e) for layer in manifest.layers for e in range(layer.num_experts)) * 4
+    trunk = sum(part.values for part in manifest.trunk) * 4
+    with (
+        rios.local(workers=2, threads=1, memory_bytes=trunk + int(0.7 * experts)) as net,
+        net.dmoe.deploy("demo", dtype="float32", replicas=1, progress=False) as model,
+    ):
+        expected = model.generate(PROMPT, **PARAMS)
+        member = model._deployment.members[model.placement.trunk]
+        held = member.held
+        everything = {layer.index: frozenset(range(layer.num_experts)) for layer in manifest.layers}
+        member.want(everything, trunk=True)
+        until(lambda: member.refused_at is not None, "it fits")
+        until(lambda: member.settled, "the wish is not dropped")
+        assert member.state == "serving"
+        assert member.trunk_ready
+        assert all(experts <= member.held[layer] for layer, experts in held.items())
+        assert model._deployment._room(member) < 0, "another host is to be asked for the next"
+        assert model.generate(PROMPT, **PARAMS).token_ids == expected.token_ids
+
+
+def test_what_one_host_refuses_goes_to_another(three: rios.Network) -> None:
+    """Experts that nobody holds, since the host that should had no room, are loaded elsewhere."""
+    with three.dmoe.deploy("demo", dtype="float32", replicas=1, progress=False) as model:
+        kept = model._deployment
+        expected = model.generate(PROMPT, **PARAMS)
+        member = next(m for name, m in kept.members.items() if name != model.placement.trunk)
+        wanted = member.wanted
+        assert any(wanted.values())
+        # As after a refusal in the middle of loading, when the host was forked again and its memory was taken.
+        member.refused_at = time.monotonic()
+        with HostControl(member.peer, settings(), session=kept._session) as control:
+            for layer, experts in wanted.items():
+                control.call("drop", deployment=kept._id, layer=layer, experts=sorted(experts))
+        member.held = {layer: frozenset() for layer in wanted}
+        member.want(member.held, trunk=False)
+        until(lambda: copies(model) == {1}, "nobody took them")
+        assert not any(member.held.values())
+        assert model.generate(PROMPT, **PARAMS).token_ids == expected.token_ids
+
+
+def test_an_error_of_any_kind_does_not_end_the_watching(
+    three: rios.Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False) as model:
+        kept = model._deployment
+        turns: list[int] = []
+
+        def repair() -> None:
+            turns.append(len(turns))
+            raise RuntimeError("dictionary changed size during iteration")
+
+        monkeypatch.setattr(kept, "_repair", repair)
+        until(lambda: len(turns) > 3, "the watching thread is gone")
+        monkeypatch.undo()
+        member = next(iter(kept.members.values()))
+        monkeypatch.setattr(member, "_follow", lambda control: {}["nothing"])
+        until(lambda: member.state == "lost", "the host's thread did not notice")
+        monkeypatch.undo()
+        until(lambda: member.settled, "the host's thread is gone")
+    assert "repair failed" in caplog.text
+    assert "keeping a host failed" in caplog.text
+
+
+def test_what_was_made_in_need_is_given_back(three: rios.Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third trunk and third copies go when all have been well for a while, and nobody notices."""
+    monkeypatch.setattr(deployments, "_GIVE_BACK_S", 0.2)
+    with three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False) as model:
+        kept = model._deployment
+        until(lambda: as_planned(model), "not as planned")
+        before = reserved(three)
+        expected = model.generate(PROMPT, **PARAMS)
+        plan = kept._shards
+        active = model.placement.trunk
+        name = next(name for name in kept.members if name not in kept._trunk_names)
+        member = kept.members[name]
+        everything = {layer.index: frozenset(range(layer.num_experts)) for layer in kept.manifest.layers}
+        seen: set[bool] = set()
+        wants = member.want
+        monkeypatch.setattr(
+            member, "want", lambda shard, *, trunk: (seen.add(member.trunk_ready), wants(shard, trunk=trunk))
+        )
+        wants(everything, trunk=True)
+        while not (seen and as_planned(model)):
+            assert model.generate(PROMPT, **PARAMS).token_ids == expected.token_ids
+        assert seen == {True}, "the trunk was never there"
+        assert kept._shards == plan
+        assert model.placement.trunk == active
+        assert name not in model.placement.standby
+        until(lambda: reserved(three) == before, f"{reserved(three)} reserved, {before} before")
+        until(lambda: bool(model.placement.standby), "no stand-by")
+
+
+def kill_worker(net: rios.Network, name: str) -> None:
+    """End a worker with all that belongs to it: as if its machine had lost power."""
+    assert net.cluster is not None
+    _, said = net._membership.hosts[name]
+    host = psutil.Process(said["pid"])
+    supervisor = host.parent()
+    assert supervisor is not None
+    for pid in (net.cluster.processes[name].pid, supervisor.pid, host.pid):
+        os.kill(pid, signal.SIGKILL)
+    net.cluster.processes.pop(name).wait()
+
+
+@pytest.mark.parametrize(("replicas", "role"), [(1, "host"), (1, "trunk"), (2, "trunk")])
+def test_a_worker_that_leaves_is_replaced_and_one_that_joins_is_used(
+    three: rios.Network, monkeypatch: pytest.MonkeyPatch, replicas: int, role: str
+) -> None:
+    """Without a copy left, requests wait for those that are loaded elsewhere; afterwards all have theirs again."""
+    monkeypatch.setattr(deployments, "_REPLACE_AFTER_S", 3.0)
+    net = three
+    with net.dmoe.deploy("demo", dtype="float32", replicas=replicas, progress=False) as model:
+        kept = model._deployment
+        expected = model.generate(PROMPT, **PARAMS)
+        trunk = model.placement.trunk
+        name = trunk if role == "trunk" else next(name for name in kept.members if name != trunk)
+        assert any(kept.members[name].held.values())
+        pieces = model.stream(PROMPT, timeout=DEADLINE_S, **PARAMS)
+        tokens = [token for _ in range(10) for token in next(pieces).token_ids]
+        kill_worker(net, name)
+        tokens += [token for piece in pieces for token in piece.token_ids]
+        assert tuple(tokens) == expected.token_ids
+        until(lambda: name not in kept.members and as_planned(model), "not replaced")
+        assert copies(model) == {replicas}
+        assert len(model.placement.standby) == replicas - 1
+        assert net.cluster is not None
+        new = f"after-{name}"
+        net.cluster.add_worker(new)
+        until(lambda: new in kept.members and any(kept.members[new].held.values()), "it does not join")
+        until(lambda: as_planned(model), "not as planned")
+        assert copies(model) == {replicas}
+        until(lambda: served(model, expected) and calls_of(net, new) > 0, "the new host is not asked")
+
+
+def served(model: Any, expected: Any) -> bool:
+    """Answer once more; the tokens do not change."""
+    assert model.generate(PROMPT, **PARAMS).token_ids == expected.token_ids
+    return True
+
+
+def calls_of(net: rios.Network, name: str) -> int:
+    """Calls of trunks that a host has answered."""
+    with HostControl(net._membership.hosts[name][0], settings(), session="test") as control:
+        return int(control.welcome["calls"])
