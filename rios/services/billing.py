@@ -6,16 +6,19 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rios.billing.budgets import BUDGET_ALERTS_BP, shares_bp
 from rios.billing.estimate import Estimate
 from rios.billing.pricing import DEFAULT_BOOK
+from rios.services.accounting import Proof, Reconciliation, prove, reconcile
 from rios.services.books import Books
 from rios.services.charging import Charging
 from rios.services.moments import moment_of, month, parse_moment
+from rios.services.settlement import Settled, Settlement
 from rios.services.views import html_table, text_table
-from rios.words.errors import InvalidRequest
+from rios.words.errors import InvalidRequest, NotProvable
 from rios.words.money import format_ros, parse_ros
 
 if TYPE_CHECKING:
@@ -63,9 +66,10 @@ class Costs:
 class Billing:
     """What a network costs and pays, for one account."""
 
-    def __init__(self, books: Books, charging: Charging) -> None:
+    def __init__(self, books: Books, charging: Charging, settlement: Settlement) -> None:
         self._books = books
         self._charging = charging
+        self._settlement = settlement
 
     def __repr__(self) -> str:
         return f"<Billing of {self._charging.user}: {self.balance}>"
@@ -75,7 +79,7 @@ class Billing:
 
     @property
     def balance(self) -> Balance:
-        """.wei = .available_wei + .held_wei; prints as "24.731 ROS (0.2 held)"."""
+        """.wei = .available + .held, ints of wei; prints as "24.731 ROS (0.2 held)"."""
         return self._books.ledger.balance(self._charging.user)
 
     @property
@@ -168,6 +172,37 @@ class Billing:
             "total": format_ros(total),
         }
         return ledger.issue_invoice(user, period, document)
+
+    def settle(self) -> Settled | None:
+        """Close an epoch over all that was used and post its root: .epoch .root .total .tx.
+
+        Again where nothing was used meanwhile: the same, and nothing happens twice. None before anything was used.
+        """
+        self._charging.post_late()
+        return self._settlement.settle()
+
+    def reconcile(self) -> Reconciliation:
+        """Compare the ledger with itself, its rebuilt root, the contracts and their tokens: `.difference_wei` is 0."""
+        self._settlement.sync()
+        chain = self._settlement.chain
+        return reconcile(self._books.ledger, chain, keccak=chain.keccak)
+
+    def prove(self, usage_id: str) -> Proof:
+        """From a usage record to price, postings, leaf, root, contract and payout. Raises NotProvable."""
+        chain = self._settlement.chain
+        return prove(self._books.ledger, usage_id, chain, keccak=chain.keccak)
+
+    def export(self, usage_id: str, path: str | Path) -> Path:
+        """Write what a stranger needs to verify the payout of a usage record: `rios verify FILE`.
+
+        Raises NotProvable while its epoch is not closed.
+        """
+        proof = self.prove(usage_id)
+        if proof.export is None:
+            raise NotProvable(f"usage {usage_id} is of no closed epoch yet: net.billing.settle() closes it")
+        target = Path(path)
+        target.write_text(proof.export.to_json())
+        return target
 
     def _filters(
         self, since: str | date | datetime | None, until: str | date | datetime | None, filters: dict[str, Any]

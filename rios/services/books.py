@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rios.words.config import Settings
 from rios.words.errors import LedgerUnavailable, NetworkClosed
 from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS
@@ -14,6 +14,7 @@ from rios.words.money import WEI_PER_ROS
 if TYPE_CHECKING:
     from rios.billing.keystore import KeySigner
     from rios.billing.ledger.ledger import Ledger
+    from rios.services.network_chain import NetworkChain
 
 LOCAL_USER = "local"
 """The account that exists before there are others."""
@@ -24,10 +25,14 @@ _OPEN_TIMEOUT_S = 60.0
 class Books:
     """The ledger of one network. Close it."""
 
-    def __init__(self, *, home: Path | None, database: str | None) -> None:
-        """home: keep the ledger in this directory. database: or at this URL. Without both it ends with the process."""
-        self._url = database or (None if home is None else f"sqlite:///{home / 'ledger.sqlite'}")
+    def __init__(self, options: Settings) -> None:
+        """The ledger is at `options.database`, or in `options.home`; without both it ends with the process."""
+        home = options.home
+        self._options = options
+        self._url = options.database or (None if home is None else f"sqlite:///{home / 'ledger.sqlite'}")
         self._home = home
+        self._lock = threading.Lock()
+        self._chain: NetworkChain | None = None
         self._opened: Future[Ledger] = Future()
         self._closed = False
         # Its libraries take a second to import, which would else be the first request's.
@@ -54,6 +59,32 @@ class Books:
         self.ledger  # noqa: B018  the wallet is there when the ledger is
         return self._wallet
 
+    @property
+    def chain(self) -> NetworkChain:
+        """The chain with the network's contracts; started, and the contracts made, when it is first asked for.
+
+        Raises ChainUnavailable, ChainMismatch, TransactionFailed.
+        """
+        ledger = self.ledger
+        with self._lock:
+            if self._chain is None:
+                from rios.services.keys import open_key
+                from rios.services.network_chain import NetworkChain
+
+                options = self._options
+                self._chain = NetworkChain(
+                    ledger,
+                    wallet=self._wallet,
+                    operator=open_key(self._home, "operator"),
+                    home=self._home,
+                    url=options.chain,
+                    chain_id=options.chain_id,
+                    contracts=options.contracts,
+                    confirmations=options.chain_confirmations,
+                    final_timeout_s=options.chain_final_timeout_s,
+                )
+            return self._chain
+
     def _open(self) -> None:
         try:
             from rios.billing.ledger.ledger import Ledger
@@ -74,5 +105,7 @@ class Books:
         """Finish what is under way and close the ledger."""
         if not self._closed:
             self._closed = True
+            if self._chain is not None:
+                self._chain.close()
             if self._opened.exception(_OPEN_TIMEOUT_S) is None:
                 self._opened.result().close()

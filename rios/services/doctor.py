@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+_REACH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at the interpreter, the libraries, devices, memory, shared memory and ports of this machine."""
+    """Look at the interpreter, the libraries, device, memory, ports and shared memory of this machine."""
     from importlib.metadata import version
 
     import torch
@@ -41,6 +44,7 @@ def examine() -> Iterator[Finding]:
     free = device.free_bytes(picked)
     yield Finding("memory", free > 1 << 29, f"{size(free)} free for shards and trunks")
     yield Finding("machine", True, machine_id())
+    yield _ports()
     if not supported:
         yield Finding("shared memory", False, "hosts of one machine talk by sockets: this needs Linux on x86-64")
         return
@@ -48,3 +52,22 @@ def examine() -> Iterator[Finding]:
     seen = Segment.open(os.getpid(), segment.fd, 1 << 16, nonce) is not None
     segment.close()
     yield Finding("shared memory", seen, "works" if seen else "/proc/PID/fd cannot be opened: sockets are used instead")
+
+
+def _ports() -> Finding:
+    """Whether a host of this machine can listen where others reach it: at RIOS_DATA_PORT, or at any port."""
+    wanted = os.environ.get("RIOS_DATA_PORT", "0")
+    which = f"port {wanted} (RIOS_DATA_PORT)" if wanted != "0" else "a port"
+    try:
+        with socket.create_server(("", int(wanted))) as listener:
+            port = listener.getsockname()[1]
+            name = socket.gethostname()
+            try:
+                socket.create_connection((name, port), timeout=_REACH_S).close()
+            except OSError as error:
+                return Finding(
+                    "ports", False, f"{name}:{port} cannot be reached from here: {error}; is a firewall there?"
+                )
+    except (OSError, OverflowError, ValueError) as error:
+        return Finding("ports", False, f"{which} cannot be opened: {error}; give RIOS_DATA_PORT another number")
+    return Finding("ports", True, f"{which} can be opened and reached at {name}")

@@ -9,10 +9,9 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from rios.services.billing import Billing
-from rios.services.books import LOCAL_USER, Books
-from rios.services.charging import Charging
+from rios.services.books import Books
 from rios.services.generation import Model
+from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
 from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers, RiosError
@@ -49,10 +48,12 @@ class Network:
         except OSError as error:
             raise NoWorkers(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
         self._membership = membership = Membership(self._client, options)
-        self._books = books = Books(home=options.home, database=options.database)
-        self._charging = Charging(lambda: books.ledger, user=LOCAL_USER)
-        self._owners = lambda name: _owner(membership, books, name)
-        self.billing = Billing(books, self._charging)
+        self._purse = purse = Purse(options)
+        self._owners = lambda name: _owner(membership, purse.books, name)
+        self.billing = purse.billing
+        self.wallet = purse.wallet
+        self.earnings = purse.earnings
+        self.governance = purse.governance
         self.dmoe = Dmoe(self)
         weakref.finalize(self, _quiet_close, self._client)
 
@@ -172,7 +173,7 @@ class Network:
         self._closed = True
         for model in list(self._models):
             model.close()
-        self._books.close()
+        self._purse.close()
         self._membership.close()
         _quiet_close(self._client)
         if self.cluster is not None:
@@ -257,7 +258,7 @@ class Dmoe:
             deployment.start(network._settings.control_timeout_s if timeout is None else timeout)
         finally:
             bar.close()
-        model = Model(deployment, network._models.remove, charging=network._charging, owners=network._owners)
+        model = Model(deployment, network._models.remove, charging=network._purse.charging, owners=network._owners)
         network._models.append(model)
         return model
 

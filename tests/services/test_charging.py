@@ -114,4 +114,4 @@ def test_a_home_keeps_the_ledger(tmp_path: Path) -> None:
     with rios.local(workers=1, threads=1, home=home) as net:
         assert spent == TRIAL_WEI - net.billing.balance.wei > 0
         with pytest.raises(InsufficientBalance, match="available"):
-            net._books.ledger.hold("h", "local", TRIAL_WEI, request_id="r", terms=net._charging.terms({}))
+            net._purse.books.ledger.hold("h", "local", TRIAL_WEI, request_id="r", terms=net._purse.charging.terms({}))

@@ -84,13 +84,23 @@ class Balance:
 
     @property
     def available_wei(self) -> Wei:
-        """What a new request may hold."""
+        """What a new request may hold: deposits and trial credit."""
         return Wei(self.deposited_wei + self.trial_wei)
 
     @property
     def wei(self) -> Wei:
         """Available and held together."""
         return Wei(self.available_wei + self.held_wei)
+
+    @property
+    def available(self) -> Wei:
+        """`available_wei`, by its name in notebooks."""
+        return self.available_wei
+
+    @property
+    def held(self) -> Wei:
+        """`held_wei`, by its name in notebooks."""
+        return self.held_wei
 
     def __str__(self) -> str:
         held = f" ({format_ros(self.held_wei, unit=False)} held)" if self.held_wei else ""

@@ -1,0 +1,37 @@
+"""All that has to do with money on one network, put together: for a network, and for commands that need no workers."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from rios.services.billing import Billing
+from rios.services.books import LOCAL_USER, Books
+from rios.services.charging import Charging
+from rios.services.governance import Governance
+from rios.services.settlement import Settlement
+from rios.services.wallet import Earnings, Wallet
+from rios.words.config import Settings
+
+
+class Purse:
+    """The ledger, the wallet and what is done with them. Close it, or use it as a context manager."""
+
+    def __init__(self, options: Settings) -> None:
+        """Nothing is waited for: the ledger opens in the background, the chain starts when it is first needed."""
+        self.books = books = Books(options)
+        self.charging = Charging(lambda: books.ledger, user=LOCAL_USER)
+        self.settlement = Settlement(books)
+        self.billing = Billing(books, self.charging, self.settlement)
+        self.wallet = Wallet(books, self.settlement)
+        self.earnings = Earnings(books, self.settlement)
+        self.governance = Governance(books, self.settlement)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what is under way; the ledger and the chain stay where they are kept."""
+        self.books.close()

@@ -1,0 +1,180 @@
+"""`net.wallet` and `net.earnings`: what the local account has, and what the owner of workers has earned."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rios.services.books import LOCAL_USER, Books
+from rios.services.settlement import Settlement
+from rios.services.views import html_table, text_table
+from rios.words.ids import Address
+from rios.words.money import Wei, format_ros
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rios.billing.ledger.values import Balance
+
+
+class Wallet:
+    """The wallet of this network's user. Reading `on_chain` starts the chain; the rest is in the ledger."""
+
+    def __init__(self, books: Books, settlement: Settlement) -> None:
+        self._books = books
+        self._settlement = settlement
+
+    @property
+    def address(self) -> Address:
+        """The address on the chain."""
+        return self._books.address
+
+    @property
+    def balance(self) -> Balance:
+        """What is deposited, given as trial credit, and held."""
+        return self._books.ledger.balance(LOCAL_USER)
+
+    @property
+    def on_chain(self) -> Wei:
+        """Wei of ROS that the address has on the chain, outside the escrow."""
+        return self._settlement.chain.tokens_of(self.address)
+
+    @property
+    def deposited(self) -> Wei:
+        """Wei in the escrow that can be spent or withdrawn."""
+        return self.balance.deposited_wei
+
+    @property
+    def available(self) -> Wei:
+        """Wei that a new request may hold, trial credit included."""
+        return self.balance.available
+
+    @property
+    def held(self) -> Wei:
+        """Wei that running requests have set aside."""
+        return self.balance.held
+
+    def deposit(self, amount: str | int) -> Balance:
+        """Move ROS ("25 ROS") from the wallet into the escrow; returns once they are credited.
+
+        Raises InvalidAmount, InvalidRequest, TransactionFailed, ChainUnavailable.
+        """
+        return self._settlement.deposit(amount)
+
+    def withdraw(self, amount: str | int) -> Balance:
+        """Take deposited ROS back: settles what was used, then asks the escrow. Trial credit cannot be withdrawn.
+
+        Where the escrow delays withdrawals, `finish_withdrawal` takes them when they are due.
+        """
+        return self._settlement.withdraw(amount)
+
+    def finish_withdrawal(self) -> Balance:
+        """Take what `withdraw` asked for and the escrow's delay has passed for."""
+        return self._settlement.finish_withdrawal()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        balance = self.balance
+        return [
+            ("address", self.address),
+            ("on chain", format_ros(self.on_chain)),
+            ("deposited", format_ros(balance.deposited_wei)),
+            ("trial credit", format_ros(balance.trial_wei)),
+            ("available", format_ros(balance.available)),
+            ("held", format_ros(balance.held)),
+        ]
+
+    def __repr__(self) -> str:
+        return f"<Wallet {self.address}: {self.balance}>"
+
+    def __str__(self) -> str:
+        return text_table(("wallet", ""), self._rows())
+
+    def _repr_html_(self) -> str:
+        balance = html.escape(str(self.balance))
+        return (
+            f'<div style="color:var(--jp-content-font-color1)"><b>Wallet</b> <code>{html.escape(self.address)}</code>: '
+            f"{balance}</div>"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Earned:
+    """What one owner has earned, in wei."""
+
+    owner: Address
+    earned_wei: Wei
+    """In all, refunds taken off."""
+    claimable_wei: Wei
+    """Promised by a root and not paid yet."""
+    claimed_wei: Wei
+    """Paid on the chain."""
+
+    @property
+    def pending_wei(self) -> Wei:
+        """Earned since the last epoch: the next root promises it."""
+        return Wei(self.earned_wei - self.claimable_wei - self.claimed_wei)
+
+
+class Earnings:
+    """What the workers of an owner have earned; without an owner, of the local wallet's."""
+
+    def __init__(self, books: Books, settlement: Settlement, owner: Address | None = None) -> None:
+        self._books = books
+        self._settlement = settlement
+        self._owner = owner
+
+    def of(self, owner: Address) -> Earnings:
+        """The earnings of another owner."""
+        return Earnings(self._books, self._settlement, owner)
+
+    @property
+    def owner(self) -> Address:
+        """Whose earnings these are."""
+        return self._owner or self._books.address
+
+    @property
+    def now(self) -> Earned:
+        """The amounts now, from the ledger: it follows the chain's claims."""
+        ledger, owner = self._books.ledger, self.owner
+        account = f"worker:{owner}:earned"
+        claimed = sum(
+            int(event.args["amount"]) for event in ledger.chain_events(name="Claimed") if event.args["account"] == owner
+        )
+        unclaimed = ledger.accounts([account]).get(account, 0)
+        claimable = ledger.claimable(owner).get(account, 0)
+        return Earned(owner, Wei(unclaimed + claimed), Wei(claimable), Wei(claimed))
+
+    def claim(self) -> Wei:
+        """Have the settlement contract pay what the last root promises; wei that were paid."""
+        return self._settlement.claim(self.owner)
+
+    def to_frame(self) -> pd.DataFrame:
+        """What was earned by worker, model and resource: columns worker, model, resource, wei (Python ints), ros."""
+        import pandas as pd
+
+        sums: dict[tuple[str, str, str], int] = {}
+        for usage in self._books.ledger.usage(owner=self.owner):
+            key = (usage.worker, usage.model, usage.resource)
+            sums[key] = sums.get(key, 0) + usage.worker_wei
+        rows = [(*key, wei, format_ros(wei, unit=False)) for key, wei in sorted(sums.items())]
+        return pd.DataFrame(rows, columns=["worker", "model", "resource", "wei", "ros"]).astype({"wei": object})
+
+    def _rows(self) -> list[tuple[str, str]]:
+        now = self.now
+        return [
+            ("earned", format_ros(now.earned_wei)),
+            ("of it since the last epoch", format_ros(now.pending_wei)),
+            ("claimable", format_ros(now.claimable_wei)),
+            ("claimed", format_ros(now.claimed_wei)),
+        ]
+
+    def __repr__(self) -> str:
+        now = self.now
+        return f"<Earnings of {self.owner}: {format_ros(now.earned_wei)}, {format_ros(now.claimable_wei)} claimable>"
+
+    def __str__(self) -> str:
+        return text_table((f"earnings of {self.owner}", ""), self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table((f"earnings of {self.owner}", ""), self._rows())
