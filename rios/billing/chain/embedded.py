@@ -248,7 +248,7 @@ class EmbeddedChain:
 
             try:
                 most = run(GAS_MAX)
-            except ValidationError as invalid:
+            except (ValidationError, VMError) as invalid:  # an error of a contract is in the computation
                 raise TransactionFailed(f"a transaction of {sender} is refused: {invalid}") from invalid
             if most.is_error:
                 raise TransactionFailed(f"a transaction to {to or 'create a contract'} {_estimate_error(most.error)}")
@@ -281,7 +281,7 @@ class EmbeddedChain:
                 return Verdict.UNDERPRICED
             try:
                 self._mine(chain, [transaction])
-            except ValidationError as error:
+            except (ValidationError, VMError) as error:
                 raise TransactionFailed(f"a transaction of {spelt(transaction.sender)} is refused: {error}") from error
         return Verdict.ACCEPTED
 
@@ -325,12 +325,14 @@ class EmbeddedChain:
     def _state(self, chain: MiningChain, block: int | None) -> Iterator[StateAPI]:
         """The state in which a transaction after `block` would run. Nothing of what is done to it is kept."""
         if block is None:
-            header = chain.header.copy(timestamp=self._next_timestamp(chain), gas_limit=BLOCK_GAS)
-        elif (parent := self._header(chain, block)) is None:
+            # py-evm makes the header of the next block from this one, a second later: the next block's own time.
+            parent = chain.get_canonical_head()
+            parent = parent.copy(timestamp=self._next_timestamp(chain) - 1, gas_limit=BLOCK_GAS)
+        elif (found := self._header(chain, block)) is None:
             raise InvalidRequest(f"{self!r} has no block {block}")
         else:
-            header = chain.create_header_from_parent(parent)
-        with chain.get_vm(header).in_costless_state() as state:
+            parent = found
+        with chain.get_vm(parent).in_costless_state() as state:
             yield state
 
     def _spoof(

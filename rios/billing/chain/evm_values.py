@@ -5,7 +5,7 @@ from __future__ import annotations
 from eth._utils.address import generate_contract_address
 from eth.abc import BlockHeaderAPI, ReceiptAPI, SignedTransactionAPI
 from eth.chains.base import MiningChain
-from eth.exceptions import TransactionNotFound, VMError
+from eth.exceptions import PyEVMError, TransactionNotFound, VMError
 from eth.typing import AccountDetails
 from eth_typing import Address as CanonicalAddress
 from eth_typing import Hash32
@@ -94,7 +94,7 @@ def decoded(chain: MiningChain, raw: bytes) -> SignedTransactionAPI:
         if transaction.chain_id != chain.chain_id:
             raise ValidationError(f"signed for chain {transaction.chain_id}, not {chain.chain_id}")
         transaction.validate()
-    except (RLPException, ValidationError, ValueError) as error:
+    except (RLPException, ValidationError, PyEVMError, ValueError) as error:
         raise TransactionFailed(f"no transaction that this chain takes: {error}") from error
     return transaction
 

@@ -84,8 +84,10 @@ class Sender:
         to: None creates a contract. gas: the limit; estimated without. retry: begin anew where it failed before; a
         failed intent had no effect.
 
-        Raises LedgerConflict where the key is known with another effect.
+        Raises LedgerConflict where the key has another effect, TransactionFailed for a limit above that of EIP-7825.
         """
+        if gas is not None and gas > GAS_MAX:
+            raise TransactionFailed(f"{key!r} asks for {gas} gas, more than {GAS_MAX} (EIP-7825); split it")
         wanted = intent(
             key, chain_id=self._chain.chain_id, sender=self.address, to=to, data=data, value_wei=value_wei, gas=gas
         )
