@@ -129,6 +129,8 @@ class Deployment:
 
     def close(self) -> None:
         """Free it on every host."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._wake.set()
         self._membership.unsubscribe(self._wake.set)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
-from rios.dmoe.params import SamplingParams
+from rios.dmoe.params import SamplingParams, check_timeout
 from rios.dmoe.stopping import Detokenizer, cut, safe
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.errors import Cancelled, DeadlineExceeded, RiosError
@@ -96,6 +96,7 @@ class Job:
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the whole answer. Raises what went wrong, or `DeadlineExceeded` after `timeout` seconds."""
+        timeout = check_timeout(timeout)
         with self._changed:
             if not self._changed.wait_for(lambda: self.ended, timeout):
                 raise DeadlineExceeded(
@@ -109,6 +110,7 @@ class Job:
 
     def stream(self, timeout: float | None = None) -> Iterator[Piece]:
         """Pieces as they come; leaving the loop early cancels. `timeout` bounds the wait for each piece."""
+        timeout = check_timeout(timeout)
         read, text, shown = 0, "", 0
         stops = self.params.stop
         decoder = Detokenizer(self._tokenizing.load()) if self._tokenizing.present else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,15 @@ class SamplingParams:
             _integer("stop_token_ids", token, low=0, high=vocab_size - 1)
         if not isinstance(self.ignore_eos, bool):
             raise _outside("ignore_eos", self.ignore_eos, "True or False")
+
+
+def check_timeout(value: object) -> float | None:
+    """A caller's `timeout`: seconds, or None to wait without a bound. Raises InvalidRequest."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= threading.TIMEOUT_MAX:
+        raise _outside("timeout", value, "a finite number of seconds, at least 0, or None")
+    return float(value)
 
 
 def _outside(field: str, value: object, bound: str) -> InvalidRequest:

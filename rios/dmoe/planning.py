@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rios.dmoe.demand import Demand, Worker
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.placement import Plan, plan, unevenness
-from rios.words.errors import InsufficientMemory
+from rios.words.errors import InsufficientMemory, InvalidRequest
 
 Shard = dict[int, frozenset[int]]
 Load = list[NDArray[np.float64]]
@@ -52,7 +52,15 @@ class Planner:
         return sum(int(self.expert_bytes[layer][expert]) for layer, held in shard.items() for expert in held)
 
     def choose_copies(self, hosts: Sequence[HostRoom]) -> None:
-        """Where nobody said: two copies where both fit into half of the free memory, else one."""
+        """Where nobody said: two copies where both fit into half of the free memory, else one.
+
+        Raises `InvalidRequest` where somebody said more than there are hosts.
+        """
+        if self.exact and self.replicas > len(hosts):
+            raise InvalidRequest(
+                f"replicas is {self.replicas}, but there are {len(hosts)} workers and no worker holds an expert twice: "
+                f"ask for at most {len(hosts)}, or add workers"
+            )
         if not self.exact:
             total = sum(int(layer.sum()) for layer in self.expert_bytes)
             room = sum(host.free_bytes for host in hosts)

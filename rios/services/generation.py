@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self, overload
 
 from rios.billing.pricing import Host
@@ -11,8 +12,9 @@ from rios.billing.usage import Work
 from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.deployment import Deployment
 from rios.dmoe.job import Job
-from rios.dmoe.params import SamplingParams
+from rios.dmoe.params import SamplingParams, check_timeout
 from rios.services.charging import Charging, work_of
+from rios.services.prompts import one_of, params_of, prompts_of
 from rios.services.views import Placement
 from rios.words.errors import InvalidRequest, NetworkClosed
 from rios.words.ids import Address
@@ -26,9 +28,17 @@ class Model:
     """A deployed model. Use it as a context manager, or `close` it, to free the hosts."""
 
     def __init__(
-        self, deployment: Deployment, on_close: Callable[[Model], None], *, charging: Charging, owners: Owners
+        self,
+        deployment: Deployment,
+        on_close: Callable[[Model], None],
+        *,
+        charging: Charging,
+        owners: Owners,
+        network: object,
     ) -> None:
+        """network: lives for as long as the model does."""
         self._deployment = deployment
+        self._network = network
         self._charging = charging
         self._owners = owners
         self._work = work_of(deployment.name, deployment.manifest)
@@ -67,7 +77,8 @@ class Model:
 
     @property
     def placement(self) -> Placement:
-        """Who holds what now, with load; `.explain()` says why."""
+        """Who holds what now, with load; `.explain()` says why. Raises `NetworkClosed` when the model was closed."""
+        self._open()
         return Placement.of(self._deployment)
 
     @property
@@ -93,44 +104,32 @@ class Model:
         Raises InvalidRequest, InsufficientBalance, BudgetExceeded, QueueFull, InsufficientMemory, ExpertsUnavailable,
         TrunkLost, DeadlineExceeded.
         """
-        timeout = params.pop("timeout", None)
-        if _is_one(prompt):
-            return self._one(prompt, timeout, params)
-        prepared = [self._prepared(one, params) for one in prompt]
-        jobs = [self._started(ids, wanted) for ids, wanted in prepared]
+        timeout = check_timeout(params.pop("timeout", None))
+        prompts, one = prompts_of(prompt)
+        prepared = [self._prepared(ids, params) for ids in prompts]
+        started: list[Job | Completion] = []
         try:
-            return [job if isinstance(job, Completion) else job.result(timeout) for job in jobs]
+            for ids, wanted in prepared:
+                started.append(self._started(ids, wanted))
+            answers = [job if isinstance(job, Completion) else job.result(timeout) for job in started]
         except BaseException:
-            for job in jobs:
+            for job in started:
                 if isinstance(job, Job):
                     job.cancel()
             raise
-
-    def _one(self, prompt: Prompt, timeout: float | None, params: dict[str, Any]) -> Completion:
-        job = self._started(*self._prepared(prompt, params))
-        if isinstance(job, Completion):
-            return job
-        try:
-            return job.result(timeout)
-        except BaseException:
-            job.cancel()
-            raise
+        return answers[0] if one else answers
 
     def stream(self, prompt: Prompt, **params: Any) -> Iterator[Piece]:
         """Pieces of the answer as they come. Leaving the loop cancels the rest."""
-        timeout = params.pop("timeout", None)
-        if not _is_one(prompt):
-            raise InvalidRequest("stream takes one prompt; use submit for several at the same time")
-        job = self._started(*self._prepared(prompt, params))
+        timeout = check_timeout(params.pop("timeout", None))
+        job = self._started(*self._prepared(one_of(prompt, "stream"), params))
         if isinstance(job, Completion):
             return iter(())
         return job.stream(timeout)
 
     def submit(self, prompt: Prompt, **params: Any) -> Job:
         """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`."""
-        if not _is_one(prompt):
-            raise InvalidRequest("submit takes one prompt; call it once for each")
-        ids, wanted = self._prepared(prompt, params)
+        ids, wanted = self._prepared(one_of(prompt, "submit"), params)
         if wanted.max_new_tokens == 0:
             raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
         return self._submitted(ids, wanted)
@@ -158,30 +157,22 @@ class Model:
             request_id, self._work, self.hosts, prompt_tokens=len(ids), max_new_tokens=params.max_new_tokens
         )
         try:
-            return self._deployment.generator.submit(ids, params, request_id=request_id, tab=tab)
+            job = self._deployment.generator.submit(ids, params, request_id=request_id, tab=tab)
         except BaseException:
             tab.abandon()
             raise
+        job.keeps = self  # whoever holds but the request still gets its answer
+        return job
 
-    def _prepared(self, prompt: Prompt, params: dict[str, Any]) -> tuple[list[int], SamplingParams]:
+    def _prepared(self, prompt: str | list[int], params: dict[str, Any]) -> tuple[list[int], SamplingParams]:
         """Prompt and parameters, checked before anything is sent."""
         manifest = self._deployment.manifest
         ids = self._ids(prompt)
-        given = dict(params)
-        if isinstance(given.get("stop"), str):
-            given["stop"] = (given["stop"],)
-        for field in ("stop", "stop_token_ids"):
-            if field in given:
-                given[field] = tuple(given[field])
-        try:
-            wanted = SamplingParams(**given)
-        except TypeError as error:
-            known = ", ".join(SamplingParams.__dataclass_fields__)
-            raise InvalidRequest(f"unknown parameter ({error}); known are {known}, timeout") from error
+        wanted = params_of(params)
         if wanted.stop and not self._deployment.tokenizing.present:
             raise InvalidRequest(f"{self.name} has no tokenizer: use stop_token_ids instead of stop")
-        if wanted.max_new_tokens != 0 or isinstance(wanted.max_new_tokens, bool):
-            wanted.validate(manifest.vocab_size)
+        nothing = type(wanted.max_new_tokens) is int and wanted.max_new_tokens == 0
+        (replace(wanted, max_new_tokens=1) if nothing else wanted).validate(manifest.vocab_size)
         if len(ids) + wanted.max_new_tokens > manifest.context_length:
             raise InvalidRequest(
                 f"{len(ids)} prompt tokens and {wanted.max_new_tokens} new ones exceed the context of "
@@ -189,16 +180,15 @@ class Model:
             )
         return ids, wanted
 
-    def _ids(self, prompt: Prompt) -> list[int]:
+    def _ids(self, prompt: str | list[int]) -> list[int]:
         """The token ids of a prompt, each within the vocabulary."""
-        if self._closed:
-            raise NetworkClosed(f"the model {self.name!r} was closed; deploy it again")
+        self._open()
         if isinstance(prompt, str):
             if not self._deployment.tokenizing.present:
                 raise InvalidRequest(f"{self.name} has no tokenizer: give token ids instead of text")
             ids = [int(token) for token in self.tokenizer(prompt)["input_ids"]]
         else:
-            ids = [int(token) for token in prompt]
+            ids = prompt
         if not ids:
             raise InvalidRequest("the prompt is empty; it needs at least one token")
         vocab = self._deployment.manifest.vocab_size
@@ -207,24 +197,13 @@ class Model:
             raise InvalidRequest(f"token id {bad} is outside 0..{vocab - 1}")
         return ids
 
+    def _open(self) -> None:
+        if self._closed:
+            raise NetworkClosed(f"the model {self.name!r} was closed; deploy it again")
+
     def close(self) -> None:
         """Free the model on every host. Running requests are cancelled."""
         if not self._closed:
             self._closed = True
             self._deployment.close()
             self._on_close(self)
-
-
-def _is_one(prompt: object) -> bool:
-    """Whether this is one prompt (text or flat ids) rather than a list of prompts."""
-    if isinstance(prompt, str):
-        return True
-    if not isinstance(prompt, Sequence):
-        raise InvalidRequest(f"a prompt is text or a list of token ids, not {type(prompt).__name__}")
-    if not prompt:
-        raise InvalidRequest("the prompt is empty; it needs at least one token")
-    if all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
-        return True
-    if all(isinstance(part, str | Sequence) for part in prompt):
-        return False
-    raise InvalidRequest("a list of prompts holds texts or lists of token ids, a prompt holds token ids: not a mixture")

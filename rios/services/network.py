@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import logging
+import threading
 import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from rios.dmoe.params import check_timeout
 from rios.services.books import Books
 from rios.services.generation import Model
+from rios.services.prompts import count_of
 from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
@@ -20,6 +24,7 @@ from rios.words.ids import Address, check_address
 
 if TYPE_CHECKING:
     from rios.dmoe.cluster import LocalCluster
+    from rios.dmoe.deployment import Deployment
     from rios.dmoe.membership import Membership
 
 log = logging.getLogger(__name__)
@@ -41,21 +46,29 @@ class Network:
         self._settings = options
         self._models: list[Model] = []
         self._closed = False
+        self._deployments: list[Deployment] = []
+        # What ends with the network, last things first. Nothing in it holds the network, or a model, which does.
+        self._ends = ends = contextlib.ExitStack()
+        if cluster is not None:
+            ends.callback(cluster.close)
+        self._dropped = weakref.finalize(self, _end_dropped, ends)
         try:
             self._client: Any = Client(  # type: ignore[no-untyped-call]
                 address, timeout=options.connect_timeout_s, set_as_default=False
             )
         except OSError as error:
             raise NoWorkers(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
+        ends.callback(_quiet_close, self._client)
         self._membership = membership = Membership(self._client, options)
+        ends.callback(membership.close)
         self._purse = purse = Purse(options)
         self._owners = lambda name: _owner(membership, purse.books, name)
         self.billing = purse.billing
         self.wallet = purse.wallet
         self.earnings = purse.earnings
         self.governance = purse.governance
-        self.dmoe = Dmoe(self)
-        weakref.finalize(self, _quiet_close, self._client)
+        ends.callback(self._purse.close)
+        ends.callback(_close_all, self._deployments)
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +87,11 @@ class Network:
             f'<div style="color:var(--jp-content-font-color1)"><b>Network</b> {html.escape(self.address)}: '
             f"{size(memory)} for shards; models: {models}</div>{self.workers._repr_html_()}"
         )
+
+    @property
+    def dmoe(self) -> Dmoe:
+        """Mixture-of-experts models on this network."""
+        return Dmoe(self)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -147,6 +165,7 @@ class Network:
 
     def wait_for_workers(self, count: int = 1, timeout: float | None = None) -> None:
         """Until `count` workers serve; `NoWorkers` after `timeout` seconds (default `RIOS_START_TIMEOUT_S`)."""
+        timeout = check_timeout(timeout)
         timeout = self._settings.start_timeout_s if timeout is None else timeout
         deadline = time.monotonic() + timeout
         while True:
@@ -166,25 +185,26 @@ class Network:
         if self._closed:
             raise NetworkClosed("this network was closed; make another one")
 
+    def _forget(self, model: Model) -> None:
+        self._models.remove(model)
+        self._deployments.remove(model._deployment)
+
     def close(self) -> None:
         """Close models, connections and, for `rios.local()`, the workers."""
         if self._closed:
             return
         self._closed = True
+        self._dropped.detach()
         for model in list(self._models):
             model.close()
-        self._purse.close()
-        self._membership.close()
-        _quiet_close(self._client)
-        if self.cluster is not None:
-            self.cluster.close()
+        self._ends.close()
 
 
 class Dmoe:
     """Mixture-of-experts models on a network: `net.dmoe`."""
 
     def __init__(self, network: Network) -> None:
-        self._network = weakref.proxy(network)
+        self._network = network  # which does not hold this: nothing goes round
 
     def __repr__(self) -> str:
         return f"<Dmoe of {self._network.address}>"
@@ -221,13 +241,13 @@ class Dmoe:
         from rios.dmoe.generation_config import eos_of
         from rios.dmoe.tokenizer import read_files
 
-        network: Network = self._network
+        network = self._network
         network._open()
         for field, value in (("dtype", dtype), ("wire_dtype", wire_dtype)):
             if value is not None and value not in DTYPES:
                 raise InvalidRequest(f"{field} is {value!r}; it must be one of {', '.join(DTYPES)}")
-        if replicas is not None and replicas < 1:
-            raise InvalidRequest(f"replicas is {replicas!r}; it must be a whole number, at least 1")
+        replicas = count_of("replicas", replicas)
+        timeout = check_timeout(timeout)
         directory = _resolve(path)
         manifest = read_manifest(directory)
         network.wait_for_workers(1)
@@ -258,7 +278,10 @@ class Dmoe:
             deployment.start(network._settings.control_timeout_s if timeout is None else timeout)
         finally:
             bar.close()
-        model = Model(deployment, network._models.remove, charging=network._purse.charging, owners=network._owners)
+        network._deployments.append(deployment)
+        model = Model(
+            deployment, network._forget, charging=network._purse.charging, owners=network._owners, network=network
+        )
         network._models.append(model)
         return model
 
@@ -280,6 +303,22 @@ def _resolve(path: str | Path) -> Path:
     if not directory.is_dir():
         raise InvalidRequest(f"{directory} is not a directory; give one with config.json and safetensors, or 'demo'")
     return directory
+
+
+def _close_all(deployments: list[Deployment]) -> None:
+    for deployment in list(deployments):
+        deployment.close()
+
+
+def _end_dropped(ends: contextlib.ExitStack) -> None:
+    """A network that nobody holds any more, or that is open when the process ends, ends as a closed one does.
+
+    The collector may have come in any thread, with any lock held: the ending has a thread of its own.
+    """
+    if threading.main_thread().is_alive():
+        threading.Thread(target=ends.close, name="rios-closing").start()
+    else:  # the interpreter is ending and starts no thread, or does not wait for it
+        ends.close()
 
 
 def _quiet_close(client: Any) -> None:
