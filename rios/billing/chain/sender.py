@@ -122,7 +122,6 @@ class Sender:
         """
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         found = self.submit(key, to, data, value_wei=value_wei, gas=gas, retry=retry)
-        pumped = False
         while True:
             away: ChainUnavailable | None = None
             try:
@@ -131,10 +130,10 @@ class Sender:
                     found = self._get(key)
                 if (receipt := self._result(found, final=final)) is not None:
                     return receipt
-                pumped = True
             except ChainUnavailable as error:
-                if not pumped:
-                    raise  # nobody has heard of it yet; what waits here is for what may be under way
+                found = self._get(key)
+                if found.state is IntentState.WAITING:
+                    raise  # nobody has heard of it yet: there is nothing to wait for
                 away = error
             if time.monotonic() >= deadline:
                 if away is not None:
@@ -165,7 +164,7 @@ class Sender:
                 # Another process with the same store was faster; what it did is read in the next round.
                 continue
             return unfinished
-        raise ChainUnavailable(f"other processes send for {self.address} all the time; try again")
+        return self._store.unfinished(self._chain.chain_id, self.address)
 
     # What is signed.
 
@@ -184,7 +183,7 @@ class Sender:
         if receipt := self._receipt(found):
             return self._mined(found, receipt, final)
         assert found.nonce is not None
-        if final is not None and self._chain.nonce(self.address, block=final.number) > found.nonce:
+        if final is not None and self._used(found.nonce, final):
             # Its nonce is gone for good. Asked once more, for the block may have come since.
             if receipt := self._receipt(found):
                 return self._mined(found, receipt, final)
@@ -193,6 +192,10 @@ class Sender:
         if found.state is IntentState.MINED:
             found = self._saved(found, state=IntentState.SENT, tx_hash=None, block=None, block_hash=None)
         return self._repeat(found)
+
+    def _used(self, nonce: int, final: Block) -> bool:
+        """Whether a nonce is in a final block. The older block is asked last, for nodes forget what was then."""
+        return self._chain.nonce(self.address) > nonce and (self._chain.nonce(self.address, block=final.number) > nonce)
 
     def _receipt(self, found: Intent) -> Receipt | None:
         for attempt in reversed(found.attempts):
