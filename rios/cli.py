@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +12,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rios import money_cli
 from rios.words.errors import RiosError
 
 if TYPE_CHECKING:
     from rios.services.network import Network
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+money_cli.add_to(app)
 
 Scheduler = Annotated[
     str | None, typer.Option(help="A Dask scheduler such as tcp://head:8786; without it, workers start here.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Workers to start when there is no --scheduler.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _show_log(wanted: bool) -> None:
+    if wanted:
+        from rios.words.logs import configure
+
+        configure()
+
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", callback=_show_log, help="Show the log, as JSON lines, on standard error."),
+]
+_ID = re.compile(r"-[0-9a-f]{8}$")  # what hosts tell deployments of one name apart by
 
 
 @contextmanager
@@ -47,6 +64,7 @@ def generate(
     workers: Workers = 2,
     stream: Annotated[bool, typer.Option(help="Show the answer as it comes, or only when it is complete.")] = True,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Deploy a model and answer one prompt."""
     with (
@@ -82,7 +100,10 @@ def generate(
 
 @app.command()
 def workers(
-    scheduler: Scheduler = None, count: Annotated[int, typer.Option("--workers", min=1)] = 2, as_json: AsJson = False
+    scheduler: Scheduler = None,
+    count: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show the workers of a network."""
     with _network(scheduler, count) as network:
@@ -94,7 +115,7 @@ def workers(
 
 
 @app.command()
-def models(scheduler: Scheduler = None, as_json: AsJson = False) -> None:
+def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Show the model that comes with rios and, with --scheduler, what the network's hosts serve."""
     from rios import demo
     from rios.dmoe.checkpoint import read_manifest
@@ -114,7 +135,7 @@ def models(scheduler: Scheduler = None, as_json: AsJson = False) -> None:
         import rios
 
         with rios.connect(scheduler) as network:
-            rows += network.deployed()
+            rows += [{**row, "model": _ID.sub("", row["model"])} for row in network.deployed()]
     if as_json:
         _print(rows)
         return
@@ -124,7 +145,7 @@ def models(scheduler: Scheduler = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(verbose: Verbose = False) -> None:
     """Look at this machine: what rios finds, and what to do about what is missing."""
     from rios.services.doctor import examine
 
@@ -149,15 +170,11 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log, as JSON lines, on standard error.")] = False,
+    verbose: Verbose = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Run mixture-of-experts models on pooled machines."""
-    if verbose:
-        from rios.words.logs import configure
-
-        configure()
-    else:
+    if not verbose:
         for library in ("rios", "distributed"):
             logging.getLogger(library).setLevel(logging.CRITICAL)
 
@@ -168,9 +185,12 @@ def main() -> None:
         app()
     except RiosError as error:
         line, _, more = str(error).partition("\n")
-        sys.stderr.write(f"error: {line}\n")
-        if more and "--verbose" in sys.argv:
-            sys.stderr.write(f"{more}\n")
+        if "--verbose" in sys.argv:
+            sys.stderr.write(f"error: {line}\n{more}")
+        elif more.strip():  # what a process wrote before it ended: the last line is the reason
+            sys.stderr.write(f"error: {line} {more.strip().splitlines()[-1].strip()} (--verbose shows all of it)\n")
+        else:
+            sys.stderr.write(f"error: {line}\n")
         raise SystemExit(1) from error
 
 

@@ -42,6 +42,7 @@ FLOORS = {
     "rios.widgets": 4,
     "rios.worker": 4,
     "rios.cli": 4,
+    "rios.money_cli": 4,
 }
 # What the two lowest floors may take from outside the standard library.
 OUTSIDE = {0: {"pydantic", "pydantic_settings"}, 1: {"numpy"}}

@@ -227,7 +227,7 @@ def _decrypted(document: str, passphrase: str, path: Path) -> bytes:
     wrong = ""
     try:
         return bytes(decode_keyfile_json(json.loads(document), passphrase.encode()))
-    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         wrong = f"is no keystore file of version 3: {type(error).__name__}"
     except ValueError as error:
         damaged = isinstance(error, json.JSONDecodeError)

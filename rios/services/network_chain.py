@@ -17,8 +17,8 @@ from rios.billing.chain.events import CURSOR, follow
 from rios.billing.chain.finality import CONFIRMATIONS, final_block
 from rios.billing.chain.rpc import RpcChain
 from rios.billing.chain.sender import Sender
+from rios.billing.chain.view import SettlementView
 from rios.billing.ledger.intents import SqlIntentStore
-from rios.billing.verify import PostedRoot
 from rios.words.errors import ChainUnavailable, PriceBookError, TransactionFailed
 from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS, Wei
@@ -40,7 +40,7 @@ TREASURY_WEI = 1_000_000 * WEI_PER_ROS
 """What the operator of a local network can give as trial credit."""
 
 
-class NetworkChain:
+class NetworkChain(SettlementView):
     """The contracts of one network, as operator and wallet use them (`rios.services.accounting.Vault`)."""
 
     def __init__(
@@ -81,8 +81,8 @@ class NetworkChain:
         self.platform: Address = operator.address
         self.keccak = abi.keccak
         self.addresses = self._contracts(contracts or (None if home is None else home / "contracts.json"))
+        super().__init__(self._chain, self.addresses.settlement, from_block=self.addresses.block)
         self.withdrawal_delay_s = int(self.read("RiosEscrow", "withdrawalDelay"))
-        self.challenge_window_s = int(self.read("RiosSettlement", "challengeWindow"))
 
     def __repr__(self) -> str:
         return f"<NetworkChain {self._chain!r}, settlement {self.addresses.settlement}>"
@@ -182,58 +182,10 @@ class NetworkChain:
         """What a function of a contract answers now."""
         return read(self._chain, self.addresses, contract, function, *arguments)
 
-    @property
-    def chain_id(self) -> int:
-        """By EIP-155."""
-        return self._chain.chain_id
-
-    @property
-    def settlement(self) -> str:
-        """Address of the settlement contract."""
-        return self.addresses.settlement
-
     def tokens_of(self, who: str) -> Wei:
         """Wei of ROS of an address, or of the contract "escrow" or "settlement"."""
         address = getattr(self.addresses, who) if who in ("escrow", "settlement") else who
         return Wei(self.read("RosToken", "balanceOf", address))
-
-    def total_claimed(self) -> Wei:
-        """Wei that the settlement contract has paid out."""
-        return Wei(self.read("RiosSettlement", "totalClaimed"))
-
-    def claimed(self, account: Address) -> Wei:
-        """Wei that the settlement contract has paid to an owner."""
-        return Wei(self.read("RiosSettlement", "claimed", account))
-
-    def latest_epoch(self) -> int:
-        """The last epoch whose root stands in the contract; 0 before any."""
-        return int(self.read("RiosSettlement", "latestEpoch"))
-
-    def root_of(self, epoch: int) -> PostedRoot | None:
-        """The root that was posted for an epoch and stands, read from the contract's events; None where there is none.
-
-        The contract itself remembers the last two alone.
-        """
-        from eth_abi.abi import decode
-
-        head = self._chain.head()
-        which = f"0x{epoch:064x}"
-        logs = {
-            name: self._chain.logs(
-                from_block=self.addresses.block,
-                to_block=head.number,
-                addresses=[self.addresses.settlement],
-                topics=[abi.topic_of("RiosSettlement", name), which],
-            )
-            for name in ("RootPosted", "RootChallenged")
-        }
-        if not logs["RootPosted"]:
-            return None
-        posted = logs["RootPosted"][-1]
-        if any((log.block, log.index) > (posted.block, posted.index) for log in logs["RootChallenged"]):
-            return None
-        root, total, ledger_hash, active_at = decode(["bytes32", "uint256", "bytes32", "uint256"], posted.data)
-        return PostedRoot(root, total, ledger_hash, active_at <= head.timestamp)
 
 
 def publish(ledger: Ledger, event: ChainEvent) -> None:

@@ -22,7 +22,6 @@ from rios.words.money import Wei, format_ros, parse_ros
 if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance, Epoch
     from rios.billing.merkle import MerkleTree
-    from rios.billing.verify import PostedRoot
     from rios.services.network_chain import NetworkChain
 
 # Under EIP-7825's 16.78 M gas whatever the accounts' state (contracts/README.md).
@@ -170,7 +169,7 @@ class Settlement:
         )
         chain.confirm()
         self.sync()
-        final = EpochState.FINAL if chain.challenge_window_s == 0 else EpochState.POSTED
+        final = EpochState.FINAL if chain.challenge_window_s() == 0 else EpochState.POSTED
         ledger.mark_epoch(epoch.number, final, tx=receipt.tx_hash)
 
     def _charge(self, number: int, due: Sequence[tuple[Address, int]]) -> None:
@@ -223,10 +222,6 @@ class Settlement:
             self.chain.confirm()
             self.sync()
         return Wei(due)
-
-    def root_of(self, epoch: int) -> PostedRoot | None:
-        """What the contract says of an epoch."""
-        return self.chain.root_of(epoch)
 
     @staticmethod
     def _positive(amount: str | int, name: str) -> Wei:

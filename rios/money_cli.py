@@ -1,0 +1,268 @@
+"""The commands of `rios` that have to do with money. They act on the ledger of RIOS_HOME and need no workers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rios.words.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from rios.billing.books import PriceBook
+    from rios.services.purse import Purse
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; amounts in it are whole numbers of wei, as text.")]
+Since = Annotated[str | None, typer.Option(help='From this moment on, such as "2026-11-01".')]
+wallet = typer.Typer(help="Show the wallet, deposit and withdraw.", invoke_without_command=True)
+govern = typer.Typer(help="Vote over the network's price book.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add all of them to the command line."""
+    app.add_typer(wallet, name="wallet")
+    app.add_typer(govern, name="govern")
+    for command in (usage, costs, settle, reconcile, prove, export, claim, refund, invoice, verify):
+        app.command()(command)
+    app.command("price-book")(price_book)
+
+
+@contextmanager
+def _purse() -> Iterator[Purse]:
+    from rios.services.purse import Purse
+    from rios.words.config import settings
+
+    options = settings()
+    if options.home is None and options.database is None:
+        raise InvalidRequest(
+            "there is no home whose ledger this could be about: set RIOS_HOME to a directory, and use the same one for "
+            "`rios generate` or rios.local(home=...)"
+        )
+    with Purse(options) as purse:
+        yield purse
+
+
+def _say(value: object, as_json: bool, shown: object) -> None:
+    """Print `value` as JSON, or what a person reads."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, default=str) + "\n")
+    else:
+        sys.stdout.write(f"{shown}\n")
+
+
+@wallet.callback()
+def show_wallet(context: typer.Context, as_json: AsJson = False) -> None:
+    """Address, ROS on the chain, deposited, available and held."""
+    if context.invoked_subcommand is None:
+        with _purse() as purse:
+            _say_wallet(purse, as_json)
+
+
+def _say_wallet(purse: Purse, as_json: bool) -> None:
+    found = purse.wallet
+    balance = found.balance
+    value = {
+        "address": found.address,
+        "on_chain_wei": str(found.on_chain),
+        "deposited_wei": str(balance.deposited_wei),
+        "trial_wei": str(balance.trial_wei),
+        "available_wei": str(balance.available_wei),
+        "held_wei": str(balance.held_wei),
+    }
+    _say(value, as_json, str(found))
+
+
+@wallet.command()
+def deposit(amount: Annotated[str, typer.Argument(help='Such as "25 ROS".')], as_json: AsJson = False) -> None:
+    """Move ROS from the wallet into the escrow."""
+    with _purse() as purse:
+        purse.wallet.deposit(amount)
+        _say_wallet(purse, as_json)
+
+
+@wallet.command()
+def withdraw(amount: Annotated[str, typer.Argument(help='Such as "5 ROS".')], as_json: AsJson = False) -> None:
+    """Take deposited ROS back, after what was used has been settled."""
+    with _purse() as purse:
+        purse.wallet.withdraw(amount)
+        _say_wallet(purse, as_json)
+
+
+def usage(since: Since = None, model: str | None = None, as_json: AsJson = False) -> None:
+    """List usage records with their prices."""
+    from rios.services.views import text_table
+
+    with _purse() as purse:
+        frame = purse.billing.usage(since=since, model=model)
+    rows = frame.to_dict(orient="records")
+    columns = ("usage_id", "time", "model", "worker", "resource", "quantity", "unit", "amount", "epoch")
+    shown = [[f"{row[name]:%Y-%m-%d %H:%M}" if name == "time" else row[name] for name in columns] for row in rows]
+    value = [{**row, "amount_wei": str(row["amount_wei"]), "quantity": str(row["quantity"])} for row in rows]
+    _say(value, as_json, text_table(columns, shown))
+
+
+def costs(
+    by: Annotated[str, typer.Option(help="worker, user, model, deployment, day or resource.")] = "model",
+    since: Since = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was spent, by one thing."""
+    with _purse() as purse:
+        found = purse.billing.costs(by, since=since)
+    _say({key: str(amount) for key, amount in found.wei.items()}, as_json, found)
+
+
+def settle(as_json: AsJson = False) -> None:
+    """Close an epoch over all that was used and post its root."""
+    with _purse() as purse:
+        found = purse.billing.settle()
+    if found is None:
+        _say(None, as_json, "nothing was used yet: there is nothing to settle")
+        return
+    value = {"epoch": found.epoch, "root": found.root, "total_wei": str(found.total_wei), "tx": found.tx}
+    _say(value, as_json, f"epoch {found.epoch}: {found.total} earned in all\nroot {found.root}\ntx   {found.tx}")
+
+
+def reconcile(as_json: AsJson = False) -> None:
+    """Compare ledger, rebuilt root, contracts and tokens; exit code 1 where they differ."""
+    with _purse() as purse:
+        found = purse.billing.reconcile()
+    value = {
+        "sound": found.sound,
+        "difference_wei": str(found.difference_wei),
+        "checks": [
+            {"what": check.what, "here_wei": str(check.here_wei), "there_wei": str(check.there_wei)}
+            for check in found.checks
+        ],
+        "broken": found.broken,
+    }
+    _say(value, as_json, found)
+    raise typer.Exit(0 if found.sound else 1)
+
+
+def prove(usage_id: str, as_json: AsJson = False) -> None:
+    """Follow a usage record to its payout; exit code 1 where a link fails."""
+    with _purse() as purse:
+        found = purse.billing.prove(usage_id)
+    _say_links(found.links, found.verified, as_json)
+
+
+def _say_links(links: Any, good: bool, as_json: bool) -> None:
+    from rios.services.views import text_table
+
+    rows = [(link.name, link.state, link.reason) for link in links]
+    value = {"verified": good, "links": [dict(zip(("name", "state", "reason"), row, strict=True)) for row in rows]}
+    verdict = "verified" if good else "NOT verified"
+    _say(value, as_json, text_table(("link", "state", "why"), rows) + f"\n{verdict}")
+    raise typer.Exit(0 if good else 1)
+
+
+def export(usage_id: str, file: Path) -> None:
+    """Write what a stranger needs to verify the payout of a usage record."""
+    with _purse() as purse:
+        purse.billing.export(usage_id, file)
+    sys.stdout.write(f"{file}: give it to whoever wants to check, with `rios verify {file.name} --chain URL`\n")
+
+
+def verify(
+    file: Path,
+    chain: Annotated[
+        str | None, typer.Option(help="URL of a node that you trust; without it RIOS_HOME's chain.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an export against the chain, with no trust in whoever wrote it; exit code 1 where a link fails."""
+    from rios.billing.verify import verified
+    from rios.services.stranger import check_file
+
+    links = check_file(file, chain)
+    _say_links(links, verified(links), as_json)
+
+
+def claim(as_json: AsJson = False) -> None:
+    """Have the settlement contract pay the wallet's workers what the last root promises."""
+    from rios.words.money import format_ros
+
+    with _purse() as purse:
+        paid = purse.earnings.claim()
+        address = purse.wallet.address
+    _say({"address": address, "paid_wei": str(paid)}, as_json, f"{format_ros(paid)} paid to {address}")
+
+
+def refund(usage_id: str, reason: str, as_json: AsJson = False) -> None:
+    """Give the price of a usage record back, by credit note."""
+    from rios.words.money import format_ros
+
+    with _purse() as purse:
+        note = purse.billing.refund(usage_id, reason)
+    value = {"number": note.number, "usage_id": note.usage_id, "amount_wei": str(note.amount_wei)}
+    _say(value, as_json, f"credit note {note.number}: {format_ros(note.amount_wei)} back for {note.usage_id}")
+
+
+def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11".')], as_json: AsJson = False) -> None:
+    """The invoice of a month."""
+    from rios.services.views import text_table
+    from rios.words.money import format_ros
+
+    with _purse() as purse:
+        found = purse.billing.invoice(period)
+    lines = [(line["model"], line["line"], format_ros(int(line["amount_wei"]))) for line in found.document["lines"]]
+    total = [("", "refunded", format_ros(-int(found.document["refunded_wei"]))), ("", "total", found.document["total"])]
+    shown = f"invoice {found.number} for {found.period}\n{text_table(('model', 'line', 'amount'), [*lines, *total])}"
+    _say({"number": found.number, **found.document}, as_json, shown)
+
+
+def price_book(as_json: AsJson = False) -> None:
+    """The price book in force now: its prices in ROS for one unit."""
+    from rios.services.views import text_table
+    from rios.words.money import format_ros
+
+    with _purse() as purse:
+        book = purse.billing.price_book
+    rows = []
+    for key in book.keys():  # noqa: SIM118  a price book is no mapping
+        line = book.line(key)
+        rows.append((key, f"{format_ros(line.tiers[0].price_wei)} a {line.unit}"))
+    _say(book.to_dict(), as_json, f"price book {book.version}, {book.digest}\n{text_table(('line', 'price'), rows)}")
+
+
+File = Annotated[Path, typer.Argument(help="A price book as JSON, such as `rios price-book --json` prints.")]
+
+
+@govern.command()
+def propose(file: File, as_json: AsJson = False) -> None:
+    """Put a price book to the vote."""
+    with _purse() as purse:
+        _say_proposal(purse.governance.propose(_book(file)), as_json)
+
+
+@govern.command()
+def vote(file: File, choice: str = "for", as_json: AsJson = False) -> None:
+    """Vote "for", "against" or "abstain"."""
+    with _purse() as purse:
+        _say_proposal(purse.governance.vote(_book(file), choice), as_json)
+
+
+@govern.command()
+def execute(file: File, as_json: AsJson = False) -> None:
+    """Publish a price book whose vote was won."""
+    with _purse() as purse:
+        _say_proposal(purse.governance.execute(_book(file)), as_json)
+
+
+def _book(file: Path) -> PriceBook:
+    from rios.billing.books import PriceBook
+
+    try:
+        return PriceBook.from_json(file.read_text())
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _say_proposal(found: Any, as_json: bool) -> None:
+    _say(found.to_dict(), as_json, f"price book {found.book.version} is {found.state} (proposal {found.id})")
