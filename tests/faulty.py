@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
-
 import torch
 
 from rios.dmoe import wire
 from rios.dmoe.calls import Exec
-from rios.dmoe.host import Host
+from rios.reporting.slow import SlowHost
 
 _encode_header = wire.encode_header
 
 
-class FaultyHost(Host):
+class FaultyHost(SlowHost):
     """Slow, out of memory, of the wrong shape or corrupt, for as long as the flag `<name>.<fault>` is there."""
 
-    def _flag(self, fault: str) -> Path:
-        return Path(os.environ["RIOS_TEST_FLAGS"]) / f"{self.name}.{fault}"
+    flags_variable = "RIOS_TEST_FLAGS"
 
     def _has(self, fault: str) -> bool:
-        return self._flag(fault).exists()
+        return self.flag(fault).exists()
 
     def reply(self, call: Exec, output: torch.Tensor) -> torch.Tensor:
-        if self._has("slow"):
-            # The flag says how many seconds more a call, a group and a row take.
-            per_call, per_group, per_row = map(float, self._flag("slow").read_text().split())
-            time.sleep(per_call + per_group * len(call.experts) + per_row * len(call.slot_rows))
+        output = super().reply(call, output)
         if self._has("memory"):
             raise torch.OutOfMemoryError("a test says so")
         wire.encode_header = _corrupt_header if self._has("corrupt") else _encode_header

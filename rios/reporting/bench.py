@@ -11,19 +11,19 @@ import os
 import platform
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import psutil
 
-from rios.words.errors import InvalidRequest, RiosError
+from rios.reporting.child import Child
+from rios.words.errors import InvalidRequest
 
 _RESAMPLES = 4000
 _PORT = "port "
@@ -59,6 +59,40 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interva
     if min(denominators, default=1.0) <= 0:
         raise InvalidRequest(f"the smallest denominator is {min(denominators)}: all must be above 0")
     return median([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+Blocks = Sequence[Sequence[float]]
+
+
+def quantile_ratio(numerators: Blocks, denominators: Blocks, *, q: float, seed: int = 0) -> Interval:
+    """The ratio of two quantiles, each over all values of all blocks.
+
+    Blocks were measured in turn, pair by pair, and values of one block are alike: so whole pairs of blocks are drawn
+    for the interval, not values.
+    """
+    return _of_blocks(
+        numerators,
+        denominators,
+        lambda a, b: np.quantile(np.concatenate(a), q) / np.quantile(np.concatenate(b), q),
+        seed,
+    )
+
+
+def share(parts: Sequence[float], wholes: Sequence[float], *, seed: int = 0) -> Interval:
+    """Sum of `parts` to sum of `wholes`, which were counted block by block."""
+    return _of_blocks(
+        [[part] for part in parts], [[whole] for whole in wholes], lambda a, b: np.sum(a) / np.sum(b), seed
+    )
+
+
+def _of_blocks(a: Blocks, b: Blocks, figure: Callable[[list[Any], list[Any]], Any], seed: int) -> Interval:
+    if len(a) != len(b) or not a or not all(map(len, (*a, *b))):
+        raise InvalidRequest(f"{len(a)} and {len(b)} blocks do not make pairs, or one has no values")
+    left, right = ([np.asarray(block, dtype=np.float64) for block in blocks] for blocks in (a, b))
+    draws = np.random.default_rng(seed).integers(0, len(a), size=(_RESAMPLES, len(a)))
+    found = [float(figure([left[i] for i in draw], [right[i] for i in draw])) for draw in draws]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Interval(float(figure(left, right)), float(low), float(high), sum(map(len, left)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,45 +173,9 @@ def checkpoint(directory: Path) -> Path:
     return directory
 
 
-class Child:
-    """A process that this one talks to line by line; a context manager."""
-
-    def __init__(self, *arguments: str, threads: int = 1) -> None:
-        """Runs this module with `arguments`, with so many threads for torch."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "rios.reporting.bench", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment | {"HF_HUB_OFFLINE": "1"},
-            text=True,
-        )
-        self.first_line = self._read()
-
-    def ask(self, question: object) -> Any:
-        """Send an object as JSON and return the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._read())
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RiosError(f"the process measured against ended with code {self._process.wait()}")
-        return line.strip()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.terminate()
-        self._process.wait()
+def one_process(directory: Path, *, threads: int) -> Child:
+    """transformers' `generate` in a process of its own: see `generate_here`."""
+    return Child([sys.executable, "-m", __spec__.name, str(directory), str(threads)], threads=threads)
 
 
 def generate_here(directory: str, threads: int) -> None:
@@ -234,7 +232,7 @@ def receive(sock: socket.socket, count: int) -> bool:
 @contextmanager
 def echo(question_bytes: int, answer_bytes: int) -> Iterator[int]:
     """The port of an echo in a process of its own."""
-    with Child("echo", str(question_bytes), str(answer_bytes)) as child:
+    with Child([sys.executable, "-m", __spec__.name, "echo", str(question_bytes), str(answer_bytes)]) as child:
         yield int(child.first_line.removeprefix(_PORT))
 
 

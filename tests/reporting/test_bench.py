@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rios.reporting.bench import Machine, in_turn, median, ratio
+from rios.reporting.bench import Machine, in_turn, median, quantile_ratio, ratio, share
 from rios.words.errors import InvalidRequest
 
 
@@ -57,6 +57,25 @@ def test_a_ratio_needs_pairs_above_zero() -> None:
         ratio([1.0], [1.0, 2.0])
     with pytest.raises(InvalidRequest, match="above 0"):
         ratio([1.0], [0.0])
+
+
+def test_a_quantile_is_taken_over_all_blocks() -> None:
+    calm = [[1.0] * 50, [2.0] * 50]
+    assert quantile_ratio([[2.0 * value for value in block] for block in calm], calm, q=0.99).median == 2.0
+    # The tail is in one block of ten: that it might not have been drawn shows in the interval.
+    found = quantile_ratio([[1.0] * 10] * 9 + [[5.0] * 10], [[1.0] * 10] * 10, q=0.99)
+    assert (found.median, found.low, found.high, found.count) == (5.0, 1.0, 5.0, 100)
+
+
+def test_a_share_is_of_the_sums() -> None:
+    assert share([0, 3], [10, 20]).median == 0.1
+    assert share([0, 0], [10, 20]).high == 0.0
+
+
+def test_blocks_must_make_pairs() -> None:
+    for numerators, denominators in (([], []), ([[1.0]], [[1.0], [2.0]]), ([[1.0]], [[]])):
+        with pytest.raises(InvalidRequest, match="blocks"):
+            quantile_ratio(numerators, denominators, q=0.5)
 
 
 def test_contestants_run_in_turn_and_warm_up_is_thrown_away() -> None:
