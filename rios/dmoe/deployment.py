@@ -19,7 +19,7 @@ from rios.dmoe.member import Member, Shard
 from rios.dmoe.membership import Membership
 from rios.dmoe.offer import SourceOffer
 from rios.dmoe.placement import Plan
-from rios.dmoe.planning import HostRoom, Planner
+from rios.dmoe.planning import HostRoom, MeasuredLoad, Planner
 from rios.dmoe.shard_server import ShardServer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
@@ -76,6 +76,9 @@ class Deployment:
         self._shard_server = ShardServer(SourceOffer(manifest, FileSource(path, manifest.files)), settings)
         self._routers: dict[str, HostControl] = {}
         self._planner = Planner(name, manifest, dtype, replicas)
+        self._measured = MeasuredLoad([layer.num_experts for layer in manifest.layers])
+        self._counts = [[0] * layer.num_experts for layer in manifest.layers]
+        self._look_at_load = time.monotonic() + settings.replan_interval_s
         self._calm_since: float | None = None
         self._plan_after = 0.0
         hosts = self._infos()
@@ -281,6 +284,7 @@ class Deployment:
                 self._follow_membership()
                 self._repair()
                 self._recover()
+                self._follow_load()
                 if self._dirty.is_set():
                     self._dirty.clear()
                     self._route()
@@ -320,7 +324,7 @@ class Deployment:
         try:
             hosts = {name: value for name, value in self._infos().items() if name in self.members}
             if hosts:
-                self._adopt(*self._planner.plan(self._rooms(hosts), current, None))
+                self._adopt(*self._planner.plan(self._rooms(hosts), current, self._measured.load))
         except (InsufficientMemory, NoWorkers) as error:
             log.warning("no plan for these hosts", extra={"deployment": self.name, "reason": str(error)})
             self._plan_after = time.monotonic() + _AGAIN_S
@@ -354,13 +358,7 @@ class Deployment:
     def _recover(self) -> None:
         """When all have been well for a while: what was made in need is given back, a wish refused is made again."""
         now = time.monotonic()
-        members = self.members
-        calm = all(m.settled for m in members.values()) and not any(self._refused(m) for m in members.values())
-        as_planned = members.keys() == self._shards.keys() and all(
-            m.wanted == self._shards[name] and m.wants_trunk == (name in self._trunk_names)
-            for name, m in members.items()
-        )
-        if not calm or as_planned or now < self._plan_after:
+        if not self._calm() or self._as_planned() or now < self._plan_after:
             self._calm_since = None
             return
         if self._calm_since is None:
@@ -369,6 +367,41 @@ class Deployment:
             self._calm_since = None
             log.info("back to the plan", extra={"deployment": self.name})
             self._replan(self.plan)
+
+    def _follow_load(self) -> None:
+        """Now and then: where the load has become uneven, hot experts get more copies, or some move."""
+        now = time.monotonic()
+        active = self.generator.active
+        if now < self._look_at_load or active not in self.members:
+            return
+        self._look_at_load = now + self._settings.replan_interval_s
+        self._measured.take((active, self.members[active].info.get("incarnation")), self.load_counts())
+        load = self._measured.load
+        if load is None or len(self.members) < 2 or not (self._calm() and self._as_planned()):
+            return
+        hosts = {name: value for name, value in self._infos().items() if name in self.members}
+        rooms = self._rooms(hosts)
+        uneven = self._planner.unevenness(rooms, self.plan, load)
+        if uneven <= self._settings.replan_above:
+            return
+        found, trunks = self._planner.plan(rooms, self.plan, load)
+        log.info(
+            "placement follows the load",
+            extra={"deployment": self.name, "busiest": round(uneven, 2), "then": round(found.max_over_ideal, 2)},
+        )
+        self._adopt(found, trunks)
+        self._apply()
+
+    def _calm(self) -> bool:
+        """Whether every host is there, has what it should, and has refused nothing of late."""
+        return all(m.settled and not self._refused(m) for m in self.members.values())
+
+    def _as_planned(self) -> bool:
+        """Whether the hosts are those of the plan and were asked for no more and no less than it says."""
+        return self.members.keys() == self._shards.keys() and all(
+            m.wanted == self._shards[name] and m.wants_trunk == (name in self._trunk_names)
+            for name, m in self.members.items()
+        )
 
     def _refused(self, member: Member) -> bool:
         """Whether a host had no room for something lately."""
@@ -424,13 +457,17 @@ class Deployment:
     # --- figures ---------------------------------------------------------------------------------------------
 
     def load_counts(self) -> list[list[int]]:
-        """Rows per expert, [layer][expert], that the active trunk has counted."""
+        """Rows per expert, [layer][expert], that the active trunk has counted; while it is away, what it said last."""
         active = self.generator.active
         router = self._routers.get(active) if active else None
-        if router is None:
-            return [[0] * layer.num_experts for layer in self.manifest.layers]
-        counts: list[list[int]] = router.call("load_counts", deployment=self._id, timeout_s=5.0)["load"]
-        return counts
+        if router is not None:
+            try:
+                counts = router.call("load_counts", deployment=self._id, timeout_s=5.0)["load"]
+            except RiosError as error:
+                log.info("no load from the trunk", extra={"host": active, "reason": str(error)})
+            else:
+                self._counts = counts or self._counts
+        return self._counts
 
     def trunk_stats(self) -> dict[str, Any]:
         """What the active trunk says of itself; empty while there is none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,11 +77,11 @@ class Planner:
         # Without a measured load all experts are equal, and none asks for more copies than the others.
         exactly = copies if self.exact or load is None else None
         found = plan(workers, demand, replicas=exactly, least=copies, current=current)
-        if load is None:
-            return found, trunks
-        rows = sum(int(layer.sum()) for layer in load)
-        said = f"Load: as the trunk has counted it, {rows:,} rows of late."
-        return replace(found, reasons=(said, *(line for line in found.reasons if line != said))), trunks
+        said = "Load: not measured yet, all experts count the same."
+        if load is not None:
+            said = f"Load: as the trunk has counted it of late, {sum(int(layer.sum()) for layer in load):,} rows."
+        others = [line for line in found.reasons if not line.startswith("Load: ")]
+        return replace(found, reasons=(said, *others)), trunks
 
     def unevenness(self, hosts: Sequence[HostRoom], current: Plan, load: Load) -> float:
         """How busy the busiest host would be under `load` if all stayed where it is, in parts of the ideal."""
@@ -148,21 +147,20 @@ class MeasuredLoad:
     """Rows per expert of late, from counters that a trunk keeps and another begins again."""
 
     def __init__(self, experts: Sequence[int]) -> None:
-        self._least_rows = 16 * sum(experts)
-        self._last: list[NDArray[np.float64]] = [np.zeros(count) for count in experts]
-        self._trunk: Any = None
-        self._load: Load = [np.zeros(count) for count in experts]
-
-    @property
-    def load(self) -> Load | None:
-        """The load, or None while too little was counted to tell one expert from another."""
-        return self._load if sum(layer.sum() for layer in self._load) >= self._least_rows else None
+        self.load: Load | None = None  # None while too little was counted to tell one expert from another
+        self._enough_rows = 16 * sum(experts)
+        self._trunk: object = None
+        self._last: Load = [np.zeros(count) for count in experts]
+        self._more: Load = [np.zeros(count) for count in experts]
 
     def take(self, trunk: object, counts: Sequence[Sequence[int]]) -> None:
-        """Take in a reading of `trunk`: what it counted since the last one, and half of what was known before."""
+        """Take in a reading of `trunk`. Whenever enough has come together, it counts for as much as all before."""
         now = [np.array(layer, dtype=np.float64) for layer in counts]
         begun = trunk != self._trunk or any((new < old).any() for new, old in zip(now, self._last, strict=True))
-        more = now if begun else [new - old for new, old in zip(now, self._last, strict=True)]
+        since = now if begun else [new - old for new, old in zip(now, self._last, strict=True)]
         self._trunk, self._last = trunk, now
-        if any(layer.any() for layer in more):  # idle minutes say nothing about the next busy one
-            self._load = [old / 2 + new for old, new in zip(self._load, more, strict=True)]
+        self._more = [more + new for more, new in zip(self._more, since, strict=True)]
+        if sum(layer.sum() for layer in self._more) >= self._enough_rows:
+            known = self.load if self.load is not None else self._more
+            self.load = [old / 2 + more / 2 for old, more in zip(known, self._more, strict=True)]
+            self._more = [np.zeros_like(layer) for layer in self._more]

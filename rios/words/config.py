@@ -55,6 +55,14 @@ class Settings(BaseSettings):
         default=600.0, ge=0, description="A host whose Dask worker has gone serves its clients this long."
     )
 
+    # Placement.
+    replan_interval_s: float = Field(
+        default=60.0, gt=0, description="The measured load is looked at this often, and moves experts no more often."
+    )
+    replan_above: float = Field(
+        default=1.25, ge=1, description="Experts move or get copies when a host has so many times its fair load."
+    )
+
     # Data plane.
     max_frame_bytes: int = Field(
         default=1 << 30, gt=0, description="The longest frame accepted from an authorised peer."

@@ -6,10 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 import rios
 from rios.dmoe import deployment as deployments
@@ -17,6 +19,7 @@ from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.words.config import settings
 from tests.campaigns import ROOT
+from tests.checkpoints import make
 
 DEMO = ROOT / "rios" / "demo" / "model"
 PROMPT = "It was a fine morning,"
@@ -190,16 +193,53 @@ def test_a_worker_that_leaves_is_replaced_and_one_that_joins_is_used(
         until(lambda: new in kept.members and any(kept.members[new].held.values()), "it does not join")
         until(lambda: as_planned(model), "not as planned")
         assert copies(model) == {replicas}
-        until(lambda: served(model, expected) and calls_of(net, new) > 0, "the new host is not asked")
-
-
-def served(model: Any, expected: Any) -> bool:
-    """Answer once more; the tokens do not change."""
-    assert model.generate(PROMPT, **PARAMS).token_ids == expected.token_ids
-    return True
+        until(lambda: answers(model, PROMPT, expected) and calls_of(net, new) > 0, "the new host is not asked")
 
 
 def calls_of(net: rios.Network, name: str) -> int:
     """Calls of trunks that a host has answered."""
     with HostControl(net._membership.hosts[name][0], settings(), session="test") as control:
         return int(control.welcome["calls"])
+
+
+def test_the_placement_follows_the_load(tmp_path: Path) -> None:
+    """A router that sends everything to one expert of each layer: it gets copies, and not a token changes."""
+    make("deepseek_v3", tmp_path, num_experts_per_tok=1, moe_intermediate_size=96)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.endswith("e_score_correction_bias"):
+            tensor[0] += 100.0
+    save_file(tensors, file, {"format": "pt"})
+    manifest = read_manifest(tmp_path)
+    experts = sum(layer.expert_values(e) for layer in manifest.layers for e in range(layer.num_experts)) * 4
+    trunk = sum(part.values for part in manifest.trunk) * 4
+    with (
+        rios.local(workers=3, threads=1, memory_bytes=trunk + int(0.6 * experts), replan_interval_s=0.3) as net,
+        net.dmoe.deploy(tmp_path, progress=False) as model,
+    ):
+        assert model.placement.replicas == 1
+        assert copies(model) == {1}
+        assert "Load: not measured yet" in model.placement.explain()
+        prompt = [5, 6, 7, 8]
+        expected = model.generate(prompt, **PARAMS)
+        until(lambda: answers(model, prompt, expected) and max(copies(model)) > 1, "no copies of the hot experts")
+        until(lambda: as_planned(model), "not as planned")
+        placement = model.placement
+        for holders, rows in zip(placement.holders, placement.load, strict=True):
+            assert rows[0] == sum(rows) > 0
+            assert len(holders[0]) == max(len(names) for names in holders)
+        said = placement.explain()
+        assert "Load: as the trunk has counted it of late" in said
+        assert "Further copies went to whichever expert had the most load" in said
+        assert answers(model, prompt, expected)
+        plan = model._deployment.plan
+        load = model._deployment._measured.load
+        rooms = model._deployment._rooms(model._deployment._infos())
+        assert model._deployment._planner.unevenness(rooms, plan, load) <= settings().replan_above
+
+
+def answers(model: Any, prompt: str | list[int], expected: Any) -> bool:
+    """Answer once more; the tokens do not change."""
+    assert model.generate(prompt, **PARAMS).token_ids == expected.token_ids
+    return True
