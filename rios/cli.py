@@ -28,11 +28,12 @@ Workers = Annotated[int, typer.Option(min=1, help="Workers to start when there i
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _show_log(wanted: bool) -> None:
+def _show_log(wanted: bool) -> bool:
     if wanted:
         from rios.words.logs import configure
 
         configure()
+    return wanted
 
 
 Verbose = Annotated[

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import rios
+from rios.services.doctor import _ports
 from tests.campaigns import ROOT
 
 TIMEOUT_S = 200  # a network starts by importing torch several times
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+def call(*arguments: str, path: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     # From elsewhere: the command must not depend on the directory that it is called in.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "COLUMNS": "200"} | variables
     return subprocess.run(
         [sys.executable, "-m", "rios.cli", *arguments],
         cwd="/",
@@ -37,8 +42,8 @@ def good(*arguments: str) -> str:
     return done.stdout
 
 
-def refused(*arguments: str) -> str:
-    done = call(*arguments)
+def refused(*arguments: str, path: str = "") -> str:
+    done = call(*arguments, path=path)
     assert done.returncode == 1, done.stdout
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -92,6 +97,22 @@ def test_doctor_finds_what_is_here() -> None:
     assert (done.returncode == 1) == ("MISSING" in done.stdout)
 
 
+def test_doctor_looks_at_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("RIOS_DATA_PORT", port)
+        found = _ports()
+        assert not found.good
+        assert found.said.startswith(f"port {port} (RIOS_DATA_PORT) cannot be opened: ")
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")  # a machine's own name may be known to nobody
+    assert _ports().said == f"port {port} (RIOS_DATA_PORT) can be opened and reached at localhost"
+    monkeypatch.setattr(socket, "gethostname", lambda: "no-such-machine.invalid")
+    assert "no-such-machine.invalid" in (found := _ports()).said
+    assert not found.good
+    monkeypatch.setenv("RIOS_DATA_PORT", "many")
+    assert not _ports().good
+
+
 def test_without_a_scheduler_a_network_is_started_and_ended() -> None:
     said = json.loads(good("generate", "It was", "--workers", "1", "--max-new-tokens", "4", "--json"))
     assert len(said["token_ids"]) == 4
@@ -117,7 +138,7 @@ def test_workers_and_deployed_models_are_listed(network: rios.Network) -> None:
     with network.dmoe.deploy("demo", name="mine", progress=False):
         shipped, deployed = json.loads(good("models", "--scheduler", network.address, "--json"))
     assert shipped["model"] == "demo"
-    assert deployed["model"].startswith("mine")  # hosts tell deployments of one name apart
+    assert deployed["model"] == "mine"
     assert deployed["hosts"] == worker["name"]
     assert deployed["experts"] == shipped["experts"]
 
@@ -130,9 +151,30 @@ def test_errors_are_one_line(network: rios.Network) -> None:
     assert "temperature" in refused("generate", "x", "--temperature", "-1", *at)
 
 
-def test_verbose_shows_the_log_beside_the_answer(network: rios.Network) -> None:
-    done = call("--verbose", "generate", "It was", "--scheduler", network.address, "--max-new-tokens", "2")
+def test_what_ended_a_process_is_said(tmp_path: Path) -> None:
+    """Its last line; the rest is a matter of --verbose."""
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError('nothing works here')\n")
+    asked = ("generate", "x", "--workers", "1")
+    line = refused(*asked, path=str(tmp_path))
+    assert re.match(r"error: [\w-]+ ended at once: ImportError: nothing works here \(--verbose shows all", line)
+    done = call(*asked, "--verbose", path=str(tmp_path))
+    assert done.returncode == 1
+    assert " ended at once:\n" in done.stderr
+    assert "raise ImportError('nothing works here')" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_verbose_shows_the_log_beside_the_answer(place: str, network: rios.Network) -> None:
+    asked = ["workers", "--scheduler", network.address]
+    asked.insert(0 if place == "before" else len(asked), "--verbose")
+    pid = network.workers[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = call(*asked, RIOS_CONNECT_TIMEOUT_S="1")
+    finally:
+        os.kill(pid, signal.SIGCONT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("It was")
+    assert "lost" in done.stdout
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert "worker does not answer" in {event["event"] for event in events}
     assert all(event["logger"].startswith("rios") for event in events)

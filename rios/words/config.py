@@ -74,9 +74,6 @@ class Settings(BaseSettings):
         default=5000, ge=0, description="Polling of shared memory before blocking; 5 ms measured best."
     )
     shared_memory: bool = Field(default=True, description="Use shared memory between processes of one machine.")
-    segment_bytes: int = Field(
-        default=1 << 22, gt=0, description="Shared memory per link and direction at first; it grows."
-    )
     call_timeout_s: float = Field(
         default=1.0, gt=0, description="A host that has not answered by then counts as frozen."
     )
