@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -12,6 +13,8 @@ from tests.campaigns import ROOT
 from tests.reporting.test_html import Requests
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# Dask says when a machine is too busy to give it its turns, which is no fault of a notebook.
+BUSY = re.compile(r"[-\d]+ [:,\d]+ - distributed\.[.\w]+ - (INFO|WARNING) - .*unresponsive")
 
 
 def test_the_manual_is_complete() -> None:
@@ -35,7 +38,8 @@ def test_it_runs_and_its_page_is_offline(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    said = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert not [line for line in "".join(said).splitlines() if not BUSY.match(line)]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     text = page.read_text()
