@@ -26,6 +26,7 @@ from eth_typing import Address as CanonicalAddress
 from eth_typing import BlockNumber
 from eth_utils.exceptions import ValidationError
 
+from rios.billing.chain.abi import address as address_of
 from rios.billing.chain.evm_store import EvmStore
 from rios.billing.chain.evm_values import (
     account,
@@ -42,7 +43,7 @@ from rios.billing.chain.evm_values import (
 )
 from rios.billing.chain.protocol import DEFAULT_TIMEOUT_S, GAS_MAX, Block, Fees, Log, Receipt, Topics, Verdict
 from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, TransactionFailed
-from rios.words.ids import Address, check_address
+from rios.words.ids import Address
 
 EMBEDDED_CHAIN_ID = 0x726F73
 """The letters "ros"."""
@@ -218,7 +219,7 @@ class EmbeddedChain:
                 header = chain.get_canonical_block_header_by_number(BlockNumber(number))
                 if any(header.bloom & mask == mask for mask in masks):
                     found += [log for receipt in self._receipts(chain, header) for log in receipt.logs]
-        names = {check_address(address) for address in addresses}
+        names = {address_of(address) for address in addresses}
         return [log for log in found if log.address in names and matches(log, topics)]
 
     def call(

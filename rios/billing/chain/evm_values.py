@@ -12,10 +12,11 @@ from eth_typing import Hash32
 from eth_utils.exceptions import ValidationError
 from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
+from rios.billing.chain.abi import address as address_of
 from rios.billing.chain.abi import explain, keccak
 from rios.billing.chain.protocol import Block, Log, Receipt, Topics
 from rios.words.errors import TransactionFailed
-from rios.words.ids import Address, check_address
+from rios.words.ids import Address
 
 
 def canonical(address: str) -> CanonicalAddress:
@@ -30,7 +31,7 @@ def hash32(text: str) -> Hash32:
 
 def spelt(address: bytes) -> Address:
     """The spelling of EIP-55."""
-    return check_address("0x" + address.hex())
+    return address_of("0x" + address.hex())
 
 
 def hexed(value: bytes) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from rios.billing.chain.abi import address as address_of
 from rios.billing.chain.abi import explain
 from rios.billing.chain.protocol import (
     DEFAULT_TIMEOUT_S,
@@ -20,7 +21,7 @@ from rios.billing.chain.protocol import (
     Verdict,
 )
 from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, TransactionFailed
-from rios.words.ids import Address, check_address
+from rios.words.ids import Address
 
 T = TypeVar("T")
 _TIP_WEI = 10**9
@@ -324,7 +325,7 @@ def _block(raw: Any) -> Block:
 
 def _log(raw: Any) -> Log:
     return Log(
-        address=check_address(raw["address"]),
+        address=address_of(raw["address"]),
         topics=tuple(_hash(topic) for topic in raw["topics"]),
         data=_bytes(raw["data"]),
         block=_int(raw["blockNumber"]),
@@ -343,7 +344,7 @@ def _receipt(raw: Any) -> Receipt:
         succeeded=_int(raw["status"]) == 1,
         gas_used=_int(raw["gasUsed"]),
         gas_price_wei=_int(raw["effectiveGasPrice"]),
-        created=None if created is None else check_address(created),
+        created=None if created is None else address_of(created),
         logs=tuple(_log(item) for item in raw["logs"]),
     )
 
