@@ -61,8 +61,8 @@ def messages(ledger: Ledger, *, topic: str | None = None, delivered: bool | None
     if delivered is not None:
         done = OutboxRow.delivered_at
         wanted = wanted.where(done.is_not(None) if delivered else done.is_(None))
-    with ledger.database.reading() as connection:
-        for row in connection.execute(wanted).mappings():
+    with ledger.database.reading() as connection, connection.execute(wanted) as result:
+        for row in result.mappings():
             yield _message(dict(row))
 
 

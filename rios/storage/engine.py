@@ -58,9 +58,7 @@ class Database:
         """A transaction that sees one state. Raises LedgerUnavailable when the database does not answer in time."""
         with translated(self.name), self.engine.connect() as connection:
             if not self.is_sqlite:
-                connection = connection.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True, stream_results=True
-                )
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
                 yield connection
 

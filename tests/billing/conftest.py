@@ -9,7 +9,7 @@ import pytest
 
 from rios.billing.ledger import Ledger
 from tests.billing.clock import Clock
-from tests.storage.databases import KINDS, drop_database, new_database
+from tests.storage.databases import KINDS, drop_database, new_database, new_tables
 
 
 @pytest.fixture(params=KINDS)
@@ -34,10 +34,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
+@pytest.fixture(params=KINDS)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     """A ledger on each kind of database; sound at the end of the test, whatever that did."""
+    url = new_tables(request.param, tmp_path)
     with Ledger.open(url, timeout_s=20, clock=clock) as found:
         yield found
         totals = found.totals()
         assert totals.sound, totals
+    drop_database(url)

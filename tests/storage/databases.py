@@ -13,6 +13,9 @@ from typing import Any
 
 import psycopg
 
+from rios.storage import migrate
+from rios.storage.engine import Database
+
 KINDS = ("sqlite", "postgres")
 
 
@@ -44,11 +47,34 @@ def _stop(server: Any, base: Path) -> None:
 def new_database(kind: str, folder: Path) -> str:
     """The URL of an empty database; one of SQLite lies in `folder`."""
     name = f"t{uuid.uuid4().hex[:12]}"
+    return f"sqlite:///{folder / name}.sqlite" if kind == "sqlite" else _postgres(name)
+
+
+def new_tables(kind: str, folder: Path) -> str:
+    """The URL of a database with all tables and nothing in them: quicker than to make them again."""
     if kind == "sqlite":
-        return f"sqlite:///{folder / name}.sqlite"
+        path = folder / f"t{uuid.uuid4().hex[:12]}.sqlite"
+        shutil.copy(_made(kind), path)
+        return f"sqlite:///{path}"
+    return _postgres(f"t{uuid.uuid4().hex[:12]}", like=_made(kind))
+
+
+@functools.cache
+def _made(kind: str) -> str:
+    """The file or the name of a database with all tables, from which others are copied."""
+    folder = Path(tempfile.mkdtemp(prefix="rios-tables-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    url = new_database(kind, folder)
+    database = Database(url, timeout_s=60)
+    migrate.upgrade(database)
+    database.close()
+    return url.removeprefix("sqlite:///") if kind == "sqlite" else url.partition("?")[0].rpartition("/")[2]
+
+
+def _postgres(name: str, *, like: str = "template1") -> str:
     uri: str = _server().get_uri()
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}")  # type: ignore[call-overload]
     return uri.replace("/postgres?", f"/{name}?")
 
 

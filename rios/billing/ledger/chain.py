@@ -177,8 +177,22 @@ def _requested(step: _Step) -> None:
 
 
 def _request_gone(step: _Step) -> None:
+    # It may have found less than it asked for.
     there = step.batch.account(step.account(Kind.WITHDRAWING)).balance
-    step.move(step.account(Kind.WITHDRAWING), step.account(Kind.AVAILABLE), min(step.amount(), there))
+    moved = step.batch.posted_wei(step.id.removesuffix(":reverted"))
+    step.move(step.account(Kind.WITHDRAWING), step.account(Kind.AVAILABLE), min(moved, there))
+
+
+def _reduced(step: _Step) -> None:
+    # A charge left less in the contract than was requested.
+    there = step.batch.account(step.account(Kind.WITHDRAWING)).balance
+    step.move(step.account(Kind.WITHDRAWING), step.account(Kind.AVAILABLE), there - step.amount("total"))
+
+
+def _reduction_gone(step: _Step) -> None:
+    free = step.batch.account(step.account(Kind.AVAILABLE)).balance
+    moved = step.batch.posted_wei(step.id.removesuffix(":reverted"))
+    step.move(step.account(Kind.AVAILABLE), step.account(Kind.WITHDRAWING), min(moved, free))
 
 
 def _cancelled(step: _Step) -> None:
@@ -245,6 +259,7 @@ def _mover(debit: str, credit: str) -> Callable[[_Step], None]:
 _APPLY: Mapping[str, Callable[[_Step], None]] = {
     "Deposited": _deposited,
     "WithdrawalRequested": _requested,
+    "WithdrawalReduced": _reduced,
     "WithdrawalCancelled": _cancelled,
     "Withdrawn": _withdrawn,
     # Tokens go from the escrow to the settlement contract; who pays was decided when the use was posted.
@@ -257,6 +272,7 @@ _APPLY: Mapping[str, Callable[[_Step], None]] = {
 _REVERT: Mapping[str, Callable[[_Step], None]] = {
     "Deposited": _deposit_gone,
     "WithdrawalRequested": _request_gone,
+    "WithdrawalReduced": _reduction_gone,
     "WithdrawalCancelled": _cancel_gone,
     "Withdrawn": _withdrawal_gone,
     "Charged": _mover(ESCROW, SETTLEMENT),
@@ -274,9 +290,9 @@ def check_events(events: Sequence[ChainEvent]) -> None:
     for event in events:
         if event.name in POSTING_EVENTS:
             wanted = {"amount", *(["account"] if event.name == "Claimed" else [])}
-            if event.name in ("Deposited", "WithdrawalRequested", "WithdrawalCancelled", "Withdrawn"):
+            if event.name.startswith(("Deposited", "Withdraw")):
                 wanted.add("user")
-            if event.name == "WithdrawalRequested":
+            if event.name in ("WithdrawalRequested", "WithdrawalReduced"):
                 wanted.add("total")
             if missing := wanted - event.args.keys():
                 raise InvalidRequest(f"event {event.name} of {event.tx_hash} lacks {', '.join(sorted(missing))}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, CursorResult, Select, and_, or_, select
 from sqlalchemy.orm import aliased
 
 from rios.billing.books import PriceBook
@@ -86,7 +86,8 @@ class Queries:
 
     def entry(self, transfer_id: str) -> Entry | None:
         """The entry of a transfer, or None."""
-        return next(self._entries(m.TransferRow.id == transfer_id), None)
+        found = list(self._entries(m.TransferRow.id == transfer_id))
+        return found[0] if found else None
 
     def entries(self, *, after: int = 0, up_to: int | None = None) -> Iterator[Entry]:
         """Entries with `after` < seq <= `up_to`, in their order, streamed."""
@@ -185,7 +186,7 @@ class Queries:
 
     def usage_of(self, usage_id: str) -> Usage | None:
         """A usage record, or None."""
-        row = next(self._mappings(select(m.UsageRow.__table__).where(m.UsageRow.id == usage_id)), None)
+        row = self._first(select(m.UsageRow.__table__).where(m.UsageRow.id == usage_id))
         return None if row is None else settling.as_usage(row)
 
     def usage(self, **filters: Any) -> Iterator[Usage]:
@@ -234,8 +235,8 @@ class Queries:
 
     def epoch(self, number: int) -> Epoch | None:
         """A closed epoch, or None."""
-        wanted = select(m.EpochRow.__table__).where(m.EpochRow.number == number)
-        return next(map(epochs.as_epoch, self._mappings(wanted)), None)
+        row = self._first(select(m.EpochRow.__table__).where(m.EpochRow.number == number))
+        return None if row is None else epochs.as_epoch(row)
 
     def leaves(self, number: int) -> dict[Address, Wei]:
         """What each address had earned at the end of an epoch, since the beginning."""
@@ -267,7 +268,7 @@ class Queries:
 
     def cursor(self, name: str) -> ChainCursor | None:
         """How far the chain was followed under `name`, or None."""
-        row = next(self._mappings(select(m.ChainCursorRow.__table__).where(m.ChainCursorRow.name == name)), None)
+        row = self._first(select(m.ChainCursorRow.__table__).where(m.ChainCursorRow.name == name))
         return None if row is None else ChainCursor(**row)
 
     def chain_events(self, *, name: str | None = None, from_block: int = 0) -> list[ChainEvent]:
@@ -292,13 +293,19 @@ class Queries:
     # How the questions are put.
 
     def _rows(self, wanted: Select[*tuple[Any, ...]]) -> Iterator[Any]:
-        with self._database.reading() as connection:
-            yield from connection.execution_options(yield_per=_STREAM).execute(wanted)
+        # Who asks may stop before the end, and the server's cursor is closed then.
+        with self._database.reading() as connection, _streamed(connection, wanted) as result:
+            yield from result
 
     def _mappings(self, wanted: Select[*tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-        with self._database.reading() as connection:
-            for row in connection.execution_options(yield_per=_STREAM).execute(wanted).mappings():
+        with self._database.reading() as connection, _streamed(connection, wanted) as result:
+            for row in result.mappings():
                 yield dict(row)
+
+    def _first(self, wanted: Select[*tuple[Any, ...]]) -> dict[str, Any] | None:
+        with self._database.reading() as connection:
+            row = connection.execute(wanted).mappings().first()
+        return None if row is None else dict(row)
 
     def _scalar(self, wanted: Select[*tuple[Any, ...]]) -> Any:
         with self._database.reading() as connection:
@@ -319,6 +326,10 @@ class Queries:
             .order_by(t.seq)
         )
         return (Entry(*row) for row in self._rows(query))
+
+
+def _streamed(connection: Connection, wanted: Select[*tuple[Any, ...]]) -> CursorResult[Any]:
+    return connection.execution_options(yield_per=_STREAM).execute(wanted)
 
 
 def _usage_filters(filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,8 +19,11 @@ from rios.storage.models import HoldRow, UsageRow, UserRow
 from rios.storage.rows import Row
 from rios.words.canonical import digest
 from rios.words.errors import InsufficientBalance, InvalidRequest, LedgerConflict
-from rios.words.ids import Address, UsageId
+from rios.words.ids import Address, UsageId, check_address
 from rios.words.money import Wei, check_wei, format_ros
+
+# Two spellings of an address would be two accounts, and an epoch with both could not be closed.
+_spelling = functools.lru_cache(maxsize=1 << 14)(check_address)
 
 
 def settle(batch: Batch, hold_id: str, charges: Sequence[Charge], *, deployment: str, final: bool, at: int) -> Settled:
@@ -99,6 +103,8 @@ def repay(batch: Batch, reference: str, *, account: str, debt: str, at: int) -> 
 
 def _check(charge: Charge, hold: Row) -> None:
     record = charge.record
+    if _spelling(record.owner) != record.owner:
+        raise InvalidRequest(f"usage {record.usage_id}: spell the owner {record.owner} as {_spelling(record.owner)}")
     for name in ("amount_wei", "worker_wei", "platform_wei"):
         check_wei(getattr(charge, name), name=f"{name} of {record.usage_id}")
     if charge.worker_wei + charge.platform_wei != charge.amount_wei:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from rios.billing.budgets import Period
 from rios.billing.ledger import Ledger
 from rios.billing.outbox import messages
-from rios.billing.rating import Charge
-from rios.billing.usage import UsageRecord
 from rios.billing.verify import earning_payload
 from rios.words.errors import (
     BudgetExceeded,
@@ -90,23 +89,18 @@ def test_more_than_is_held_is_refused_whole(ledger: Ledger) -> None:
     ledger.settle("h1", [charge(6), charge(5, resource="bytes")])
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
+def test_a_charge_that_does_not_fit_is_refused(ledger: Ledger) -> None:
+    ledger.deposit("d", "ann", 100)
+    hold(ledger, 50)
+    cases: list[tuple[dict[str, Any], type[Exception]]] = [
         ({"worker_wei": 1}, InvalidRequest),
         ({"worker_wei": 10.0}, InvalidAmount),
         ({"worker_wei": -1, "platform_wei": 11}, InvalidAmount),
         ({"record": charge(1, request_id="other").record}, InvalidRequest),
-    ],
-)
-def test_a_charge_that_does_not_fit_is_refused(
-    ledger: Ledger, changes: dict[str, int | UsageRecord], error: type[Exception]
-) -> None:
-    ledger.deposit("d", "ann", 100)
-    hold(ledger, 50)
-    wrong: Charge = dataclasses.replace(charge(10), **changes)
-    with pytest.raises(error):
-        ledger.settle("h1", [wrong])
+    ]
+    for changes, error in cases:
+        with pytest.raises(error):
+            ledger.settle("h1", [dataclasses.replace(charge(10), **changes)])
 
 
 def test_a_request_that_used_nothing_costs_nothing(ledger: Ledger) -> None:
