@@ -149,7 +149,7 @@ class RpcChain:
     def check(self) -> None:
         """See `Chain`."""
         try:
-            found = _int(self._request("eth_chainId"))
+            found = self._parsed(_int, self._request("eth_chainId"))
         except _Refused as refusal:
             raise ChainUnavailable(f"{self._name} refused {refusal}") from refusal
         if self._chain_id is not None and found != self._chain_id:
@@ -160,7 +160,7 @@ class RpcChain:
 
     def block_number(self) -> int:
         """See `Chain`."""
-        return _int(self._ask("eth_blockNumber"))
+        return self._parsed(_int, self._ask("eth_blockNumber"))
 
     def head(self) -> Block:
         """See `Chain`."""
@@ -241,18 +241,18 @@ class RpcChain:
     def receipt(self, tx_hash: str) -> Receipt | None:
         """See `Chain`."""
         raw = self._ask("eth_getTransactionReceipt", tx_hash)
-        # Some nodes give a receipt before the block of it.
-        return None if raw is None or raw.get("blockHash") is None else self._parsed(_receipt, raw)
+        return None if raw is None else self._parsed(_receipt, raw)
 
     def nonce(self, address: Address, *, block: int | None = None) -> int:
         """See `Chain`."""
-        return _int(self._ask("eth_getTransactionCount", address, "latest" if block is None else hex(block)))
+        where = "latest" if block is None else hex(block)
+        return self._parsed(_int, self._ask("eth_getTransactionCount", address, where))
 
     def fees(self) -> Fees:
         """See `Chain`."""
         raw = self._ask("eth_getBlockByNumber", "latest", False)
         try:
-            tip = _int(self._request("eth_maxPriorityFeePerGas"))
+            tip = self._parsed(_int, self._request("eth_maxPriorityFeePerGas"))
         except _Refused as refusal:
             if refusal.code != _METHOD_MISSING:
                 raise ChainUnavailable(f"{self._name} refused {refusal}") from refusal
@@ -261,7 +261,7 @@ class RpcChain:
 
     def balance(self, address: Address) -> int:
         """See `Chain`."""
-        return _int(self._ask("eth_getBalance", address, "latest"))
+        return self._parsed(_int, self._ask("eth_getBalance", address, "latest"))
 
     def code(self, address: Address) -> bytes:
         """See `Chain`."""
@@ -335,7 +335,9 @@ def _log(raw: Any) -> Log:
     )
 
 
-def _receipt(raw: Any) -> Receipt:
+def _receipt(raw: Any) -> Receipt | None:
+    if raw.get("blockHash") is None:
+        return None  # some nodes give a receipt before the block of it
     created = raw.get("contractAddress")
     return Receipt(
         tx_hash=_hash(raw["transactionHash"]),
