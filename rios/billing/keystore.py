@@ -14,12 +14,13 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from rios.billing.chain.protocol import Transaction
 from rios.words.errors import KeystoreError
 from rios.words.ids import Address, check_address
 
+T = TypeVar("T")
 PASSPHRASE_VARIABLE = "RIOS_WALLET_PASSPHRASE"  # noqa: S105  # the name of a variable
 SCRYPT_N = 2**18
 """The work of one guess at a passphrase, as geth and eth-account have it; eth-account's r = 1 and p = 8 go with it."""
@@ -72,7 +73,7 @@ class KeySigner:
         return bytes(self._account.sign_message(encode_defunct(message)).signature)
 
     def __repr__(self) -> str:
-        return f"<KeySigner {self.address}>"
+        return f"<KeySigner {getattr(self, 'address', 'without a key')}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise KeystoreError(f"the key of {self.address} stays in this process: it is not pickled or copied")
@@ -129,21 +130,23 @@ class Keystore:
 
     def create(self, passphrase: str | None = None) -> KeySigner:
         """Make a key and keep it, encrypted. Without a passphrase, that of the environment is taken."""
-        return self._keep(secrets.token_bytes(32), passphrase)
+        word = _Hidden(passphrase)
+        del passphrase
+        return self._keep(_Hidden(secrets.token_bytes(32)), word)
 
     def import_key(self, key: bytes | str, passphrase: str | None = None) -> KeySigner:
         """Keep a key from elsewhere, encrypted. A key that is here already is encrypted anew."""
-        held = [key]  # handed over in a box that is emptied, so that no frame below keeps it
-        del key
-        return self._keep(held.pop(), passphrase)
+        hidden, word = _Hidden(key), _Hidden(passphrase)
+        del key, passphrase
+        return self._keep(hidden, word)
 
     def import_file(self, path: Path, passphrase: str | None = None) -> KeySigner:
         """Keep the key of another wallet's keystore file, under the same passphrase."""
-        words = [_passphrase(passphrase)] * 2
+        word = _Hidden(passphrase)
         del passphrase
         with _readable(path):
             document = path.read_text()
-        return self._keep(_decrypted(document, words.pop(), path), words.pop())
+        return self._keep(_Hidden(_decrypted(document, word, path)), word)
 
     def watch(self, address: str) -> WatchOnly:
         """Remember an address without a key."""
@@ -156,7 +159,7 @@ class Keystore:
 
         Raises KeystoreError where there is no such key, the passphrase is wrong, or others may read the file.
         """
-        words = [passphrase]  # emptied when it is handed on: no frame of rios shows it in a traceback with locals
+        word = _Hidden(passphrase)
         del passphrase
         path = self._path(address, _SUFFIX)
         if not path.exists():
@@ -166,21 +169,17 @@ class Keystore:
         with _readable(path):
             _check_private(path, 0o600)
             document = path.read_text()
-        signer = KeySigner(_decrypted(document, _passphrase(words.pop()), path))
+        signer = KeySigner(_decrypted(document, word, path))
         if signer.address != check_address(address):
             raise KeystoreError(f"{path} holds the key of {signer.address}; its name says another, so it was renamed")
         return signer
 
-    def _keep(self, key: bytes | str, passphrase: str | None) -> KeySigner:
+    def _keep(self, key: _Hidden[bytes | str], passphrase: _Hidden[str | None]) -> KeySigner:
         from eth_keyfile.keyfile import create_keyfile_json
 
-        held = [key]
-        del key
-        word = _passphrase(passphrase).encode()
-        del passphrase
-        signer = KeySigner(held.pop())
-        document = create_keyfile_json(signer._account.key, word, kdf="scrypt", iterations=self._scrypt_n)
-        del word
+        signer = KeySigner(key.value)
+        word = _Hidden(_passphrase(passphrase.value).encode())
+        document = create_keyfile_json(signer._account.key, word.value, kdf="scrypt", iterations=self._scrypt_n)
         self._write(self._path(signer.address, _SUFFIX), json.dumps(document))
         return signer
 
@@ -207,6 +206,18 @@ class Keystore:
                 os.close(directory)
 
 
+class _Hidden(Generic[T]):
+    """A secret in a frame: what shows a traceback with locals does not show it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+
 def _account(key: bytes | str) -> Any:
     """eth-account's object for a key, or None where it is none."""
     from eth_account import Account
@@ -221,19 +232,19 @@ def _account(key: bytes | str) -> Any:
         return None
 
 
-def _decrypted(document: str, passphrase: str, path: Path) -> bytes:
+def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> bytes:
     from eth_keyfile.keyfile import decode_keyfile_json
 
+    word = _Hidden(_passphrase(passphrase.value).encode())
     wrong = ""
     try:
-        return bytes(decode_keyfile_json(json.loads(document), passphrase.encode()))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        return bytes(decode_keyfile_json(json.loads(document), word.value))
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
         wrong = f"is no keystore file of version 3: {type(error).__name__}"
     except ValueError as error:
         damaged = isinstance(error, json.JSONDecodeError)
         wrong = "is damaged: it is no JSON" if damaged else "does not open: the passphrase is wrong, or it is damaged"
-    del passphrase
-    # Outside of the handler, so that the error carries no frame that knows the passphrase.
+    # Outside of the handler, so that the error carries no frame of a library that knows the passphrase.
     raise KeystoreError(f"the key file {path} {wrong}")
 
 
