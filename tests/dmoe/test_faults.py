@@ -19,7 +19,7 @@ from rios.dmoe.wire import HEADER
 from rios.words.config import settings
 from rios.words.errors import Cancelled, DeadlineExceeded, ExpertsUnavailable, InsufficientMemory, TrunkLost
 from tests.campaigns import Campaign
-from tests.faults import campaign, wait_whole
+from tests.faults import STREAMS, campaign, wait_whole
 
 PROMPT = "It was a fine morning,"
 PARAMS: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True}
@@ -44,10 +44,11 @@ def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(900)  # twenty faults, each after the last has healed
 def test_kills_and_freezes(three: rios.Network, model: Any) -> None:
     """A tenth of the campaign: no token wrong, lost or repeated."""
     report = campaign(three, model, faults=20, seed=3)
-    assert report.streams >= 100
+    assert report.streams >= STREAMS
     assert report.wrong == 0
     assert {stall.role for stall in report.stalls} == {"trunk", "host"}
 
@@ -84,10 +85,16 @@ def test_usage_counts_every_row_once_whatever_happens(three: rios.Network, model
     os.kill(model.placement.trunk_pid, signal.SIGKILL)
     tokens += [token for piece in pieces for token in piece.token_ids]
     assert tuple(tokens) == expected.token_ids
+    wait_whole(three, model, copies=2)
+    trunk_pid = model.placement.trunk_pid
     job = model.submit(prompt, **PARAMS)
-    time.sleep(0.1)
-    os.kill(model.placement.trunk_pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while len(job.token_ids) < 10:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.001)
+    os.kill(trunk_pid, signal.SIGKILL)
     completion = job.result(timeout=60)
+    assert completion.timing.replays >= 1
     layers = model._deployment.manifest.layers
     assert completion.token_ids == expected.token_ids
     assert completion.usage.rows == sum(layer.top_k for layer in layers) * (len(prompt) + len(tokens) - 1)
@@ -108,7 +115,7 @@ def test_cancel_frees_at_once(three: rios.Network, model: Any) -> None:
     assert job.status == "cancelled"
     with pytest.raises(Cancelled):
         job.result(timeout=1)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     while (stats := model._deployment.trunk_stats())["running"] and time.monotonic() < deadline:
         time.sleep(0.02)
     assert stats["running"] == 0
@@ -122,34 +129,36 @@ def test_a_job_waits_no_longer_than_told(model: Any) -> None:
     job.cancel()
 
 
-def test_a_client_that_goes_takes_its_requests_along(three: rios.Network) -> None:
-    """A killed client's requests end, and its deployment is dropped when the lease is over."""
-    code = (
-        "import rios, sys, time\n"
-        f"net = rios.connect({three.address!r})\n"
-        "model = net.dmoe.deploy('demo', name='orphan', progress=False)\n"
-        "job = model.submit('The', max_new_tokens=480, ignore_eos=True)\n"
-        "print('ready', flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert client.stdout is not None
-    assert client.stdout.readline() == b"ready\n"
-    client.kill()
-    client.wait()
-    client.stdout.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        trunks = [
-            stats["trunk"]
-            for peer, _ in three._membership.hosts.values()
-            for name, stats in _deployments(peer).items()
-            if name.startswith("orphan") and stats["trunk"]
-        ]
-        if trunks and not any(trunk["running"] for trunk in trunks):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"requests of a killed client go on: {trunks}")
+def test_a_client_that_goes_takes_its_requests_along() -> None:
+    """A killed client's requests end at once, and its deployment is dropped when the lease is over."""
+    with rios.local(workers=1, threads=1, lease_s=3) as net:
+        code = (
+            "import rios, sys, time\n"
+            f"net = rios.connect({net.address!r})\n"
+            "model = net.dmoe.deploy('demo', name='orphan', progress=False)\n"
+            "job = model.submit('The', max_new_tokens=480, ignore_eos=True)\n"
+            "print('ready', flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        ((peer, _),) = net._membership.hosts.values()
+        assert [name.partition("-")[0] for name in _deployments(peer)] == ["orphan"]
+        assert net.workers[0].reserved_bytes > 0
+        client.kill()
+        client.wait()
+        client.stdout.close()
+        running = True
+        deadline = time.monotonic() + 60
+        while found := _deployments(peer):
+            assert time.monotonic() < deadline, f"what a killed client had is still there: {found}"
+            running = any(stats["trunk"]["running"] for stats in found.values() if stats["trunk"])
+            time.sleep(0.05)
+        assert not running, "its requests ran until the lease was over"
+        while net.workers[0].reserved_bytes:  # a deployment is forgotten first, then its memory is freed
+            assert time.monotonic() < deadline, "its memory is not free"
+            time.sleep(0.05)
 
 
 def _deployments(peer: Any) -> dict[str, Any]:
@@ -223,19 +232,6 @@ def test_the_scheduler_may_go(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, "the Dask workers did not close"
             time.sleep(0.1)
         assert model.generate(PROMPT, **PARAMS).text == expected.text
-
-
-def test_a_worker_joins(three: rios.Network, model: Any) -> None:
-    """A host that joins is used; the tokens do not change."""
-    expected = model.generate(PROMPT, **PARAMS)
-    assert three.cluster is not None
-    three.cluster.add_worker("worker-new")
-    three.wait_for_workers(4)
-    deadline = time.monotonic() + 60
-    while "worker-new" not in model._deployment.members or not model._deployment.members["worker-new"].settled:
-        assert time.monotonic() < deadline, "the new host is not used"
-        time.sleep(0.1)
-    assert model.generate(PROMPT, **PARAMS).token_ids == expected.token_ids
 
 
 def test_what_nobody_holds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
