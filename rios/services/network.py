@@ -226,7 +226,7 @@ class Dmoe:
         path: "demo", or a directory with a Hugging Face mixture-of-experts checkpoint in safetensors.
         dtype: float32, bfloat16 or float16; default is the one on disk.
         replicas: copies of each expert in all, on different workers; default 2 where both fit into half of the free
-            memory, else 1.
+            memory, else 1, and more of those that the measured load asks for (`RIOS_REPLAN_ABOVE`).
         partial: hosts return one weighted sum per token instead of a row per expert: less traffic, equal to rounding.
         wire_dtype: "bfloat16" halves the traffic of a float32 model, at the price of rounding.
         timeout: seconds; default `RIOS_CONTROL_TIMEOUT_S`.
