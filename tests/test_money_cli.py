@@ -1,0 +1,82 @@
+"""The commands about money, on a home of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rios.cli import app
+from rios.services.purse import Purse
+from rios.words.config import settings
+from rios.words.errors import RiosError
+
+
+def run(home: Path | None, *arguments: str, code: int = 0) -> str:
+    """What a command prints, on standard output or, where it fails, as its error."""
+    settings.cache_clear()
+    try:
+        done = CliRunner().invoke(app, list(arguments), env={"RIOS_HOME": None if home is None else str(home)})
+    finally:
+        settings.cache_clear()
+    assert done.exit_code == code, done.output
+    return str(done.exception) if isinstance(done.exception, RiosError) else done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def as_json(home: Path, *arguments: str) -> Any:
+    return json.loads(run(home, *arguments, "--json"))
+
+
+def test_without_a_home_it_says_what_to_do() -> None:
+    assert "RIOS_HOME" in run(None, "wallet", code=1)
+
+
+def test_deposit_and_withdraw(home: Path) -> None:
+    assert "1000 ROS" in run(home, "wallet")
+    assert as_json(home, "wallet", "deposit", "25 ROS")["deposited_wei"] == str(25 * 10**18)
+    assert as_json(home, "wallet", "withdraw", "5 ROS")["on_chain_wei"] == str(980 * 10**18)
+    assert "write" in run(home, "wallet", "deposit", "much", code=1)
+
+
+def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path) -> None:
+    run(home, "generate", "It was a fine morning,", "--max-new-tokens", "3", "--workers", "1")
+    rows = as_json(home, "usage")
+    total = sum(int(row["amount_wei"]) for row in rows)
+    assert as_json(home, "costs") == {"demo": str(total)}
+    assert int(as_json(home, "settle")["total_wei"]) == total
+    usage_id = rows[0]["usage_id"]
+    assert as_json(home, "prove", usage_id)["verified"]
+    file = tmp_path / "proof.json"
+    run(home, "export", usage_id, str(file))
+    assert "verified" in run(home, "verify", str(file))
+    file.write_text(file.read_text().replace(usage_id, usage_id[::-1]))
+    assert "NOT verified" in run(home, "verify", str(file), code=1)
+    assert int(as_json(home, "claim")["paid_wei"]) > 0
+    assert as_json(home, "reconcile")["difference_wei"] == "0"
+    assert as_json(home, "invoice", rows[0]["time"][:7])["total_wei"] == str(total)
+    assert int(as_json(home, "refund", usage_id, "wrong model")["amount_wei"]) == int(rows[0]["amount_wei"])
+
+
+def test_votes(home: Path, tmp_path: Path) -> None:
+    book = as_json(home, "price-book")
+    file = tmp_path / "book.json"
+    file.write_text(json.dumps({**book, "version": 1, "minimum_wei": "1000000"}))
+    for step, state in (("propose", "pending"), ("vote", "active"), ("execute", "executed")):
+        assert as_json(home, "govern", step, str(file))["state"] == state
+    assert as_json(home, "price-book")["minimum_wei"] == "1000000"
+
+
+def test_keys_are_for_their_owner_alone(home: Path) -> None:
+    files = [path for path in (home / "keys").rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
+    with Purse(settings().model_copy(update={"home": home})) as purse:
+        assert purse.wallet.address in repr(purse.wallet)
