@@ -94,11 +94,12 @@ def signed_as_asked(raw: bytes, transaction: Transaction, address: str) -> bool:
     from eth_keys.exceptions import BadSignature
     from eth_utils.exceptions import ValidationError
     from hexbytes import HexBytes
+    from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
     try:
         found = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
         signed_by = Account.recover_transaction(HexBytes(raw))
-    except (ValueError, TypeError, ValidationError, BadSignature):
+    except (ValueError, TypeError, ValidationError, BadSignature, RLPException):
         return False
     to = bytes(found["to"]).hex()
     said = (
