@@ -239,7 +239,7 @@ def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> by
     wrong = ""
     try:
         return bytes(decode_keyfile_json(json.loads(document), word.value))
-    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # of another version: "not implemented"
         wrong = f"is no keystore file of version 3: {type(error).__name__}"
     except ValueError as error:
         damaged = isinstance(error, json.JSONDecodeError)
