@@ -144,8 +144,9 @@ def test_a_host_that_joins_asks_the_others_first(
         assert net.cluster is not None
         net.cluster.add_worker("later")
         net.wait_for_workers(2)
-        members = model._deployment.members
-        wait(lambda: "later" in members and members["later"].settled and any(members["later"].held.values()), "no use")
+        kept = model._deployment  # whose members are replaced whole
+        wait(lambda: "later" in kept.members and any(kept.members["later"].held.values()), "no use")
+        wait(lambda: kept.members["later"].settled and not kept.members["worker-0"].surplus, "not settled")
         assert tokens(model) == expected
         assert fetched_bytes(net)["later"] > 0
         assert served == []
