@@ -40,4 +40,4 @@ def bumped(last: Attempt, fees: Fees, bounds: FeeBounds) -> tuple[int, int] | No
 
 
 def _more(wei: int, bounds: FeeBounds) -> int:
-    return -(-wei * (100 + bounds.bump_percent) // 100)
+    return max(-(-wei * (100 + bounds.bump_percent) // 100), wei + 1)

@@ -60,6 +60,8 @@ class Sender:
         self._lock = threading.Lock()
         self._head_at: dict[str, int] = {}
         """By the hash of a transaction: the latest block when this process first sent it."""
+        self._lost_at: dict[str, int] = {}
+        """By key: the final block under which somebody else's transaction was first seen to have the nonce."""
 
     def __repr__(self) -> str:
         return f"<Sender {self.address} on {self._chain!r}>"
@@ -184,9 +186,13 @@ class Sender:
             return self._mined(found, receipt, final)
         assert found.nonce is not None
         if final is not None and self._used(found.nonce, final):
-            # Its nonce is gone for good. Asked once more, for the block may have come since.
+            # Its nonce is gone for good. A node behind others may know that and not the block, and to sign once more
+            # would then be twice: so it is asked again under a later final block.
+            if final.number == self._lost_at.setdefault(found.key, final.number):
+                return found
             if receipt := self._receipt(found):
                 return self._mined(found, receipt, final)
+            del self._lost_at[found.key]
             return self._saved(found, state=IntentState.WAITING, nonce=None, attempts=(), tx_hash=None, block=None,
                                block_hash=None, error=f"nonce {found.nonce} was used by somebody else")  # fmt: skip
         if found.state is IntentState.MINED:
@@ -210,6 +216,7 @@ class Sender:
         if (found.state, found.block_hash) == (state, receipt.block_hash):
             return found
         error = None if receipt.succeeded else self._why(found, receipt)
+        self._lost_at.pop(found.key, None)
         for attempt in found.attempts:
             self._head_at.pop(attempt.tx_hash, None)
         return self._saved(found, state=state, tx_hash=receipt.tx_hash, block=receipt.block, error=error,

@@ -374,6 +374,9 @@ class TestNode:
         sender.pump()
         assert _states(store, "mint") == [IntentState.SENT], "the other's block may still go away"
         live.mine(3)
+        sender.pump()
+        assert _states(store, "mint") == [IntentState.SENT], "a node may know a nonce before its block"
+        live.mine()
         assert sender.send("mint", made, _mint(5)).succeeded
         assert _balance(live, made) == 5
 
