@@ -18,7 +18,13 @@ BUSY = re.compile(r"[-\d]+ [:,\d]+ - distributed\.[.\w]+ - (INFO|WARNING) - .*un
 
 
 def test_the_manual_is_complete() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart", "02_faults", "03_placement", "04_billing", "05_settlement"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_quickstart",
+        "02_faults",
+        "03_placement",
+        "04_billing",
+        "05_settlement",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from rios.billing.chain.protocol import Transaction
+from rios.billing.recursion import put_back
 from rios.words.errors import KeystoreError
 from rios.words.ids import check_address
 
@@ -63,6 +64,8 @@ class ClefSigner:
         from eth_keys.exceptions import BadSignature
         from eth_utils.exceptions import ValidationError
 
+        put_back()
+
         signature = _bytes(self._ask("account_signData", "text/plain", self.address, "0x" + message.hex()))
         try:
             by = Account.recover_message(encode_defunct(message), signature=signature)
@@ -95,6 +98,8 @@ def signed_as_asked(raw: bytes, transaction: Transaction, address: str) -> bool:
     from eth_utils.exceptions import ValidationError
     from hexbytes import HexBytes
     from rlp.exceptions import RLPException  # type: ignore[import-untyped]
+
+    put_back()
 
     try:
         found = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()

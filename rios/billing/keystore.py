@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from rios.billing.chain.protocol import Transaction
+from rios.billing.recursion import put_back
 from rios.words.errors import KeystoreError
 from rios.words.ids import Address, check_address
 
@@ -69,6 +70,8 @@ class KeySigner:
     def sign_message(self, message: bytes) -> bytes:
         """See `Signer`."""
         from eth_account.messages import encode_defunct
+
+        put_back()
 
         return bytes(self._account.sign_message(encode_defunct(message)).signature)
 
@@ -221,6 +224,8 @@ class _Hidden(Generic[T]):
 def _account(key: bytes | str) -> Any:
     """eth-account's object for a key, or None where it is none."""
     from eth_account import Account
+
+    put_back()
 
     if isinstance(key, str) and not _KEY.fullmatch(key.strip()):
         return None

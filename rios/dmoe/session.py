@@ -70,6 +70,7 @@ class TrunkSession:
         meta = dump(
             {
                 "handle": job.handle,
+                "request_id": job.request_id,
                 "prompt_tokens": len(job.prompt),
                 "params": params,
                 "seed": job.seed,

@@ -150,7 +150,9 @@ def checkpoint(directory: Path) -> Path:
     """A random mixture-of-experts checkpoint of 82 M parameters: 6 layers of 16 experts, 2 for each token, float32."""
     import torch
     from transformers import OlmoeConfig, OlmoeForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = OlmoeConfig(
         vocab_size=4096,
         hidden_size=512,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from rios.words.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from rios.dmoe.dispatch import Dispatcher
-    from rios.services.generation import Model
 
 Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _AREA_BYTES = 1 << 22
@@ -44,7 +43,7 @@ def case(tokens: int, *, hidden_size: int, experts: int, top_k: int, seed: int =
 class OurLayer:
     """Layers of a deployment, dispatched to its hosts by this process; a context manager."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Any) -> None:
         """Connects to every host of `model`. Raises `DeadlineExceeded`."""
         from rios.dmoe.dispatch import Dispatcher
         from rios.dmoe.host import machine_id

@@ -16,7 +16,9 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """An escaped HTML table in the colours of the notebook."""
     head = "".join(f'<th style="text-align:left;padding:2px 10px">{html.escape(column)}</th>' for column in columns)
     body = "".join(
-        "<tr>" + "".join(f'<td style="padding:2px 10px">{html.escape(str(cell))}</td>' for cell in row) + "</tr>"
+        "<tr>"
+        + "".join(f'<td style="text-align:left;padding:2px 10px">{html.escape(str(cell))}</td>' for cell in row)
+        + "</tr>"
         for row in rows
     )
     return f'<table style="{_STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

@@ -41,7 +41,6 @@ TOKEN_LIES = 500
 GROWTH_BYTES = 64 << 20
 PROMPTS = ([5, 6, 7], [9, 8, 7, 6], [50] * 9)
 ODD = (None, "x", [None], ["x"], [[1]], 5, {"a": 1}, [1e400], [1 << 70], [-1], [0, 0], 0.5, True)
-EXPERTS = ([], [0], [0, 0], [-1], [1 << 70])
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +130,9 @@ class LyingHost:
         self.lies += 1
         if segment is None or self.chance.random() < 0.2:
             connection.sock.sendall(lie)
-            raise HostLost("it hangs up, for it may have announced more than it sent")
+            if len(lie) < HEADER.size + len(meta) + len(body):
+                raise HostLost("what was announced does not come")
+            return
         self.by_memory += 1
         lie = lie[: segment.area_bytes]
         segment._out[: len(lie)] = lie
@@ -145,7 +146,7 @@ class LyingHost:
         good = frame_of(Kind.RESULT, seq, meta, body)
         if way == 0:
             said = {"error": chance.choice(("NotHeld", "OutOfMemory", "x", 5, None)), "message": chance.choice(ODD)}
-            return frame_of(Kind.ERROR, seq, json.dumps({**said, "experts": chance.choice(EXPERTS)}).encode())
+            return frame_of(Kind.ERROR, seq, json.dumps({**said, "experts": chance.choice(ODD)}).encode())
         if way == 1:
             return frame_of(
                 Kind.ERROR, seq, chance.choice((b"[]", b"{", b"5", b"\xff", b"[" * 50_000, b'{"error":[]}'))

@@ -42,8 +42,11 @@ from rios.billing.chain.evm_values import (
     spelt,
 )
 from rios.billing.chain.protocol import DEFAULT_TIMEOUT_S, GAS_MAX, Block, Fees, Log, Receipt, Topics, Verdict
+from rios.billing.recursion import put_back
 from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, TransactionFailed
 from rios.words.ids import Address
+
+put_back()
 
 EMBEDDED_CHAIN_ID = 0x726F73
 """The letters "ros"."""

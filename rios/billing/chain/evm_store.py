@@ -14,7 +14,10 @@ from pathlib import Path
 
 from eth.db.backends.base import BaseDB
 
+from rios.billing.recursion import put_back
 from rios.words.errors import ChainUnavailable
+
+put_back()
 
 # Values that were read are kept until another process writes. A block touches some 30 of them.
 _CACHED_MAX = 50_000

@@ -15,8 +15,11 @@ from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 from rios.billing.chain.abi import address as address_of
 from rios.billing.chain.abi import explain, keccak
 from rios.billing.chain.protocol import Block, Log, Receipt, Topics
+from rios.billing.recursion import put_back
 from rios.words.errors import TransactionFailed
 from rios.words.ids import Address
+
+put_back()
 
 
 def canonical(address: str) -> CanonicalAddress:

@@ -20,7 +20,7 @@ from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, T
 from tests.billing.chain.anvil import ANVIL_CHAIN_ID, Anvil
 from tests.billing.chain.conftest import needs_npm
 from tests.billing.chain.lying import Proxy, refusal, result, through
-from tests.billing.chain.nets import ALICE, NOBODY, Net, on_anvil, signed
+from tests.billing.chain.nets import ALICE, NOBODY, Net, on_anvil, sent, signed
 
 SECRET = "kd8f3hs-secret-project-key"
 OTHER_CHAIN = ANVIL_CHAIN_ID + 1
@@ -221,7 +221,7 @@ class TestRestarted:
 
     def test_calls_go_on_when_it_is_back(self, anvil: Anvil) -> None:
         chain = on_anvil(anvil).chain
-        chain.send_raw(signed(chain, ALICE, value_wei=5))
+        sent(chain, signed(chain, ALICE, value_wei=5))
         anvil.stop()
         with pytest.raises(ChainUnavailable, match="no connection"):
             chain.block_number()
