@@ -308,3 +308,102 @@ class ChainIntentRow(Base):
         UniqueConstraint("chain_id", "sender", "nonce"),
         Index("ix_chain_intents_state", "chain_id", "sender", "state"),
     )
+
+
+class OrganisationRow(Base):
+    """Whom users and their objects belong to; one of them runs the network."""
+
+    __tablename__ = "organisations"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    operator: Mapped[bool]
+    created_at: Mapped[int]
+
+
+class PersonRow(Base):
+    """Who can sign in. `users` has what the ledger remembers under the same id, and nothing personal."""
+
+    __tablename__ = "people"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    organisation_id: Mapped[str] = mapped_column(ForeignKey("organisations.id"))
+    login: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    password: Mapped[str | None]
+    """Its argon2id hash."""
+    failures: Mapped[int]
+    """Wrong passwords since the last right one."""
+    locked_until: Mapped[int]
+    created_at: Mapped[int]
+    closed_at: Mapped[int | None]
+    __table_args__ = (Index("ix_people_organisation", "organisation_id", "id"),)
+
+
+class ApiKeyRow(Base):
+    """An API key: its beginning, which is shown, and its SHA-256."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("people.id"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    scopes: Mapped[str]
+    """As JSON, sorted."""
+    created_at: Mapped[int]
+    expires_at: Mapped[int | None]
+    last_used_at: Mapped[int | None]
+    revoked_at: Mapped[int | None]
+
+
+class SessionRow(Base):
+    """A sign-in: the family of all tokens that came from it."""
+
+    __tablename__ = "sessions"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("people.id"), index=True)
+    client: Mapped[str]
+    scopes: Mapped[str]
+    created_at: Mapped[int]
+    used_at: Mapped[int]
+    expires_at: Mapped[int]
+    revoked_at: Mapped[int | None]
+
+
+class RefreshTokenRow(Base):
+    """A refresh token: its SHA-256. One that is used a second time was stolen, or its thief was first."""
+
+    __tablename__ = "refresh_tokens"
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), index=True)
+    issued_at: Mapped[int]
+    used_at: Mapped[int | None]
+
+
+class AuditRow(Base):
+    """Who did what to which object (`rios.accounts.audit`). Never changed, never deleted."""
+
+    __tablename__ = "audit"
+    seq: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    at: Mapped[int]
+    organisation_id: Mapped[str]
+    actor: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    detail: Mapped[str]
+    hash: Mapped[bytes]
+    __table_args__ = (Index("ix_audit_organisation", "organisation_id", "seq"),)
+
+
+class DeploymentRow(Base):
+    """A model that an organisation wants deployed; again at every start."""
+
+    __tablename__ = "deployments"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    organisation_id: Mapped[str] = mapped_column(ForeignKey("organisations.id"))
+    name: Mapped[str]
+    specification: Mapped[str]
+    """Checkpoint and options, as JSON."""
+    created_by: Mapped[str]
+    created_at: Mapped[int]
+    __table_args__ = (UniqueConstraint("organisation_id", "name"),)

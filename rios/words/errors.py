@@ -16,6 +16,13 @@ RiosError
  +- Cancelled                 the request was cancelled
  +- DeadlineExceeded          a wait ended by its stated deadline (also a TimeoutError)
  +- NetworkClosed             the network or model handle was closed
+ +- GatewayLost               the gateway of a network does not answer, or answers what no gateway of rios does
+ +- AccessError               who asks may not have what was asked for
+ |   +- NotSignedIn           no token, or one that is unknown, expired or revoked
+ |   +- NotAllowed            the role, or the scopes of the token, do not allow it
+ |   +- NotFound              there is no such thing, or it belongs to another organisation
+ |   +- AlreadyExists         another thing has that name, or the key came before with another request
+ |   +- TooManyRequests       a limit of requests is used up; `retry_after_s` says for how long
  +- BillingError              something about money
      +- InvalidAmount         not an amount of ROS: a float, a bool, negative, too many decimals (also a ValueError)
      +- InsufficientBalance   the highest price of what was asked for exceeds what is available
@@ -95,6 +102,39 @@ class DeadlineExceeded(RiosError, TimeoutError):
 
 class NetworkClosed(RiosError):
     """The network or the model handle was closed."""
+
+
+class GatewayLost(RiosError):
+    """The gateway of a network does not answer, or answers what no gateway of rios does."""
+
+
+class AccessError(RiosError):
+    """Who asks may not have what was asked for."""
+
+
+class NotSignedIn(AccessError):
+    """No token, or one that is unknown, expired or revoked."""
+
+
+class NotAllowed(AccessError):
+    """The role, or the scopes of the token, do not allow it."""
+
+
+class NotFound(AccessError):
+    """There is no such thing, or it belongs to another organisation: nobody learns which."""
+
+
+class AlreadyExists(AccessError):
+    """Another thing has that name, or the idempotency key came before with another request."""
+
+
+class TooManyRequests(AccessError):
+    """A limit of requests is used up."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        """retry_after_s: there is room again after so many seconds."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BillingError(RiosError):
