@@ -1,8 +1,8 @@
 """The Dask preload of a rios host: `dask worker tcp://head:8786 --preload rios.worker`.
 
-It starts the process that serves shards, announces it (name, address, key, device, memory) with the worker's
-heartbeats, starts it again when it ends, and shows its figures on the worker's `/metrics`. The serving process outlives
-the Dask worker for as long as clients use it, so a lost scheduler does not end a running generation.
+It starts the process that serves shards, announces it (name, address, key, owner) with the worker's heartbeats, starts
+it again when it ends, and shows its figures on the worker's `/metrics`. The serving process outlives the Dask worker
+for as long as clients use it, so a lost scheduler does not end a running generation.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from rios.dmoe.wire import connect
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest, RiosError
+from rios.words.ids import Address, check_address
 from rios.words.logs import configure
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class HostPlugin(WorkerPlugin):
             "machine": said["machine"],
             "key": self.key,
             "worker_pid": os.getpid(),
+            "owner": _OWNER,
         }
 
     def _keep(self) -> None:
@@ -252,6 +254,24 @@ def _number(variable: str, text: str) -> int:
     if not text.isdecimal():
         raise InvalidRequest(f"{variable} is {text!r}; it must be a whole number, at least 0")
     return int(text)
+
+
+def _owner() -> Address | None:
+    """Who is paid for this worker's work: RIOS_OWNER; None for the owner of the network's wallet.
+
+    Raises InvalidRequest for what is no address, for a mistyped one, and for that of nobody.
+    """
+    said = settings().owner
+    if not said:
+        return None
+    owner = check_address(said, name="RIOS_OWNER")
+    if int(owner, 16) == 0:
+        raise InvalidRequest("RIOS_OWNER is the zero address, to which nobody has a key; give your own")
+    return owner
+
+
+# Dask only logs what `dask_setup` raises, and would have a worker without a host; what the import raises ends it.
+_OWNER = _owner()
 
 
 async def dask_setup(worker: Worker) -> None:

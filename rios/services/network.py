@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from rios.dmoe.params import check_timeout
-from rios.services.books import Books
 from rios.services.generation import Model
+from rios.services.owners import Owners
 from rios.services.prompts import count_of
 from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
 from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers, RiosError
 from rios.words.events import UsageSink
-from rios.words.ids import Address, check_address
 
 if TYPE_CHECKING:
     from rios.dmoe.cluster import LocalCluster
     from rios.dmoe.deployment import Deployment
-    from rios.dmoe.membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ class Network:
         self._membership = membership = Membership(self._client, options)
         ends.callback(membership.close)
         self._purse = purse = Purse(options)
-        self._owners = lambda name: _owner(membership, purse.books, name)
+        self._owners = Owners(lambda: membership.hosts, wallet=lambda: purse.books.address)
         self.billing = purse.billing
         self.wallet = purse.wallet
         self.earnings = purse.earnings
@@ -278,19 +276,13 @@ class Dmoe:
             deployment.start(network._settings.control_timeout_s if timeout is None else timeout)
         finally:
             bar.close()
+        network._owners.learn()
         network._deployments.append(deployment)
         model = Model(
             deployment, network._forget, charging=network._purse.charging, owners=network._owners, network=network
         )
         network._models.append(model)
         return model
-
-
-def _owner(membership: Membership, books: Books, name: str) -> Address:
-    """Who is paid for a host's work: the address that its worker announces, else the owner of the local wallet."""
-    _, said = membership.hosts.get(name, (None, {}))
-    announced = said.get("owner")
-    return check_address(announced, name=f"the owner of {name}") if announced else books.address
 
 
 def _resolve(path: str | Path) -> Path:

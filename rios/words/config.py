@@ -36,6 +36,21 @@ class Settings(BaseSettings):
     )
     chain_confirmations: int = Field(default=12, ge=0, description="Blocks after which one of a node counts as final.")
     chain_final_timeout_s: float = Field(default=600.0, gt=0, description="A block must be final within this.")
+    challenge_window_s: int = Field(
+        default=0, ge=0, description="A root can be challenged for so long, where the contracts are made anew."
+    )
+
+    owner: str | None = Field(
+        default=None, description="Address that this worker's earnings belong to; default is the network's wallet."
+    )
+    epoch_interval_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Epochs are closed and owners paid this often (86400: daily); else by hand.",
+    )
+    payout_min: str = Field(
+        default="1 ROS", description="The operator pays an owner once so much is due; claims are for any amount."
+    )
 
     # Control plane.
     start_timeout_s: float = Field(

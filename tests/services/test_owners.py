@@ -1,0 +1,125 @@
+"""Who is paid: the owner that a worker announces, for as long as its host serves, and the local wallet else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import rios
+from rios import worker
+from rios.services.owners import Owners
+from rios.words.config import settings
+from rios.words.errors import InvalidRequest, RiosError
+from rios.words.ids import Address, check_address
+
+PROMPT = "It was a fine morning,"
+ANN = check_address("0x" + "a1" * 20)
+BOB = check_address("0x" + "b2" * 20)
+WALLET = check_address("0x" + "c3" * 20)
+NOBODY = "0x" + "0" * 40
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[rios.Network]:
+    """A network of three workers: of Ann, of Bob, and of whoever has the wallet."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RIOS_OWNER", ANN.lower())
+        with rios.local(workers=1, threads=1) as net:
+            assert net.cluster is not None
+            environment.setenv("RIOS_OWNER", BOB)
+            net.cluster.add_worker("bobs")
+            environment.delenv("RIOS_OWNER")
+            net.cluster.add_worker("ours")
+            net.wait_for_workers(3)
+            yield net
+
+
+@pytest.fixture(scope="module")
+def model(net: rios.Network) -> Any:
+    return net.dmoe.deploy("demo", replicas=1, progress=False)
+
+
+def owners_of(net: rios.Network) -> dict[str, Address]:
+    return {"worker-0": ANN, "bobs": BOB, "ours": net.wallet.address}
+
+
+def test_each_owner_gets_nine_tenths_of_what_its_workers_did(net: rios.Network, model: Any) -> None:
+    answer = model.generate(PROMPT, max_new_tokens=8)
+    rows = list(net._purse.books.ledger.usage(request_id=answer.request_id))
+    assert {row.worker: row.owner for row in rows if row.worker} == owners_of(net)
+    for owner in owners_of(net).values():
+        mine = [row for row in rows if row.owner == owner]
+        # What is left over where a record's price does not divide by ten is less than a wei.
+        assert all(0 <= row.amount_wei * 9 - row.worker_wei * 10 < 10 for row in mine)
+        earned = net.earnings.of(owner)
+        assert earned.now.earned_wei == sum(row.worker_wei for row in mine) > 0
+        assert sum(earned.to_frame().wei) == earned.now.earned_wei
+    assert net.earnings.owner == net.wallet.address
+
+
+def test_each_owner_is_paid(net: rios.Network, model: Any) -> None:
+    model.generate(PROMPT, max_new_tokens=3)
+    net.billing.settle()
+    chain = net._purse.settlement.chain
+    for owner in (ANN, BOB):
+        due = net.earnings.of(owner).now.claimable_wei
+        assert net.earnings.of(owner).claim() == due > 0
+        assert chain.tokens_of(owner) == due
+        assert net.earnings.of(owner).now.claimable_wei == 0
+    assert net.billing.reconcile().sound
+
+
+def test_a_host_that_outlives_its_worker_keeps_its_owner(net: rios.Network, model: Any) -> None:
+    """A Dask worker that died is announced no more, and its host serves on."""
+    membership = net._membership
+    os.kill(membership.hosts["bobs"][1]["worker_pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while "bobs" in membership.hosts:
+        assert time.monotonic() < deadline
+        membership.refresh()
+    answer = model.generate(PROMPT, max_new_tokens=3)
+    rows = net._purse.books.ledger.usage(request_id=answer.request_id)
+    assert {row.worker: row.owner for row in rows if row.worker}["bobs"] == BOB
+
+
+@pytest.mark.parametrize(
+    ("said", "paid"),
+    [(None, WALLET), ("", WALLET), (ANN.lower(), ANN), (ANN, ANN), ("0x12", WALLET), (17, WALLET), (NOBODY, WALLET)],
+)
+def test_what_a_worker_announces_is_checked(said: object, paid: Address) -> None:
+    owners = Owners(lambda: {"a": (None, {"owner": said})}, wallet=lambda: WALLET)
+    assert owners("a") == paid
+    assert owners("b") == WALLET
+
+
+def test_who_announces_another_owner_has_that_from_then_on() -> None:
+    hosts: dict[str, tuple[object, dict[str, Any]]] = {"a": (None, {"owner": ANN})}
+    owners = Owners(lambda: hosts, wallet=lambda: WALLET)
+    owners.learn()
+    hosts.clear()
+    assert owners("a") == ANN
+    hosts["a"] = (None, {"owner": BOB})
+    assert owners("a") == BOB
+    hosts["a"] = (None, {})
+    assert owners("a") == WALLET
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [("0x12", "no address"), ("ann", "no address"), ("0xa" + ANN[3:], "checksum"), (NOBODY, "nobody")],
+)
+def test_a_worker_checks_its_owner(text: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "settings", lambda: settings().model_copy(update={"owner": text}))
+    with pytest.raises(InvalidRequest, match=wrong) as error:
+        worker._owner()
+    assert "RIOS_OWNER" in str(error.value) or wrong == "nobody"
+
+
+def test_a_worker_with_a_bad_owner_ends_and_says_why() -> None:
+    with pytest.raises(RiosError, match="RIOS_OWNER '0x12' is no address"), rios.local(workers=1, owner="0x12"):
+        pass
