@@ -32,6 +32,8 @@ FLOORS = {
     "rios.billing": 2,
     "rios.billing.__init__": 1,
     **{f"rios.billing.{name}": 1 for name in BILLING_DOMAIN.split()},
+    "rios.accounts": 2,
+    **{f"rios.accounts.{name}": 1 for name in ("__init__", "audit", "roles", "tokens", "values")},
     "rios.storage": 2,
     "rios.demo": 2,  # the tools that trained the demo model
     "rios.demo.__init__": 1,  # where it lies

@@ -1,0 +1,1 @@
+"""Who may do what: roles, tokens, the audit log, and where they are kept."""

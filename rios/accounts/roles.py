@@ -1,0 +1,77 @@
+"""The one table of roles and scopes. What is not in it is denied; documentation and tests are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rios.words.errors import InvalidRequest
+
+ADMIN, DEVELOPER, WORKER, VIEWER = ROLES = ("admin", "developer", "worker", "viewer")
+_ALL = frozenset(ROLES)
+_BUILDERS = frozenset((ADMIN, DEVELOPER))
+_ADMINS = frozenset((ADMIN,))
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One row: what a scope allows, and which roles have it."""
+
+    scope: str
+    allows: str
+    roles: frozenset[str]
+    network: bool = False
+    """Only in the organisation that runs the network."""
+
+
+TABLE = (
+    Right("models:read", "see the deployed models of the organisation", _ALL),
+    Right("generate", "use models; the requests are paid by the user", _BUILDERS),
+    Right("deployments:write", "deploy models and take them down", _BUILDERS),
+    Right("usage:read", "see the user's own usage, costs and budgets", _ALL),
+    Right("budgets:write", "set the user's own budgets", _BUILDERS),
+    Right("wallet:read", "see the user's own balance", _ALL),
+    Right("workers:read", "see the workers of the network", _ALL),
+    Right("tokens:write", "make, list and revoke the user's own keys and sessions", _ALL),
+    Right("users:read", "see the users of the organisation", _ADMINS),
+    Right("users:write", "make users in the organisation, change their roles, close them", _ADMINS),
+    Right("audit:read", "read the audit log of the organisation", _ADMINS),
+    Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True),
+    Right("credit:write", "give trial credit to any user", _ADMINS, network=True),
+    Right("settlement:write", "settle what was used, and reconcile", _ADMINS, network=True),
+)
+SCOPES = tuple(right.scope for right in TABLE)
+
+
+def check_role(role: object) -> str:
+    """`role` if the table has it, else InvalidRequest."""
+    if role not in ROLES:
+        raise InvalidRequest(f"the role {role!r} is none; it must be one of {', '.join(ROLES)}")
+    return str(role)
+
+
+def check_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """`scopes` if the table has each of them, else InvalidRequest."""
+    found = frozenset(scopes)
+    if unknown := sorted(found - set(SCOPES)):
+        raise InvalidRequest(f"there is no scope {', '.join(map(repr, unknown))}; there are {', '.join(SCOPES)}")
+    return found
+
+
+def scopes_of(role: str, *, operator: bool) -> frozenset[str]:
+    """The scopes of a role; none for a role that the table does not know.
+
+    operator: whether the organisation is the one that runs the network.
+    """
+    return frozenset(right.scope for right in TABLE if role in right.roles and (operator or not right.network))
+
+
+def markdown() -> str:
+    """The table for people, as Markdown."""
+    head = f"| scope | allows | {' | '.join(ROLES)} |\n|---|---|{'---|' * len(ROLES)}\n"
+    rows = []
+    for right in TABLE:
+        mark = "network" if right.network else "yes"
+        cells = " | ".join(mark if role in right.roles else "" for role in ROLES)
+        rows.append(f"| `{right.scope}` | {right.allows} | {cells} |\n")
+    return head + "".join(rows)

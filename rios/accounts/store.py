@@ -1,0 +1,215 @@
+"""Accounts in a database: every verb is one transaction, which writes nothing when it raises.
+
+No two processes write at the same time (`rios.storage.engine`), so what a transaction looked up stays true in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
+
+from rios.accounts.audit import AuditEntry
+from rios.accounts.values import ApiKey, Organisation, Session, User
+from rios.storage import models as m
+from rios.storage.engine import Database
+from rios.words.errors import AlreadyExists, NotFound
+
+T = TypeVar("T")
+
+
+class Transact(Protocol):
+    """Runs a function in the one transaction that writes now."""
+
+    def __call__(self, run: Callable[[Connection], T], /) -> T:
+        """What `run` returns, committed; or nothing of it, and what it raises."""
+
+
+class AccountStore:
+    """Organisations, users, keys, sessions, deployments and the audit log."""
+
+    def __init__(self, database: Database, transact: Transact) -> None:
+        self._database = database
+        self.transact = transact
+
+    # --- organisations and users -----------------------------------------------------------------------------
+
+    def organisation(self, organisation_id: str) -> Organisation | None:
+        """An organisation, or None."""
+        row = self._first(m.OrganisationRow, m.OrganisationRow.id == organisation_id)
+        return None if row is None else Organisation(**row)
+
+    def organisations(self) -> list[Organisation]:
+        """All organisations by name."""
+        return [Organisation(**row) for row in self._all(m.OrganisationRow, order=m.OrganisationRow.name)]
+
+    def user(self, user_id: str) -> User | None:
+        """A user, or None."""
+        row = self._first(m.PersonRow, m.PersonRow.id == user_id)
+        return None if row is None else _user(row)
+
+    def credentials(self, login: str) -> RowMapping | None:
+        """What decides whether somebody may sign in as `login`; None for nobody."""
+        return self._first(m.PersonRow, m.PersonRow.login == login)
+
+    def users(self, organisation_id: str, *, after: str = "", limit: int) -> list[User]:
+        """The users of an organisation by id, those after `after`."""
+        row = m.PersonRow
+        wanted = (row.organisation_id == organisation_id, row.id > after)
+        return [_user(found) for found in self._all(row, *wanted, order=row.id, limit=limit)]
+
+    # --- keys and sessions -----------------------------------------------------------------------------------
+
+    def key_by_fingerprint(self, fingerprint: bytes) -> ApiKey | None:
+        """The key that a secret belongs to, or None."""
+        row = self._first(m.ApiKeyRow, m.ApiKeyRow.fingerprint == fingerprint)
+        return None if row is None else _key(row)
+
+    def keys(self, user_id: str) -> list[ApiKey]:
+        """The keys of a user, oldest first."""
+        row = m.ApiKeyRow
+        return [_key(found) for found in self._all(row, row.user_id == user_id, order=row.created_at)]
+
+    def session(self, session_id: str) -> Session | None:
+        """A session, or None."""
+        row = self._first(m.SessionRow, m.SessionRow.id == session_id)
+        return None if row is None else _session(row)
+
+    def sessions(self, user_id: str, *, at: int) -> list[Session]:
+        """The sessions of a user that are alive at `at`, oldest first."""
+        row = m.SessionRow
+        wanted = (row.user_id == user_id, row.revoked_at.is_(None), row.expires_at > at)
+        return [_session(found) for found in self._all(row, *wanted, order=row.created_at)]
+
+    def touch_key(self, key_id: str, *, at: int) -> None:
+        """Keep when a key was used last."""
+        row = m.ApiKeyRow
+        self.transact(lambda c: c.execute(update(row).where(row.id == key_id).values(last_used_at=at)))
+
+    # --- deployments -----------------------------------------------------------------------------------------
+
+    def deployments(self, organisation_id: str | None = None) -> list[dict[str, Any]]:
+        """What an organisation, or any, wants deployed: id, organisation_id, name, specification, created_by/at."""
+        row = m.DeploymentRow
+        wanted = () if organisation_id is None else (row.organisation_id == organisation_id,)
+        found = self._all(row, *wanted, order=row.created_at)
+        return [{**one, "specification": json.loads(one["specification"])} for one in found]
+
+    # --- the audit log ---------------------------------------------------------------------------------------
+
+    def audit(
+        self, organisation_id: str | None = None, *, after: int = 0, limit: int | None = None
+    ) -> list[AuditEntry]:
+        """Entries after seq `after`, of one organisation or of all."""
+        row = m.AuditRow
+        wanted = [row.seq > after]
+        if organisation_id is not None:
+            wanted.append(row.organisation_id == organisation_id)
+        return [_entry(found) for found in self._all(row, *wanted, order=row.seq, limit=limit)]
+
+    # --- how questions are put -------------------------------------------------------------------------------
+
+    def _first(self, table: Any, *wanted: ColumnElement[bool]) -> RowMapping | None:
+        with self._database.reading() as connection:
+            return first(connection, table, *wanted)
+
+    def _all(
+        self, table: Any, *wanted: ColumnElement[bool], order: Any, limit: int | None = None
+    ) -> Iterator[RowMapping]:
+        query = select(table.__table__).where(*wanted).order_by(order).limit(limit)
+        with self._database.reading() as connection:
+            yield from connection.execute(query).mappings().all()
+
+
+# What transactions are made of.
+
+
+def first(connection: Connection, table: Any, *wanted: ColumnElement[bool]) -> RowMapping | None:
+    """The first row of `table` for which all of `wanted` hold, or None."""
+    return connection.execute(select(table.__table__).where(*wanted).limit(1)).mappings().first()
+
+
+def add(connection: Connection, table: Any, **values: Any) -> None:
+    """Insert one row."""
+    connection.execute(insert(table), [values])
+
+
+def change(connection: Connection, table: Any, key: str, **values: Any) -> None:
+    """Change the row whose id is `key`."""
+    connection.execute(update(table).where(table.id == key).values(**values))
+
+
+def must(row: RowMapping | None, what: str) -> RowMapping:
+    """`row`, or NotFound that calls it `what`."""
+    if row is None:
+        raise NotFound(f"there is no {what}")
+    return row
+
+
+def must_be_new(row: RowMapping | None, what: str) -> None:
+    """AlreadyExists, which calls it `what`, where there is a row."""
+    if row is not None:
+        raise AlreadyExists(f"there is {what} already; choose another name")
+
+
+def record(
+    connection: Connection,
+    *,
+    at: int,
+    organisation_id: str,
+    actor: str,
+    action: str,
+    object: str,  # noqa: A002
+    detail: Mapping[str, str] | None = None,
+) -> None:
+    """Write down who did what, in the transaction that does it."""
+    row = m.AuditRow
+    newest = select(func.max(row.seq)).scalar_subquery()
+    last = first(connection, row, row.seq == newest)
+    entry = AuditEntry.after(
+        None if last is None else _entry(last),
+        at=at,
+        organisation_id=organisation_id,
+        actor=actor,
+        action=action,
+        object=object,
+        detail=detail or {},
+    )
+    add(
+        connection,
+        row,
+        seq=entry.seq,
+        at=entry.at,
+        organisation_id=organisation_id,
+        actor=actor,
+        action=action,
+        object=object,
+        detail=json.dumps(dict(entry.detail), sort_keys=True),
+        hash=entry.hash,
+    )
+
+
+def scopes_text(scopes: Iterable[str]) -> str:
+    """Scopes as they are kept."""
+    return json.dumps(sorted(scopes))
+
+
+def _user(row: RowMapping) -> User:
+    names = ("id", "organisation_id", "login", "name", "role", "created_at", "closed_at")
+    return User(**{name: row[name] for name in names}, has_password=row["password"] is not None)
+
+
+def _key(row: RowMapping) -> ApiKey:
+    kept = {name: value for name, value in row.items() if name not in ("fingerprint", "scopes")}
+    return ApiKey(**kept, scopes=frozenset(json.loads(row["scopes"])))
+
+
+def _session(row: RowMapping) -> Session:
+    kept = {name: value for name, value in row.items() if name != "scopes"}
+    return Session(**kept, scopes=frozenset(json.loads(row["scopes"])))
+
+
+def _entry(row: RowMapping) -> AuditEntry:
+    return AuditEntry(**{**row, "detail": json.loads(row["detail"]), "hash": bytes(row["hash"])})

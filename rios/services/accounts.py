@@ -1,0 +1,266 @@
+"""Organisations and their users: who is made, changed and closed by whom, and the log of it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select, update
+
+from rios.accounts.audit import AuditEntry, broken_at
+from rios.accounts.passwords import hash_password
+from rios.accounts.roles import ADMIN, check_role, scopes_of
+from rios.accounts.signing import Signer
+from rios.accounts.store import AccountStore, add, change, first, must, must_be_new, record
+from rios.accounts.values import Organisation, Principal, User
+from rios.services.books import LOCAL_USER
+from rios.services.tokens import Tokens, new_key
+from rios.storage.models import ApiKeyRow, OrganisationRow, PersonRow, SessionRow
+from rios.words.errors import InvalidRequest, NotAllowed, NotFound, NotSignedIn
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.billing.ledger.ledger import Ledger
+
+FIRST_ORGANISATION = "network"
+_LOGIN = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,127}")
+_NAME_MAX = 200
+
+
+class Accounts:
+    """The accounts of one network, beside its ledger and in the same database."""
+
+    def __init__(self, ledger: Ledger, *, home: Path | None, issuer: str = "rios") -> None:
+        """home: where the keys that sign access tokens are kept; in memory without."""
+
+        def transact(run: Callable[[Connection], Any]) -> Any:
+            return ledger.transact(lambda batch: run(batch.connection), alone=True)
+
+        self.store = AccountStore(ledger.database, transact)
+        self.signer = Signer(None if home is None else home / "keys" / "tokens.json")
+        self.tokens = Tokens(self.store, self.signer, issuer=issuer, clock=ledger.now)
+        self._ledger = ledger
+
+    # --- the first admin -------------------------------------------------------------------------------------
+
+    def first_token(self, known: str | None = None) -> str:
+        """A token of the network's first admin, who is made at the first call and holds the trial credit.
+
+        known: one that was given before; it is given again while it is good.
+        """
+        if known is not None:
+            try:
+                self.tokens.authenticate(known)
+            except NotSignedIn:
+                known = None
+        if known is not None:
+            return known
+        now = self._ledger.now()
+
+        def run(connection: Connection) -> str:
+            if first(connection, PersonRow, PersonRow.id == LOCAL_USER) is None:
+                add(
+                    connection, OrganisationRow, id=FIRST_ORGANISATION, name=FIRST_ORGANISATION, operator=True,
+                    created_at=now,
+                )  # fmt: skip
+                _add_person(connection, LOCAL_USER, FIRST_ORGANISATION, "admin", "", ADMIN, None, now)
+            scopes = scopes_of(ADMIN, operator=True)
+            key, secret = new_key(connection, LOCAL_USER, "first token", scopes, now)
+            record(
+                connection, at=now, organisation_id=FIRST_ORGANISATION, actor=LOCAL_USER, action="token.create",
+                object=key.id,
+            )  # fmt: skip
+            return secret
+
+        return self.store.transact(run)
+
+    # --- organisations ---------------------------------------------------------------------------------------
+
+    def create_organisation(self, who: Principal, name: str, *, admin: str) -> tuple[Organisation, User, str]:
+        """A new organisation with its first admin, and a key of that admin. Raises AlreadyExists, InvalidRequest."""
+        who.require("organisations:write")
+        named, login, now = _named(name), _login(admin), self._ledger.now()
+        organisation = Organisation(id=f"org-{secrets.token_hex(8)}", name=named, operator=False, created_at=now)
+
+        def run(connection: Connection) -> tuple[Organisation, User, str]:
+            known = first(connection, OrganisationRow, OrganisationRow.name == named)
+            must_be_new(known, f"an organisation {named!r}")
+            must_be_new(first(connection, PersonRow, PersonRow.login == login), f"a user {login!r}")
+            add(connection, OrganisationRow, id=organisation.id, name=named, operator=False, created_at=now)
+            user = _add_person(connection, _new_id(), organisation.id, login, "", ADMIN, None, now)
+            _, secret = new_key(connection, user.id, "first token", scopes_of(ADMIN, operator=False), now)
+            _log(connection, who, now, "organisation.create", organisation.id, admin=user.id)
+            return organisation, user, secret
+
+        return self.store.transact(run)
+
+    # --- users -----------------------------------------------------------------------------------------------
+
+    def create_user(
+        self, who: Principal, login: str, *, role: str, name: str = "", password: str | None = None
+    ) -> tuple[User, str]:
+        """A new user of the organisation, and a first key with all that the role may.
+
+        Raises NotAllowed where the role may more than the asking token: nobody gives what he does not have.
+        """
+        who.require("users:write")
+        scopes = _may_give(who, role)
+        kept = None if password is None else hash_password(password)
+        wanted, now = _login(login), self._ledger.now()
+
+        def run(connection: Connection) -> tuple[User, str]:
+            must_be_new(first(connection, PersonRow, PersonRow.login == wanted), f"a user {wanted!r}")
+            user = _add_person(connection, _new_id(), who.organisation_id, wanted, name, role, kept, now)
+            _, secret = new_key(connection, user.id, "first token", scopes, now)
+            _log(connection, who, now, "user.create", user.id, role=role)
+            return user, secret
+
+        return self.store.transact(run)
+
+    def users(self, who: Principal, *, after: str = "", limit: int = 100) -> list[User]:
+        """The users of the organisation by id, those after `after`."""
+        who.require("users:read")
+        return self.store.users(who.organisation_id, after=after, limit=limit)
+
+    def user(self, who: Principal, user_id: str) -> User:
+        """A user of the organisation; oneself without any right. Raises NotFound."""
+        if user_id != who.user_id:
+            who.require("users:read")
+        found = self.store.user(user_id)
+        if found is None or found.organisation_id != who.organisation_id:
+            raise NotFound(f"there is no user {user_id!r}")
+        return found
+
+    def change_role(self, who: Principal, user_id: str, role: str) -> User:
+        """Give a user another role; what the user's tokens may changes with it. Raises NotFound, NotAllowed."""
+        who.require("users:write")
+        _may_give(who, role)
+        now = self._ledger.now()
+
+        def run(connection: Connection) -> None:
+            row = _of(connection, who, user_id)
+            if row["role"] == ADMIN and role != ADMIN:
+                _not_the_last(connection, who.organisation_id)
+            change(connection, PersonRow, user_id, role=role)
+            _log(connection, who, now, "user.role", user_id, role=role)
+
+        self.store.transact(run)
+        self.tokens.forget()
+        return self.user(who, user_id)
+
+    def close_user(self, who: Principal, user_id: str) -> None:
+        """Close a user: name and login are forgotten, all tokens end, the ledger keeps what was spent under the id.
+
+        Raises NotFound, and NotAllowed for the last admin.
+        """
+        who.require("users:write")
+        now = self._ledger.now()
+
+        def run(connection: Connection) -> None:
+            row = _of(connection, who, user_id)
+            if row["role"] == ADMIN:
+                _not_the_last(connection, who.organisation_id)
+            change(connection, PersonRow, user_id, login=f"closed:{user_id}", name="", password=None, closed_at=now)
+            for table in (ApiKeyRow, SessionRow):
+                living = update(table).where(table.user_id == user_id, table.revoked_at.is_(None))
+                connection.execute(living.values(revoked_at=now))
+            connection.execute(update(SessionRow).where(SessionRow.user_id == user_id).values(client=""))
+            _log(connection, who, now, "user.close", user_id)
+
+        self.store.transact(run)
+        self.tokens.forget()
+
+    def give_credit(self, who: Principal, user_id: str, amount_wei: int, *, key: str) -> None:
+        """Give any user trial credit, once for each `key`. Raises NotFound, LedgerConflict."""
+        who.require("credit:write")
+        found = self.store.user(user_id)
+        if found is None or found.closed_at is not None:
+            raise NotFound(f"there is no user {user_id!r}")
+        self._ledger.grant_trial(user_id, amount_wei, id=f"credit:{who.user_id}:{key}")
+        now = self._ledger.now()
+        self.store.transact(
+            lambda connection: _log(connection, who, now, "credit.give", user_id, amount_wei=str(amount_wei))
+        )
+
+    # --- the log ---------------------------------------------------------------------------------------------
+
+    def audit(self, who: Principal, *, after: int = 0, limit: int = 100) -> list[AuditEntry]:
+        """What was done in the organisation, entries after `after`."""
+        who.require("audit:read")
+        return self.store.audit(who.organisation_id, after=after, limit=limit)
+
+    def verify_audit(self) -> int | None:
+        """The first entry of the whole log that is missing or was changed; None where all is as it was written."""
+        return broken_at(self.store.audit())
+
+
+def _login(login: str) -> str:
+    found = login.strip().lower()
+    if not _LOGIN.fullmatch(found):
+        raise InvalidRequest(
+            f"{login!r} is no login: 1 to 128 letters, digits and . _ @ + - that begin with a letter or digit"
+        )
+    return found
+
+
+def _named(name: str) -> str:
+    found = name.strip()
+    if not 0 < len(found) <= _NAME_MAX or not found.isprintable():
+        raise InvalidRequest(f"a name has 1 to {_NAME_MAX} printable characters")
+    return found
+
+
+def _new_id() -> str:
+    return f"user-{secrets.token_hex(8)}"
+
+
+def _may_give(who: Principal, role: str) -> frozenset[str]:
+    scopes = scopes_of(check_role(role), operator=who.operator)
+    if missing := sorted(scopes - who.scopes):
+        raise NotAllowed(f"the role {role!r} may more than this token: it lacks {', '.join(missing)}")
+    return scopes
+
+
+def _of(connection: Connection, who: Principal, user_id: str) -> Any:
+    """The living user of the asking one's organisation. Raises NotFound."""
+    wanted = (PersonRow.organisation_id == who.organisation_id, PersonRow.closed_at.is_(None))
+    return must(first(connection, PersonRow, PersonRow.id == user_id, *wanted), f"user {user_id!r}")
+
+
+def _not_the_last(connection: Connection, organisation_id: str) -> None:
+    row = PersonRow
+    wanted = select(func.count()).where(row.organisation_id == organisation_id, row.role == ADMIN)
+    if connection.scalar(wanted.where(row.closed_at.is_(None))) == 1:
+        raise NotAllowed("an organisation keeps its last admin; make another one first")
+
+
+def _add_person(
+    connection: Connection,
+    user_id: str,
+    organisation_id: str,
+    login: str,
+    name: str,
+    role: str,
+    password: str | None,
+    now: int,
+) -> User:
+    named = _named(name) if name else ""
+    add(
+        connection, PersonRow, id=user_id, organisation_id=organisation_id, login=login, name=named, role=role,
+        password=password, failures=0, locked_until=0, created_at=now, closed_at=None,
+    )  # fmt: skip
+    return User(
+        id=user_id, organisation_id=organisation_id, login=login, name=named, role=role, created_at=now,
+        closed_at=None, has_password=password is not None,
+    )  # fmt: skip
+
+
+def _log(connection: Connection, who: Principal, at: int, action: str, object: str, **detail: str) -> None:  # noqa: A002
+    record(
+        connection, at=at, organisation_id=who.organisation_id, actor=who.user_id, action=action, object=object,
+        detail=detail,
+    )  # fmt: skip
