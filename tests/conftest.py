@@ -96,6 +96,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture
 def campaign_record(request: pytest.FixtureRequest) -> Campaign:
-    """The kept cases of a long test, under `.make/long/`."""
-    name = re.sub(r"[^\w.-]+", "-", request.node.nodeid.removeprefix("tests/")).strip("-")
+    """The kept cases of a long test, under `.make/long/`; its parameters share them."""
+    nodeid = request.node.nodeid.removeprefix("tests/").partition("[")[0]
+    name = re.sub(r"[^\w.-]+", "-", nodeid).strip("-")
     return Campaign(ROOT / ".make" / "long" / f"{name}.json", sources_digest(Path(request.node.path)))

@@ -34,27 +34,24 @@ class Report:
     wrong: int = 0
     streams: int = 0
 
-    def p95(self, kind: str) -> float:
-        """95th percentile of the stalls of one kind, in seconds."""
-        found = sorted(stall.stall_s for stall in self.stalls if stall.kind == kind)
-        return found[min(len(found) - 1, int(0.95 * len(found)))] if found else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Figures to record."""
-        kinds = sorted({stall.kind for stall in self.stalls})
-        return {
-            "faults": len(self.stalls),
-            "streams": self.streams,
-            "wrong_streams": self.wrong,
-            "stall_s": {
-                kind: {
-                    "count": sum(stall.kind == kind for stall in self.stalls),
-                    "p50": round(statistics.median(s.stall_s for s in self.stalls if s.kind == kind), 4),
-                    "p95": round(self.p95(kind), 4),
-                }
-                for kind in kinds
-            },
-        }
+def figures(cases: dict[str, Any]) -> dict[str, Any]:
+    """What the parts of a campaign come to: faults, answers, and stalls in seconds at the 50th and 95th percentile."""
+    parts = cases.values()
+    stalls: dict[str, list[float]] = {}
+    for case, part in cases.items():
+        for kind, role, stall_s in part["stalls"]:
+            what = f"{kind}, one copy" if case == "part one copy" else f"{kind} of a {role}"
+            stalls.setdefault(what, []).append(stall_s)
+    found: dict[str, Any] = {
+        "faults": sum(len(part["stalls"]) for part in parts),
+        "answers": sum(part["streams"] for part in parts),
+        "wrong answers": sum(part["wrong"] for part in parts),
+    }
+    for what, seconds in sorted(stalls.items()):
+        high = sorted(seconds)[min(len(seconds) - 1, int(0.95 * len(seconds)))]
+        found[what] = f"{len(seconds)} times, stalls {statistics.median(seconds):.2f} s (p50), {high:.2f} s (p95)"
+    return found
 
 
 class Streams:

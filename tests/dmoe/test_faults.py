@@ -19,7 +19,7 @@ from rios.dmoe.wire import HEADER
 from rios.words.config import settings
 from rios.words.errors import Cancelled, DeadlineExceeded, ExpertsUnavailable, InsufficientMemory, TrunkLost
 from tests.campaigns import Campaign
-from tests.faults import STREAMS, campaign, wait_whole
+from tests.faults import STREAMS, campaign, figures, wait_whole
 
 PROMPT = "It was a fine morning,"
 PARAMS: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True}
@@ -54,17 +54,23 @@ def test_kills_and_freezes(three: rios.Network, model: Any) -> None:
 
 
 @pytest.mark.long
-def test_the_whole_campaign(three: rios.Network, campaign_record: Campaign) -> None:
-    """200 faults with two copies, and 20 kills with one."""
-    for part in range(10):
+@pytest.mark.parametrize("part", [*range(10), "one copy"])
+def test_the_whole_campaign(three: rios.Network, campaign_record: Campaign, part: int | str) -> None:
+    """200 kills and freezes with two copies, and 20 kills with one; a part is 20 of them."""
+    alone: dict[str, Any] = {"copies": 1, "kinds": ("kill",)} if part == "one copy" else {"copies": 2}
 
-        def run(seed: int = part) -> dict[str, Any]:
-            with three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False) as model:
-                report = campaign(three, model, faults=20, seed=100 + seed)
-                return {"wrong": report.wrong, "stalls": [[s.kind, s.role, s.stall_s] for s in report.stalls]}
+    def run() -> dict[str, Any]:
+        with three.dmoe.deploy("demo", dtype="float32", replicas=alone["copies"], progress=False) as model:
+            report = campaign(three, model, faults=20, seed=110 if part == "one copy" else 100 + int(part), **alone)
+        return {
+            "wrong": report.wrong,
+            "streams": report.streams,
+            "stalls": [[stall.kind, stall.role, stall.stall_s] for stall in report.stalls],
+        }
 
-        found = campaign_record.once(f"part {part}", run)
-        assert found["wrong"] == 0
+    found = campaign_record.once(f"part {part}", run)
+    campaign_record.conclude(**figures(campaign_record.cases))
+    assert found["wrong"] == 0
 
 
 def test_without_a_replica_shards_are_loaded_again(three: rios.Network) -> None:
