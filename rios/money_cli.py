@@ -124,7 +124,13 @@ def settle(as_json: AsJson = False) -> None:
     if found is None:
         _say(None, as_json, "nothing was used yet: there is nothing to settle")
         return
-    value = {"epoch": found.epoch, "root": found.root, "total_wei": str(found.total_wei), "tx": found.tx}
+    value = {
+        "epoch": found.epoch,
+        "root": found.root,
+        "total_wei": str(found.total_wei),
+        "tx": found.tx,
+        "final": found.final,
+    }
     _say(value, as_json, f"epoch {found.epoch}: {found.total} earned in all\nroot {found.root}\ntx   {found.tx}")
 
 
@@ -184,14 +190,36 @@ def verify(
     _say_links(links, verified(links), as_json)
 
 
-def claim(as_json: AsJson = False) -> None:
-    """Have the settlement contract pay the wallet's workers what the last root promises."""
+def claim(
+    address: Annotated[str | None, typer.Argument(help="Of the owner; the wallet's without.")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Pay all owners to whom enough is due.")] = False,
+    least: Annotated[str | None, typer.Option("--min", help='With --all: from how much on, such as "1 ROS".')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the settlement contract pay what the last root promises an owner, or all of them."""
+    from rios.services.views import text_table
+    from rios.words.ids import check_address
     from rios.words.money import format_ros
 
+    if everybody and address is not None:
+        raise InvalidRequest(f"--all pays every owner, {address} among them: give one of the two")
+    if least is not None and not everybody:
+        raise InvalidRequest("--min is for --all; a single claim is of any amount")
     with _purse() as purse:
-        paid = purse.earnings.claim()
-        address = purse.wallet.address
-    _say({"address": address, "paid_wei": str(paid)}, as_json, f"{format_ros(paid)} paid to {address}")
+        if everybody:
+            done = purse.billing.pay_out(least)
+            value = {
+                "epoch": done.epoch,
+                "total_wei": str(done.total_wei),
+                "paid": {owner: str(wei) for owner, wei in done.paid.items()},
+                "txs": done.txs,
+            }
+            rows = [(owner, format_ros(wei)) for owner, wei in done.paid.items()]
+            _say(value, as_json, text_table(("owner", "paid"), [*rows, ("total", format_ros(done.total_wei))]))
+            return
+        owner = purse.wallet.address if address is None else check_address(address, name="the owner")
+        paid = purse.earnings.of(owner).claim()
+    _say({"address": owner, "paid_wei": str(paid)}, as_json, f"{format_ros(paid)} paid to {owner}")
 
 
 def refund(usage_id: str, reason: str, as_json: AsJson = False) -> None:

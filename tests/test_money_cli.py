@@ -13,6 +13,9 @@ from rios.cli import app
 from rios.services.purse import Purse
 from rios.words.config import settings
 from rios.words.errors import RiosError
+from rios.words.ids import check_address
+
+OWNER = check_address("0x" + "a1" * 20)
 
 
 def run(home: Path | None, *arguments: str, code: int = 0) -> str:
@@ -46,8 +49,10 @@ def test_deposit_and_withdraw(home: Path) -> None:
     assert "write" in run(home, "wallet", "deposit", "much", code=1)
 
 
-def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path) -> None:
-    run(home, "generate", "It was a fine morning,", "--max-new-tokens", "3", "--workers", "1")
+def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as environment:
+        environment.setenv("RIOS_OWNER", OWNER)
+        run(home, "generate", "It was a fine morning,", "--max-new-tokens", "3", "--workers", "1")
     rows = as_json(home, "usage")
     total = sum(int(row["amount_wei"]) for row in rows)
     assert as_json(home, "costs") == {"demo": str(total)}
@@ -59,10 +64,23 @@ def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path) -> None:
     assert "verified" in run(home, "verify", str(file))
     file.write_text(file.read_text().replace(usage_id, usage_id[::-1]))
     assert "NOT verified" in run(home, "verify", str(file), code=1)
-    assert int(as_json(home, "claim")["paid_wei"]) > 0
+    assert as_json(home, "claim")["paid_wei"] == "0"
+    assert not as_json(home, "claim", "--all")["paid"]  # it is less than 1 ROS
+    paid = as_json(home, "claim", OWNER.lower())
+    assert paid["address"] == OWNER
+    done = as_json(home, "claim", "--all", "--min", "1 wei")
+    assert OWNER not in done["paid"]
+    assert int(paid["paid_wei"]) + int(done["total_wei"]) == total
+    assert "total" in run(home, "claim", "--all")
     assert as_json(home, "reconcile")["difference_wei"] == "0"
     assert as_json(home, "invoice", rows[0]["time"][:7])["total_wei"] == str(total)
     assert int(as_json(home, "refund", usage_id, "wrong model")["amount_wei"]) == int(rows[0]["amount_wei"])
+
+
+def test_claims_that_contradict_themselves(home: Path) -> None:
+    assert "--all" in run(home, "claim", OWNER, "--all", code=1)
+    assert "--min" in run(home, "claim", "--min", "1 ROS", code=1)
+    assert "the owner" in run(home, "claim", "0x12", code=1)
 
 
 def test_votes(home: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rios.services.accounting import Proof, Reconciliation, prove, reconcile
 from rios.services.books import Books
 from rios.services.charging import Charging
 from rios.services.moments import moment_of, month, parse_moment
+from rios.services.payouts import PaidOut
 from rios.services.settlement import Settled, Settlement
 from rios.services.views import html_table, text_table
 from rios.words.errors import InvalidRequest, NotProvable
@@ -176,10 +177,18 @@ class Billing:
     def settle(self) -> Settled | None:
         """Close an epoch over all that was used and post its root: .epoch .root .total .tx.
 
-        Again where nothing was used meanwhile: the same, and nothing happens twice. None before anything was used.
+        Again where nothing was used meanwhile, or while that root can be challenged: the same, and nothing happens
+        twice. None before anything was used.
         """
         self._charging.post_late()
         return self._settlement.settle()
+
+    def pay_out(self, minimum: str | int | None = None) -> PaidOut:
+        """Pay all owners to whom at least `minimum` is due (`RIOS_PAYOUT_MIN` without): .paid .total_wei .txs.
+
+        Owners can claim smaller amounts, and need not wait. Again where nothing is due: nothing happens twice.
+        """
+        return self._settlement.pay_out(minimum)
 
     def reconcile(self) -> Reconciliation:
         """Compare the ledger with itself, its rebuilt root, the contracts and their tokens: `.difference_wei` is 0."""

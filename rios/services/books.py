@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rios.words.config import Settings
 from rios.words.errors import LedgerUnavailable, NetworkClosed
 from rios.words.ids import Address
-from rios.words.money import WEI_PER_ROS
+from rios.words.money import WEI_PER_ROS, Wei, parse_ros
 
 if TYPE_CHECKING:
     from rios.billing.keystore import KeySigner
@@ -37,6 +37,11 @@ class Books:
         self._closed = False
         # Its libraries take a second to import, which would else be the first request's.
         threading.Thread(target=self._open, name="rios-books", daemon=True).start()
+
+    @property
+    def payout_min_wei(self) -> Wei:
+        """From how much on the operator pays an owner (`RIOS_PAYOUT_MIN`). Raises InvalidAmount."""
+        return parse_ros(self._options.payout_min, name="RIOS_PAYOUT_MIN")
 
     @property
     def ledger(self) -> Ledger:
@@ -82,6 +87,7 @@ class Books:
                     contracts=options.contracts,
                     confirmations=options.chain_confirmations,
                     final_timeout_s=options.chain_final_timeout_s,
+                    challenge_window_s=options.challenge_window_s,
                 )
             return self._chain
 

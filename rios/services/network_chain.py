@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -13,7 +14,7 @@ from rios.billing.books import PriceBook
 from rios.billing.chain import abi
 from rios.billing.chain.contracts import Addresses, Terms, check_contracts, deploy_all, read
 from rios.billing.chain.embedded import EmbeddedChain
-from rios.billing.chain.events import CURSOR, follow
+from rios.billing.chain.events import CURSOR, decode_log, follow
 from rios.billing.chain.finality import CONFIRMATIONS, final_block
 from rios.billing.chain.rpc import RpcChain
 from rios.billing.chain.sender import Sender
@@ -55,12 +56,14 @@ class NetworkChain(SettlementView):
         contracts: Path | None = None,
         confirmations: int = CONFIRMATIONS,
         final_timeout_s: float = 600.0,
+        challenge_window_s: int = 0,
     ) -> None:
         """Connect, and make the contracts where there are none yet.
 
         home: where the embedded chain and the addresses of its contracts are kept. url: a node instead of the embedded
         chain. contracts: a file with their addresses, where somebody else has made them. confirmations: after how many
-        blocks one of a node is taken as final. final_timeout_s: how long that may take.
+        blocks one of a node is taken as final. final_timeout_s: how long that may take. challenge_window_s: how long a
+        root can be challenged, where the contracts are made here.
 
         Raises ChainUnavailable, ChainMismatch, TransactionFailed.
         """
@@ -74,6 +77,7 @@ class NetworkChain(SettlementView):
         self._embedded = embedded
         self._confirmations = confirmations
         self._final_timeout_s = final_timeout_s
+        self._challenge_window_s = challenge_window_s
         store = SqlIntentStore(ledger)
         self._operator = Sender(self._chain, operator, store, confirmations=confirmations, finalized_tag=embedded)
         self._wallet = Sender(self._chain, wallet, store, confirmations=confirmations, finalized_tag=embedded)
@@ -92,7 +96,9 @@ class NetworkChain(SettlementView):
             found = Addresses.from_dict(json.loads(path.read_text()))
             check_contracts(self._chain, found)
             return found
-        terms = Terms(withdrawal_delay_s=0) if self._embedded else Terms()
+        terms = Terms(challenge_window_s=self._challenge_window_s)
+        if self._embedded:
+            terms = dataclasses.replace(terms, withdrawal_delay_s=0)
         found = deploy_all(self._chain, self._operator, terms=terms)
         mint = abi.encode("RosToken", "mint", self._operator.address, TREASURY_WEI)
         self._operator.send("mint:treasury", found.token, mint)
@@ -145,6 +151,13 @@ class NetworkChain(SettlementView):
                 )
             time.sleep(_POLL_S)
 
+    def advance(self, seconds: int) -> bool:
+        """Move the clock of an embedded chain on; False where it is not ours."""
+        if not isinstance(self._chain, EmbeddedChain):
+            return False
+        self._chain.advance(seconds)
+        return True
+
     def mine_one(self) -> bool:
         """Mine an empty block on an embedded chain; False where others mine."""
         if not isinstance(self._chain, EmbeddedChain):
@@ -181,6 +194,28 @@ class NetworkChain(SettlementView):
     def read(self, contract: str, function: str, *arguments: Any) -> Any:
         """What a function of a contract answers now."""
         return read(self._chain, self.addresses, contract, function, *arguments)
+
+    def claimable_epoch(self) -> int:
+        """The last epoch whose root can be challenged no more, as the next transaction finds it; 0 before any."""
+        return int(self.read("RiosSettlement", "current")[0])
+
+    def final_epoch(self) -> int:
+        """As `claimable_epoch`, after the latest block that stays."""
+        if self._embedded:
+            return self.claimable_epoch()
+        final = final_block(self._chain, confirmations=self._confirmations, finalized_tag=False)
+        if final is None:
+            return 0
+        return int(read(self._chain, self.addresses, "RiosSettlement", "current", block=final.number)[0])
+
+    def claims_in(self, receipt: Receipt) -> dict[Address, Wei]:
+        """What a transaction paid to owners."""
+        found = [event for log in receipt.logs if (event := decode_log(log, self.addresses)) is not None]
+        return {
+            Address(str(event.args["account"])): Wei(int(event.args["amount"]))
+            for event in found
+            if event.name == "Claimed"
+        }
 
     def tokens_of(self, who: str) -> Wei:
         """Wei of ROS of an address, or of the contract "escrow" or "settlement"."""

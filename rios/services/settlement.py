@@ -6,15 +6,17 @@ neither repeats nor forgets anything: the next call goes on.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rios.services.books import LOCAL_USER, Books
 from rios.services.moments import moment_of
+from rios.services.payouts import PaidOut, chunks_of, due_of, key_of
 from rios.words.errors import InvalidRequest, NotProvable, TransactionFailed
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros, parse_ros
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance, Epoch
     from rios.billing.merkle import MerkleTree
     from rios.services.network_chain import NetworkChain
+
+log = logging.getLogger(__name__)
 
 # Under EIP-7825's 16.78 M gas whatever the accounts' state (contracts/README.md).
 _CHARGES_PER_CALL = 500
@@ -37,8 +41,10 @@ class Settled:
     total_wei: Wei
     """All that was ever earned, platform's share included."""
     tx: str
-    """The transaction that posted the root."""
+    """The transaction that posted the root; "" where it is not posted yet."""
     closed_at: datetime
+    final: bool = field(default=True, compare=False)
+    """Whether the root can be challenged no more: claims are paid by it from then on."""
 
     @property
     def total(self) -> str:
@@ -68,7 +74,25 @@ class Settlement:
     def sync(self) -> int:
         """Take what happened on the chain into the ledger; how many events were new."""
         with self._lock:
-            return self.chain.follow(self._books.ledger)
+            count = self.chain.follow(self._books.ledger)
+            self._mature()
+        return count
+
+    def _mature(self) -> None:
+        """Mark the root that waited for the end of its challenge window as final, or as challenged."""
+        from rios.billing.ledger.values import EpochState
+
+        ledger, chain = self._books.ledger, self.chain
+        waiting = [epoch.number for epoch in ledger.epochs() if epoch.state is EpochState.POSTED]
+        if not waiting:
+            return
+        final, stands = chain.final_epoch(), chain.latest_epoch()
+        for number in waiting:
+            if number <= final:
+                ledger.mark_epoch(number, EpochState.FINAL)
+            elif number > stands:
+                log.error("the root of an epoch was challenged", extra={"epoch": number})
+                ledger.mark_epoch(number, EpochState.CHALLENGED)
 
     # --- the wallet ------------------------------------------------------------------------------------------
 
@@ -125,24 +149,38 @@ class Settlement:
     def settle(self) -> Settled | None:
         """Close an epoch over all that was used and post its root; the same again where nothing was; None before any.
 
-        Each step is repeatable: charges carry an id that the escrow remembers, the root its number.
+        While the last root can be challenged there is no next one: then that one again, and what was used since waits.
+        A root that was challenged is posted once more: whoever settles has looked at it. Each step is repeatable:
+        charges carry an id that the escrow remembers, the root its number.
         """
         from rios.billing.ledger.values import EpochState
 
         ledger = self._books.ledger
         with self._lock:
             self.sync()
-            for epoch in ledger.epochs():
+            epochs = ledger.epochs()
+            for epoch in epochs:
                 if epoch.state in (EpochState.CLOSED, EpochState.POSTING, EpochState.CHALLENGED):
                     self._post(epoch)
-            epoch_or_none = ledger.close_epoch(self.chain.platform, keccak=self.chain.keccak)
-            if epoch_or_none is None:
-                return None
-            if epoch_or_none.state in (EpochState.CLOSED, EpochState.POSTING):
-                self._post(epoch_or_none)
-            last = ledger.epoch(epoch_or_none.number)
+            last = ledger.epoch(epochs[-1].number) if epochs else None
+            if last is None or last.state is EpochState.FINAL:
+                last = ledger.close_epoch(self.chain.platform, keccak=self.chain.keccak)
+                if last is None:
+                    return None
+                if last.state is not EpochState.FINAL:
+                    self._post(last)
+                    last = ledger.epoch(last.number)
         assert last is not None
-        return Settled(last.number, last.root, last.total_wei, last.tx or "", moment_of(last.closed_at))
+        final = last.state is EpochState.FINAL
+        return Settled(last.number, last.root, last.total_wei, last.tx or "", moment_of(last.closed_at), final)
+
+    @property
+    def challenged(self) -> bool:
+        """Whether the latest root was challenged, as far as the chain was followed: somebody has to look at it."""
+        from rios.billing.ledger.values import EpochState
+
+        epochs = self._books.ledger.epochs()
+        return bool(epochs) and epochs[-1].state is EpochState.CHALLENGED
 
     def _post(self, epoch: Epoch) -> None:
         """Fund an epoch from the escrow and the treasury, then post its root."""
@@ -157,9 +195,10 @@ class Settlement:
         missing = epoch.total_wei - chain.total_claimed() - chain.tokens_of(chain.addresses.settlement)
         if missing > 0:
             # Trial credit is the treasury's gift: it pays for what was used of it.
-            chain.as_operator(f"fund:{epoch.number}", "RosToken", "transfer", chain.addresses.settlement, missing)
+            key = f"fund:{epoch.number}:{missing}"
+            chain.as_operator(key, "RosToken", "transfer", chain.addresses.settlement, missing)
         receipt = chain.as_operator(
-            f"root:{epoch.number}:{epoch.root}",
+            self._root_key(epoch),
             "RiosSettlement",
             "post",
             epoch.number,
@@ -168,9 +207,15 @@ class Settlement:
             epoch.head_hash,
         )
         chain.confirm()
+        ledger.mark_epoch(epoch.number, EpochState.POSTED, tx=receipt.tx_hash)
         self.sync()
-        final = EpochState.FINAL if chain.challenge_window_s() == 0 else EpochState.POSTED
-        ledger.mark_epoch(epoch.number, final, tx=receipt.tx_hash)
+
+    def _root_key(self, epoch: Epoch) -> str:
+        """A root that was challenged needs a new transaction."""
+        dropped = sum(
+            int(event.args["epoch"]) == epoch.number for event in self._books.ledger.chain_events(name="RootChallenged")
+        )
+        return f"root:{epoch.number}:{epoch.root}" + (f":{dropped}" if dropped else "")
 
     def _charge(self, number: int, due: Sequence[tuple[Address, int]]) -> None:
         for part, (users, amounts) in enumerate(_chunks(due)):
@@ -198,30 +243,64 @@ class Settlement:
         """The epoch whose root can be claimed against and its tree; None before any."""
         from rios.billing.merkle import MerkleTree
 
-        number = self.chain.latest_epoch()
+        number = self.chain.claimable_epoch()
         if number == 0:
             return None
         return number, MerkleTree.of(self._books.ledger.leaves(number), keccak=self.chain.keccak)
 
     def claim(self, account: Address) -> Wei:
-        """Pay an owner what the last root promises and was not paid yet; how much that was. Anybody may ask for it."""
+        """Pay an owner what the last final root promises and was not paid yet; how much that was.
+
+        Of any amount, and whoever asks: the money goes to the owner.
+        """
         with self._lock:
             found = self.tree()
             if found is None or account not in found[1].amounts:
                 return Wei(0)
             number, tree = found
-            due = tree.amounts[account] - self.chain.claimed(account)
+            amount = tree.amounts[account]
+            due = amount - self.chain.claimed(account)
             if due <= 0:
                 return Wei(0)
-            key = f"claim:{account}:{tree.amounts[account]}"
-            receipt = self.chain.as_operator(
-                key, "RiosSettlement", "claim", account, tree.amounts[account], list(tree.proof(account))
-            )
-            if not receipt.succeeded:
-                raise TransactionFailed(f"the claim of {account} in epoch {number} was reverted ({receipt.tx_hash})")
+            # The proof is that of the epoch, so its number is in the key.
+            key = f"claim:{number}:{account}:{amount}"
+            try:
+                self.chain.as_operator(key, "RiosSettlement", "claim", account, amount, list(tree.proof(account)))
+            except TransactionFailed:
+                if self.chain.claimed(account) < amount:  # else somebody else's claim came first, and paid the owner
+                    raise
             self.chain.confirm()
             self.sync()
         return Wei(due)
+
+    def pay_out(self, minimum: str | int | None = None) -> PaidOut:
+        """Pay all owners to whom the last final root owes at least `minimum` (`RIOS_PAYOUT_MIN` without).
+
+        By transactions of at most 250 owners. Who comes halfway, by an error or the end of the process, does it again:
+        what is due is read from the contract's events, and a chunk that is under way is the same chunk again.
+
+        Raises InvalidAmount, TransactionFailed, ChainUnavailable.
+        """
+        least = self._books.payout_min_wei if minimum is None else parse_ros(minimum, name="the least payout")
+        ledger, chain = self._books.ledger, self.chain
+        paid: dict[Address, Wei] = {}
+        txs: list[str] = []
+        with self._lock:
+            self.sync()
+            found = self.tree()
+            if found is None:
+                return PaidOut(0)
+            number, tree = found
+            due = {who: wei for who, wei in due_of(ledger, tree, chain.platform).items() if wei >= least}
+            for part in chunks_of(tree, due):
+                arguments = (list(part.accounts), list(part.amounts_wei), list(part.proof), list(part.flags))
+                receipt = chain.as_operator(key_of(number, part), "RiosSettlement", "claimMany", *arguments)
+                paid |= chain.claims_in(receipt)
+                txs.append(receipt.tx_hash)
+            if txs:
+                chain.confirm()
+                self.sync()
+        return PaidOut(number, paid, tuple(txs))
 
     @staticmethod
     def _positive(amount: str | int, name: str) -> Wei:

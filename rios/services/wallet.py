@@ -106,13 +106,13 @@ class Earned:
     earned_wei: Wei
     """In all, refunds taken off."""
     claimable_wei: Wei
-    """Promised by a root and not paid yet."""
+    """Promised by a root that can be challenged no more, and not paid yet."""
     claimed_wei: Wei
     """Paid on the chain."""
 
     @property
     def pending_wei(self) -> Wei:
-        """Earned since the last epoch: the next root promises it."""
+        """Not claimable yet: earned since the last epoch, or promised by a root that waits to be final."""
         return Wei(self.earned_wei - self.claimable_wei - self.claimed_wei)
 
 
@@ -142,11 +142,23 @@ class Earnings:
             int(event.args["amount"]) for event in ledger.chain_events(name="Claimed") if event.args["account"] == owner
         )
         unclaimed = ledger.accounts([account]).get(account, 0)
-        claimable = ledger.claimable(owner).get(account, 0)
+        claimable = max(ledger.claimable(owner).get(account, 0) - self._waiting(), 0)
         return Earned(owner, Wei(unclaimed + claimed), Wei(claimable), Wei(claimed))
 
+    def _waiting(self) -> int:
+        """Wei that the last root promises while it is not final."""
+        from rios.billing.ledger.values import EpochState
+
+        ledger = self._books.ledger
+        epochs = ledger.epochs()
+        if not epochs or epochs[-1].state is EpochState.FINAL:
+            return 0
+        final = [epoch.number for epoch in epochs if epoch.state is EpochState.FINAL]
+        before = ledger.leaves(final[-1]).get(self.owner, 0) if final else 0
+        return ledger.leaves(epochs[-1].number).get(self.owner, 0) - before
+
     def claim(self) -> Wei:
-        """Have the settlement contract pay what the last root promises; wei that were paid."""
+        """Have the settlement contract pay what the last final root promises; wei that were paid. Of any amount."""
         return self._settlement.claim(self.owner)
 
     def to_frame(self) -> pd.DataFrame:
@@ -164,7 +176,7 @@ class Earnings:
         now = self.now
         return [
             ("earned", format_ros(now.earned_wei)),
-            ("of it since the last epoch", format_ros(now.pending_wei)),
+            ("of it not claimable yet", format_ros(now.pending_wei)),
             ("claimable", format_ros(now.claimable_wei)),
             ("claimed", format_ros(now.claimed_wei)),
         ]
