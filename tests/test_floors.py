@@ -13,8 +13,8 @@ import pytest
 from tests.campaigns import ROOT
 
 DOMAIN = """
-    assignment balance company completion demand explain grouping host_cost manifest metering packing params
-    placement planning refine replication split stopping
+    assignment balance company completion demand explain grouping host_cost manifest metering packing pairs
+    params placement planning refine replication split stopping
 """
 ADAPTERS = """
     architecture batching calls checkpoint cluster combine control conversion data deployment device dispatch

@@ -18,6 +18,7 @@ from rios.dmoe.manifest import Manifest
 from rios.dmoe.member import Member, Shard
 from rios.dmoe.membership import Membership
 from rios.dmoe.offer import SourceOffer
+from rios.dmoe.pairs import MeasuredPairs
 from rios.dmoe.placement import Plan
 from rios.dmoe.planning import HostRoom, MeasuredLoad, Planner
 from rios.dmoe.shard_server import ShardServer
@@ -77,6 +78,7 @@ class Deployment:
         self._routers: dict[str, HostControl] = {}
         self._planner = Planner(name, manifest, dtype, replicas)
         self._measured = MeasuredLoad([layer.num_experts for layer in manifest.layers])
+        self._pairs = MeasuredPairs([layer.num_experts for layer in manifest.layers])
         self._counts = [[0] * layer.num_experts for layer in manifest.layers]
         self._look_at_load = time.monotonic() + settings.replan_interval_s
         self._calm_since: float | None = None
@@ -324,7 +326,7 @@ class Deployment:
         try:
             hosts = {name: value for name, value in self._infos().items() if name in self.members}
             if hosts:
-                self._adopt(*self._planner.plan(self._rooms(hosts), current, self._measured.load))
+                self._adopt(*self._planner.plan(self._rooms(hosts), current, self._measured.load, self._pairs.tables))
         except (InsufficientMemory, NoWorkers) as error:
             log.warning("no plan for these hosts", extra={"deployment": self.name, "reason": str(error)})
             self._plan_after = time.monotonic() + _AGAIN_S
@@ -369,7 +371,8 @@ class Deployment:
             self._replan(self.plan)
 
     def _follow_load(self) -> None:
-        """Now and then: where the load has become uneven, hot experts get more copies, or some move."""
+        """Now and then: where the load has become uneven, hot experts get more copies, or some move; where it is even,
+        experts that serve the same tokens come together."""
         now = time.monotonic()
         active = self.generator.active
         if now < self._look_at_load or active not in self.members:
@@ -382,9 +385,14 @@ class Deployment:
         hosts = {name: value for name, value in self._infos().items() if name in self.members}
         rooms = self._rooms(hosts)
         uneven = self._planner.unevenness(rooms, self.plan, load)
-        if uneven <= self._settings.replan_above:
+        together, trunks = self._pairs.tables, self._trunk_names
+        found: Plan | None = None
+        if uneven > self._settings.replan_above:
+            found, trunks = self._planner.plan(rooms, self.plan, load, together)
+        elif together is not None and self._pairs.news():
+            found = self._planner.closer(rooms, self.plan, load, together)
+        if found is None:
             return
-        found, trunks = self._planner.plan(rooms, self.plan, load)
         log.info(
             "placement follows the load",
             extra={"deployment": self.name, "busiest": round(uneven, 2), "then": round(found.max_over_ideal, 2)},
@@ -462,7 +470,10 @@ class Deployment:
         router = self._routers.get(active) if active else None
         if router is not None:
             try:
-                counts = router.call("load_counts", deployment=self._id, timeout_s=5.0)["load"]
+                answer = router.call("load_counts", deployment=self._id, timeout_s=5.0)
+                counts = answer["load"]
+                if counts:
+                    self._pairs.take(answer["pairs"])
             except RiosError as error:
                 log.info("no load from the trunk", extra={"host": active, "reason": str(error)})
             else:

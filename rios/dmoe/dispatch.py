@@ -23,6 +23,7 @@ from rios.dmoe.grouping import group
 from rios.dmoe.layer_run import LayerRun
 from rios.dmoe.links import Links
 from rios.dmoe.metering import Reply
+from rios.dmoe.pairs import Pairs
 from rios.words.config import Settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Dispatcher:
         self.work_items = 1
         self.counters = Counters()
         self.load: list[npt.NDArray[np.int64]] = [np.zeros(count, dtype=np.int64) for count in num_experts]
+        self.pairs = Pairs(num_experts)
         self._local_cost = HostCost(LOCAL_GUESS)
         self._settings = settings
         self._num_experts = num_experts
@@ -78,6 +80,7 @@ class Dispatcher:
     def begin(self, work_items: int, metered_from: npt.NDArray[np.int32] | None) -> None:
         """Start a step of `work_items` requests; positions below `metered_from[i]` were accounted for earlier."""
         self.replies = []
+        self.pairs.begin()
         self.work_items = work_items
         self.metered_from = metered_from
 
@@ -94,8 +97,11 @@ class Dispatcher:
         if context is not self._context:
             self._context, self._padded = context, bool((context.owner < 0).any())
         padded = self._padded
-        groups = group(index.cpu().numpy(), context.owner, self._num_experts[layer], padded=padded)
+        chosen = index.cpu().numpy()
+        groups = group(chosen, context.owner, self._num_experts[layer], padded=padded)
         self.load[layer][groups.experts] += groups.counts
+        if self.pairs.counting:
+            self.pairs.take(layer, chosen, context.owner)
         out = Combiner(hidden, weights, top_k, partial=self._partial, zero=padded or len(groups.slots) < tokens * top_k)
         LayerRun(self, layer, hidden, groups, context, out).run()
         return out.result()

@@ -376,7 +376,9 @@ class Host:
 
     def _load_counts(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
         hosted = self._hosted(request)
-        return {"load": hosted.trunk.load() if hosted.trunk is not None else []}
+        if hosted.trunk is None:
+            return {"load": [], "pairs": []}
+        return {"load": hosted.trunk.load(), "pairs": hosted.trunk.dispatcher.pairs.strongest()}
 
     def _close(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
         with self._lock:

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 
 from rios.dmoe.assignment import Assignment
-from rios.dmoe.company import bring_together
+from rios.dmoe.company import bring_together, pairs_apart
 from rios.dmoe.demand import Demand, Problem, Worker, pose
 from rios.dmoe.explain import explain
 from rios.dmoe.packing import pack, spread_over_machines
 from rios.dmoe.refine import refine
 from rios.dmoe.replication import extra_copies
-from rios.dmoe.split import Copies, split
+from rios.dmoe.split import split
 from rios.words.errors import InsufficientMemory, InvalidRequest
 
-__all__ = ["Demand", "Plan", "Worker", "plan", "unevenness"]
+__all__ = ["Demand", "Plan", "Worker", "closer", "plan", "unevenness"]
 
 # Bytes are moved for balance only when the busiest worker is this far above the ideal, and then until it is clearly
 # below, so that the next small change of load does not move the next expert.
@@ -40,6 +40,8 @@ _EVEN = 1.03
 _WORTH_MOVING = 0.02
 # And it gives way to a new packing, which moves nearly everything, only for this much.
 _WORTH_ALL = 0.10
+# Experts are loaded for company's sake only where so many more of the pairs that tokens choose would share a worker.
+_WORTH_COMPANY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +153,29 @@ def plan(
             assignment = _fresh(problem, base=base, replicas=replicas)
         else:
             assignment = _fresh_if_far_better(problem, assignment, base=base, replicas=replicas)
-    for holders in assignment.holders:
-        holders.sort()
-    copies = split(assignment, by_layer=True)
-    return _written(problem, assignment, copies, replicas=replicas, least=base, current=current)
+    return _written(problem, assignment, replicas=replicas, least=base, current=current)
+
+
+def closer(
+    workers: Sequence[Worker], demand: Demand, current: Plan, *, replicas: int | None = None, least: int = 1
+) -> Plan | None:
+    """`current` with experts of about equal load in each other's places, so that tokens need fewer workers.
+
+    None where that gains little, or where a worker has no room for what comes beside what goes.
+    """
+    base = replicas or least
+    problem = pose(workers, demand, replicas=replicas, least=base)
+    now, _ = _held(problem, current)
+    if not all(now.holders):
+        return None
+    then = now.copy()
+    bring_together(then)
+    if pairs_apart(problem, now) - pairs_apart(problem, then) < _WORTH_COMPANY:
+        return None
+    coming = [sum(int(problem.size_bytes[e]) for e in new - old) for new, old in zip(then.held, now.held, strict=True)]
+    if (now.free_bytes < coming).any():
+        return None
+    return _written(problem, then, replicas=replicas, least=base, current=current)
 
 
 def unevenness(workers: Sequence[Worker], demand: Demand, current: Plan) -> float:
@@ -284,12 +305,14 @@ def _check_memory(problem: Problem, base: int) -> None:
 def _written(
     problem: Problem,
     assignment: Assignment,
-    copies: Copies,
     *,
     replicas: int | None,
     least: int,
     current: Plan | None,
 ) -> Plan:
+    for each in assignment.holders:
+        each.sort()
+    copies = split(assignment, by_layer=True)
     names = [worker.name for worker in problem.workers]
     holders = [tuple(names[w] for w in held) for held in assignment.holders]
     fraction = copies.fraction.tolist()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rios.dmoe.demand import Demand, Worker
 from rios.dmoe.manifest import Manifest
-from rios.dmoe.placement import Plan, plan, unevenness
+from rios.dmoe.placement import Plan, closer, plan, unevenness
 from rios.words.errors import InsufficientMemory, InvalidRequest
 
 Shard = dict[int, frozenset[int]]
@@ -65,23 +65,30 @@ class Planner:
             room = sum(host.free_bytes for host in hosts)
             self.replicas = 2 if len(hosts) > 1 and 2 * total <= room / 2 else 1
 
-    def plan(self, hosts: Sequence[HostRoom], current: Plan | None, load: Load | None) -> tuple[Plan, frozenset[str]]:
+    def plan(
+        self, hosts: Sequence[HostRoom], current: Plan | None, load: Load | None, together: Load | None = None
+    ) -> tuple[Plan, frozenset[str]]:
         """Who holds what, and the hosts of trunks. With fewer hosts than copies, as many copies as there are hosts.
 
-        load: rows per expert as they were measured; None: all count the same. Raises `InsufficientMemory`.
+        load: rows per expert as they were measured; None: all count the same. together: how often two experts served
+        the same token, [experts, experts] for each layer. Raises `InsufficientMemory`.
         """
         trunks = self._trunks(hosts)
         workers = self._workers(hosts, trunks)
         copies = min(self.replicas, len(hosts))
-        demand = Demand(self.expert_bytes, load or [np.ones(len(layer)) for layer in self.expert_bytes])
+        demand = Demand(self.expert_bytes, load or [np.ones(len(layer)) for layer in self.expert_bytes], together)
         # Without a measured load all experts are equal, and none asks for more copies than the others.
         exactly = copies if self.exact or load is None else None
         found = plan(workers, demand, replicas=exactly, least=copies, current=current)
-        said = "Load: not measured yet, all experts count the same."
-        if load is not None:
-            said = f"Load: as the trunk has counted it of late, {sum(int(layer.sum()) for layer in load):,} rows."
-        others = [line for line in found.reasons if not line.startswith("Load: ")]
-        return replace(found, reasons=(said, *others)), trunks
+        return _with_load(found, load), trunks
+
+    def closer(self, hosts: Sequence[HostRoom], current: Plan, load: Load, together: Load) -> Plan | None:
+        """`current` changed so that tokens need fewer hosts; None where that is not worth loading experts."""
+        copies = min(self.replicas, len(hosts))
+        workers = self._workers(hosts, self._trunks(hosts))
+        demand = Demand(self.expert_bytes, load, together)
+        found = closer(workers, demand, current, replicas=copies if self.exact else None, least=copies)
+        return None if found is None else _with_load(found, load)
 
     def unevenness(self, hosts: Sequence[HostRoom], current: Plan, load: Load) -> float:
         """How busy the busiest host would be under `load` if all stayed where it is, in parts of the ideal."""
@@ -141,6 +148,14 @@ class Planner:
         )
         weights = tuple(tuple(tuple(1 / len(names) for _ in names) for names in layer) for layer in holders)
         return replace(of, holders=holders, weights=weights, fingerprint="")
+
+
+def _with_load(of: Plan, load: Load | None) -> Plan:
+    """The plan with a word about the load that it goes by."""
+    said = "Load: not measured yet, all experts count the same."
+    if load is not None:
+        said = f"Load: as the trunk has counted it of late, {sum(int(layer.sum()) for layer in load):,} rows."
+    return replace(of, reasons=(said, *(line for line in of.reasons if not line.startswith("Load: "))))
 
 
 class MeasuredLoad:
