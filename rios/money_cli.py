@@ -43,7 +43,7 @@ def _purse() -> Iterator[Purse]:
             "there is no home whose ledger this could be about: set RIOS_HOME to a directory, and use the same one for "
             "`rios generate` or rios.local(home=...)"
         )
-    with Purse(options) as purse:
+    with Purse(options, background=False) as purse:
         yield purse
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from rios.billing.budgets import BUDGET_ALERTS_BP, shares_bp
 from rios.billing.estimate import Estimate
 from rios.billing.pricing import DEFAULT_BOOK
 from rios.services.accounting import Proof, Reconciliation, prove, reconcile
+from rios.services.alerts import Alert, Alerts
 from rios.services.books import Books
 from rios.services.charging import Charging
 from rios.services.moments import moment_of, month, parse_moment
@@ -67,8 +68,9 @@ class Costs:
 class Billing:
     """What a network costs and pays, for one account."""
 
-    def __init__(self, books: Books, charging: Charging, settlement: Settlement) -> None:
+    def __init__(self, books: Books, charging: Charging, settlement: Settlement, alerts: Alerts) -> None:
         self._books = books
+        self._alerts = alerts
         self._charging = charging
         self._settlement = settlement
 
@@ -142,6 +144,18 @@ class Billing:
         """The budgets of this account, with what is spent and held in their periods."""
         ledger = self._books.ledger
         return ledger.budgets(self._charging.user, at=ledger.now())
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """Every alert so far, oldest first: 50, 75 and 90 % of a budget spent, the balance below 20, 10 and 5 %.
+
+        Each comes once: in the log as a warning, and to the callbacks of `on_alert`.
+        """
+        return self._alerts.all(self._charging.user)
+
+    def on_alert(self, callback: Callable[[Alert], None]) -> None:
+        """Have `callback` called with each alert to come, in another thread. One that raises is called again later."""
+        self._alerts.on_alert(callback)
 
     def refund(self, usage_id: str, reason: str, *, amount: str | int | None = None) -> CreditNote:
         """Give the price of a usage record back, or a part of it, by credit note."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,11 @@ class Books:
         threading.Thread(target=self._open, name="rios-books", daemon=True).start()
 
     @property
+    def final_timeout_s(self) -> float:
+        """How long what was sent to the chain may take to be final."""
+        return self._options.chain_final_timeout_s
+
+    @property
     def payout_min_wei(self) -> Wei:
         """From how much on the operator pays an owner (`RIOS_PAYOUT_MIN`). Raises InvalidAmount."""
         return parse_ros(self._options.payout_min, name="RIOS_PAYOUT_MIN")
@@ -52,6 +58,15 @@ class Books:
             return self._opened.result(_OPEN_TIMEOUT_S)
         except TimeoutError as error:
             raise LedgerUnavailable(f"the ledger was not open after {_OPEN_TIMEOUT_S:g} s; try again") from error
+
+    def when_open(self, then: Callable[[Ledger], None]) -> None:
+        """Call `then` with the ledger once it is open, in another thread; never where it cannot be opened."""
+
+        def opened(ledger: Future[Ledger]) -> None:
+            if ledger.exception() is None:
+                then(ledger.result())
+
+        self._opened.add_done_callback(opened)
 
     @property
     def address(self) -> Address:
@@ -86,7 +101,7 @@ class Books:
                     chain_id=options.chain_id,
                     contracts=options.contracts,
                     confirmations=options.chain_confirmations,
-                    final_timeout_s=options.chain_final_timeout_s,
+                    final_timeout_s=self.final_timeout_s,
                     challenge_window_s=options.challenge_window_s,
                 )
             return self._chain

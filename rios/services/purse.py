@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
+from rios.services.alerts import Alerts
 from rios.services.billing import Billing
 from rios.services.books import LOCAL_USER, Books
 from rios.services.charging import Charging
+from rios.services.epochs import EpochSchedule
 from rios.services.governance import Governance
 from rios.services.settlement import Settlement
 from rios.services.wallet import Earnings, Wallet
@@ -16,15 +18,27 @@ from rios.words.config import Settings
 class Purse:
     """The ledger, the wallet and what is done with them. Close it, or use it as a context manager."""
 
-    def __init__(self, options: Settings) -> None:
-        """Nothing is waited for: the ledger opens in the background, the chain starts when it is first needed."""
+    def __init__(self, options: Settings, *, background: bool = True) -> None:
+        """Nothing is waited for: the ledger opens in the background, the chain starts when it is first needed.
+
+        background: alerts are told as they come, and epochs settled every `options.epoch_interval_s` seconds.
+        """
         self.books = books = Books(options)
         self.charging = Charging(lambda: books.ledger, user=LOCAL_USER)
         self.settlement = Settlement(books)
-        self.billing = Billing(books, self.charging, self.settlement)
+        self.alerts = Alerts(books)
+        self.billing = Billing(books, self.charging, self.settlement, self.alerts)
         self.wallet = Wallet(books, self.settlement)
         self.earnings = Earnings(books, self.settlement)
         self.governance = Governance(books, self.settlement)
+        self.epochs: EpochSchedule | None = None
+        if background:
+            self.alerts.start()
+        if background and options.epoch_interval_s is not None:
+            self.epochs = EpochSchedule(
+                books, self.settlement, self.billing.settle, interval_s=options.epoch_interval_s
+            )
+            self.epochs.start()
 
     def __enter__(self) -> Self:
         return self
@@ -34,4 +48,7 @@ class Purse:
 
     def close(self) -> None:
         """Finish what is under way; the ledger and the chain stay where they are kept."""
+        if self.epochs is not None:
+            self.epochs.close()
+        self.alerts.close()
         self.books.close()

@@ -6,6 +6,7 @@ neither repeats nor forgets anything: the next call goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from rios.services.books import LOCAL_USER, Books
 from rios.services.moments import moment_of
 from rios.services.payouts import PaidOut, chunks_of, due_of, key_of
-from rios.words.errors import InvalidRequest, NotProvable, TransactionFailed
+from rios.words.errors import ChainUnavailable, InvalidRequest, NotProvable, TransactionFailed
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros, parse_ros
 
@@ -64,6 +65,17 @@ class Settlement:
         self._books = books
         self._lock = threading.RLock()
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One thread at a time; who waits for another longer than that may take gets ChainUnavailable."""
+        timeout_s = self._books.final_timeout_s
+        if not self._lock.acquire(timeout=timeout_s):
+            raise ChainUnavailable(f"another thread settles since {timeout_s:g} s; try again when it is done")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     @property
     def chain(self) -> NetworkChain:
         """The chain with its contracts; started and deployed when it is first asked for."""
@@ -73,7 +85,7 @@ class Settlement:
 
     def sync(self) -> int:
         """Take what happened on the chain into the ledger; how many events were new."""
-        with self._lock:
+        with self._turn():
             count = self.chain.follow(self._books.ledger)
             self._mature()
         return count
@@ -107,7 +119,7 @@ class Settlement:
                 f"be deposited; deposit at most {format_ros(have)}, or send it ROS first"
             )
         key = f"deposit:{secrets.token_hex(8)}"
-        with self._lock:
+        with self._turn():
             chain.as_wallet(f"{key}:approve", "RosToken", "approve", chain.addresses.escrow, wei)
             chain.as_wallet(key, "RiosEscrow", "deposit", wei)
             chain.confirm()
@@ -120,7 +132,7 @@ class Settlement:
         Where the escrow delays withdrawals, this only asks for it: call `finish_withdrawal` when it is due.
         """
         wei = self._positive(amount, "the withdrawal")
-        with self._lock:
+        with self._turn():
             self.settle()
             balance = self._books.ledger.balance(LOCAL_USER)
             if wei > balance.deposited_wei:
@@ -138,7 +150,7 @@ class Settlement:
 
     def finish_withdrawal(self) -> Balance:
         """Take what was asked for earlier and is due now. Raises TransactionFailed before that."""
-        with self._lock:
+        with self._turn():
             self.chain.as_wallet(f"withdraw:{secrets.token_hex(8)}", "RiosEscrow", "withdraw")
             self.chain.confirm()
             self.sync()
@@ -156,7 +168,7 @@ class Settlement:
         from rios.billing.ledger.values import EpochState
 
         ledger = self._books.ledger
-        with self._lock:
+        with self._turn():
             self.sync()
             epochs = ledger.epochs()
             for epoch in epochs:
@@ -177,10 +189,16 @@ class Settlement:
     @property
     def challenged(self) -> bool:
         """Whether the latest root was challenged, as far as the chain was followed: somebody has to look at it."""
-        from rios.billing.ledger.values import EpochState
+        return self._last_is("challenged")
 
+    @property
+    def pending(self) -> bool:
+        """Whether the latest root can still be challenged, as far as the chain was followed."""
+        return self._last_is("posted")
+
+    def _last_is(self, state: str) -> bool:
         epochs = self._books.ledger.epochs()
-        return bool(epochs) and epochs[-1].state is EpochState.CHALLENGED
+        return bool(epochs) and epochs[-1].state == state
 
     def _post(self, epoch: Epoch) -> None:
         """Fund an epoch from the escrow and the treasury, then post its root."""
@@ -253,7 +271,7 @@ class Settlement:
 
         Of any amount, and whoever asks: the money goes to the owner.
         """
-        with self._lock:
+        with self._turn():
             found = self.tree()
             if found is None or account not in found[1].amounts:
                 return Wei(0)
@@ -285,7 +303,7 @@ class Settlement:
         ledger, chain = self._books.ledger, self.chain
         paid: dict[Address, Wei] = {}
         txs: list[str] = []
-        with self._lock:
+        with self._turn():
             self.sync()
             found = self.tree()
             if found is None:

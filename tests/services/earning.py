@@ -11,9 +11,9 @@ from rios.words.ids import Address, check_address
 from tests.billing.ledger.work import TERMS, charge
 
 
-def purse_of(**options: Any) -> Purse:
+def purse_of(*, background: bool = False, **options: Any) -> Purse:
     """A purse with some settings; without `home`, its chain and ledger are gone with it."""
-    return Purse(settings().model_copy(update=options))
+    return Purse(settings().model_copy(update=options), background=background)
 
 
 def owner(number: int) -> Address:
