@@ -155,7 +155,13 @@ class Billing:
 
     def on_alert(self, callback: Callable[[Alert], None]) -> None:
         """Have `callback` called with each alert to come, in another thread. One that raises is called again later."""
-        self._alerts.on_alert(callback)
+        user = self._charging.user
+
+        def ours(alert: Alert) -> None:
+            if alert.user == user:
+                callback(alert)
+
+        self._alerts.on_alert(ours)
 
     def refund(self, usage_id: str, reason: str, *, amount: str | int | None = None) -> CreditNote:
         """Give the price of a usage record back, or a part of it, by credit note."""

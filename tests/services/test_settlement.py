@@ -1,10 +1,13 @@
-"""From use to payout on the chain, on the embedded one and after a restart: everything agrees to the wei."""
+"""From use to payout on the embedded chain and on a node, and after a restart: everything agrees to the wei."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +15,69 @@ import pytest
 
 import rios
 from rios.billing.pricing import DEFAULT_BOOK
-from rios.services.purse import Purse
+from rios.services.keys import open_key
 from rios.services.stranger import check_file
 from rios.words.config import settings
 from rios.words.errors import ChainMismatch, InvalidAmount, InvalidRequest, NotProvable, TransactionFailed
 from rios.words.money import WEI_PER_ROS, parse_ros
+from tests.billing.chain.anvil import Anvil
+from tests.billing.chain.nets import COINS
+from tests.services.earning import purse_of
 
 PROMPT = "It was a fine morning,"
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the chain is: in the process, or in a node."""
+
+    node: Anvil | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Settings of a network there; a block of the node is final at once, for nobody mines another on top."""
+        return {} if self.node is None else {"chain": self.node.url, "chain_confirmations": 0}
+
+    def fund(self, *addresses: str) -> None:
+        """Give them the node's own coin, which pays for gas."""
+        if self.node is not None:
+            for address in addresses:
+                self.node.ask("anvil_setBalance", address, hex(COINS))
+
+    def mine(self, blocks: int) -> None:
+        """Blocks of others; an embedded chain mines those that it needs."""
+        if self.node is not None:
+            self.node.ask("anvil_mine", hex(blocks))
+
+    def advance(self, seconds: int) -> None:
+        """Let time pass on the node."""
+        if self.node is not None:
+            self.node.ask("evm_increaseTime", seconds)
+            self.mine(1)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["embedded", pytest.param("anvil", marks=[pytest.mark.needs("npm"), pytest.mark.needs("node")])],
+)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    if request.param == "embedded":
+        yield Place()
+        return
+    node = Anvil(tmp_path_factory.mktemp("anvil") / "anvil.json")
+    yield Place(node)
+    node.kill()
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def net(home: Path) -> Iterator[rios.Network]:
-    with rios.local(workers=2, threads=1, home=home) as net:
+def net(place: Place, home: Path) -> Iterator[rios.Network]:
+    with rios.local(workers=2, threads=1, home=home, **place.options) as net:
+        place.fund(net.wallet.address, open_key(home, "operator").address)
         yield net
 
 
@@ -42,7 +91,7 @@ def states(proof: Any) -> dict[str, str]:
 
 
 def test_who_has_used_nothing_settles_nothing(tmp_path: Path) -> None:
-    with Purse(settings().model_copy(update={"home": tmp_path})) as purse:
+    with purse_of(home=tmp_path) as purse:
         assert purse.billing.settle() is None
         assert purse.billing.reconcile().sound
 
@@ -83,31 +132,40 @@ def test_the_whole_way(net: rios.Network, model: Any, tmp_path: Path) -> None:
 
 
 def test_a_stranger_verifies_with_file_and_chain_alone(
-    net: rios.Network, model: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, net: rios.Network, model: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    url = None if place.node is None else place.node.url
     answer = model.generate(PROMPT, max_new_tokens=5)
     net.billing.settle()
     file = net.billing.export(net.billing.usage(request_id=answer.request_id).usage_id[0], tmp_path / "proof.json")
     monkeypatch.setenv("RIOS_HOME", str(home))
     settings.cache_clear()
     try:
-        assert {link.state for link in check_file(file, None)} <= {"ok", "pending"}
+        assert {link.state for link in check_file(file, url)} <= {"ok", "pending"}
         document = json.loads(file.read_text())
         document["charges"][0]["record"]["quantity"] = "999999"
         file.write_text(json.dumps(document))
-        assert "failed" in {link.state for link in check_file(file, None)}
+        assert "failed" in {link.state for link in check_file(file, url)}
         file.write_text("[]")
-        assert [link.state for link in check_file(file, None)] == ["failed"]
+        assert [link.state for link in check_file(file, url)] == ["failed"]
     finally:
         monkeypatch.undo()
         settings.cache_clear()
 
 
-def test_what_was_deposited_comes_back_and_trial_credit_does_not(net: rios.Network, model: Any) -> None:
+def test_what_was_deposited_comes_back_and_trial_credit_does_not(place: Place, net: rios.Network, model: Any) -> None:
     net.wallet.deposit("3 ROS")
     deposited, on_chain = net.wallet.deposited, net.wallet.on_chain
     model.generate(PROMPT, max_new_tokens=3)
     net.wallet.withdraw("2 ROS")
+    delay_s = net._purse.settlement.chain.withdrawal_delay_s
+    assert (delay_s > 0) is (place.node is not None)
+    if delay_s:
+        assert net.wallet.on_chain == on_chain
+        with pytest.raises(TransactionFailed):
+            net.wallet.finish_withdrawal()
+        place.advance(delay_s)
+        net.wallet.finish_withdrawal()
     assert net.wallet.on_chain == on_chain + 2 * WEI_PER_ROS
     assert net.wallet.deposited == deposited - 2 * WEI_PER_ROS
     with pytest.raises(InvalidRequest, match="can be withdrawn"):
@@ -156,32 +214,55 @@ def test_the_use_of_deposits_is_charged_to_the_escrow(net: rios.Network, model: 
     ledger.release(hold.id)
 
 
-def test_votes_change_the_price_book(tmp_path: Path) -> None:
-    with Purse(settings().model_copy(update={"home": tmp_path})) as purse:
-        book = dataclasses.replace(DEFAULT_BOOK, version=1, minimum_wei=parse_ros("0.0001 ROS"))
-        with pytest.raises(InvalidRequest, match="next one"):
-            purse.governance.propose(dataclasses.replace(book, version=7))
-        purse.governance.propose(book)
-        purse.governance.vote(book)
-        assert purse.billing.price_book.version == DEFAULT_BOOK.version
-        assert purse.governance.execute(book).state == "executed"
-        assert purse.billing.price_book == book
-        lost = dataclasses.replace(book, version=2)
-        purse.governance.propose(lost)
-        purse.governance.vote(lost, "against")
-        with pytest.raises(TransactionFailed, match="is defeated"):
-            purse.governance.execute(lost)
-        assert purse.billing.price_book == book
+def test_another_process_with_the_same_home_finds_everything(place: Place, net: rios.Network, home: Path) -> None:
+    found = net.wallet.address, net.wallet.on_chain, net.wallet.deposited
+    with purse_of(home=home, **place.options) as purse:
+        assert (purse.wallet.address, purse.wallet.on_chain, purse.wallet.deposited) == found
+        assert purse.billing.reconcile().sound
+
+
+def test_votes_change_the_price_book(place: Place, net: rios.Network) -> None:
+    governance = net.governance
+    book = dataclasses.replace(DEFAULT_BOOK, version=1, minimum_wei=parse_ros("0.0001 ROS"))
+    with pytest.raises(InvalidRequest, match="next one"):
+        governance.propose(dataclasses.replace(book, version=7))
+    governance.propose(book)
+    place.mine(2)
+    governance.vote(book)
+    assert net.billing.price_book.version == DEFAULT_BOOK.version
+    place.mine(11)
+    assert governance.execute(book).state == "executed"
+    assert net.billing.price_book == book
+    lost = dataclasses.replace(book, version=2)
+    governance.propose(lost)
+    place.mine(2)
+    governance.vote(lost, "against")
+    place.mine(11)
+    with pytest.raises(TransactionFailed, match="is defeated"):
+        governance.execute(lost)
+    assert net.billing.price_book == book
+
+
+def test_another_chain_is_refused(place: Place, home: Path, tmp_path: Path) -> None:
+    """The home says which contracts are the network's, and the chain that it finds has none."""
+    copy = tmp_path / "home"
+    copy.mkdir()
+    shutil.copy(home / "contracts.json", copy)
+    options = dict(place.options)
+    with contextlib.ExitStack() as stack:
+        if place.node is not None:
+            other = Anvil(tmp_path / "anvil.json")
+            stack.callback(other.kill)
+            options["chain"] = other.url
+        purse = stack.enter_context(purse_of(home=copy, **options))
+        with pytest.raises(ChainMismatch, match=r"no \w+ at"):
+            purse.billing.reconcile()
 
 
 def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
-    options = settings().model_copy(update={"home": tmp_path})
-    with Purse(options) as purse:
+    with purse_of(home=tmp_path) as purse:
         purse.wallet.deposit("7 ROS")
         found = purse.wallet.address, purse.wallet.on_chain, purse.wallet.deposited
-    with Purse(options) as purse:
+    with purse_of(home=tmp_path) as purse:
         assert (purse.wallet.address, purse.wallet.on_chain, purse.wallet.deposited) == found
         assert purse.billing.reconcile().sound
-    (tmp_path / "chain.sqlite").unlink()
-    with Purse(options) as purse, pytest.raises(ChainMismatch, match=r"no \w+ at"):
-        purse.billing.reconcile()
