@@ -132,6 +132,16 @@ def estimate(
     return Estimate(tuple(lines) + _minimum(terms, lines))
 
 
+def highest_wei(work: Work, terms: Terms, *, prompt_tokens: int, max_new_tokens: int) -> Wei:
+    """As `estimate(...).highest_wei`, in a third of the time: it is asked before every request."""
+    _check(prompt_tokens, max_new_tokens)
+    if max_new_tokens == 0:
+        return Wei(0)
+    most = prompt_tokens + max_new_tokens - 1
+    lines = _highest(work, terms, positions=most, tokens_in=prompt_tokens, tokens_out=max_new_tokens)
+    return Wei(max(sum(lines.values()), terms.book.minimum_wei))
+
+
 def hold_step(
     work: Work,
     terms: Terms,
@@ -140,14 +150,16 @@ def hold_step(
     max_new_tokens: int,
     covered: int = 0,
     available_wei: int | None = None,
+    step_tokens: int = STEP_TOKENS,
 ) -> HoldStep | None:
     """The next hold of a stream of which `covered` new tokens are held for; None where there is none to make.
 
+    step_tokens: new tokens of the first step, and the fewest of a further one that is not the last.
     available_wei: where the whole step is more than that, the largest one that is not; None where even the next token
     is more. Whoever needs no steps holds `estimate(...).highest_wei`. Raises InvalidRequest as `estimate` does.
     """
     _check(prompt_tokens, max_new_tokens)
-    tokens = min(max(STEP_TOKENS, covered), STEP_TOKENS_MAX, max_new_tokens - covered)
+    tokens = min(max(step_tokens, min(covered, STEP_TOKENS_MAX)), max_new_tokens - covered)
 
     def hold(count: int) -> int:
         first = covered == 0

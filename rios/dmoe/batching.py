@@ -1,14 +1,17 @@
 """Continuous batching: one thread, one loop; requests join and leave between steps.
 
     Sequence -> Batch.submit -> admit (a place in the KV cache) -> prefill in chunks -> decode -> finished
+                                                                                        decode <-> paused
 
 `step` is: take what arrived, admit what fits, one chunk of prompts, one token for everybody who has read theirs.
+Whoever has the tokens that it is allowed is paused: in no step, and in its place until others need that.
 """
 
 from __future__ import annotations
 
 import collections
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +56,7 @@ class Request:
     seed: int
     eos: frozenset[int]
     metered_from: int = 0
+    allowed: int = sys.maxsize  # new tokens that it may have by now
     stop: StopText | None = None
     slot: Slot | None = None
     done: int = 0  # tokens in the cache
@@ -93,11 +97,13 @@ class Batch:
         self.waiting: collections.deque[Request] = collections.deque()
         self.prefilling: list[Request] = []
         self.decoding: list[Request] = []
+        self.paused: list[Request] = []  # those without a place come back through `waiting`
         self._settings = settings
         self._emit = emit
         self._inbox: collections.deque[Request] = collections.deque()
         self._cancelled: set[tuple[object, int | None]] = set()  # (client, handle); without a handle, all of a client's
-        self._lock = threading.Lock()  # of the two above, which other threads write
+        self._allowed: dict[tuple[object, int], int] = {}
+        self._lock = threading.Lock()  # of the three above, which other threads write
         self._wake = threading.Event()
         self._closed = False
         self._outgoing: dict[object, Emission] = {}
@@ -120,6 +126,12 @@ class Batch:
             )
         with self._lock:
             self._inbox.append(sequence)
+        self._wake.set()
+
+    def allow(self, client: object, handle: int, tokens: int) -> None:
+        """Let a request have up to `tokens` new tokens; never fewer than before."""
+        with self._lock:
+            self._allowed[client, handle] = max(tokens, self._allowed.get((client, handle), 0))
         self._wake.set()
 
     def cancel(self, client: object, handle: int | None = None) -> None:
@@ -150,7 +162,7 @@ class Batch:
                 log.exception("a step failed", extra={"trunk": self.trunk.name, "requests": requests})
                 kind = InsufficientMemory if devices.out_of_memory(error) else RiosError
                 self._fail_all(kind(f"the trunk of {self.trunk.name} failed: {error!r}"))
-        for sequence in [*self.prefilling, *self.decoding]:
+        for sequence in [*self.prefilling, *self.decoding, *self.paused]:
             self._leave(sequence)
 
     def step(self) -> bool:
@@ -171,31 +183,61 @@ class Batch:
         with self._lock:
             arrived, self._inbox = self._inbox, collections.deque()
             cancelled, self._cancelled = self._cancelled, set()
-        self.waiting.extend(arrived)
+            allowed, self._allowed = self._allowed, {}
+        for request in arrived:
+            (self.waiting if request.generated < request.allowed else self.paused).append(request)
+        if allowed:
+            self._go_on(allowed)
         if cancelled:
-            gone = [r for r in (*self.waiting, *self.prefilling, *self.decoding) if _among(r, cancelled)]
-            for request in gone:
+            here = (*self.waiting, *self.prefilling, *self.decoding, *self.paused)
+            for request in [request for request in here if _among(request, cancelled)]:
                 log.info("request cancelled", extra=_about(request))
                 self._leave(request)
+
+    def _go_on(self, allowed: dict[tuple[object, int], int]) -> None:
+        for request in (*self.waiting, *self.prefilling, *self.decoding, *self.paused):
+            request.allowed = max(request.allowed, allowed.get((request.client, request.handle), 0))
+        for request in [request for request in self.paused if request.generated < request.allowed]:
+            self.paused.remove(request)
+            if request.slot is None:
+                self.waiting.append(request)
+            else:
+                self.decoding.append(request)
 
     def _need(self, sequence: Request) -> int:
         return self.trunk.kv_bytes_fixed + self.trunk.kv_bytes_per_token * sequence.capacity
 
     def _admit(self) -> None:
-        """Give places to those who wait, in order, while cache and batch have room."""
+        """Give places to those who wait, in order, while cache and batch have room; who is paused gives up theirs."""
+        if not self.waiting:
+            return
         running = [*self.prefilling, *self.decoding]
-        while self.waiting and len(running) < self._settings.max_running:
+        kept = [sequence for sequence in self.paused if sequence.slot is not None]
+        while self.waiting:
             candidate = self.waiting[0]
-            # A shared cache is as long as its longest request in every row.
-            longest = max((s.capacity for s in (*running, candidate)), default=0)
-            total = (len(running) + 1) * (self.trunk.kv_bytes_fixed + self.trunk.kv_bytes_per_token * longest)
-            if running and total > self.kv_budget_bytes:
-                return
+            while not self._has_room(candidate, [*running, *kept]):
+                if not kept:
+                    return
+                self._put_away(kept.pop(0))
             self.waiting.popleft()
             self.prefilling.append(candidate)  # first: whoever cannot be given a place is told so with the others
             candidate.slot = self.trunk.open(candidate.capacity)
             log.info("request begins", extra={**_about(candidate), "prompt_tokens": candidate.prompt_tokens})
             running.append(candidate)
+
+    def _has_room(self, candidate: Request, others: Sequence[Request]) -> bool:
+        if len(others) >= self._settings.max_running:
+            return False
+        # A shared cache is as long as its longest request in every row.
+        longest = max(s.capacity for s in (*others, candidate))
+        total = (len(others) + 1) * (self.trunk.kv_bytes_fixed + self.trunk.kv_bytes_per_token * longest)
+        return not others or total <= self.kv_budget_bytes
+
+    def _put_away(self, sequence: Request) -> None:
+        """Take a paused request's place. It reads its tokens again when it goes on, and they count once."""
+        assert sequence.slot is not None
+        self.trunk.close(sequence.slot)
+        sequence.slot, sequence.metered_from, sequence.done = None, max(sequence.metered_from, sequence.done), 0
 
     def _prefill(self) -> None:
         """One chunk: at most `prefill_tokens` prompt tokens, oldest requests first."""
@@ -259,6 +301,9 @@ class Batch:
             out.extras.setdefault("finished", {})[str(sequence.handle)] = reason
             self._leave(sequence)
             log.info("request answered", extra={**_about(sequence), "finish_reason": reason})
+        elif sequence.generated >= sequence.allowed:
+            self.decoding.remove(sequence)
+            self.paused.append(sequence)
 
     def _finished(self, sequence: Request, token: int) -> str | None:
         params = sequence.params
@@ -298,7 +343,7 @@ class Batch:
         if sequence.slot is not None:
             self.trunk.close(sequence.slot)
             sequence.slot = None
-        for queue in (self.waiting, self.prefilling, self.decoding):
+        for queue in (self.waiting, self.prefilling, self.decoding, self.paused):
             if sequence in queue:
                 queue.remove(sequence)
 
@@ -320,6 +365,7 @@ class Batch:
             "unbatched_reason": self.trunk.unbatched_reason,
             "running": len(self.prefilling) + len(self.decoding),
             "waiting": len(self.waiting) + len(self._inbox),
+            "paused": len(self.paused),
             "steps": self.steps,
             "tokens": self.tokens,
             "kv_bytes": self.trunk.kv_bytes,

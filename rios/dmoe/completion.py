@@ -74,7 +74,8 @@ class Completion:
 
     text            new text only; None where the checkpoint has no tokenizer
     token_ids       new tokens only
-    finish_reason   "stop" (end of sequence, stop string or stop token) or "length"
+    finish_reason   "stop" (end of sequence, stop string or stop token), "length", or "balance": it paused for lack of
+                    money, and none came in time (RIOS_HOLD_GRACE_S)
     """
 
     text: str | None

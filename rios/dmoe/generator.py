@@ -94,6 +94,7 @@ class Generator:
             tokenizing=self._tokenizing,
             cancel=self._cancelled,
             sinks=self._sinks,
+            allow=self._allowed,
             tab=tab,
             defer=self._defer,
         )
@@ -212,13 +213,20 @@ class Generator:
 
     def _cancelled(self, job: Job) -> None:
         self.jobs.pop(job.handle, None)
+        self._tell(job, lambda session: session.cancel(job))
+
+    def _allowed(self, job: Job) -> None:
+        # Whoever sends it to another trunk meanwhile says it there.
+        self._tell(job, lambda session: session.allow(job))
+
+    def _tell(self, job: Job, word: Callable[[TrunkSession], None]) -> None:
         session = self._active
         if session is not None and session.alive:
             try:
-                session.cancel(job)
+                word(session)
             except RiosError as error:
                 log.info(
-                    "cancel did not reach the trunk",
+                    "a word about a request did not reach the trunk",
                     extra={"request_id": job.request_id, "reason": str(error)},
                 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +18,22 @@ from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, 
 from rios.dmoe.params import SamplingParams, check_timeout
 from rios.dmoe.stopping import Detokenizer, cut, safe
 from rios.dmoe.tokenizer import Tokenizing
-from rios.words.errors import Cancelled, DeadlineExceeded, RiosError
+from rios.words.errors import Cancelled, DeadlineExceeded, ProtocolError, RiosError
 from rios.words.events import Ended, Tab, UsageEvent, UsageSink
 
 log = logging.getLogger(__name__)
 
 
-class Job:
-    """A submitted request. `status` is queued, running, done, failed or cancelled.
+# A long request asks for more so many tokens before it has what is covered, or with half of a shorter step left: on a
+# trunk of 500 tokens per second the ledger has 0.1 s to answer, and needs a hundredth of that.
+_AHEAD_TOKENS = 64
 
-    The tokens that have arrived are the truth: when a trunk is lost, another goes on from prompt and these.
+
+class Job:
+    """A submitted request. `status` is queued, running, paused, done, failed or cancelled.
+
+    The tokens that have arrived are the truth: when a trunk is lost, another goes on from prompt and these. To its tab
+    it is a `rios.words.events.Stream`.
     """
 
     def __init__(
@@ -40,10 +47,12 @@ class Job:
         model: str,
         tokenizing: Tokenizing,
         cancel: Callable[[Job], None],
+        allow: Callable[[Job], None] | None = None,
         sinks: Sequence[UsageSink] = (),
         tab: Tab | None = None,
         defer: Callable[[Callable[[], None]], Future[None]] | None = None,
     ) -> None:
+        """cancel, allow: tell the trunk that it was cancelled, or how much it is allowed by now."""
         self.request_id = request_id
         self.handle = handle
         self.prompt = tuple(prompt)
@@ -51,11 +60,13 @@ class Job:
         self.seed = seed
         self.replays = 0
         self.metered_from = 0
+        self.allowed = params.max_new_tokens if tab is None else tab.covered
         self.server: object = None  # the connection that is heard
         self.keeps: object = None  # what must live for as long as this does: the model and its network
         self._model = model
         self._tokenizing = tokenizing
         self._cancel = cancel
+        self._allow = allow
         self._sinks = tuple(sinks)
         self._tab = tab
         self._defer = defer
@@ -69,6 +80,8 @@ class Job:
         self._first: float | None = None
         self._ended: float | None = None
         self._shares: list[tuple[list[str], npt.NDArray[np.void]]] = []
+        self._ask_at = self._ask_next(0)
+        self._no_more = False
 
     # --- for the caller --------------------------------------------------------------------------------------
 
@@ -77,11 +90,13 @@ class Job:
 
     @property
     def status(self) -> str:
-        """queued, running, done, failed or cancelled."""
+        """queued, running, paused (it waits for money), done, failed or cancelled."""
         if self._error is not None:
             return "cancelled" if isinstance(self._error, Cancelled) else "failed"
         if self._finish is not None:
             return "done"
+        if self.paused:
+            return "paused"
         return "running" if self._ids else "queued"
 
     @property
@@ -91,8 +106,7 @@ class Job:
 
     def cancel(self) -> None:
         """End it; its memory is freed before the next step. No error if it has ended already."""
-        if self._fail(Cancelled(f"request {self.request_id} was cancelled")):
-            self._cancel(self)
+        self.abort(Cancelled(f"request {self.request_id} was cancelled"))
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the whole answer. Raises what went wrong, or `DeadlineExceeded` after `timeout` seconds."""
@@ -151,8 +165,10 @@ class Job:
         """Whether nothing more will come."""
         return self._finish is not None or self._error is not None
 
-    def begin(self, server: object) -> tuple[list[int], int] | None:
-        """From now on `server` alone is heard. Returns prompt and tokens so far, and `metered_from`; None if it ended.
+    def begin(self, server: object) -> tuple[list[int], int, int] | None:
+        """From now on `server` alone is heard. Returns prompt and tokens so far, `metered_from` and `allowed`.
+
+        None where it has ended.
 
         What another server had sent is either in these tokens or will never be: a token cannot come twice.
         """
@@ -162,7 +178,7 @@ class Job:
             if self.server is not None:
                 self.replays += 1
             self.server = server
-            return [*self.prompt, *self._ids], self.metered_from
+            return [*self.prompt, *self._ids], self.metered_from, self.allowed
 
     def take(
         self,
@@ -179,10 +195,14 @@ class Job:
 
         logprobs: for each token its own and the pairs of the most likely ones. hosts, shares: what the accepted replies
         of this step measured (`rios.dmoe.metering.SHARE`). finish, error: why nothing more comes.
+
+        Raises ProtocolError for more tokens than are allowed.
         """
         with self._changed:
             if self.ended or server is not self.server:
                 return False
+            if len(self._ids) + len(tokens) > self.allowed:
+                raise ProtocolError(f"more than the {self.allowed} tokens that request {self.request_id} is allowed")
             if shares is not None:
                 self._shares.append((list(hosts), shares))
                 # A replay computes these positions again; they have been accounted for.
@@ -196,6 +216,9 @@ class Job:
             ended = finish is not None or error is not None
             if ended:
                 self._end(finish if error is None else None, error)
+            elif len(self._ids) >= self._ask_at:
+                self._ask_at = sys.maxsize
+                self._later(self._extend)
             self._changed.notify_all()
         return ended
 
@@ -216,11 +239,66 @@ class Job:
         self._finish, self._error = finish, error
         self._ended = time.perf_counter()
         if (self._sinks and self._shares) or self._tab is not None:
-            # Not in this thread, which brings the other requests their tokens.
-            if self._defer is not None:
-                self._accounted = self._defer(self._account)
-            else:
-                self._account()
+            self._accounted = self._later(self._account)
+
+    def _later(self, work: Callable[[], None]) -> Future[None] | None:
+        """Not in this thread, which brings the other requests their tokens."""
+        if self._defer is not None:
+            return self._defer(work)
+        work()
+        return None
+
+    # --- for the tab -----------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether it waits for its tab to allow more."""
+        return self._no_more and not self.ended and len(self._ids) >= self.allowed
+
+    def allow(self, tokens: int) -> None:
+        """Let it have up to `tokens` new tokens, counted from the first; it goes on where it was paused."""
+        with self._changed:
+            if self.ended or tokens <= self.allowed:
+                return
+            self._no_more = False
+            before, self.allowed = self.allowed, tokens
+            self._ask_at = self._ask_next(before)
+        if self._allow is not None:
+            self._allow(self)
+
+    def pause(self) -> None:
+        """There is no more for now: it is paused once it has what it is allowed."""
+        self._no_more = True
+
+    def finish(self, reason: str) -> None:
+        """End it with what it has."""
+        with self._changed:
+            if self.ended:
+                return
+            self._end(reason, None)
+            self._changed.notify_all()
+        self._cancel(self)
+
+    def abort(self, error: RiosError) -> None:
+        """End it with an error, here and in the trunk."""
+        if self._fail(error):
+            self._cancel(self)
+
+    def _ask_next(self, before: int) -> int:
+        """At how many tokens the tab is asked for more, where `before` to `allowed` are those of the last step."""
+        if self._tab is None or self.allowed >= self.params.max_new_tokens:
+            return sys.maxsize
+        return self.allowed - min(_AHEAD_TOKENS, (self.allowed - before) // 2)
+
+    def _extend(self) -> None:
+        assert self._tab is not None
+        try:
+            self._tab.extend(self)
+        except RiosError as error:
+            self.abort(error)
+        except Exception as error:
+            log.exception("a request could not be extended", extra={"request_id": self.request_id})
+            self.abort(RiosError(f"request {self.request_id} could not be extended: {error!r}"))
 
     def _account(self) -> None:
         """Hand what was measured on to whoever accounts for it."""
@@ -250,34 +328,23 @@ class Job:
     def events(self) -> list[UsageEvent]:
         """The usage events of this request so far, a pure function of what was accepted."""
         found: list[UsageEvent] = []
+        request_id, model = self.request_id, self._model
         for hosts, shares in self._shares:
-            for share in shares:
-                host = hosts[int(share["host"])]
-                step, layer = int(share["step"]), int(share["layer"])
-                found.append(
-                    UsageEvent(
-                        f"{self.request_id}:{step}:{layer}:{host}",
-                        self.request_id,
-                        self._model,
-                        step,
-                        layer,
-                        host,
-                        int(share["rows"]),
-                        int(share["compute_ns"]),
-                        int(share["wire_bytes"]),
-                    )
-                )
+            # As Python's own numbers, all at once: field by field out of numpy takes several times as long.
+            for _, step, layer, place, *measured in shares.tolist():
+                host = hosts[place]
+                event_id = f"{request_id}:{step}:{layer}:{host}"
+                found.append(UsageEvent(event_id, request_id, model, step, layer, host, *measured))
         return merge(found)
 
     def usage(self) -> Usage:
         """What was used so far."""
         by_host: dict[str, list[int]] = {}
         for hosts, shares in self._shares:
-            for place in np.unique(shares["host"]):
-                mine = shares[shares["host"] == place]
-                sums = by_host.setdefault(hosts[int(place)], [0, 0, 0])
-                for position, field in enumerate(("rows", "compute_ns", "wire_bytes")):
-                    sums[position] += int(mine[field].sum())
+            for _, _, _, place, *measured in shares.tolist():
+                sums = by_host.setdefault(hosts[place], [0, 0, 0])
+                for position, value in enumerate(measured):
+                    sums[position] += value
         used = {name: HostUsage(*sums) for name, sums in sorted(by_host.items())}
         return Usage(
             len(self.prompt),

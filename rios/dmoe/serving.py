@@ -1,7 +1,8 @@
 """A trunk on a host and the clients that send it requests.
 
-SUBMIT  meta {handle, prompt_tokens, params, seed, eos, metered_from}, and request_id for the log where there is one;
-        body i32[...] prompt + tokens so far
+SUBMIT  meta {handle, prompt_tokens, params, seed, eos, metered_from, allowed}, and request_id for the log where there
+        is one; body i32[...] prompt + tokens so far. With `allowed` new tokens it waits for an ALLOW
+ALLOW   seq = handle, meta {allowed}: how many new tokens it may have in all
 CANCEL  seq = handle
 TOKENS  meta {finished, failed, logprobs, hosts} where there is any; seq = tokens n; body n x (handle u32, token u32),
         then SHARE records
@@ -189,6 +190,7 @@ class TrunkService:
                 int(said["seed"]),
                 frozenset(int(token) for token in said["eos"]),
                 metered_from=int(said.get("metered_from", 0)),
+                allowed=int(said.get("allowed", params.max_new_tokens)),
                 request_id=str(said.get("request_id", ""))[:_REQUEST_ID_MAX],
             )
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
@@ -227,13 +229,22 @@ def serve_client(connection: Connection, hosted: Hosted, settings: Settings) -> 
             frame = connection.receive()
             if frame.kind is Kind.SUBMIT:
                 _submit(service, connection, frame)
+            elif frame.kind is Kind.ALLOW:
+                service.batch.allow(connection, frame.seq, _allowed(frame))
             elif frame.kind is Kind.CANCEL:
                 service.batch.cancel(connection, frame.seq)
             else:
-                raise ProtocolError(f"a client connection carries SUBMIT and CANCEL, not {frame.kind.name}")
+                raise ProtocolError(f"a client connection carries SUBMIT, ALLOW and CANCEL, not {frame.kind.name}")
     finally:
         service.clients.discard(connection)
         service.batch.cancel(connection)
+
+
+def _allowed(frame: Frame) -> int:
+    found = frame.json().get("allowed")
+    if type(found) is not int:
+        raise ProtocolError(f"an ALLOW frame allows a number of tokens, not {found!r}")
+    return found
 
 
 def _submit(service: TrunkService, connection: Connection, frame: Frame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 import threading
@@ -18,7 +19,7 @@ from rios.dmoe.link import Peer
 from rios.dmoe.metering import SHARE
 from rios.dmoe.wire import Frame, Kind, connect, dump
 from rios.words.config import Settings
-from rios.words.errors import ProtocolError, RiosError
+from rios.words.errors import HostLost, ProtocolError, RiosError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class TrunkSession:
         if begun is None:
             return
         params = asdict(job.params)
-        tokens, metered_from = begun
+        tokens, metered_from, allowed = begun
         meta = dump(
             {
                 "handle": job.handle,
@@ -76,12 +77,22 @@ class TrunkSession:
                 "seed": job.seed,
                 "eos": eos,
                 "metered_from": metered_from,
+                "allowed": allowed,
             }
         )
         body = np.array(tokens, dtype="<i4").tobytes()
         self._connection.send(Kind.SUBMIT, job.handle, meta, [body], timeout_s=self._settings.connect_timeout_s)
-        if job.ended:  # cancelled meanwhile, when this trunk did not know of it yet
-            self.cancel(job)
+        # What happened meanwhile, when this trunk did not know of it yet.
+        if job.ended:
+            with contextlib.suppress(HostLost):  # a trunk that has gone has forgotten it, and the answer is there
+                self.cancel(job)
+        elif job.allowed != allowed:
+            self.allow(job)
+
+    def allow(self, job: Job) -> None:
+        """Tell the trunk how many tokens a request may have by now. Raises `HostLost`."""
+        meta = dump({"allowed": job.allowed})
+        self._connection.send(Kind.ALLOW, job.handle, meta, timeout_s=self._settings.connect_timeout_s)
 
     def cancel(self, job: Job) -> None:
         """Tell the trunk to forget a request. Raises `HostLost`."""

@@ -53,6 +53,7 @@ class Kind(enum.IntEnum):
     CANCEL = 10
     TOKENS = 11
     ALIVE = 12
+    ALLOW = 13  # a request may have more tokens
 
 
 @dataclass(frozen=True, slots=True)

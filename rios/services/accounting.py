@@ -208,7 +208,7 @@ def export_of(ledger: Ledger, account: Address, number: int, view: ChainView) ->
     books: dict[str, PriceBook] = {}
     for usage in rows:
         if usage.hold_id not in terms:
-            terms[usage.hold_id] = _terms(ledger, usage.hold_id, books)
+            terms[usage.hold_id] = pinned_terms(ledger, usage.hold_id, books)
     shown = [
         Entry(e.seq, e.id, e.debit, e.credit, Wei(e.amount_wei), e.kind, e.reference, e.document or "") for e in entries
     ]
@@ -243,7 +243,12 @@ def _distinct(found: Sequence[Terms]) -> Iterator[Terms]:
             yield terms
 
 
-def _terms(ledger: Ledger, hold_id: str, books: dict[str, PriceBook]) -> Terms:
+def pinned_terms(ledger: Ledger, hold_id: str, books: dict[str, PriceBook] | None = None) -> Terms:
+    """The terms that were pinned at a hold. Raises NotProvable where there is no such hold.
+
+    books: price books that are known, by digest; those that are read are added.
+    """
+    books = {} if books is None else books
     hold = ledger.hold_of(hold_id)
     if hold is None:
         raise NotProvable(f"the ledger has no hold {hold_id}, by whose terms usage was rated")
@@ -266,7 +271,7 @@ def _point(ledger: Ledger, epoch: Epoch, account: Address) -> Point:
 
 def _unsettled(ledger: Ledger, usage: values.Usage) -> Iterator[Link]:
     """The links of a record whose epoch is not closed: price and postings are there, the chain is not."""
-    terms = _terms(ledger, usage.hold_id, {})
+    terms = pinned_terms(ledger, usage.hold_id)
     charge = rate(usage.record, terms)
     same = (charge.amount_wei, charge.worker_wei, charge.platform_wei) == (
         usage.amount_wei,

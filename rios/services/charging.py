@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rios.billing.estimate import Estimate, estimate
+from rios.billing.estimate import STEP_TOKENS, Estimate, estimate
 from rios.billing.pricing import DEFAULT_BOOK, Host, Terms
-from rios.billing.rating import Charge, rate_request
-from rios.billing.usage import Request, Work
-from rios.words.errors import LedgerUnavailable
-from rios.words.events import Ended
+from rios.billing.rating import Charge, rate
+from rios.billing.usage import Work
+from rios.services.accounting import pinned_terms
+from rios.services.again import Again
+from rios.services.late import Late, Posting
+from rios.services.tab import RequestTab
+from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
 
 if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
     from rios.dmoe.manifest import Manifest
 
 log = logging.getLogger(__name__)
+
+GRACE_S = 3600.0
+# Holds of processes that died are looked for with a request, no more often than this.
+_EXPIRE_S = 60.0
 
 
 def work_of(name: str, manifest: Manifest) -> Work:
@@ -31,18 +40,41 @@ def work_of(name: str, manifest: Manifest) -> Work:
 
 
 class Charging:
-    """Opens a tab for each request of one user."""
+    """Opens a tab for each request of one user. Close it."""
 
-    def __init__(self, ledger: Callable[[], Ledger], *, user: str) -> None:
-        """ledger: the open ledger; it may take a moment the first time."""
+    def __init__(
+        self,
+        ledger: Callable[[], Ledger],
+        *,
+        user: str,
+        home: Path | None = None,
+        step_tokens: int = STEP_TOKENS,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """ledger: the open ledger; it may take a moment the first time.
+
+        home: where prices that cannot be posted yet outlive the process. step_tokens: a request of more new tokens is
+        held for in steps. grace_s: how long a paused request waits for money.
+        """
         self.user = user
-        self._ledger = ledger
-        self._lock = threading.Lock()
-        self._late: list[Callable[[], None]] = []
+        self.ledger = ledger
+        self.step_tokens = step_tokens
+        self.grace_s = grace_s
+        self.again = Again()
+        self._late = Late(None if home is None else home / "late")
+        self._expire_at = 0.0
+        if self._late:
+            self.again.add(self._is_posted)
+
+    def of(self, user: str) -> Charging:
+        """The same for another account of this ledger. It ends with this one."""
+        other = copy.copy(self)
+        other.user = user
+        return other
 
     def terms(self, hosts: Mapping[str, Host]) -> Terms:
         """The terms of a request that `hosts` could serve now, under the price book in force."""
-        ledger = self._ledger()
+        ledger = self.ledger()
         return Terms.of(ledger.price_book_at(ledger.now()) or DEFAULT_BOOK, hosts.values())
 
     def estimate(self, work: Work, hosts: Mapping[str, Host], *, prompt_tokens: int, max_new_tokens: int) -> Estimate:
@@ -64,73 +96,70 @@ class Charging:
         prompt_tokens: int,
         max_new_tokens: int,
     ) -> RequestTab:
-        """Hold the highest price of a request, or raise InsufficientBalance or BudgetExceeded: then nothing starts.
+        """Hold the highest price of a request, or of its first step where it is long.
+
+        Raises InsufficientBalance or BudgetExceeded: then nothing starts.
 
         hosts: who could serve, by the names in usage events; asked again when the request has ended.
         """
         self.post_late()
-        terms = self.terms(hosts())
-        highest = estimate(work, terms, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens).highest_wei
-        tab = RequestTab(self, f"hold-{request_id}", work, hosts, terms)
-        self._ledger().hold(tab.hold_id, self.user, highest, request_id=request_id, terms=terms)
+        self._expire()
+        tab = RequestTab(
+            self,
+            f"hold-{request_id}",
+            work,
+            hosts,
+            self.terms(hosts()),
+            prompt_tokens=prompt_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        tab.begin(request_id)
         return tab
 
-    def settle(self, hold_id: str, charges: tuple[Charge, ...], *, deployment: str) -> None:
+    def settle(self, hold_id: str, charges: Sequence[Charge], *, deployment: str) -> None:
         """Post what a request cost and release the rest; where the database does not answer, later again."""
-
-        def post() -> None:
-            self._ledger().settle(hold_id, charges, deployment=deployment)
-
         try:
-            post()
-        except LedgerUnavailable:
-            log.warning("a price is posted later: the ledger does not answer", extra={"hold": hold_id})
-            with self._lock:
-                self._late.append(post)
+            self.ledger().settle(hold_id, charges, deployment=deployment)
+        except (LedgerUnavailable, NetworkClosed) as error:
+            log.warning("a price is posted later", extra={"hold": hold_id, "reason": str(error)})
+            self._late.keep(Posting(hold_id, deployment, tuple(charge.record for charge in charges)))
+            self.again.add(self._is_posted)
 
     def post_late(self) -> None:
-        """Post what could not be posted before. The ids are the same, so nothing is posted twice."""
-        with self._lock:
-            late, self._late = self._late, []
-        while late:
+        """Post what could not be posted before. The ids are the same, so nothing is posted twice.
+
+        Raises LedgerUnavailable where the database still does not answer.
+        """
+        for posting in self._late.waiting():
+            ledger = self.ledger()
             try:
-                late[0]()
+                terms = pinned_terms(ledger, posting.hold_id) if posting.records else None
+                charges = [rate(record, terms) for record in posting.records] if terms is not None else []
+                ledger.settle(posting.hold_id, charges, deployment=posting.deployment)
             except LedgerUnavailable:
-                with self._lock:
-                    self._late = late + self._late
                 raise
-            late.pop(0)
+            except RiosError:
+                log.exception("a late price will never be posted", extra={"hold": posting.hold_id})
+                self._late.refuse(posting.hold_id)
+            else:
+                self._late.drop(posting.hold_id)
 
+    def close(self) -> None:
+        """Post what is late, if that can be done now, and try nothing any more."""
+        self.again.close()
+        if self._late and not self._is_posted():
+            log.warning("%d prices are not posted: the ledger does not answer", len(self._late))
 
-class RequestTab:
-    """The tab of one request (`rios.words.events.Tab`)."""
+    def _is_posted(self) -> bool:
+        try:
+            self.post_late()
+        except LedgerUnavailable:
+            return False
+        return True
 
-    def __init__(
-        self, charging: Charging, hold_id: str, work: Work, hosts: Callable[[], Mapping[str, Host]], terms: Terms
-    ) -> None:
-        self.hold_id = hold_id
-        self._charging = charging
-        self._work = work
-        self._hosts = hosts
-        self._known = dict(hosts())
-        self._terms = terms
-
-    def abandon(self) -> None:
-        """The request was never sent: release all of it."""
-        self._charging.settle(self.hold_id, (), deployment=self._work.model)
-
-    def close(self, ended: Ended) -> None:
-        """Rate what was measured, post it and release the rest. Who received nothing pays nothing."""
-        charges: tuple[Charge, ...] = ()
-        if ended.tokens_out and ended.events:
-            request = Request(
-                request_id=ended.request_id,
-                model=self._work.model,
-                trunk=ended.trunk,
-                tokens_in=ended.tokens_in,
-                tokens_out=ended.tokens_out,
-            )
-            hosts = {**self._hosts(), **self._known}
-            done = ended.outcome == "done"
-            charges = rate_request(request, ended.events, work=self._work, hosts=hosts, terms=self._terms, ended=done)
-        self._charging.settle(self.hold_id, charges, deployment=self._work.model)
+    def _expire(self) -> None:
+        """Release what was held by processes that died."""
+        now = time.monotonic()
+        if now >= self._expire_at:
+            self._expire_at = now + _EXPIRE_S
+            self.ledger().expire()

@@ -24,7 +24,13 @@ class Purse:
         background: alerts are told as they come, and epochs settled every `options.epoch_interval_s` seconds.
         """
         self.books = books = Books(options)
-        self.charging = Charging(lambda: books.ledger, user=LOCAL_USER)
+        self.charging = Charging(
+            lambda: books.ledger,
+            user=LOCAL_USER,
+            home=options.home,
+            step_tokens=options.hold_step_tokens,
+            grace_s=options.hold_grace_s,
+        )
         self.settlement = Settlement(books)
         self.alerts = Alerts(books)
         self.billing = Billing(books, self.charging, self.settlement, self.alerts)
@@ -50,5 +56,6 @@ class Purse:
         """Finish what is under way; the ledger and the chain stay where they are kept."""
         if self.epochs is not None:
             self.epochs.close()
+        self.charging.close()
         self.alerts.close()
         self.books.close()

@@ -52,6 +52,14 @@ class Settings(BaseSettings):
         default="1 ROS", description="The operator pays an owner once so much is due; claims are for any amount."
     )
 
+    # Holds.
+    hold_step_tokens: int = Field(
+        default=256, gt=0, description="A request of more new tokens is held for in steps, the first of so many."
+    )
+    hold_grace_s: float = Field(
+        default=3600.0, ge=0, description="A request that paused for lack of money ends this long after."
+    )
+
     # Control plane.
     start_timeout_s: float = Field(
         default=60.0, gt=0, description="A worker must be serving within this after its start."

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rios.words.errors import RiosError
+
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
@@ -49,8 +51,42 @@ class Ended:
     events: tuple[UsageEvent, ...]
 
 
+class Stream(Protocol):
+    """A request that is under way, as far as its tab may steer it. Any thread may call these."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether it stands still: it may not go on, and has all the tokens that it was allowed."""
+
+    def allow(self, tokens: int) -> None:
+        """It may have up to `tokens` new tokens, counted from the first; where it was paused it goes on."""
+
+    def pause(self) -> None:
+        """There will be no more for now: it pauses when it has what it was allowed."""
+
+    def finish(self, reason: str) -> None:
+        """End it with the tokens that are there, `reason` being its finish reason."""
+
+    def abort(self, error: RiosError) -> None:
+        """End it with an error."""
+
+
 class Tab(Protocol):
-    """What one request runs up. Opened, with the highest price held, before the request is sent."""
+    """What one request runs up. Opened, with the highest price of its first step held, before the request is sent."""
+
+    @property
+    def covered(self) -> int:
+        """New tokens that are held for, counted from the first: no more are generated."""
+
+    def extend(self, stream: Stream) -> None:
+        """The request will soon have what is covered: hold for more and `allow` it, or `pause` it until that is done.
+
+        Called in a thread that may wait for a database; once until the next `allow`.
+        """
 
     def close(self, ended: Ended) -> None:
         """Post the price and release the rest. Raising leaves the answer untouched and is logged."""

@@ -41,8 +41,8 @@ def test_a_price_is_posted_before_the_answer_is_returned(net: rios.Network, mode
 
 
 def test_the_highest_price_is_held_while_it_runs(net: rios.Network, model: Any) -> None:
-    job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
-    estimate = net.billing.estimate(model, prompt_tokens=len(job.prompt), max_new_tokens=400)
+    job = model.submit(PROMPT, max_new_tokens=250, ignore_eos=True)
+    estimate = net.billing.estimate(model, prompt_tokens=len(job.prompt), max_new_tokens=250)
     assert net.billing.balance.held_wei == estimate.highest_wei
     job.cancel()
     with pytest.raises(Cancelled):
