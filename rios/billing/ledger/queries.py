@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, CursorResult, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, CursorResult, Select, and_, bindparam, or_, select
 from sqlalchemy.orm import aliased
 
 from rios.billing.books import PriceBook
@@ -45,6 +45,13 @@ _STREAM = 5_000
 GROUPS = ("worker", "owner", "user", "model", "deployment", "day", "resource", "line")
 """What costs can be grouped by."""
 _DAY_US = 86_400 * 10**6
+# Asked for every request, so built once.
+_BOOK_AT = (
+    select(m.PriceBookRow.document)
+    .where(m.PriceBookRow.published, m.PriceBookRow.effective_from_s <= bindparam("second"))
+    .order_by(m.PriceBookRow.effective_from_s.desc(), m.PriceBookRow.version.desc())
+    .limit(1)
+)
 
 
 class Queries:
@@ -259,11 +266,7 @@ class Queries:
 
     def price_book_at(self, at: int) -> PriceBook | None:
         """The published price book in force at `at`: the latest that had begun, of equal ones the higher version."""
-        wanted = select(m.PriceBookRow.document).where(
-            m.PriceBookRow.published, m.PriceBookRow.effective_from_s <= at // 10**6
-        )
-        order = (m.PriceBookRow.effective_from_s.desc(), m.PriceBookRow.version.desc())
-        document = self._scalar(wanted.order_by(*order).limit(1))
+        document = self._scalar(_BOOK_AT, {"second": at // 10**6})
         return None if document is None else PriceBook.from_dict(json.loads(document))
 
     def cursor(self, name: str) -> ChainCursor | None:
@@ -307,9 +310,9 @@ class Queries:
             row = connection.execute(wanted).mappings().first()
         return None if row is None else dict(row)
 
-    def _scalar(self, wanted: Select[*tuple[Any, ...]]) -> Any:
+    def _scalar(self, wanted: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None) -> Any:
         with self._database.reading() as connection:
-            return connection.scalar(wanted)
+            return connection.scalar(wanted, values)
 
     def _holds(self, *wanted: ColumnElement[bool]) -> list[Hold]:
         query = select(m.HoldRow.__table__).where(*wanted).order_by(m.HoldRow.created_at, m.HoldRow.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ BUDGET_TOPIC = "budget.used"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@functools.lru_cache(maxsize=256)
 def start_of(period: Period, at: int) -> int:
     """When the period around `at` began; 0 for the one that never began. All in microseconds since 1970."""
     start = span(period, _EPOCH + timedelta(microseconds=at)).start
