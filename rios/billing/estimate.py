@@ -132,16 +132,6 @@ def estimate(
     return Estimate(tuple(lines) + _minimum(terms, lines))
 
 
-def highest_wei(work: Work, terms: Terms, *, prompt_tokens: int, max_new_tokens: int) -> Wei:
-    """As `estimate(...).highest_wei`, in a third of the time: it is asked before every request."""
-    _check(prompt_tokens, max_new_tokens)
-    if max_new_tokens == 0:
-        return Wei(0)
-    most = prompt_tokens + max_new_tokens - 1
-    lines = _highest(work, terms, positions=most, tokens_in=prompt_tokens, tokens_out=max_new_tokens)
-    return Wei(max(sum(lines.values()), terms.book.minimum_wei))
-
-
 def hold_step(
     work: Work,
     terms: Terms,
