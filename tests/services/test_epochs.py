@@ -13,12 +13,10 @@ import pytest
 
 from rios.billing.ledger.values import EpochState
 from rios.services.epochs import EpochSchedule
-from rios.services.keys import open_key
 from rios.services.purse import Purse
 from rios.words.errors import ChainUnavailable, LedgerUnavailable, NetworkClosed
-from tests.billing.chain.anvil import Anvil
-from tests.billing.chain.nets import COINS
 from tests.services.earning import earn, owner, purse_of
+from tests.services.places import place_of
 
 ANN, BOB = owner(0xA1), owner(0xB2)
 HOUR_S = 3600
@@ -187,25 +185,22 @@ def test_closing_waits_no_longer_than_it_says(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.needs("npm")
 @pytest.mark.needs("node")
 def test_a_node_that_is_away_is_waited_for(tmp_path: Path, heard: threading.Event) -> None:
-    node = Anvil(tmp_path / "anvil.json")
-    options: dict[str, Any] = {"home": tmp_path, "chain": node.url, "chain_confirmations": 0, "payout_min": "1 wei"}
-    try:
-        with purse_of(**options) as purse:
-            for who in (purse.wallet.address, open_key(tmp_path, "operator").address):
-                node.ask("anvil_setBalance", who, hex(COINS))
-            earn(purse, "first", {ANN: 100})
-            assert purse.settlement.chain.tokens_of(ANN) == 0
-            node.stop()
-            schedule = EpochSchedule(
-                purse.books, purse.settlement, purse.billing.settle, interval_s=1e-3, pause_s=1e-2, look_s=1e-2
-            )
-            schedule.start()
-            assert heard.wait(WAIT_S)
-            node.start()
-            until("an epoch", lambda: epochs_of(purse) == [(1, EpochState.FINAL)])
-            schedule.close(WAIT_S)
-            purse.settlement.pay_out()
-            assert purse.settlement.chain.tokens_of(ANN) == 100
-            assert purse.billing.reconcile().sound
-    finally:
-        node.kill()
+    with (
+        place_of("anvil", tmp_path) as place,
+        place.purse(tmp_path / "home", payout_min="1 wei") as purse,
+    ):
+        assert place.node is not None
+        earn(purse, "first", {ANN: 100})
+        assert purse.settlement.chain.tokens_of(ANN) == 0
+        place.node.stop()
+        schedule = EpochSchedule(
+            purse.books, purse.settlement, purse.billing.settle, interval_s=1e-3, pause_s=1e-2, look_s=1e-2
+        )
+        schedule.start()
+        assert heard.wait(WAIT_S)
+        place.node.start()
+        until("an epoch", lambda: epochs_of(purse) == [(1, EpochState.FINAL)])
+        schedule.close(WAIT_S)
+        purse.settlement.pay_out()
+        assert purse.settlement.chain.tokens_of(ANN) == 100
+        assert purse.billing.reconcile().sound

@@ -20,15 +20,22 @@ from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS
 from tests.billing.ledger.work import TERMS, charge
 from tests.services.earning import earn, owner, purse_of
+from tests.services.places import PLACES, Place, place_of
 
 ANN, BOB, CAROL, DAVE = (owner(number) for number in range(0xA1, 0xA5))
 HALF = WEI_PER_ROS // 2
 WINDOW_S = 600
 
 
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place_of(request.param, tmp_path_factory.mktemp("chain")) as found:
+        yield found
+
+
 @pytest.fixture(scope="module")
-def purse() -> Iterator[Purse]:
-    with purse_of() as purse:
+def purse(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Purse]:
+    with place.purse(tmp_path_factory.mktemp("home")) as purse:
         yield purse
 
 
@@ -131,11 +138,11 @@ def killed_at(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("which", ["between", "kept"])
 def test_a_process_that_ends_between_chunks_repeats_and_forgets_nothing(
-    which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    which: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settlement, "chunks_of", functools.partial(chunks_of, size=2))
     owners = {owner(0xC0 + number): 1000 + number for number in range(5)}
-    with purse_of(home=tmp_path) as purse:
+    with place.purse(tmp_path) as purse:
         earn(purse, "first", owners)
         purse.billing.settle()
         with monkeypatch.context() as patched:
@@ -143,7 +150,7 @@ def test_a_process_that_ends_between_chunks_repeats_and_forgets_nothing(
             with pytest.raises(Killed):
                 purse.billing.pay_out(1)
         assert sum(has(purse, who) for who in owners) == purse.settlement.chain.total_claimed() > 0
-    with purse_of(home=tmp_path) as purse:
+    with place.purse(tmp_path) as purse:
         purse.billing.pay_out(1)
         assert {who: has(purse, who) for who in owners} == owners
         assert not purse.billing.pay_out(1).paid
@@ -172,9 +179,8 @@ def test_a_claim_that_was_kept_and_not_sent_is_made_once(purse: Purse, monkeypat
     assert purse.billing.reconcile().sound
 
 
-def test_while_a_root_can_be_challenged_nothing_is_paid_by_it_and_use_waits() -> None:
-    with purse_of(challenge_window_s=WINDOW_S) as purse:
-        chain = purse.settlement.chain
+def test_while_a_root_can_be_challenged_nothing_is_paid_by_it_and_use_waits(place: Place, tmp_path: Path) -> None:
+    with place.purse(tmp_path, challenge_window_s=WINDOW_S) as purse:
         earn(purse, "first", {ANN: 100})
         settled = purse.billing.settle()
         assert settled is not None
@@ -186,7 +192,7 @@ def test_while_a_root_can_be_challenged_nothing_is_paid_by_it_and_use_waits() ->
         now = purse.earnings.of(ANN).now
         assert (now.earned_wei, now.claimable_wei, now.pending_wei) == (110, 0, 110)
         assert purse.billing.reconcile().sound
-        assert chain.advance(WINDOW_S)
+        place.advance(purse, WINDOW_S)
         purse.settlement.sync()
         assert state_of(purse, 1) == EpochState.FINAL
         assert purse.earnings.of(ANN).now.claimable_wei == 100
@@ -197,7 +203,7 @@ def test_while_a_root_can_be_challenged_nothing_is_paid_by_it_and_use_waits() ->
         assert purse.earnings.of(ANN).now.claimable_wei == 100
         assert dict(purse.billing.pay_out(1).paid) == {ANN: 100}
         assert not purse.billing.pay_out(1).paid
-        chain.advance(WINDOW_S)
+        place.advance(purse, WINDOW_S)
         third = purse.billing.settle()
         assert third is not None
         assert (third.epoch, third.root, third.final) == (2, second.root, True)
@@ -205,8 +211,8 @@ def test_while_a_root_can_be_challenged_nothing_is_paid_by_it_and_use_waits() ->
         assert purse.billing.reconcile().sound
 
 
-def test_a_root_that_was_challenged_is_posted_again_by_who_settles() -> None:
-    with purse_of(challenge_window_s=WINDOW_S) as purse:
+def test_a_root_that_was_challenged_is_posted_again_by_who_settles(place: Place, tmp_path: Path) -> None:
+    with place.purse(tmp_path, challenge_window_s=WINDOW_S) as purse:
         chain = purse.settlement.chain
         earn(purse, "first", {ANN: 100})
         first = purse.billing.settle()
@@ -220,7 +226,7 @@ def test_a_root_that_was_challenged_is_posted_again_by_who_settles() -> None:
         assert (again.epoch, again.root) == (1, first.root)
         assert again.tx != first.tx
         assert state_of(purse, 1) == EpochState.POSTED
-        chain.advance(WINDOW_S)
+        place.advance(purse, WINDOW_S)
         assert dict(purse.billing.pay_out(1).paid) == {ANN: 100}
         assert state_of(purse, 1) == EpochState.FINAL
         assert purse.billing.reconcile().sound

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +14,21 @@ import pytest
 
 import rios
 from rios.billing.pricing import DEFAULT_BOOK
-from rios.services.keys import open_key
 from rios.services.stranger import check_file
 from rios.words.config import settings
 from rios.words.errors import ChainMismatch, InvalidAmount, InvalidRequest, NotProvable, TransactionFailed
 from rios.words.money import WEI_PER_ROS, parse_ros
 from tests.billing.chain.anvil import Anvil
-from tests.billing.chain.nets import COINS
 from tests.services.earning import purse_of
+from tests.services.places import PLACES, Place, place_of
 
 PROMPT = "It was a fine morning,"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the chain is: in the process, or in a node."""
-
-    node: Anvil | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Settings of a network there; a block of the node is final at once, for nobody mines another on top."""
-        return {} if self.node is None else {"chain": self.node.url, "chain_confirmations": 0}
-
-    def fund(self, *addresses: str) -> None:
-        """Give them the node's own coin, which pays for gas."""
-        if self.node is not None:
-            for address in addresses:
-                self.node.ask("anvil_setBalance", address, hex(COINS))
-
-    def mine(self, blocks: int) -> None:
-        """Blocks of others; an embedded chain mines those that it needs."""
-        if self.node is not None:
-            self.node.ask("anvil_mine", hex(blocks))
-
-    def advance(self, seconds: int) -> None:
-        """Let time pass on the node."""
-        if self.node is not None:
-            self.node.ask("evm_increaseTime", seconds)
-            self.mine(1)
-
-
-@pytest.fixture(
-    scope="module",
-    params=["embedded", pytest.param("anvil", marks=[pytest.mark.needs("npm"), pytest.mark.needs("node")])],
-)
+@pytest.fixture(scope="module", params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    if request.param == "embedded":
-        yield Place()
-        return
-    node = Anvil(tmp_path_factory.mktemp("anvil") / "anvil.json")
-    yield Place(node)
-    node.kill()
+    with place_of(request.param, tmp_path_factory.mktemp("chain")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +39,7 @@ def home(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def net(place: Place, home: Path) -> Iterator[rios.Network]:
     with rios.local(workers=2, threads=1, home=home, **place.options) as net:
-        place.fund(net.wallet.address, open_key(home, "operator").address)
+        place.fund(net._purse, home)
         yield net
 
 
@@ -164,7 +126,7 @@ def test_what_was_deposited_comes_back_and_trial_credit_does_not(place: Place, n
         assert net.wallet.on_chain == on_chain
         with pytest.raises(TransactionFailed):
             net.wallet.finish_withdrawal()
-        place.advance(delay_s)
+        place.advance(net._purse, delay_s)
         net.wallet.finish_withdrawal()
     assert net.wallet.on_chain == on_chain + 2 * WEI_PER_ROS
     assert net.wallet.deposited == deposited - 2 * WEI_PER_ROS
