@@ -21,6 +21,7 @@ from rios.dmoe.offer import SourceOffer
 from rios.dmoe.pairs import MeasuredPairs
 from rios.dmoe.placement import Plan
 from rios.dmoe.planning import HostRoom, MeasuredLoad, Planner
+from rios.dmoe.probe import cache_room
 from rios.dmoe.shard_server import ShardServer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
@@ -76,7 +77,7 @@ class Deployment:
         # It opens no port before a host needs one.
         self._shard_server = ShardServer(SourceOffer(manifest, FileSource(path, manifest.files)), settings)
         self._routers: dict[str, HostControl] = {}
-        self._planner = Planner(name, manifest, dtype, replicas)
+        self._planner = Planner(name, manifest, dtype, replicas, cache_room(manifest, dtype, settings))
         self._measured = MeasuredLoad([layer.num_experts for layer in manifest.layers])
         self._pairs = MeasuredPairs([layer.num_experts for layer in manifest.layers])
         self._counts = [[0] * layer.num_experts for layer in manifest.layers]
@@ -180,9 +181,12 @@ class Deployment:
         return rooms
 
     def _seen(self, name: str, info: dict[str, Any], held: Shard, *, runs: bool) -> HostRoom:
-        own = self._planner.bytes_of(held) + (self._planner.trunk_bytes if runs else 0)
+        trunk = info["deployments"].get(self._id, {}).get("trunk") if runs else None
+        cache = trunk["kv_budget_bytes"] if trunk else 0
+        own = self._planner.bytes_of(held) + cache + (self._planner.trunk_bytes if runs else 0)
         free = info["memory_bytes"] - info["reserved_bytes"] + own
-        return HostRoom(name, info["machine"], info["speed"], free, runs, runs and self.generator.active == name)
+        serves = runs and self.generator.active == name
+        return HostRoom(name, info["machine"], info["speed"], free, runs, serves, cache)
 
     def _away(self, member: Member) -> bool:
         """Whether a host has been out of reach for so long that others take over what it should hold."""

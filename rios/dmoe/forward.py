@@ -52,6 +52,9 @@ class Seam:
         """Let every experts module of `model` ask this seam; `layers` maps their names to `MoeLayer.index`."""
         for name, module in experts_modules(model):
             vars(module)["_rios"] = self, layers[name]
+        for flag in ("output_router_logits", "output_attentions", "output_hidden_states"):
+            if getattr(model.config, flag, False):  # nobody reads them, and some ask for a mask of two dimensions
+                setattr(model.config, flag, False)
         model.set_experts_implementation("rios")
 
 

@@ -43,10 +43,14 @@ class MemoryBudget:
                 )
             self.reserved_bytes += count_bytes
 
-    def reserve_share(self, fraction: float, most_bytes: int, what: str) -> int:
-        """Take a fraction of what is free, at most `most_bytes`; returns how much. Raises as `reserve`."""
+    def reserve_share(self, fraction: float, most_bytes: int, what: str, *, beside_bytes: int = 0) -> int:
+        """Take a fraction of what is free together with `beside_bytes`, which were taken before.
+
+        At most `most_bytes` and all that is free; returns how much. Raises as `reserve`.
+        """
         with self._lock:
-            count_bytes = min(int(fraction * (self.capacity_bytes - self.reserved_bytes)), most_bytes)
+            free = self.capacity_bytes - self.reserved_bytes
+            count_bytes = max(0, min(int(fraction * (free + beside_bytes)), most_bytes, free))
         self.reserve(count_bytes, what)
         return count_bytes
 

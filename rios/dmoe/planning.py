@@ -21,7 +21,11 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, slots=True)
 class HostRoom:
-    """A host as a plan sees it. `free_bytes`: what this deployment may take there, with what it has taken already."""
+    """A host as a plan sees it.
+
+    free_bytes   what this deployment may take there, with what it has taken already
+    cache_bytes  of these, the key-value cache of the trunk that runs there
+    """
 
     name: str
     machine: str
@@ -29,16 +33,39 @@ class HostRoom:
     free_bytes: int
     runs_trunk: bool  # now
     serves: bool  # its trunk is the one that answers requests
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRoom:
+    """What the key-value cache of a new trunk takes: `fraction` of a host's free memory, and no more than `most_bytes`.
+
+    least_bytes: with so little it can still answer somebody; the plan leaves no more where memory is short.
+    """
+
+    fraction: float
+    most_bytes: int
+    least_bytes: int
+
+    def share(self, free_bytes: int, *, little: bool) -> int:
+        """Bytes to leave on a host with so many free beside its trunk."""
+        return max(0, min(int(self.fraction * free_bytes), self.least_bytes if little else self.most_bytes))
 
 
 class Planner:
     """The sizes of one model, and the wishes about its copies."""
 
-    def __init__(self, name: str, manifest: Manifest, dtype: str, replicas: int | None) -> None:
-        """replicas: exactly so many copies of each expert; None: as `choose_copies` says, and more of hot ones."""
+    def __init__(
+        self, name: str, manifest: Manifest, dtype: str, replicas: int | None, cache: CacheRoom | None = None
+    ) -> None:
+        """replicas: exactly so many copies of each expert; None: as `choose_copies` says, and more of hot ones.
+
+        cache: what trunks need beside their weights; without it nothing is left for that.
+        """
         self.name = name
         self.exact = replicas is not None
         self.replicas = replicas or 1
+        self._cache = cache or CacheRoom(0.0, 0, 0)
         self.layers = [layer.index for layer in manifest.layers]
         self.expert_bytes = [
             np.array([layer.expert_values(e) for e in range(layer.num_experts)], dtype=np.int64) * _ITEM_BYTES[dtype]
@@ -74,12 +101,15 @@ class Planner:
         the same token, [experts, experts] for each layer. Raises `InsufficientMemory`.
         """
         trunks = self._trunks(hosts)
-        workers = self._workers(hosts, trunks)
         copies = min(self.replicas, len(hosts))
         demand = Demand(self.expert_bytes, load or [np.ones(len(layer)) for layer in self.expert_bytes], together)
         # Without a measured load all experts are equal, and none asks for more copies than the others.
         exactly = copies if self.exact or load is None else None
-        found = plan(workers, demand, replicas=exactly, least=copies, current=current)
+        try:
+            found = plan(self._workers(hosts, trunks), demand, replicas=exactly, least=copies, current=current)
+        except InsufficientMemory:  # experts come before a large cache
+            workers = self._workers(hosts, trunks, little=True)
+            found = plan(workers, demand, replicas=exactly, least=copies, current=current)
         return _with_load(found, load), trunks
 
     def closer(self, hosts: Sequence[HostRoom], current: Plan, load: Load, together: Load) -> Plan | None:
@@ -94,16 +124,16 @@ class Planner:
         """How busy the busiest host would be under `load` if all stayed where it is, in parts of the ideal."""
         return unevenness(self._workers(hosts, self._trunks(hosts)), Demand(self.expert_bytes, load), current)
 
-    def _workers(self, hosts: Sequence[HostRoom], trunks: frozenset[str]) -> list[Worker]:
-        return [
-            Worker(
-                host.name,
-                host.machine,
-                max(0, host.free_bytes - (self.trunk_bytes if host.name in trunks else 0)),
-                host.speed,
-            )
-            for host in hosts
-        ]
+    def _workers(self, hosts: Sequence[HostRoom], trunks: frozenset[str], *, little: bool = False) -> list[Worker]:
+        """The hosts with the memory that is left for experts. little: beside trunks with small caches."""
+        found = []
+        for host in hosts:
+            free = host.free_bytes
+            if host.name in trunks:
+                free -= self.trunk_bytes
+                free -= host.cache_bytes if host.runs_trunk else self._cache.share(free, little=little)
+            found.append(Worker(host.name, host.machine, max(0, free), host.speed))
+        return found
 
     def _trunks(self, hosts: Sequence[HostRoom]) -> frozenset[str]:
         """Hosts of the trunk and, where there is a second host and copy, of a stand-by.

@@ -6,15 +6,25 @@ cells that hold no token set to junk that would drown any logits it leaked into.
 
 from __future__ import annotations
 
+import functools
+import json
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from rios.dmoe.forward import Forward, StepContext
+from rios.dmoe.architecture import build, experts_modules
+from rios.dmoe.forward import Forward, Seam, StepContext
 from rios.dmoe.kv import Pool, Slot, own_nbytes
+from rios.dmoe.manifest import Manifest
+from rios.dmoe.planning import CacheRoom
+from rios.dmoe.tensors import NAMES
+from rios.words.config import Settings
 from rios.words.errors import RiosError, UnsupportedCheckpoint
+
+log = logging.getLogger(__name__)
 
 # Relative (Euclidean) difference of logits that rounding explains. A leak of junk or a wrong position is beyond 0.1.
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.08}
@@ -47,6 +57,41 @@ class Findings:
     kv_bytes_per_token: int
     kv_bytes_fixed: int
     cache_layers: int
+
+
+def cache_room(manifest: Manifest, dtype: str, settings: Settings) -> CacheRoom:
+    """What a trunk takes for its key-value cache, found out without its weights.
+
+    At best as much as all requests that it may run can use, at least what one of `prefill_tokens` needs.
+    """
+    found = _cache_bytes(json.dumps(manifest.config), NAMES[dtype])
+    if found is None:
+        return CacheRoom(settings.kv_fraction, 1 << 62, 0)
+    per_token, fixed = found
+    length = manifest.context_length
+    return CacheRoom(
+        settings.kv_fraction,
+        settings.max_running * (fixed + per_token * length),
+        fixed + per_token * min(length, settings.prefill_tokens),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _cache_bytes(config_json: str, dtype: torch.dtype) -> tuple[int, int] | None:
+    """Cache bytes per token, and per request whatever its length, of the model of a config.json: without its weights.
+
+    None where the model looks at values, which do not exist on `meta`.
+    """
+    model = build(json.loads(config_json), dtype=dtype)
+    seam = Seam(_zeros)
+    seam.attach(model, {name: index for index, (name, _) in enumerate(experts_modules(model))})
+    try:
+        with torch.inference_mode():
+            _, _, per_token, fixed = _measure(Forward(model, seam, torch.device("meta")), [0, 0, 0, 0])
+    except _FAILURES as error:
+        log.info("cache not known before it is there", extra={"model": model.config.model_type, "reason": str(error)})
+        return None
+    return per_token, fixed
 
 
 @torch.inference_mode()

@@ -101,7 +101,8 @@ class TrunkService:
             budget.reserve(int(wanted_bytes), what)
             return int(wanted_bytes)
         most = settings.max_running * (trunk.kv_bytes_fixed + trunk.kv_bytes_per_token * self.context_length)
-        return budget.reserve_share(settings.kv_fraction, most, what)
+        # Of what there was before the experts came: the plan left so much.
+        return budget.reserve_share(settings.kv_fraction, most, what, beside_bytes=hosted.store.nbytes)
 
     def route(self, peers: Sequence[Peer], held: dict[str, dict[int, frozenset[int]]]) -> None:
         """New knowledge about hosts."""

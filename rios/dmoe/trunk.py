@@ -54,9 +54,6 @@ class Trunk:
         self._vocab_size = manifest.vocab_size
         model = build(manifest.config, dtype=dtype)
         load(model, manifest, source, dtype=dtype, device=device)
-        for flag in ("output_router_logits", "output_attentions", "output_hidden_states"):
-            if getattr(model.config, flag, False):  # nobody reads them, and some ask for a mask of two dimensions
-                setattr(model.config, flag, False)
         seam = Seam(experts)
         seam.attach(model, {layer.module: layer.index for layer in manifest.layers})
         self._forward: Forward | None = Forward(model, seam, device)

@@ -69,6 +69,8 @@ def test_what_does_not_fit_is_a_wish_refused_and_no_host_lost() -> None:
         net.dmoe.deploy("demo", dtype="float32", replicas=1, progress=False) as model,
     ):
         expected = model.generate(PROMPT, **PARAMS)
+        # The plan has left the trunk's cache its share of what is free beside the trunk.
+        assert model._deployment.trunk_stats()["kv_budget_bytes"] == int(0.3 * int(0.7 * experts))
         member = model._deployment.members[model.placement.trunk]
         held = member.held
         everything = {layer.index: frozenset(range(layer.num_experts)) for layer in manifest.layers}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rios.dmoe.checkpoint import read_manifest
-from rios.dmoe.planning import HostRoom, MeasuredLoad, Planner
+from rios.dmoe.planning import CacheRoom, HostRoom, MeasuredLoad, Planner
 from rios.words.errors import InsufficientMemory, InvalidRequest
 from tests.campaigns import ROOT
 
@@ -53,6 +53,31 @@ def test_who_serves_keeps_the_trunk_then_who_runs_one() -> None:
     assert made.plan(rooms, None, None)[1] == {"h3", "h2"}
     with pytest.raises(InsufficientMemory, match="the trunk of demo needs"):
         made.plan(hosts(1000, 1000), None, None)
+
+
+def test_the_trunks_host_keeps_room_for_its_cache() -> None:
+    """A share of what is free beside the trunk's weights, no more than can be used; a little where memory is short."""
+    without, total = planner(1)
+    free = without.trunk_bytes + total
+
+    def left(most_bytes: int, least_bytes: int, *rooms: HostRoom) -> int:
+        made = Planner("demo", MANIFEST, "bfloat16", 1, CacheRoom(0.3, most_bytes, least_bytes))
+        found, trunks = made.plan(rooms, None, None)
+        assert trunks == {"h0"}
+        return free - without.trunk_bytes - found.memory["h0"]
+
+    one, two = hosts(free, free)
+    assert left(0, 0, one) == 0
+    assert left(1 << 60, 0, one, two) >= int(0.3 * total)
+    assert left(1 << 60, 0, one) == 0, "experts come first"
+    tight = dataclasses.replace(two, free_bytes=total // 4)
+    assert int(0.3 * total) > left(1 << 60, total // 5, one, tight) >= total // 5
+    with pytest.raises(InsufficientMemory, match="bytes are missing"):
+        left(1 << 60, total // 5, one)
+    # A trunk that runs has what it has.
+    runs = dataclasses.replace(one, runs_trunk=True, serves=True, cache_bytes=total // 2)
+    assert left(1 << 60, 0, runs, two) >= total // 2
+    assert left(0, 0, dataclasses.replace(runs, cache_bytes=0), two) >= 0
 
 
 def test_a_plan_as_it_is_by_now_is_left_alone() -> None:
