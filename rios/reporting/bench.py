@@ -39,7 +39,8 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+        digits = 2 if abs(self.median) >= 0.1 else 4
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 def median(values: Sequence[float], *, seed: int = 0) -> Interval:

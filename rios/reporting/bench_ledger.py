@@ -1,127 +1,171 @@
 """What the ledger costs, measured against the drivers themselves on the same database.
 
 Each function takes URLs of empty databases, so the notebook and the tests can give it SQLite files or a PostgreSQL. The
-writer and what it is compared with take turns in one run, round by round, so that a busy machine slows both.
+writer and what it is compared with run in turn, pair by pair, so that a busy machine slows both.
+
+Run as a module, `python -m rios.reporting.bench_ledger URL` goes over all entries once and says how long it took and
+what memory the process had at most, as JSON.
 """
 
 from __future__ import annotations
 
 import gc
-import statistics
+import json
+import resource
+import subprocess
+import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rios.billing.ledger import Ledger, Transfer
+from rios.reporting.bench import Interval, in_turn, ratio
 from rios.storage import migrate
 from rios.storage.bulk import BALANCES, BALANCES_POSTGRES, INSERT, INSERT_POSTGRES
 from rios.storage.engine import Database
+from rios.words.errors import RiosError
 
 _WEI = 10**15
+_RECONCILE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
-    """Postings per second, each the median of the rounds."""
+class Speeds:
+    """Postings per second of each pair."""
 
-    writer: float
-    other: float
+    writer: tuple[float, ...]
+    other: tuple[float, ...]
 
     @property
-    def ratio(self) -> float:
-        """How many times faster the writer is."""
-        return self.writer / self.other
+    def ratio(self) -> Interval:
+        """How many times faster the writer is: the median over the pairs."""
+        return ratio(self.writer, self.other)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """One pass over all entries."""
+    """One pass over all entries, in a process of its own."""
 
     entries: int
     seconds: float
     peak_bytes: int
-    """What Python allocated at most."""
+    """The most memory that the process had, interpreter and libraries included."""
     sound: bool
 
 
 def against_driver(
-    ledger_url: str, driver_url: str, *, batch: int = 1_000, batches: int = 10, rounds: int = 8, accounts: int = 1_000
-) -> Speed:
+    ledger_url: str, driver_url: str, *, batch: int = 1_000, batches: int = 5, pairs: int = 20, accounts: int = 1_000
+) -> Speeds:
     """Durable postings by the writer, and the same rows in the same batches by the driver's own executemany.
 
-    The first half of as many rounds again warms up: a file that has just begun to grow is not what a ledger lives in.
+    Half as many pairs again warm up: a file that has just begun to grow is not what a ledger lives in. The driver is
+    one round behind, so that it has its rows whoever begins.
     """
     with Ledger.open(ledger_url) as ledger, _driver(driver_url) as driver:
         _fill(ledger, accounts)
-        done, ours, theirs = 0, list[float](), list[float]()
-        for number in range(rounds + rounds // 2):
+        number, done, count = 0, ledger.head()[0], batch * batches
+        rows: list[tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]] = []
+
+        def ours() -> float:
+            nonlocal number
             work = [
                 [_transfer(number * batches + place, index, accounts) for index in range(batch)]
                 for place in range(batches)
             ]
-            ours.append(_timed(ledger.post, [(transfers,) for transfers in work]))
-            rows = list(_rows(ledger, done, batch))
+            number += 1
+            return count / _timed(ledger.post, [(transfers,) for transfers in work])
+
+        def theirs() -> float:
+            nonlocal done
+            rows.extend(_rows(ledger, done, batch))
             done = rows[-1][0][-1][0]
-            theirs.append(_timed(driver.write, rows))
-    count = batch * batches
-    return Speed(*(count / statistics.median(times[-rounds:]) for times in (ours, theirs)))
+            now, rows[:] = rows[:batches], rows[batches:]
+            return count / _timed(driver.write, [(entries, balances) for entries, balances in now])
+
+        ours()
+        found = in_turn([ours, theirs], pairs=pairs, warm_up=pairs // 2)
+    return Speeds(*map(tuple, found))
 
 
 def hot_account(
-    ledger_url: str, naive_url: str, *, clients: int = 8, postings: int = 4_000, naive_postings: int = 400
-) -> Speed:
+    ledger_url: str,
+    naive_url: str,
+    *,
+    clients: int = 8,
+    postings: int = 2_000,
+    naive_postings: int = 80,
+    pairs: int = 20,
+) -> Speeds:
     """Postings that all credit one account, from `clients` at once: by the writer, and in a transaction for each.
 
     The naive transaction reads both balances, inserts the row, and updates both.
     """
-    with Ledger.open(ledger_url) as ledger:
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger.open(ledger_url))
         _fill(ledger, clients)
+        with Ledger.open(naive_url) as naive_ledger:
+            _fill(naive_ledger, clients)
+            naive_ledger.post([_hot(client, 0) for client in range(clients)])
+        drivers = [stack.enter_context(_driver(naive_url)) for _ in range(clients)]
+        posted = [0] * clients
+        naively = [1] * clients
 
         def post(client: int) -> None:
-            answers = [ledger.submit([_hot(client, number)]) for number in range(postings // clients)]
+            first = posted[client]
+            posted[client] += postings // clients
+            answers = [ledger.submit([_hot(client, number)]) for number in range(first, posted[client])]
             for answer in answers:
                 answer.result(60)
 
-        ours = _together(post, clients)
-    with Ledger.open(naive_url) as ledger:
-        _fill(ledger, clients)
-        ledger.post([_hot(client, 0) for client in range(clients)])
+        def naive(client: int) -> None:
+            first = naively[client]
+            naively[client] += naive_postings // clients
+            for number in range(first, naively[client]):
+                drivers[client].post(_hot(client, number))
 
-    def naive(client: int) -> None:
-        with _driver(naive_url) as driver:
-            for number in range(1, naive_postings // clients + 1):
-                driver.post(_hot(client, number))
+        def ours() -> float:
+            return clients * (postings // clients) / _together(post, clients)
 
-    theirs = _together(naive, clients)
-    done = clients * (naive_postings // clients)
-    return Speed(clients * (postings // clients) / ours, done / theirs)
+        def theirs() -> float:
+            return clients * (naive_postings // clients) / _together(naive, clients)
+
+        found = in_turn([ours, theirs], pairs=pairs, warm_up=2)
+    return Speeds(*map(tuple, found))
 
 
-def reconcile(url: str, *, entries: int, accounts: int = 1_000, trace: bool = True) -> Reconciled:
-    """Go over `entries` postings, which are made first: seconds, memory, and whether they are sound.
-
-    trace: measure memory too, which makes it several times slower; ask for the two in turn.
-    """
+def fill(url: str, *, entries: int, accounts: int = 1_000, step: int = 4_000) -> None:
+    """Make postings until the ledger has `entries` of them."""
     with Ledger.open(url) as ledger:
-        have = ledger.head()[0]
-        if not have:
-            _fill(ledger, accounts)
-        step = 4_000
-        for place in range(0, entries - ledger.head()[0], step):
-            ledger.post([_transfer(place, index, accounts) for index in range(min(step, entries - ledger.head()[0]))])
-        if trace:
-            tracemalloc.start()
+        if not ledger.head()[0]:
+            _fill(ledger, min(accounts, entries))
+        place = have = ledger.head()[0]
+        while have < entries:
+            ledger.post([_transfer(place, index, accounts) for index in range(min(step, entries - have))])
+            place = have = ledger.head()[0]
+
+
+def reconcile(url: str) -> Reconciled:
+    """Go over all entries in a process of its own. Raises RiosError with its last words."""
+    command = [sys.executable, "-m", __spec__.name, url]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_RECONCILE_S)
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise RiosError(f"the ledger in {url} was not reconciled: {said!s:.2000}") from error
+    return Reconciled(**json.loads(done.stdout))
+
+
+def reconcile_here(url: str) -> Reconciled:
+    """Go over all entries in this process."""
+    with Ledger.open(url) as ledger:
         began = time.perf_counter()
         found = ledger.totals()
-        seconds = time.perf_counter() - began
-        peak = tracemalloc.get_traced_memory()[1] if trace else 0
-        if trace:
-            tracemalloc.stop()
-    return Reconciled(found.entries, seconds, peak, found.sound)
+        took = time.perf_counter() - began
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Reconciled(found.entries, took, peak_bytes, found.sound)
 
 
 def _user(number: int) -> str:
@@ -276,3 +320,7 @@ def _driver(url: str) -> Iterator[_Driver]:
     finally:
         driver.close()
         database.close()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(reconcile_here(sys.argv[1]))) + "\n")

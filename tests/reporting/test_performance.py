@@ -1,4 +1,4 @@
-"""The performance report runs, here with one pair of its shortest section."""
+"""The performance report runs, here with one pair of its shortest sections."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from tests.reporting.test_html import Requests
 
 @pytest.mark.timeout(600)  # as for the other notebooks
 def test_it_runs_and_keeps_its_figures(tmp_path: Path) -> None:
-    parameters = {"pairs": 1, "calm_s": 0.0, "sections": ["dispatch"], "figures": str(tmp_path / "figures")}
-    page = run("performance", root=ROOT, out=tmp_path, parameters=parameters)
+    sections = ["dispatch", "billing", "ledger"]
+    parameters = {"pairs": 1, "calm_s": 0.0, "sections": sections, "postings": 2_000}
+    page = run("performance", root=ROOT, out=tmp_path, parameters={**parameters, "figures": str(tmp_path / "figures")})
     text = page.read_text()
     assert Requests(text).found == []
     assert "empty dispatch by socket" in text
     (kept,) = (tmp_path / "figures").iterdir()
-    assert [entry["what"] for entry in json.loads(kept.read_text())["rows"]] == [
+    found = json.loads(kept.read_text())["sections"]
+    assert list(found) == sections
+    assert [row["what"] for row in found["dispatch"]["rows"]] == [
         "empty dispatch by shared memory, of a bare echo",
         "empty dispatch by socket, of a bare echo",
     ]
+    assert [row["target"] for row in found["billing"]["rows"]] == [0.03, None] * 3
+    assert [row["target"] for row in found["ledger"]["rows"]] == [0.8, 10.0, 10.0, 500.0] * 2
+    assert all(row["state"] != "not measured" for section in found.values() for row in section["rows"])
