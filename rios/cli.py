@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +39,6 @@ Verbose = Annotated[
     bool,
     typer.Option("--verbose", callback=_show_log, help="Show the log, as JSON lines, on standard error."),
 ]
-_ID = re.compile(r"-[0-9a-f]{8}$")  # what hosts tell deployments of one name apart by
 
 
 @contextmanager
@@ -136,7 +134,7 @@ def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbos
         import rios
 
         with rios.connect(scheduler) as network:
-            rows += [{**row, "model": _ID.sub("", row["model"])} for row in network.deployed()]
+            rows += network.deployed()
     if as_json:
         _print(rows)
         return

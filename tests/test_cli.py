@@ -137,6 +137,8 @@ def test_workers_and_deployed_models_are_listed(network: rios.Network) -> None:
     assert worker["pid"] == network.workers[0].pid
     with network.dmoe.deploy("demo", name="mine", progress=False):
         shipped, deployed = json.loads(good("models", "--scheduler", network.address, "--json"))
+        with network.dmoe.deploy("demo", name="mine", progress=False):  # the same name once more
+            assert [row["model"] for row in network.deployed()] == ["mine", "mine"]
     assert shipped["model"] == "demo"
     assert deployed["model"] == "mine"
     assert deployed["hosts"] == worker["name"]

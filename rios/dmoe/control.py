@@ -72,6 +72,11 @@ class HostControl:
         self._connection.close()
 
 
+def model_name(deployment: str) -> str:
+    """The name that a model was deployed under, of the id by which hosts tell deployments of one name apart."""
+    return deployment.rpartition("-")[0]
+
+
 def error_of(answer: dict[str, Any]) -> RiosError:
     """The error that the other side raised, as an object of the same class."""
     found = getattr(errors, str(answer.get("error")), None)

@@ -132,8 +132,11 @@ class Network:
         return Workers(found)
 
     def deployed(self) -> list[dict[str, Any]]:
-        """What the hosts serve, whoever deployed it: model, experts, bytes, hosts."""
-        from rios.dmoe.control import HostControl
+        """What the hosts serve, whoever deployed it: model, architecture, layers, experts, bytes, hosts.
+
+        A row for each deployment; two of one name are two rows.
+        """
+        from rios.dmoe.control import HostControl, model_name
 
         self._open()
         found: dict[str, dict[str, Any]] = {}
@@ -144,11 +147,11 @@ class Network:
             except RiosError as error:
                 log.info("worker does not answer", extra={"host": name, "reason": str(error)})
                 continue
-            for model, stats in deployments.items():
+            for deployment, stats in deployments.items():
                 row = found.setdefault(
-                    model,
+                    deployment,
                     {
-                        "model": model,
+                        "model": model_name(deployment),
                         "architecture": stats["architecture"],
                         "layers": stats["layers"],
                         "experts": 0,
