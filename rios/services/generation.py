@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -76,6 +77,17 @@ class Model:
         }
 
     @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._deployment.manifest.context_length
+
+    def charged_to(self, charging: Charging) -> Model:
+        """The same deployed model, whose requests another account pays for."""
+        other = copy.copy(self)
+        other._charging = charging
+        return other
+
+    @property
     def placement(self) -> Placement:
         """Who holds what now, with load; `.explain()` says why. Raises `NetworkClosed` when the model was closed."""
         self._open()
@@ -99,7 +111,10 @@ class Model:
         params: max_new_tokens=64, temperature=0 (greedy), top_k, top_p, min_p, repetition_penalty, seed, stop,
             stop_token_ids, logprobs, ignore_eos: see `rios.dmoe.params.SamplingParams`; `timeout` in seconds.
 
-        The highest price is held before, the actual one posted before this returns, the rest released.
+        The highest price is held before, the actual one posted before this returns, the rest released. A request of
+        more than RIOS_HOLD_STEP_TOKENS new tokens is held for step by step: when money runs out it pauses, goes on by
+        itself within seconds of a deposit or a larger budget, and ends after RIOS_HOLD_GRACE_S with what it has
+        (`finish_reason` "balance").
 
         Raises InvalidRequest, InsufficientBalance, BudgetExceeded, QueueFull, InsufficientMemory, ExpertsUnavailable,
         TrunkLost, DeadlineExceeded.
@@ -128,7 +143,10 @@ class Model:
         return job.stream(timeout)
 
     def submit(self, prompt: Prompt, **params: Any) -> Job:
-        """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`."""
+        """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`.
+
+        A job whose status is "paused" waits for money: see `generate`.
+        """
         ids, wanted = self._prepared(one_of(prompt, "submit"), params)
         if wanted.max_new_tokens == 0:
             raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,20 @@ def test_an_invoice_adds_up(net: rios.Network, model: Any) -> None:
 
 def test_a_home_keeps_the_ledger(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with rios.local(workers=1, threads=1, home=home) as net:
-        net.dmoe.deploy("demo", progress=False).generate(PROMPT, max_new_tokens=3)
+    with rios.local(workers=1, threads=1, home=home, hold_step_tokens=8) as net:
+        model = net.dmoe.deploy("demo", progress=False)
+        model.generate(PROMPT, max_new_tokens=3)
         spent = TRIAL_WEI - net.billing.balance.wei
+        # One that is paused when the network is closed.
+        job = model.submit(PROMPT, max_new_tokens=100, ignore_eos=True)
+        net.billing.budget(1, period="total")
+        while job.status != "paused":
+            time.sleep(0.01)
+    assert job.status == "cancelled"
     with rios.local(workers=1, threads=1, home=home) as net:
+        assert net.billing.balance.held_wei == 0
+        spent += sum(row.amount_wei for row in net.billing.usage(request_id=job.request_id).itertuples())
         assert spent == TRIAL_WEI - net.billing.balance.wei > 0
+        net.billing.budget(None, period="total")
         with pytest.raises(InsufficientBalance, match="available"):
             net._purse.books.ledger.hold("h", "local", TRIAL_WEI, request_id="r", terms=net._purse.charging.terms({}))
