@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rios.billing.ledger import Ledger, Transfer
@@ -164,8 +164,10 @@ def reconcile_here(url: str) -> Reconciled:
         began = time.perf_counter()
         found = ledger.totals()
         took = time.perf_counter() - began
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Reconciled(found.entries, took, peak_bytes, found.sound)
+    # Not `getrusage`, whose maximum a process inherits from whoever started it.
+    status = Path("/proc/self/status").read_text()
+    peak_kib = int(status.partition("VmHWM:")[2].split()[0])
+    return Reconciled(found.entries, took, peak_kib * 1024, found.sound)
 
 
 def _user(number: int) -> str:
