@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rios import money_cli
+from rios.gateway import commands as gateway_commands
 from rios.words.errors import RiosError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 money_cli.add_to(app)
+gateway_commands.add_to(app)
 
 Scheduler = Annotated[
     str | None, typer.Option(help="A Dask scheduler such as tcp://head:8786; without it, workers start here.")

@@ -65,17 +65,23 @@ class Tokens:
 
     def authenticate(self, token: str) -> Principal:
         """Whom a key or access token stands for, and what it may do. Raises NotSignedIn."""
+        known = self.known(token)
+        if known is not None:
+            return known
         mark = fingerprint(token)
-        with self._lock:
-            found = self._known.get(mark)
-        if found is not None and found[1] > time.monotonic() and found[2] > self._clock():
-            return found[0]
         principal, ends_at = self._by_key(mark) if token.startswith(KEY) else self._by_session(token)
         with self._lock:
             self._known[mark] = principal, time.monotonic() + FRESH_S, ends_at
             while len(self._known) > _CACHED_MAX:
                 self._known.popitem(last=False)
         return principal
+
+    def known(self, token: str) -> Principal | None:
+        """As `authenticate`, from memory alone; None where the database has to be asked."""
+        with self._lock:
+            found = self._known.get(fingerprint(token))
+        fresh = found is not None and found[1] > time.monotonic() and found[2] > self._clock()
+        return found[0] if found is not None and fresh else None
 
     def forget(self) -> None:
         """Look everything up again: something was revoked or changed here."""

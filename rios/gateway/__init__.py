@@ -1,0 +1,1 @@
+"""The HTTP door of a network: authentication, limits, schemas and routes. No business rule is in it."""

@@ -1,0 +1,81 @@
+"""The HTTP application: protection, routes and error shapes put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+import rios
+from rios.gateway import errors
+from rios.gateway.limits import Limits
+from rios.gateway.metrics import Metrics
+from rios.gateway.protect import Protect
+from rios.gateway.routes import accounts, health, jobs, models, money, openai
+from rios.gateway.runs import Runs
+from rios.gateway.settings import GatewaySettings
+from rios.services.gate import Gate
+
+PUBLIC = frozenset(
+    {
+        ("GET", "/live"),
+        ("GET", "/ready"),
+        ("GET", "/metrics"),
+        ("GET", "/.well-known/jwks.json"),
+        ("GET", "/v1/roles"),
+        ("POST", "/v1/sessions"),
+        ("POST", "/v1/sessions/refresh"),
+    }
+)
+"""The only routes without a token."""
+
+ROUTERS = tuple(module.router for module in (health, openai, models, jobs, money, accounts))
+
+
+def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
+    """The application that serves `gate`."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await app.state.runs.close()
+
+    app = FastAPI(
+        title="rios", version=rios.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="Mixture-of-experts models on pooled machines. Amounts are in wei, as text: 1 ROS is 10^18 wei.",
+    )  # fmt: skip
+    metrics = Metrics()
+    limits = Limits(settings.burst, settings.rate_per_s)
+    app.state.gate = gate
+    app.state.settings = settings
+    app.state.limits = limits
+    app.state.metrics = metrics
+    app.state.runs = Runs(settings.streams_max, metrics)
+    app.state.jobs = jobs.Jobs(settings.jobs_max, settings.job_kept_s)
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_middleware(Protect, settings=settings, limits=limits, metrics=metrics)
+    assert not unguarded(app), unguarded(app)
+    return app
+
+
+def unguarded(app: FastAPI) -> list[tuple[str, str]]:
+    """Routes that anybody may call though nobody said so: deny by default."""
+    return sorted(
+        (method.upper(), path)
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+        if "security" not in operation and (method.upper(), path) not in PUBLIC
+    )
+
+
+def scope_of(route: APIRoute) -> str | None:
+    """The scope that a route needs; None where it asks for no token."""
+    for dependency in route.dependant.dependencies:
+        found: str | None = getattr(dependency.call, "scope", None)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,49 @@
+"""Who makes a request, whether it may, and whether there is room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+
+from rios.accounts.values import Principal
+from rios.words.errors import NotSignedIn
+
+if TYPE_CHECKING:
+    from rios.gateway.limits import Limits
+    from rios.services.gate import Gate
+
+_bearer = HTTPBearer(auto_error=False, description="An API key or an access token.")
+SIGNED_IN = ""
+"""The scope of routes that every signed-in user may call."""
+
+
+def gate_of(request: Request) -> Gate:
+    """What the gateway stands before."""
+    found: Gate = request.app.state.gate
+    return found
+
+
+def needs(scope: str) -> Callable[..., Awaitable[Principal]]:
+    """A dependency: whoever makes the request, if the token has `scope` and there is room. The scope is on it."""
+
+    async def who(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> Principal:
+        if credentials is None:
+            raise NotSignedIn("there is no token: send `Authorization: Bearer TOKEN`")
+        tokens = gate_of(request).accounts.tokens
+        principal = tokens.known(credentials.credentials)
+        if principal is None:
+            principal = await run_in_threadpool(tokens.authenticate, credentials.credentials)
+        limits: Limits = request.app.state.limits
+        request.state.room = limits.take([f"key:{principal.by}", f"user:{principal.user_id}"])
+        if scope != SIGNED_IN:
+            principal.require(scope)
+        return principal
+
+    who.scope = scope  # type: ignore[attr-defined]
+    return who

@@ -1,0 +1,139 @@
+"""What every request passes first: its id, limits on size, time and number, and headers that browsers obey."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from math import ceil
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rios.gateway.errors import answer
+from rios.gateway.limits import Limits, Room
+from rios.gateway.metrics import Metrics
+from rios.gateway.settings import GatewaySettings
+from rios.words.errors import InvalidRequest, TooManyRequests
+
+log = logging.getLogger(__name__)
+
+UNLIMITED = ("/live", "/ready", "/metrics")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+class Protect:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, settings: GatewaySettings, limits: Limits, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        started = time.perf_counter()
+        wanted = Headers(scope=scope).get("x-request-id", "")
+        request.state.request_id = request_id = (
+            wanted if _REQUEST_ID.fullmatch(wanted) else f"req-{secrets.token_hex(12)}"
+        )
+        status = 500
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                _say_room(headers, getattr(request.state, "room", None))
+            await send(message)
+
+        try:
+            if scope["path"] not in UNLIMITED:
+                address = scope["client"][0] if scope.get("client") else "unknown"
+                request.state.room = self._limits.take([f"address:{address}"])
+            # The parser's own limit is for headers that come in pieces alone.
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > self._settings.header_bytes_max:
+                raise HTTPException(431, f"the headers are longer than {self._settings.header_bytes_max} bytes")
+            body = _Body(receive, self._settings)
+            body.check(Headers(scope=scope))
+            await self._app(scope, body, sent)
+        except TooManyRequests as error:
+            await answer(request, error)(scope, receive, sent)
+        except HTTPException as error:
+            await answer(request, InvalidRequest(error.detail), status=error.status_code)(scope, receive, sent)
+        finally:
+            took_s = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.request(scope["method"], route, status, took_s)
+            log.info(
+                "request",
+                extra={
+                    "request_id": request_id,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "took_ms": round(took_s * 1000, 1),
+                },
+            )
+
+
+class _Body:
+    """Receives a body within its bounds of size and time; disconnects come through."""
+
+    def __init__(self, receive: Receive, settings: GatewaySettings) -> None:
+        self._receive = receive
+        self._settings = settings
+        self._deadline = asyncio.get_running_loop().time() + settings.body_timeout_s
+        self._bytes = 0
+        self._whole = False
+
+    def check(self, headers: Headers) -> None:
+        """Refuse by its own word a body that is too long."""
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self._settings.body_bytes_max:
+            raise self._too_long()
+
+    async def __call__(self) -> Message:
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise HTTPException(408, f"the body did not arrive within {self._settings.body_timeout_s:g} s") from error
+        if message["type"] == "http.request":
+            self._bytes += len(message.get("body", b""))
+            if self._bytes > self._settings.body_bytes_max:
+                raise self._too_long()
+            self._whole = not message.get("more_body", False)
+        return message
+
+    def _too_long(self) -> HTTPException:
+        return HTTPException(413, f"the body is longer than {self._settings.body_bytes_max} bytes")
+
+
+def _say_room(headers: MutableHeaders, room: Room | None) -> None:
+    if room is not None:
+        headers["X-RateLimit-Limit"] = str(room.limit)
+        headers["X-RateLimit-Remaining"] = str(room.remaining)
+        headers["X-RateLimit-Reset"] = str(ceil(room.reset_s))

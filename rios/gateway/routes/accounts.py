@@ -1,0 +1,166 @@
+"""Signing in, keys, users, organisations and the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from rios.accounts import roles
+from rios.accounts.values import Principal
+from rios.gateway import schemas as s
+from rios.gateway.auth import SIGNED_IN, gate_of, needs
+from rios.words.money import parse_ros
+
+router = APIRouter(prefix="/v1", tags=["accounts"])
+SignedIn = Annotated[Principal, Depends(needs(SIGNED_IN))]
+OwnTokens = Annotated[Principal, Depends(needs("tokens:write"))]
+UsersReader = Annotated[Principal, Depends(needs("users:read"))]
+UsersWriter = Annotated[Principal, Depends(needs("users:write"))]
+Auditor = Annotated[Principal, Depends(needs("audit:read"))]
+Founder = Annotated[Principal, Depends(needs("organisations:write"))]
+Giver = Annotated[Principal, Depends(needs("credit:write"))]
+Limit = Annotated[int, Query(ge=1, le=500)]
+Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+@router.get("/roles", summary="The table of roles and scopes")
+async def get_roles() -> dict[str, Any]:
+    """Each scope with the roles that have it."""
+    return {
+        "data": [
+            {"scope": r.scope, "allows": r.allows, "roles": sorted(r.roles), "network": r.network} for r in roles.TABLE
+        ]
+    }
+
+
+@router.post("/sessions", status_code=201, summary="Sign in with a password")
+def post_session(request: Request, body: s.SignIn) -> dict[str, Any]:
+    """An access token for an hour, and a refresh token for 30 days."""
+    client = request.headers.get("user-agent", "")
+    return s.signed_in_of(gate_of(request).accounts.tokens.sign_in(body.login, body.password, client=client))
+
+
+@router.post("/sessions/refresh", status_code=201, summary="New tokens for a refresh token")
+def post_refresh(request: Request, body: s.Refresh) -> dict[str, Any]:
+    """The refresh token is used up; a second use ends the session."""
+    return s.signed_in_of(gate_of(request).accounts.tokens.refresh(body.refresh_token))
+
+
+@router.get("/sessions", summary="The user's own living sessions")
+def get_sessions(request: Request, who: OwnTokens) -> dict[str, Any]:
+    """Oldest first."""
+    return {"data": [s.session_of(one) for one in gate_of(request).accounts.tokens.sessions(who)]}
+
+
+@router.delete("/sessions/{session_id}", status_code=204, summary="End a session")
+def delete_session(request: Request, who: OwnTokens, session_id: str) -> Response:
+    """All its tokens end within 5 seconds."""
+    gate_of(request).accounts.tokens.revoke_session(who, session_id)
+    return Response(status_code=204)
+
+
+@router.post("/tokens", status_code=201, summary="Make an API key")
+def post_token(request: Request, who: OwnTokens, body: s.NewToken) -> dict[str, Any]:
+    """The answer alone has the key itself."""
+    key, secret = gate_of(request).accounts.tokens.create_key(
+        who, body.name, scopes=body.scopes, expires_in_s=body.expires_in_s
+    )
+    return {**s.key_of(key), "token": secret}
+
+
+@router.get("/tokens", summary="The user's own API keys")
+def get_tokens(request: Request, who: OwnTokens) -> dict[str, Any]:
+    """Oldest first, revoked ones too."""
+    return {"data": [s.key_of(key) for key in gate_of(request).accounts.tokens.keys(who)]}
+
+
+@router.delete("/tokens/{key_id}", status_code=204, summary="Revoke an API key")
+def delete_token(request: Request, who: OwnTokens, key_id: str) -> Response:
+    """It ends within 5 seconds."""
+    gate_of(request).accounts.tokens.revoke_key(who, key_id)
+    return Response(status_code=204)
+
+
+@router.get("/users/me", summary="Who this token stands for, and what it may")
+def get_me(request: Request, who: SignedIn) -> dict[str, Any]:
+    """The user, the organisation, and the scopes of this token."""
+    user = gate_of(request).accounts.user(who, who.user_id)
+    return {**s.user_of(user), "operator": who.operator, "scopes": sorted(who.scopes)}
+
+
+@router.put("/users/me/password", status_code=204, summary="Change the user's own password")
+def put_password(request: Request, who: OwnTokens, body: s.NewPassword) -> Response:
+    """All other sessions end."""
+    gate_of(request).accounts.tokens.set_password(who, body.new, old=body.old)
+    return Response(status_code=204)
+
+
+@router.get("/users", summary="The users of the organisation")
+def get_users(
+    request: Request, who: UsersReader, after: Annotated[str, Query(max_length=200)] = "", limit: Limit = 100
+) -> dict[str, Any]:
+    """By id. `next`, where it is not null, is the `after` of the next page."""
+    found = gate_of(request).accounts.users(who, after=after, limit=limit + 1)
+    page = found[:limit]
+    return {"data": [s.user_of(user) for user in page], "next": page[-1].id if len(found) > limit else None}
+
+
+@router.post("/users", status_code=201, summary="Make a user")
+def post_user(request: Request, who: UsersWriter, body: s.NewUser) -> dict[str, Any]:
+    """The answer alone has the user's first key."""
+    user, secret = gate_of(request).accounts.create_user(
+        who, body.login, role=body.role, name=body.name, password=body.password
+    )
+    return {**s.user_of(user), "token": secret}
+
+
+@router.get("/users/{user_id}", summary="A user of the organisation")
+def get_user(request: Request, who: UsersReader, user_id: str) -> dict[str, Any]:
+    """One user."""
+    return s.user_of(gate_of(request).accounts.user(who, user_id))
+
+
+@router.patch("/users/{user_id}", summary="Give a user another role")
+def patch_user(request: Request, who: UsersWriter, user_id: str, body: s.UserChange) -> dict[str, Any]:
+    """The user's tokens may no more than the new role."""
+    return s.user_of(gate_of(request).accounts.change_role(who, user_id, body.role))
+
+
+@router.delete("/users/{user_id}", status_code=204, summary="Close a user")
+def delete_user(request: Request, who: UsersWriter, user_id: str) -> Response:
+    """Login and name are forgotten, all tokens end; the ledger stays whole."""
+    gate_of(request).accounts.close_user(who, user_id)
+    return Response(status_code=204)
+
+
+@router.post("/users/{user_id}/credit", status_code=204, summary="Give a user trial credit")
+def post_credit(request: Request, who: Giver, user_id: str, body: s.Credit, key: Key) -> Response:
+    """Once for each Idempotency-Key."""
+    amount_wei = parse_ros(body.amount, name="the credit")
+    gate_of(request).accounts.give_credit(who, user_id, amount_wei, key=key)
+    return Response(status_code=204)
+
+
+@router.post("/organisations", status_code=201, summary="Make an organisation")
+def post_organisation(request: Request, who: Founder, body: s.NewOrganisation) -> dict[str, Any]:
+    """The answer alone has the first admin's key."""
+    organisation, admin, secret = gate_of(request).accounts.create_organisation(who, body.name, admin=body.admin)
+    return {"id": organisation.id, "name": organisation.name, "admin": s.user_of(admin), "token": secret}
+
+
+@router.get("/audit", summary="Who did what in the organisation")
+def get_audit(
+    request: Request, who: Auditor, after: Annotated[int, Query(ge=0, lt=2**53)] = 0, limit: Limit = 100
+) -> dict[str, Any]:
+    """In their order. `next`, where it is not null, is the `after` of the next page."""
+    found = gate_of(request).accounts.audit(who, after=after, limit=limit + 1)
+    page = found[:limit]
+    rows = [
+        {
+            "seq": one.seq, "at": one.at, "actor": one.actor, "action": one.action, "object": one.object,
+            "detail": dict(one.detail), "hash": one.hash.hex(),
+        }
+        for one in page
+    ]  # fmt: skip
+    return {"data": rows, "next": page[-1].seq if len(found) > limit else None}

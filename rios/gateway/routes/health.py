@@ -1,0 +1,50 @@
+"""Whether the gateway lives and can serve, what it counts, and the public keys of its tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from rios.gateway.auth import gate_of
+from rios.words.errors import RiosError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/live", summary="Whether the process answers")
+async def live() -> dict[str, str]:
+    """Always "live"."""
+    return {"status": "live"}
+
+
+@router.get("/ready", summary="Whether requests can be served, and what is missing")
+def ready(request: Request) -> JSONResponse:
+    """Asks the database and counts the workers; no model is needed."""
+    gate = gate_of(request)
+    checks: dict[str, str] = {}
+    try:
+        gate.accounts.store.organisation("")
+        checks["database"] = "ok"
+    except RiosError as error:
+        checks["database"] = str(error)
+    try:
+        gate.network.wait_for_workers(1, timeout=0)
+        checks["workers"] = "ok"
+    except RiosError as error:
+        checks["workers"] = str(error)
+    good = all(said == "ok" for said in checks.values())
+    return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
+
+
+@router.get("/metrics", summary="Counters in Prometheus' text format")
+async def metrics(request: Request) -> Response:
+    """Counts of requests, generations and tokens."""
+    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@router.get("/.well-known/jwks.json", summary="The public keys that check access tokens")
+async def jwks(request: Request) -> dict[str, Any]:
+    """A JSON Web Key Set (RFC 7517)."""
+    return gate_of(request).accounts.signer.jwks()

@@ -1,0 +1,51 @@
+"""Deployments of models, and the workers that serve them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from rios.accounts.values import Principal
+from rios.gateway import schemas as s
+from rios.gateway.auth import gate_of, needs
+from rios.services.tenancy import Specification
+
+router = APIRouter(prefix="/v1", tags=["models"])
+Reader = Annotated[Principal, Depends(needs("models:read"))]
+Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
+WorkersReader = Annotated[Principal, Depends(needs("workers:read"))]
+
+
+@router.get("/deployments", summary="The models that the organisation wants deployed")
+def get_deployments(request: Request, who: Reader) -> dict[str, Any]:
+    """By name, with their states: starting, serving or failed."""
+    return {"data": [s.deployed_of(one) for one in gate_of(request).tenancy.models(who)]}
+
+
+@router.post("/deployments", status_code=202, summary="Deploy a model")
+def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> dict[str, Any]:
+    """It starts in the background, and again whenever the network starts."""
+    wanted = Specification(checkpoint=body.checkpoint, replicas=body.replicas, dtype=body.dtype)
+    return s.deployed_of(gate_of(request).tenancy.deploy(who, body.name, wanted))
+
+
+@router.get("/deployments/{name}", summary="How far a deployment is")
+def get_deployment(request: Request, who: Reader, name: str) -> dict[str, Any]:
+    """One deployment."""
+    return s.deployed_of(gate_of(request).tenancy.deployed(who, name))
+
+
+@router.delete("/deployments/{name}", status_code=204, summary="Take a model down")
+def delete_deployment(request: Request, who: Deployer, name: str) -> Response:
+    """Running requests are cancelled."""
+    gate_of(request).tenancy.undeploy(who, name)
+    return Response(status_code=204)
+
+
+@router.get("/workers", summary="The workers of the network")
+def get_workers(request: Request, who: WorkersReader) -> dict[str, Any]:
+    """Name, device, memory, state and experts of each."""
+    names = ("name", "device", "memory_bytes", "reserved_bytes", "state", "experts", "speed")
+    found = gate_of(request).network.workers
+    return {"data": [{name: getattr(worker, name) for name in names} for worker in found]}

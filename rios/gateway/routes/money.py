@@ -1,0 +1,110 @@
+"""Usage, costs, budgets and the balance of the user, and settlement."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from rios.accounts.values import Principal
+from rios.gateway import schemas as s
+from rios.gateway.auth import gate_of, needs
+from rios.services.moments import parse_moment
+from rios.words.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1", tags=["money"])
+UsageReader = Annotated[Principal, Depends(needs("usage:read"))]
+BudgetWriter = Annotated[Principal, Depends(needs("budgets:write"))]
+WalletReader = Annotated[Principal, Depends(needs("wallet:read"))]
+Settler = Annotated[Principal, Depends(needs("settlement:write"))]
+Moment = Annotated[str | None, Query(max_length=40, description='Such as "2026-11-01".')]
+Filter = Annotated[str | None, Query(max_length=200)]
+Period = Literal["day", "week", "month", "total"]
+
+
+@router.get("/usage", summary="The user's own usage records")
+def get_usage(
+    request: Request,
+    who: UsageReader,
+    since: Moment = None,
+    until: Moment = None,
+    model: Filter = None,
+    worker: Filter = None,
+    resource: Filter = None,
+    request_id: Filter = None,
+    after: Annotated[str | None, Query(max_length=300)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """By time. `next`, where it is not null, is the `after` of the next page."""
+    ledger = gate_of(request).tenancy.ledger
+    begin, last = _cursor(after)
+    first = None if since is None else parse_moment(since, name="since")
+    rows = ledger.usage(
+        user=who.user_id, model=model, worker=worker, resource=resource, request_id=request_id,
+        since=begin if first is None else max(first, begin or 0),
+        until=None if until is None else parse_moment(until, name="until"),
+    )  # fmt: skip
+    found = []
+    for usage in rows:
+        if last is not None and (usage.at, usage.usage_id) <= (begin, last):
+            continue
+        found.append(usage)
+        if len(found) > limit:
+            break
+    page = found[:limit]
+    following = f"{page[-1].at}:{page[-1].usage_id}" if len(found) > limit else None
+    return {"data": [s.usage_of(usage) for usage in page], "next": following}
+
+
+def _cursor(after: str | None) -> tuple[int | None, str | None]:
+    if after is None:
+        return None, None
+    at, colon, usage_id = after.partition(":")
+    if not (at.isascii() and at.isdecimal() and len(at) < 17 and colon):
+        raise InvalidRequest(f"after is {after!r}; it must be the `next` of the page before")
+    return int(at), usage_id
+
+
+@router.get("/costs", summary="What the user spent, by one thing")
+def get_costs(
+    request: Request,
+    who: UsageReader,
+    by: Literal["worker", "model", "deployment", "day", "resource", "line"] = "model",
+    since: Moment = None,
+    until: Moment = None,
+    model: Filter = None,
+) -> dict[str, Any]:
+    """Less refunds."""
+    found = gate_of(request).tenancy.billing(who.user_id).costs(by, since=since, until=until, model=model)
+    return {
+        "by": by, "data": {str(key): str(wei) for key, wei in found.wei.items()}, "total_wei": str(found.total_wei)
+    }  # fmt: skip
+
+
+@router.get("/budgets", summary="The user's own budgets")
+def get_budgets(request: Request, who: UsageReader) -> dict[str, Any]:
+    """With what is spent and held in their periods."""
+    return {"data": [s.budget_of(one) for one in gate_of(request).tenancy.billing(who.user_id).budgets]}
+
+
+@router.put("/budgets/{period}", status_code=204, summary="Set a budget, or take it away")
+def put_budget(request: Request, who: BudgetWriter, period: Period, body: s.NewBudget) -> Response:
+    """A hard budget refuses what does not fit before it starts."""
+    gate_of(request).tenancy.billing(who.user_id).budget(body.limit, period=period, hard=body.hard)
+    return Response(status_code=204)
+
+
+@router.get("/wallet", summary="What the user has")
+def get_wallet(request: Request, who: WalletReader) -> dict[str, Any]:
+    """Deposits, trial credit, and what is held for running requests."""
+    ledger = gate_of(request).tenancy.ledger
+    return {**s.balance_of(ledger.balance(who.user_id)), "address": ledger.address_of(who.user_id)}
+
+
+@router.post("/settlement", summary="Close an epoch over all that was used, and post its root")
+def post_settlement(request: Request, who: Settler) -> dict[str, Any]:
+    """Again where nothing was used meanwhile: the same, and nothing happens twice."""
+    found = gate_of(request).tenancy.billing(who.user_id).settle()
+    if found is None:
+        return {"epoch": None}
+    return {"epoch": found.epoch, "root": found.root, "total_wei": str(found.total_wei), "tx": found.tx}

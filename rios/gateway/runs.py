@@ -1,0 +1,133 @@
+"""Generations that run: each is read by a thread of its own, and followed by any number of readers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.concurrency import run_in_threadpool
+
+from rios.dmoe.completion import Completion, Piece
+from rios.dmoe.job import Job
+from rios.gateway.metrics import Metrics
+from rios.words.errors import QueueFull, RiosError
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One generation. Belongs to the event loop; its thread only adds to it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.completion: Completion | None = None
+        self.error: RiosError | None = None
+        self._pieces: list[Piece] = []
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._ended
+
+    async def pieces(self, start: int = 0) -> AsyncIterator[tuple[int, Piece]]:
+        """The pieces from number `start` on, with the number of the next; those to come as they come.
+
+        Raises what ended it early.
+        """
+        place = start
+        while True:
+            changed, ended = self._changed, self._ended
+            while place < len(self._pieces):
+                place += 1
+                yield place, self._pieces[place - 1]
+            if ended:
+                break
+            await changed.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def result(self) -> Completion:
+        """The whole answer. Raises what ended it early."""
+        while not self._ended:
+            await self._changed.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.completion is not None
+        return self.completion
+
+    def cancel(self) -> None:
+        """End it; what was received so far is paid."""
+        if not self._ended:
+            self.job.cancel()
+
+    def add(self, piece: Piece) -> None:
+        """A piece came."""
+        self._pieces.append(piece)
+        self._wake()
+
+    def end(self, completion: Completion | None, error: RiosError | None) -> None:
+        """Nothing more comes."""
+        self.completion, self.error, self._ended = completion, error, True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class Runs:
+    """All generations of a gateway: at most `limit` at the same time."""
+
+    def __init__(self, limit: int, metrics: Metrics) -> None:
+        self._limit = limit
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="rios-run")
+        self._active = 0
+        self._running: set[Run] = set()
+
+    async def start(self, submit: Callable[[], Job]) -> Run:
+        """Submit a request and read its answer. Raises QueueFull, and what `submit` raises."""
+        if self._active >= self._limit:
+            raise QueueFull(f"{self._limit} generations run at this gateway, which is its limit; try again")
+        self._active += 1
+        try:
+            job = await run_in_threadpool(submit)
+        except BaseException:
+            self._active -= 1
+            raise
+        run = Run(job)
+        self._running.add(run)
+        self._metrics.running(1)
+        self._threads.submit(self._read, run, asyncio.get_running_loop())
+        return run
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for the threads."""
+        for run in list(self._running):
+            run.cancel()
+        await run_in_threadpool(self._threads.shutdown)
+
+    def _read(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
+        completion: Completion | None = None
+        error: RiosError | None = None
+        try:
+            for piece in run.job.stream():
+                loop.call_soon_threadsafe(run.add, piece)
+            completion = run.job.result()
+        except RiosError as caught:
+            error = caught
+        except Exception as caught:
+            log.exception("a generation could not be read", extra={"request_id": run.job.request_id})
+            error = RiosError(f"an error of rios: {type(caught).__name__}")
+        loop.call_soon_threadsafe(self._end, run, completion, error)
+
+    def _end(self, run: Run, completion: Completion | None, error: RiosError | None) -> None:
+        self._active -= 1
+        self._running.discard(run)
+        self._metrics.running(-1)
+        self._metrics.tokens(read=len(run.job.prompt), written=len(run.job.token_ids))
+        run.end(completion, error)

@@ -1,0 +1,181 @@
+"""Bodies of requests and answers. What a schema does not name is refused, never ignored."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rios.accounts.values import ApiKey, Session, User
+from rios.billing.ledger.values import Balance, Budget, Usage
+from rios.services.tenancy import Deployed
+from rios.services.tokens import SignedIn
+from rios.words.money import format_ros
+
+
+class Strict(BaseModel):
+    """Unknown fields and other types than named are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# PostgreSQL takes no NUL in a text, and no name needs what cannot be seen.
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Secret = Annotated[str, Field(min_length=1, max_length=2000)]
+Role = Literal["admin", "developer", "worker", "viewer"]
+
+
+class SignIn(Strict):
+    """Who signs in."""
+
+    login: Name
+    password: Secret
+
+
+class Refresh(Strict):
+    """A refresh token, which is used up."""
+
+    refresh_token: Secret
+
+
+class NewPassword(Strict):
+    """The user's own password, old and new."""
+
+    old: Secret
+    new: Secret
+
+
+class NewToken(Strict):
+    """An API key to be made."""
+
+    name: Name = "token"
+    scopes: list[str] | None = Field(None, description="All of the asking token without.")
+    expires_in_s: int | None = Field(None, ge=1, le=10 * 366 * 86_400)
+
+
+class NewUser(Strict):
+    """A user to be made in the organisation."""
+
+    login: Name
+    role: Role
+    name: str = Field("", max_length=200)
+    password: Secret | None = None
+
+
+class UserChange(Strict):
+    """What of a user can be changed."""
+
+    role: Role
+
+
+class NewOrganisation(Strict):
+    """An organisation to be made."""
+
+    name: Name
+    admin: Name = Field(description="The login of its first admin.")
+
+
+class Credit(Strict):
+    """Trial credit to be given."""
+
+    amount: str = Field(description='Such as "5 ROS".', max_length=100)
+
+
+class NewDeployment(Strict):
+    """A model to be deployed."""
+
+    name: str = Field(max_length=96)
+    checkpoint: str = Field("demo", max_length=500)
+    replicas: int | None = Field(None, ge=1, le=64)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
+class NewBudget(Strict):
+    """A budget to be set; without a limit it is taken away."""
+
+    limit: str | None = Field(None, max_length=100)
+    hard: bool = True
+
+
+def user_of(user: User) -> dict[str, Any]:
+    """A user."""
+    return asdict(user)
+
+
+def key_of(key: ApiKey) -> dict[str, Any]:
+    """A key as it may be shown."""
+    return {**asdict(key), "scopes": sorted(key.scopes)}
+
+
+def session_of(session: Session) -> dict[str, Any]:
+    """A session."""
+    return {**asdict(session), "scopes": sorted(session.scopes)}
+
+
+def signed_in_of(found: SignedIn) -> dict[str, Any]:
+    """Tokens, by their names in OAuth 2.0 (RFC 6749)."""
+    return {
+        "access_token": found.access_token,
+        "token_type": "Bearer",
+        "expires_in": found.expires_in_s,
+        "refresh_token": found.refresh_token,
+        "session_id": found.session_id,
+    }
+
+
+def deployed_of(one: Deployed) -> dict[str, Any]:
+    """A deployment."""
+    return {
+        "id": one.id,
+        "name": one.name,
+        **one.specification.to_dict(),
+        "state": one.state,
+        "reason": one.reason,
+        "created_by": one.created_by,
+        "created_at": one.created_at,
+    }
+
+
+def balance_of(balance: Balance) -> dict[str, Any]:
+    """What a user has."""
+    return {
+        "user": balance.user_id,
+        "deposited_wei": str(balance.deposited_wei),
+        "trial_wei": str(balance.trial_wei),
+        "held_wei": str(balance.held_wei),
+        "withdrawing_wei": str(balance.withdrawing_wei),
+        "overdrawn_wei": str(balance.overdrawn_wei),
+        "available_wei": str(balance.available_wei),
+        "available": format_ros(balance.available_wei),
+    }
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """A usage record."""
+    return {
+        "usage_id": usage.usage_id,
+        "request_id": usage.request_id,
+        "at": usage.at,
+        "user": usage.user_id,
+        "model": usage.model,
+        "worker": usage.worker,
+        "resource": usage.resource,
+        "quantity": str(usage.quantity),
+        "unit": usage.unit,
+        "price": str(usage.price),
+        "amount_wei": str(usage.amount_wei),
+        "refunded_wei": str(usage.refunded_wei),
+        "epoch": usage.epoch,
+    }
+
+
+def budget_of(budget: Budget) -> dict[str, Any]:
+    """A budget."""
+    return {
+        "period": str(budget.period),
+        "limit_wei": str(budget.limit_wei),
+        "spent_wei": str(budget.spent_wei),
+        "held_wei": str(budget.held_wei),
+        "hard": budget.hard,
+    }

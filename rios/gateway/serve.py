@@ -1,0 +1,102 @@
+"""Runs a gateway until a signal ends it: streams that run get time to end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from rios.gateway.app import create_app
+from rios.gateway.settings import GatewaySettings
+from rios.services.gate import Gate, first_token, write_file
+from rios.services.network import local
+from rios.words.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and where."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+
+def config_of(gate: Gate, settings: GatewaySettings, *, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
+    """How uvicorn serves `gate`."""
+    return uvicorn.Config(
+        create_app(gate, settings),
+        host=host,
+        port=port,
+        http="h11",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=settings.header_bytes_max,
+        timeout_graceful_shutdown=max(1, int(settings.drain_s)),
+        # Without a list of proxies uvicorn believes those on this machine.
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=settings.proxies or None,
+        ws="none",
+    )
+
+
+def serve(gate: Gate, *, host: str, port: int, settings: GatewaySettings, ready: Callable[[int], None]) -> None:
+    """Serve until SIGINT or SIGTERM. `ready` is told the port once it listens.
+
+    Raises InvalidRequest where the port cannot be had.
+    """
+    server = _Server(config_of(gate, settings, host=host, port=port), ready)
+    # When it has ended, uvicorn raises the signal that ended it once more; what ends after it has to be done first.
+    before = {one: signal.signal(one, _heard) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server.run()
+    except SystemExit as error:
+        raise InvalidRequest(f"the gateway cannot listen at {host}:{port}: is something else there?") from error
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _heard(number: int, _: FrameType | None) -> None:
+    log.info("the gateway ends", extra={"signal": number})
+
+
+def up(
+    *,
+    home: Path,
+    host: str,
+    port: int,
+    workers: int,
+    models: Path | None,
+    ready: Callable[[str, str], None],
+) -> None:
+    """A network of processes on this machine with its gateway. `ready` is told the URL and the first admin's token."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = GatewaySettings()
+    with local(workers=workers, home=home) as network:
+        gate = Gate.open(network, models=models)
+        try:
+            token = first_token(gate.accounts, home)
+
+            def listening(found: int) -> None:
+                name = f"[{host}]" if ":" in host else host
+                url = f"http://{name}:{found}"
+                write_file(home, url=url, token=token)
+                ready(url, token)
+
+            serve(gate, host=host, port=port, settings=settings, ready=listening)
+        finally:
+            gate.close()

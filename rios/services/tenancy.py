@@ -1,0 +1,262 @@
+"""One network for many: the models of each organisation, and for each user the books that say what is paid by whom."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+import secrets
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete
+
+from rios.accounts.store import AccountStore, add, first, must, must_be_new, record
+from rios.accounts.values import Principal
+from rios.services.charging import Charging
+from rios.services.generation import Model
+from rios.storage.models import DeploymentRow
+from rios.words.errors import InvalidRequest, NotFound, NoWorkers, RiosError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.billing.ledger.ledger import Ledger
+    from rios.services.billing import Billing
+    from rios.services.network import Network
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+STARTING, SERVING, FAILED = "starting", "serving", "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specification:
+    """What is to be deployed: options as of `net.dmoe.deploy`."""
+
+    checkpoint: str
+    """"demo", or the name of a folder in the directory of models."""
+    replicas: int | None = None
+    dtype: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is kept."""
+        return {"checkpoint": self.checkpoint, "replicas": self.replicas, "dtype": self.dtype}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """A model that an organisation wants deployed, and how far that is."""
+
+    id: str
+    organisation_id: str
+    name: str
+    specification: Specification
+    created_by: str
+    created_at: int
+    """Microseconds of UTC since 1970."""
+    state: str = STARTING
+    """starting, serving or failed."""
+    reason: str = ""
+    """Why it failed."""
+
+
+class Tenancy:
+    """The tenants of a network. Close it before the network."""
+
+    def __init__(self, network: Network, store: AccountStore, *, models: Path | None) -> None:
+        """models: the directory whose folders may be deployed; "demo" alone without it."""
+        self._network = network
+        self._purse = network._purse
+        self._store = store
+        self._directory = models
+        self._lock = threading.Lock()
+        self._deployed: dict[str, Deployed] = {}
+        self._models: dict[str, Model] = {}
+        self._charging: dict[str, Charging] = {}
+        # One after the other: each fills the hosts' memory, and the next has to know what is left of it.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="rios-deploying")
+        for row in store.deployments():
+            specification = Specification(**row.pop("specification"))
+            self._begin(Deployed(**row, specification=specification))
+
+    def close(self) -> None:
+        """Start no more models. Those that serve end with the network, and are wanted again at the next start."""
+        self._starter.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The network's ledger. Raises LedgerUnavailable."""
+        return self._purse.books.ledger
+
+    # --- money -----------------------------------------------------------------------------------------------
+
+    def charging(self, user_id: str) -> Charging:
+        """What opens the tabs of a user. One for each, for it keeps what could not be posted yet."""
+        with self._lock:
+            if user_id not in self._charging:
+                books = self._purse.books
+                self._charging[user_id] = Charging(lambda: books.ledger, user=user_id)
+            return self._charging[user_id]
+
+    def billing(self, user_id: str) -> Billing:
+        """`net.billing`, of a user."""
+        found = copy.copy(self._purse.billing)
+        found._charging = self.charging(user_id)
+        return found
+
+    # --- models ----------------------------------------------------------------------------------------------
+
+    def models(self, who: Principal) -> list[Deployed]:
+        """What the organisation has, by name."""
+        with self._lock:
+            found = [one for one in self._deployed.values() if one.organisation_id == who.organisation_id]
+        return sorted(found, key=lambda one: one.name)
+
+    def deployed(self, who: Principal, name: str) -> Deployed:
+        """A model of the organisation. Raises NotFound."""
+        found = next((one for one in self.models(who) if one.name == name), None)
+        if found is None:
+            raise NotFound(f"there is no model {name!r}; GET /v1/models lists those that there are")
+        return found
+
+    def model(self, who: Principal, name: str) -> Model:
+        """A model of the organisation that serves; its requests are paid by the user. Raises NotFound, NoWorkers."""
+        found = self.deployed(who, name)
+        with self._lock:
+            model = self._models.get(found.id)
+        if model is None:
+            why = f"it failed: {found.reason}" if found.state == FAILED else "it is being deployed; try again"
+            raise NoWorkers(f"the model {name!r} does not serve: {why}")
+        return model.charged_to(self.charging(who.user_id))
+
+    def deploy(self, who: Principal, name: str, specification: Specification) -> Deployed:
+        """Want a model deployed, now and at every start; it starts in the background.
+
+        Raises AlreadyExists, InvalidRequest.
+        """
+        who.require("deployments:write")
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(f"{name!r} is no name of a model: 1 to 96 letters, digits and . _ -")
+        self._path(specification.checkpoint)
+        one = Deployed(
+            id=f"deployment-{secrets.token_hex(8)}",
+            organisation_id=who.organisation_id,
+            name=name,
+            specification=specification,
+            created_by=who.user_id,
+            created_at=self.ledger.now(),
+        )
+
+        def run(connection: Connection) -> None:
+            row = DeploymentRow
+            mine = (row.organisation_id == who.organisation_id, row.name == name)
+            must_be_new(first(connection, row, *mine), f"a model {name!r}")
+            add(
+                connection, row, id=one.id, organisation_id=one.organisation_id, name=name,
+                specification=json.dumps(specification.to_dict()), created_by=who.user_id, created_at=one.created_at,
+            )  # fmt: skip
+            record(
+                connection, at=one.created_at, organisation_id=who.organisation_id, actor=who.user_id,
+                action="deployment.create", object=one.id, detail={"name": name},
+            )  # fmt: skip
+
+        self._store.transact(run)
+        self._begin(one)
+        return one
+
+    def undeploy(self, who: Principal, name: str) -> None:
+        """Take a model down and forget it. Running requests are cancelled. Raises NotFound."""
+        who.require("deployments:write")
+        one = self.deployed(who, name)
+        now = self.ledger.now()
+
+        def run(connection: Connection) -> None:
+            must(first(connection, DeploymentRow, DeploymentRow.id == one.id), f"model {name!r}")
+            connection.execute(delete(DeploymentRow).where(DeploymentRow.id == one.id))
+            record(
+                connection, at=now, organisation_id=who.organisation_id, actor=who.user_id,
+                action="deployment.delete", object=one.id, detail={"name": name},
+            )  # fmt: skip
+
+        self._store.transact(run)
+        with self._lock:
+            self._deployed.pop(one.id, None)
+            model = self._models.pop(one.id, None)
+        if model is not None:
+            model.close()
+
+    def _begin(self, one: Deployed) -> None:
+        with self._lock:
+            self._deployed[one.id] = one
+        self._starter.submit(self._start, one)
+
+    def _start(self, one: Deployed) -> None:
+        with self._lock:
+            if one.id not in self._deployed:
+                return
+        wanted = one.specification
+        try:
+            path = self._path(wanted.checkpoint)
+            model = self._network.dmoe.deploy(
+                path, name=one.name, replicas=wanted.replicas, dtype=wanted.dtype, progress=False
+            )
+        except RiosError as error:
+            log.warning("a model could not be deployed", extra={"model": one.name, "reason": str(error)})
+            self._note(replace(one, state=FAILED, reason=str(error)))
+            return
+        except Exception:
+            log.exception("a model could not be deployed", extra={"model": one.name})
+            self._note(replace(one, state=FAILED, reason="an error of rios; its log says more"))
+            return
+        if not self._note(replace(one, state=SERVING), model):
+            model.close()
+
+    def _note(self, one: Deployed, model: Model | None = None) -> bool:
+        """Say how far a deployment is; False where it is not wanted any more."""
+        with self._lock:
+            if one.id not in self._deployed:
+                return False
+            self._deployed[one.id] = one
+            if model is not None:
+                self._models[one.id] = model
+            return True
+
+    def _path(self, checkpoint: str) -> str:
+        """Where a checkpoint lies. Nothing outside the directory of models, and nobody learns what lies there."""
+        if checkpoint == "demo":
+            return checkpoint
+        if self._directory is not None and checkpoint.isprintable():
+            root = self._directory.resolve()
+            found = (root / checkpoint).resolve()
+            if found != root and found.is_relative_to(root) and found.is_dir():
+                return str(found)
+        raise InvalidRequest(
+            f"there is no checkpoint {checkpoint!r}: it is 'demo' or a folder in the gateway's directory of models "
+            "(rios up --models DIRECTORY)"
+        )
+
+
+def chat_ids(model: Model, messages: Sequence[dict[str, str]]) -> list[int]:
+    """The prompt of a conversation, by the checkpoint's chat template; by a plain one where it has none.
+
+    The plain one writes `role: content` lines and ends with `assistant:`; a base model goes on from there.
+    """
+    tokenizer = model.tokenizer
+    if getattr(tokenizer, "chat_template", None):
+        from jinja2 import TemplateError
+
+        try:
+            ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:
+            raise InvalidRequest(f"the chat template of {model.name} refuses these messages: {error}") from error
+    else:
+        text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
+        ids = tokenizer(text)["input_ids"]
+    return [int(token) for token in ids]

@@ -1,0 +1,24 @@
+"""One gateway without workers for the tests of a module, and one with them for all that generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.gateway.servers import Door, deploy, lean, up
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """A gateway in this process, without workers and limits."""
+    with lean(tmp_path_factory.mktemp("lean") / "home") as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """`rios up` with one worker, and the demo model on it."""
+    with up(tmp_path_factory.mktemp("up") / "home", "--workers", "1") as found:
+        deploy(found)
+        yield found
