@@ -98,7 +98,8 @@ def test_each_setting_is_an_environment_variable(name: str, monkeypatch: pytest.
     field = Settings.model_fields[name]
     assert field.description
     kinds = typing.get_args(field.annotation) or (field.annotation,)
-    value = {bool: False, int: 123, float: 2.0 if field.default == 1 else 1.0, str: "somewhere", Path: Path("somewhere")}[kinds[0]]
+    other = 2.0 if field.default == 1 else 1.0
+    value = {bool: False, int: 123, float: other, str: "somewhere", Path: Path("somewhere")}[kinds[0]]
     monkeypatch.setenv(f"RIOS_{name.upper()}", str(value))
     assert getattr(Settings(), name) == value
 
