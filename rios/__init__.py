@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from rios.words import errors
 
 if TYPE_CHECKING:
-    from rios.services.network import Network, connect, local
+    from rios.client import connect
+    from rios.client.remote import RemoteNetwork
+    from rios.services.network import Network, local
 
 __version__ = "0.1.0"
-__all__ = ["Network", "connect", "errors", "local"]
+__all__ = ["Network", "RemoteNetwork", "connect", "errors", "local"]
 
 _HOMES = {
     "Network": "rios.services.network",
-    "connect": "rios.services.network",
+    "RemoteNetwork": "rios.client.remote",
+    "connect": "rios.client",
     "local": "rios.services.network",
 }
 

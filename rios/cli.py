@@ -45,9 +45,9 @@ Verbose = Annotated[
 
 @contextmanager
 def _network(scheduler: str | None, workers: int) -> Iterator[Network]:
-    import rios
+    from rios.services.network import connect, local
 
-    with rios.connect(scheduler) if scheduler else rios.local(workers=workers) as network:
+    with connect(scheduler) if scheduler else local(workers=workers) as network:
         yield network
 
 
@@ -133,9 +133,9 @@ def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbos
         }
     ]
     if scheduler:
-        import rios
+        from rios.services.network import connect
 
-        with rios.connect(scheduler) as network:
+        with connect(scheduler) as network:
             rows += network.deployed()
     if as_json:
         _print(rows)

@@ -173,9 +173,11 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 def budget_of(budget: Budget) -> dict[str, Any]:
     """A budget."""
     return {
+        "user": budget.user_id,
         "period": str(budget.period),
         "limit_wei": str(budget.limit_wei),
         "spent_wei": str(budget.spent_wei),
         "held_wei": str(budget.held_wei),
+        "alerts_bp": list(budget.alerts_bp),
         "hard": budget.hard,
     }

@@ -13,7 +13,8 @@ import uvicorn
 
 from rios.gateway.app import create_app
 from rios.gateway.settings import GatewaySettings
-from rios.services.gate import Gate, first_token, write_file
+from rios.services.gate import Gate, first_token
+from rios.services.gate_file import write_file
 from rios.services.network import local
 from rios.words.errors import InvalidRequest
 

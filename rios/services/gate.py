@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from rios.services.accounts import Accounts
+from rios.services.gate_file import read_file
 from rios.services.network import Network
 from rios.services.tenancy import Tenancy
-
-FILE = "gateway.json"
-"""In a home: the URL of its gateway and the first admin's token, for commands on the same machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +34,3 @@ class Gate:
 def first_token(accounts: Accounts, home: Path) -> str:
     """The first admin's token; the one that lies in the home while it is good."""
     return accounts.first_token(read_file(home).get("token"))
-
-
-def read_file(home: Path) -> dict[str, str]:
-    """URL and token of the gateway of a home; nothing where it never had one."""
-    try:
-        found = json.loads((home / FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write_file(home: Path, *, url: str, token: str) -> None:
-    """Keep URL and token of the gateway of a home, for its owner alone."""
-    new = home / f"{FILE}.new"
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"url": url, "token": token}, file)
-    new.replace(home / FILE)

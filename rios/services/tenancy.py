@@ -243,10 +243,11 @@ class Tenancy:
         )
 
 
-def chat_ids(model: Model, messages: Sequence[dict[str, str]]) -> list[int]:
-    """The prompt of a conversation, by the checkpoint's chat template; by a plain one where it has none.
+def chat_ids(model: Model, messages: Sequence[dict[str, str]], *, plain: bool) -> list[int]:
+    """The prompt of a conversation, by the checkpoint's chat template.
 
-    The plain one writes `role: content` lines and ends with `assistant:`; a base model goes on from there.
+    plain: where it has none, write `role: content` lines and end with `assistant:`, from where a base model goes on;
+    else that is InvalidRequest.
     """
     tokenizer = model.tokenizer
     if getattr(tokenizer, "chat_template", None):
@@ -256,6 +257,8 @@ def chat_ids(model: Model, messages: Sequence[dict[str, str]]) -> list[int]:
             ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
         except TemplateError as error:
             raise InvalidRequest(f"the chat template of {model.name} refuses these messages: {error}") from error
+    elif not plain:
+        raise InvalidRequest(f"{model.name} has no chat template; give its prompt as text to generate()")
     else:
         text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
         ids = tokenizer(text)["input_ids"]

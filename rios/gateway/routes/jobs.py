@@ -7,18 +7,21 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rios.accounts.values import Principal
 from rios.dmoe.completion import Completion, Logprob
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.errors import answer, status_of
 from rios.gateway.events import EventStream, event, unless_gone
+from rios.gateway.openai_schemas import Message
 from rios.gateway.runs import Run
 from rios.gateway.schemas import Strict
+from rios.services.generation import Model
+from rios.services.tenancy import chat_ids
 from rios.words.canonical import digest
 from rios.words.errors import AlreadyExists, InvalidRequest, NotFound, QueueFull, RiosError
 
@@ -31,7 +34,8 @@ class NewJob(Strict):
     """A generation to be started: greedy unless told otherwise."""
 
     model: str = Field(min_length=1, max_length=200)
-    prompt: Annotated[str, Field(max_length=1_000_000)] | Annotated[list[int], Field(min_length=1)]
+    prompt: Annotated[str, Field(max_length=1_000_000)] | Annotated[list[int], Field(min_length=1)] | None = None
+    messages: list[Message] | None = Field(None, min_length=1, max_length=1000)
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = 0.0
     top_k: int = 0
@@ -46,7 +50,20 @@ class NewJob(Strict):
 
     def params(self) -> dict[str, Any]:
         """As `Model.submit` takes them."""
-        return self.model_dump(exclude={"model", "prompt"})
+        return self.model_dump(exclude={"model", "prompt", "messages"})
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("a job has either a prompt or messages")
+        return self
+
+    def ids(self, model: Model) -> str | list[int]:
+        """The prompt."""
+        if self.messages is not None:
+            return chat_ids(model, [message.plain() for message in self.messages], plain=False)
+        assert self.prompt is not None
+        return self.prompt
 
 
 @dataclass(slots=True)
@@ -134,7 +151,7 @@ async def post_job(
     place = jobs.reserve(who.user_id, key)
     try:
         model = gate_of(request).tenancy.model(who, body.model)
-        run = await request.app.state.runs.start(lambda: model.submit(body.prompt, **body.params()))
+        run = await request.app.state.runs.start(lambda: model.submit(body.ids(model), **body.params()))
     except BaseException as error:
         jobs.release(who.user_id, key)
         place.set_exception(error if isinstance(error, RiosError) else RiosError("it could not be submitted"))
@@ -165,6 +182,12 @@ async def _wait(run: Run, seconds: float) -> None:
             await run.result()
     except (TimeoutError, RiosError):
         return
+
+
+@router.get("/{job_id}/status", summary="How far a job is")
+async def get_status(request: Request, who: User, job_id: str) -> dict[str, Any]:
+    """Of a job that failed too."""
+    return {**_said(request.app.state.jobs.get(who.user_id, job_id)), "result": None}
 
 
 @router.get("/{job_id}/events", summary="The pieces of a job as they come")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -45,7 +46,9 @@ def delete_deployment(request: Request, who: Deployer, name: str) -> Response:
 
 @router.get("/workers", summary="The workers of the network")
 def get_workers(request: Request, who: WorkersReader) -> dict[str, Any]:
-    """Name, device, memory, state and experts of each."""
+    """Name, device, memory, state and experts of each; for admins of the network processes and addresses too."""
     names = ("name", "device", "memory_bytes", "reserved_bytes", "state", "experts", "speed")
-    found = gate_of(request).network.workers
-    return {"data": [{name: getattr(worker, name) for name in names} for worker in found]}
+    found = [asdict(worker) for worker in gate_of(request).network.workers]
+    if not (who.operator and "settlement:write" in who.scopes):
+        found = [{name: worker[name] for name in names} for worker in found]
+    return {"data": found}

@@ -59,7 +59,7 @@ async def post_chat(request: Request, who: User, body: ChatRequest) -> Response:
     """By the model's chat template; a model without one gets `role: content` lines."""
 
     def prompts(model: Model) -> list[str | list[int]]:
-        return [chat_ids(model, [message.plain() for message in body.messages])]
+        return [chat_ids(model, [message.plain() for message in body.messages], plain=True)]
 
     def room(model: Model, ids: str | list[int]) -> int:
         default = min(request.app.state.settings.tokens_default, model.context_length - len(ids))

@@ -1,0 +1,135 @@
+"""Requests to a gateway: errors are those of rios, and what is safe to repeat is repeated after a lost connection."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+from rios.words import errors
+from rios.words.errors import GatewayLost, NetworkClosed, RiosError, TooManyRequests
+
+_CONNECT_S, _ANSWER_S = 10.0, 75.0
+# A gateway that is started again, or another one behind the same address, is there within this.
+RETRY_S = 15.0
+_PAUSE_S, _PAUSE_MAX_S = 0.1, 2.0
+_URN = "urn:rios:error:"
+_AWAY = (502, 503, 504)
+
+
+class Http:
+    """One gateway and one token. Safe for threads."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._closed = False
+        try:
+            self._client = httpx2.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {token}", "User-Agent": "rios"},
+                timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
+                limits=httpx2.Limits(max_connections=512, max_keepalive_connections=32),
+            )
+        except (httpx2.InvalidURL, UnicodeEncodeError) as error:
+            raise errors.InvalidRequest(f"{url!r} is no address of a gateway, or its token is none: {error}") from error
+
+    def get(self, path: str, **params: Any) -> Any:
+        """What a path answers; repeated after a lost connection."""
+        return self.ask("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    def post(self, path: str, body: Any, *, key: str | None = None) -> Any:
+        """What a path answers to `body`. key: an idempotency key, with which it may be repeated."""
+        return self.ask("POST", path, json=body, headers={} if key is None else {"Idempotency-Key": key})
+
+    def ask(self, method: str, path: str, **more: Any) -> Any:
+        """One request, and its JSON. Raises errors of rios."""
+        safe = method in ("GET", "DELETE", "PUT") or "Idempotency-Key" in more.get("headers", {})
+        deadline, pause_s = time.monotonic() + (RETRY_S if safe else 0), _PAUSE_S
+        while True:
+            try:
+                with self._translated():
+                    response = self._client.request(method, path, **more)
+                return _json(response)
+            except (_Away, TooManyRequests) as error:
+                wait_s = max(pause_s, getattr(error, "retry_after_s", 0.0))
+                if time.monotonic() + wait_s > deadline:
+                    raise
+                time.sleep(wait_s)
+                pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+    @contextmanager
+    def events(self, path: str, *, last: int) -> Iterator[Iterator[tuple[str, str, Any]]]:
+        """Server-sent events after the one of id `last`: name, id, data. The iterator raises GatewayLost where the
+        connection breaks."""
+        headers = {"Last-Event-ID": str(last), "Accept": "text/event-stream"}
+        with self._translated(), self._client.stream("GET", path, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                _json(response)
+            yield self._read(response)
+
+    def _read(self, response: httpx2.Response) -> Iterator[tuple[str, str, Any]]:
+        fields: dict[str, str] = {}
+        with self._translated():
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if line:
+                    fields[name] = value
+                else:
+                    yield fields.get("event", "message"), fields.get("id", ""), json.loads(fields["data"])
+                    fields = {}
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self._closed:
+            raise NetworkClosed("this network was closed; connect again")
+        try:
+            yield
+        except (httpx2.TransportError, httpx2.StreamError) as error:
+            why = str(error) or type(error).__name__
+            raise _Away(
+                f"the gateway at {self.url} does not answer: {why}; is it up, and the address right?"
+            ) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._closed = True
+        self._client.close()
+
+
+class _Away(GatewayLost):
+    """The gateway was not reached, or not a gateway of rios answered for it: the same may be asked again."""
+
+
+def _json(response: httpx2.Response) -> Any:
+    """The body of an answer; raises the error that it is."""
+    if response.status_code == 204:
+        return None
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if response.is_success and found is not None:
+        return found
+    said = found if isinstance(found, dict) else {}
+    if str(said.get("type", "")).startswith(_URN):
+        raise error_of(said, retry_after=response.headers.get("retry-after"))
+    kind = _Away if response.status_code in _AWAY else GatewayLost
+    raise kind(
+        f"{response.url} answers {response.status_code}, and not as a gateway of rios does; is that its address?"
+    )
+
+
+def error_of(said: dict[str, Any], *, retry_after: str | None = None) -> RiosError:
+    """The error that a problem of the gateway stands for: of the same class as it was there."""
+    kind = getattr(errors, str(said.get("type", "")).removeprefix(_URN), RiosError)
+    message = str(said.get("detail", ""))
+    if kind is TooManyRequests:
+        return TooManyRequests(message, retry_after_s=float(retry_after or 1))
+    if not (isinstance(kind, type) and issubclass(kind, RiosError)):
+        kind = RiosError
+    return kind(message)

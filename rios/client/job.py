@@ -1,0 +1,122 @@
+"""One request at a gateway as its caller holds it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rios.client.http import RETRY_S, Http, error_of
+from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
+from rios.dmoe.params import check_timeout
+from rios.words.errors import DeadlineExceeded, GatewayLost, RiosError
+
+_WAIT_S = 30.0
+_PAUSE_S = 0.1
+
+
+class RemoteJob:
+    """A submitted request. It goes on when the connection is lost, and is taken up again where it was left."""
+
+    def __init__(self, http: Http, request_id: str) -> None:
+        self._http = http
+        self.request_id = request_id
+        self._completion: Completion | None = None
+
+    @classmethod
+    def start(cls, http: Http, body: dict[str, Any]) -> RemoteJob:
+        """Submit a request. Its key makes it safe to send again: it starts once."""
+        found = http.post("/v1/jobs", body, key=secrets.token_hex(16))
+        return cls(http, found["id"])
+
+    def __repr__(self) -> str:
+        return f"<RemoteJob {self.request_id[:8]} at {self._http.url}>"
+
+    @property
+    def status(self) -> str:
+        """queued, running, paused, done, failed or cancelled."""
+        if self._completion is not None:
+            return "done"
+        return str(self._http.get(f"/v1/jobs/{self.request_id}/status")["status"])
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the whole answer. Raises what went wrong, or `DeadlineExceeded` after `timeout` seconds."""
+        timeout = check_timeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._completion is None:
+            left_s = _WAIT_S if deadline is None else min(_WAIT_S, deadline - time.monotonic())
+            found = self._http.get(f"/v1/jobs/{self.request_id}", wait_s=max(0.0, left_s))
+            if found["result"] is not None:
+                self._completion = _completion(found)
+            elif left_s <= 0:
+                raise DeadlineExceeded(
+                    f"request {self.request_id} has {found['tokens']} tokens after {timeout:g} s; it goes on: wait "
+                    "again or cancel it"
+                )
+        return self._completion
+
+    def stream(self, timeout: float | None = None) -> Iterator[Piece]:
+        """Pieces as they come; leaving the loop early cancels. `timeout` bounds the wait for all of them."""
+        timeout = check_timeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        last, lost_at = 0, None
+        done = False
+        try:
+            while not done:
+                try:
+                    with self._http.events(f"/v1/jobs/{self.request_id}/events", last=last) as events:
+                        for name, number, data in events:
+                            lost_at = None
+                            if name == "error":
+                                done = True
+                                raise error_of(data)
+                            if name == "done":
+                                self._completion = _completion(data)
+                                done = True
+                                break
+                            last = int(number)
+                            yield _piece(data)
+                            if deadline is not None and time.monotonic() > deadline:
+                                raise DeadlineExceeded(f"request {self.request_id} goes on after {timeout:g} s")
+                        else:
+                            raise GatewayLost(f"the stream of request {self.request_id} broke off")
+                except GatewayLost:
+                    lost_at = lost_at or time.monotonic()
+                    if time.monotonic() - lost_at > RETRY_S:
+                        raise
+                    time.sleep(_PAUSE_S)
+        finally:
+            if not done:
+                self.cancel()
+
+    def cancel(self) -> None:
+        """End it; what was received so far is paid. No error if it has ended already, or the gateway has gone."""
+        try:
+            self._http.ask("DELETE", f"/v1/jobs/{self.request_id}")
+        except RiosError:
+            return
+
+
+def _piece(data: dict[str, Any]) -> Piece:
+    return Piece(data["text"], tuple(data["token_ids"]), tuple(_logprob(one) for one in data["logprobs"]))
+
+
+def _logprob(data: dict[str, Any]) -> Logprob:
+    return Logprob(data["token_id"], data["logprob"], tuple((int(token), value) for token, value in data["top"]))
+
+
+def _completion(said: dict[str, Any]) -> Completion:
+    found = said["result"]
+    usage = dict(found["usage"])
+    by_host = {name: HostUsage(**host) for name, host in usage.pop("by_host").items()}
+    logprobs = found["logprobs"]
+    return Completion(
+        text=found["text"],
+        token_ids=tuple(found["token_ids"]),
+        finish_reason=found["finish_reason"],
+        usage=Usage(**usage, by_host=by_host),
+        timing=Timing(**found["timing"]),
+        logprobs=None if logprobs is None else tuple(_logprob(one) for one in logprobs),
+        request_id=said["id"],
+    )

@@ -1,0 +1,235 @@
+"""A network behind a gateway, as `rios.local()` gives it: deploy, generate, stream, wallet, billing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rios.client.http import Http
+from rios.client.job import RemoteJob
+from rios.client.money import RemoteBilling, RemoteWallet
+from rios.dmoe.completion import Completion, Piece
+from rios.dmoe.params import check_timeout
+from rios.services.prompts import count_of, one_of, params_of, prompts_of
+from rios.words.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NetworkClosed, NotSignedIn, RiosError
+
+if TYPE_CHECKING:
+    from rios.services.views import Workers
+
+_DEPLOY_S = 600.0
+_LOOK_S = 0.25
+TOKEN_VARIABLE = "RIOS_TOKEN"  # noqa: S105  the name of a variable
+
+
+class RemoteNetwork:
+    """What `rios.connect("https://...")` returns. Use it as a context manager, or `close` it."""
+
+    def __init__(self, url: str, *, token: str | None = None, home: Path | None = None) -> None:
+        """Raises NotSignedIn, GatewayLost."""
+        found = token or os.environ.get(TOKEN_VARIABLE) or _token_of(home)
+        if found is None:
+            raise NotSignedIn(
+                f"{url} needs a token: pass token=..., or set {TOKEN_VARIABLE}; on the gateway's machine, pass home=..."
+            )
+        self.address = url
+        self._http = Http(url, found)
+        self._closed = False
+        try:
+            self._me: dict[str, Any] = self._http.get("/v1/users/me")
+        except BaseException:
+            self._http.close()
+            raise
+        self.wallet = RemoteWallet(self._http)
+        self.billing = RemoteBilling(self._http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"as {self._me['login']}, {self._me['role']}"
+        return f"<RemoteNetwork {self.address} {state}>"
+
+    @property
+    def dmoe(self) -> RemoteDmoe:
+        """Mixture-of-experts models on this network."""
+        return RemoteDmoe(self._http)
+
+    @property
+    def models(self) -> tuple[RemoteModel, ...]:
+        """The models of the organisation that serve now, whoever deployed them."""
+        rows = self._http.get("/v1/deployments")["data"]
+        return tuple(RemoteModel(self._http, row["name"]) for row in rows if row["state"] == "serving")
+
+    @property
+    def workers(self) -> Workers:
+        """The workers now. Processes and addresses are shown to admins of the network alone."""
+        from rios.services.views import WorkerInfo, Workers
+
+        hidden = {"pid": 0, "address": "", "machine": "", "dask_address": "", "gpu": None}
+        return Workers([WorkerInfo(**{**hidden, **row}) for row in self._http.get("/v1/workers")["data"]])
+
+    def wait_for_workers(self, count: int = 1, timeout: float | None = None) -> None:
+        """Until `count` workers serve; DeadlineExceeded after `timeout` seconds (default 60)."""
+        timeout = check_timeout(timeout)
+        deadline = time.monotonic() + (60.0 if timeout is None else timeout)
+        while (found := sum(worker.state == "serving" for worker in self.workers)) < count:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"{found} of {count} workers serve at {self.address}; ask its admin for more")
+            time.sleep(_LOOK_S)
+
+    def close(self) -> None:
+        """Close the connections. What is deployed stays."""
+        self._closed = True
+        self._http.close()
+
+
+class RemoteDmoe:
+    """Mixture-of-experts models on a network: `net.dmoe`."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def __repr__(self) -> str:
+        return f"<Dmoe of {self._http.url}>"
+
+    def deploy(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        dtype: str | None = None,
+        replicas: int | None = None,
+        progress: bool = True,
+        timeout: float | None = None,
+    ) -> RemoteModel:
+        """Have a model deployed for the organisation, and wait until it serves.
+
+        path: "demo", or the name of a folder in the gateway's directory of models. One that is deployed under that
+        name with the same options is taken as it is. It stays when this process ends: `model.undeploy()` takes it down.
+        timeout: seconds; default 600.
+
+        Raises InvalidRequest, AlreadyExists, NotAllowed, DeadlineExceeded, and what the deployment failed with.
+        """
+        timeout = check_timeout(timeout)
+        checkpoint = str(path)
+        chosen = name or checkpoint.rpartition("/")[2]
+        wanted = {"checkpoint": checkpoint, "dtype": dtype, "replicas": count_of("replicas", replicas)}
+        try:
+            self._http.post("/v1/deployments", {"name": chosen, **wanted})
+        except AlreadyExists:
+            found = self._http.get(f"/v1/deployments/{chosen}")
+            if any(found[field] != value for field, value in wanted.items() if value is not None):
+                raise
+        model = RemoteModel(self._http, chosen)
+        model.wait(_DEPLOY_S if timeout is None else timeout, progress=progress)
+        return model
+
+    def model(self, name: str) -> RemoteModel:
+        """A model that is deployed. Raises NotFound."""
+        self._http.get(f"/v1/deployments/{name}")
+        return RemoteModel(self._http, name)
+
+
+class RemoteModel:
+    """A deployed model. Closing it closes this handle; others use the model on."""
+
+    def __init__(self, http: Http, name: str) -> None:
+        self._http = http
+        self.name = name
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<RemoteModel {self.name!r} at {self._http.url}>"
+
+    @property
+    def state(self) -> str:
+        """starting, serving or failed."""
+        return str(self._http.get(f"/v1/deployments/{self.name}")["state"])
+
+    def wait(self, timeout: float, *, progress: bool = False) -> None:
+        """Until it serves. Raises DeadlineExceeded, and RiosError that says why it failed."""
+        from tqdm.auto import tqdm
+
+        deadline = time.monotonic() + timeout
+        with tqdm(
+            desc=f"deploying {self.name}", bar_format="{desc} {elapsed}", disable=not progress, leave=False
+        ) as bar:
+            while True:
+                found = self._http.get(f"/v1/deployments/{self.name}")
+                if found["state"] == "serving":
+                    return
+                if found["state"] == "failed":
+                    raise RiosError(f"{self.name} could not be deployed: {found['reason']}")
+                if time.monotonic() > deadline:
+                    raise DeadlineExceeded(f"{self.name} does not serve after {timeout:g} s; it goes on: wait() again")
+                time.sleep(_LOOK_S)
+                bar.update()
+
+    def generate(self, prompt: Any, **params: Any) -> Any:
+        """Answer one prompt, or a list of them at the same time: parameters and errors as of a local model."""
+        timeout = check_timeout(params.pop("timeout", None))
+        prompts, one = prompts_of(prompt)
+        started: list[RemoteJob] = []
+        try:
+            for ids in prompts:  # one that is refused ends those before it
+                started += [self._submitted({"prompt": ids}, params)]
+            answers: list[Completion] = [job.result(timeout) for job in started]
+        except BaseException:
+            for job in started:
+                job.cancel()
+            raise
+        return answers[0] if one else answers
+
+    def stream(self, prompt: Any, **params: Any) -> Iterator[Piece]:
+        """Pieces of the answer as they come; a lost connection is taken up again. Leaving the loop cancels the rest."""
+        timeout = check_timeout(params.pop("timeout", None))
+        return self._submitted({"prompt": one_of(prompt, "stream")}, params).stream(timeout)
+
+    def submit(self, prompt: Any, **params: Any) -> RemoteJob:
+        """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`."""
+        return self._submitted({"prompt": one_of(prompt, "submit")}, params)
+
+    def chat(self, messages: list[dict[str, str]], **params: Any) -> Completion:
+        """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
+        timeout = check_timeout(params.pop("timeout", None))
+        return self._submitted({"messages": list(messages)}, params).result(timeout)
+
+    def _submitted(self, what: dict[str, Any], params: dict[str, Any]) -> RemoteJob:
+        if self._closed:
+            raise NetworkClosed(f"the model {self.name!r} was closed; ask net.dmoe.model for it again")
+        plain = params_of(params)
+        given = {name: getattr(plain, name) for name in params}
+        for name in ("stop", "stop_token_ids"):
+            if name in given:
+                given[name] = list(given[name])
+        if type(plain.max_new_tokens) is int and plain.max_new_tokens == 0:
+            raise InvalidRequest("max_new_tokens is 0; a request to a gateway generates at least 1 token")
+        return RemoteJob.start(self._http, {"model": self.name, **what, **given})
+
+    def undeploy(self) -> None:
+        """Take the model down for everybody in the organisation. Raises NotAllowed, NotFound."""
+        self._http.ask("DELETE", f"/v1/deployments/{self.name}")
+
+    def close(self) -> None:
+        """Close this handle."""
+        self._closed = True
+
+
+def _token_of(home: Path | None) -> str | None:
+    from rios.services.gate_file import read_file
+    from rios.words.config import settings
+
+    chosen = home or settings().home
+    return None if chosen is None else read_file(chosen).get("token")

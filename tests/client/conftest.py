@@ -1,0 +1,52 @@
+"""One network with its gateway in this process, and both ways to use it: in the process, and over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import rios
+from rios.services.gate import Gate
+from tests.gateway.servers import UNLIMITED, serving
+
+
+@dataclass
+class Both:
+    """A network, its gateway, and the first admin there."""
+
+    local: Any
+    gate: Gate
+    url: str
+    token: str
+
+    def connect(self, token: str | None = None) -> Any:
+        return rios.connect(self.url, token=self.token if token is None else token)
+
+
+@pytest.fixture(scope="package")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    home = tmp_path_factory.mktemp("client") / "home"
+    with rios.local(workers=1, threads=1, home=home) as network:
+        gate = Gate.open(network)
+        with serving(gate, UNLIMITED) as url:
+            yield Both(network, gate, url, gate.accounts.first_token())
+        gate.close()
+
+
+@pytest.fixture(scope="package", params=["local", "remote"])
+def network(request: pytest.FixtureRequest, both: Both) -> Iterator[Any]:
+    """The network in this process, then through its gateway: what holds for one holds for the other."""
+    if request.param == "local":
+        yield both.local
+    else:
+        with both.connect() as found:
+            yield found
+
+
+@pytest.fixture(scope="package")
+def model(network: Any) -> Any:
+    """The demo model, in float32 so that its answers do not depend on who is in the same batch."""
+    return network.dmoe.deploy("demo", dtype="float32", progress=False)
