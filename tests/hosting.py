@@ -28,11 +28,13 @@ DEADLINE_S = 60.0
 class Hosting:
     """A running host. `deploy` gives it a whole checkpoint and a trunk."""
 
-    def __init__(self, settings: Settings, *, host_class: type[Host] = Host, **options: Any) -> None:
+    def __init__(
+        self, settings: Settings, *, name: str = "host", host_class: type[Host] = Host, **options: Any
+    ) -> None:
         self.settings = settings
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = host_class(self._listener, name="host", key=KEY, settings=settings, **options)
-        self.peer = Peer("host", ("127.0.0.1", self._listener.getsockname()[1]), KEY, self.host.machine)
+        self.host = host_class(self._listener, name=name, key=KEY, settings=settings, **options)
+        self.peer = Peer(name, ("127.0.0.1", self._listener.getsockname()[1]), KEY, self.host.machine)
         self._thread = threading.Thread(target=self.host.run, daemon=True)
         self._thread.start()
         self.control = HostControl(self.peer, settings, session="test")
