@@ -55,6 +55,12 @@ class Anvil:
                 assert time.monotonic() < deadline, "anvil does not answer"
                 time.sleep(0.02)  # it has no way to say that it listens
 
+    @property
+    def pid(self) -> int:
+        """Of the process, while there is one."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Let it write its chain down and end."""
         self._end(signal.SIGTERM)
