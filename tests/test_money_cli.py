@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ OWNER = check_address("0x" + "a1" * 20)
 def run(home: Path | None, *arguments: str, code: int = 0) -> str:
     """What a command prints, on standard output or, where it fails, as its error."""
     settings.cache_clear()
+    levels = {name: logging.getLogger(name).level for name in ("rios", "distributed")}
     try:
         done = CliRunner().invoke(app, list(arguments), env={"RIOS_HOME": None if home is None else str(home)})
     finally:
         settings.cache_clear()
+        for name, level in levels.items():  # a command is a process; here others come after it
+            logging.getLogger(name).setLevel(level)
     assert done.exit_code == code, done.output
     return str(done.exception) if isinstance(done.exception, RiosError) else done.stdout
 

@@ -15,6 +15,7 @@ from rios.words.money import WEI_PER_ROS
 from tests.services.earning import earn, owner, purse_of
 
 ANN = owner(0xA1)
+LOG = "rios.services.alerts"
 PERCENT = WEI_PER_ROS // 100
 WAIT_S = 60
 
@@ -29,6 +30,7 @@ def shares(alerts: list[Alert], about: str) -> list[int]:
 
 
 def test_shares_of_a_budget_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger=LOG)
     with purse_of() as purse:
         got: list[Alert] = []
         purse.billing.on_alert(got.append)
@@ -44,7 +46,7 @@ def test_shares_of_a_budget_are_told_once(caplog: pytest.LogCaptureFixture) -> N
         assert shares(got, "budget") == [5_000, 7_500, 9_000]
         assert purse.billing.alerts == got
         assert str(got[0]) == "50 % of the budget of 1 ROS a month are spent: 0.5 ROS"
-        told = [record for record in caplog.records if record.name == "rios.services.alerts"]
+        told = [record for record in caplog.records if record.name == LOG]
         assert [record.getMessage() for record in told] == [str(alert) for alert in got]
         assert {record.levelno for record in told} == {logging.WARNING}
 
@@ -62,6 +64,7 @@ def test_a_low_balance_is_told_once() -> None:
 
 
 def test_a_callback_that_fails_is_called_again_and_the_others_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger=LOG)
     with purse_of() as purse:
         got: list[Alert] = []
         tried: list[Alert] = []
@@ -79,7 +82,7 @@ def test_a_callback_that_fails_is_called_again_and_the_others_are_not(caplog: py
         assert dispatcher is not None
         assert dispatcher.run_once(at=purse.books.ledger.now() + RETRY_US) == 1
         assert (len(got), len(tried)) == (1, 2)
-        assert sum(record.name == "rios.services.alerts" for record in caplog.records) == 1
+        assert sum(record.name == LOG for record in caplog.records) == 1
 
 
 def test_what_was_not_told_is_told_after_a_restart_once(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ HOUR_S = 3600
 HOUR_US = HOUR_S * 10**6
 WINDOW_S = 600
 WAIT_S = 120.0
+LOG = "rios.services.epochs"
 
 
 class Clock:
@@ -60,8 +61,9 @@ def heard(caplog: pytest.LogCaptureFixture) -> Iterator[threading.Event]:
             if "tried again" in record.getMessage():
                 event.set()
 
+    caplog.set_level(logging.WARNING, logger=LOG)
     listener = Listener()
-    logger = logging.getLogger("rios.services.epochs")
+    logger = logging.getLogger(LOG)
     logger.addHandler(listener)
     yield event
     logger.removeHandler(listener)
@@ -164,6 +166,7 @@ def test_no_failure_ends_it(heard: threading.Event) -> None:
 
 
 def test_closing_waits_no_longer_than_it_says(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger=LOG)
     begun, go_on = threading.Event(), threading.Event()
 
     def settle() -> None:
