@@ -23,6 +23,7 @@ SHARE = np.dtype(
         ("wire_bytes", "<u8"),
     ]
 )
+_EXACT_MAX = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def split(total: int, weights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Divide `total` in proportion to `weights` (not all zero) into integers that add up to it."""
     whole = int(weights.sum())
     # Python integers where the product could leave 63 bits: a reply of an hour times a million rows.
-    if total and whole and total > (1 << 62) // max(int(weights.max()), 1):
+    if total and whole and total > _EXACT_MAX // max(int(weights.max()), 1):
         products = [total * int(weight) for weight in weights]
         parts = np.array([product // whole for product in products], dtype=np.int64)
         left = np.array([product % whole for product in products], dtype=np.int64)
@@ -57,31 +58,34 @@ def shares(
 ) -> npt.NDArray[np.void]:
     """The SHARE records of one step: a record for every request with rows in a reply."""
     if len(handles) == 1:
-        out = np.zeros(len(replies), dtype=SHARE)
-        for place, reply in enumerate(replies):
-            out[place] = (
-                handles[0],
-                steps[0],
-                reply.layer,
-                reply.host,
-                reply.rows[0],
-                reply.compute_ns,
-                reply.wire_bytes,
-            )
+        handle, step = int(handles[0]), int(steps[0])
+        found = [(handle, step, r.layer, r.host, int(r.rows[0]), r.compute_ns, r.wire_bytes) for r in replies]
+        out = np.array(found, dtype=SHARE)
         return out[out["rows"] > 0]
-    parts: list[npt.NDArray[np.void]] = []
-    for reply in replies:
-        served = np.flatnonzero(reply.rows)
-        if not served.size:
-            continue
-        rows = reply.rows[served]
-        part = np.zeros(served.size, dtype=SHARE)
-        part["handle"] = handles[served]
-        part["step"] = steps[served]
-        part["layer"] = reply.layer
-        part["host"] = reply.host
-        part["rows"] = rows
-        part["compute_ns"] = split(reply.compute_ns, rows)
-        part["wire_bytes"] = split(reply.wire_bytes, rows)
-        parts.append(part)
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=SHARE)
+    replies = [reply for reply in replies if reply.rows.any()]
+    if not replies:
+        return np.zeros(0, dtype=SHARE)
+    rows = np.array([reply.rows for reply in replies], dtype=np.int64)
+    which, place = np.nonzero(rows)
+    out = np.zeros(len(which), dtype=SHARE)
+    out["handle"], out["step"] = handles[place], steps[place]
+    out["rows"] = rows[which, place]
+    for name in ("layer", "host"):
+        out[name] = np.array([getattr(reply, name) for reply in replies])[which]
+    for name in ("compute_ns", "wire_bytes"):
+        out[name] = _split_each([getattr(reply, name) for reply in replies], rows)[which, place]
+    return out
+
+
+def _split_each(totals: list[int], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """As `split`, for each row of `weights` at once: one by one it was a hundredth of the time of a batch of eight."""
+    if max(totals) > _EXACT_MAX // int(weights.max()):
+        return np.array([split(total, row) for total, row in zip(totals, weights, strict=True)])
+    whole, wanted = weights.sum(axis=1, keepdims=True), np.array(totals, dtype=np.int64)[:, None]
+    parts, left = np.divmod(wanted * weights, whole)
+    missing = wanted - parts.sum(axis=1, keepdims=True)
+    # Place of each in the order of the fractions, largest first: the first `missing` of a row get one more.
+    order = np.argsort(-left, axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(weights.shape[1])[None], axis=1)
+    return np.asarray(parts + (rank < missing))

@@ -47,7 +47,7 @@ def test_shares_add_up(requests: int, data: st.DataObject) -> None:
         Reply(
             layer=data.draw(st.integers(0, 60)),
             host=data.draw(st.integers(0, 9)),
-            compute_ns=data.draw(st.integers(0, 2**48)),
+            compute_ns=data.draw(st.one_of(st.integers(0, 2**48), st.sampled_from([2**61, 2**62, 2**63 - 1]))),
             wire_bytes=data.draw(st.integers(0, 2**30)),
             rows=np.array(data.draw(st.lists(st.integers(0, 9), min_size=requests, max_size=requests)), dtype=np.int64),
         )
@@ -60,6 +60,8 @@ def test_shares_add_up(requests: int, data: st.DataObject) -> None:
     served = [reply for reply in replies if reply.rows.sum()]
     for field in ("compute_ns", "wire_bytes"):
         assert sum(records[field].tolist()) == sum(getattr(reply, field) for reply in served)
+        parts = [split(getattr(reply, field), reply.rows)[reply.rows > 0].tolist() for reply in served]
+        assert records[field].tolist() == [part for of_reply in parts for part in of_reply]
     assert records["rows"].tolist() == [rows for reply in served for rows in reply.rows.tolist() if rows]
     assert all(step == 7 + handle - 100 for handle, step in zip(records["handle"], records["step"], strict=True))
 
