@@ -19,6 +19,7 @@ from rios.words.errors import BudgetExceeded, Cancelled, DeadlineExceeded, Insuf
 from tests.faults import wait_whole
 
 PROMPT = "It was a fine morning,"
+PROMPT_TOKENS = 6
 STEP = 16
 NEW = 100
 PARAMS: dict[str, Any] = {"max_new_tokens": NEW, "ignore_eos": True}
@@ -38,7 +39,9 @@ def model(net: rios.Network) -> Any:
 
 @pytest.fixture(scope="module")
 def undisturbed(model: Any) -> Any:
-    return model.generate(PROMPT, **PARAMS)
+    answer = model.generate(PROMPT, **PARAMS)
+    assert answer.usage.prompt_tokens == PROMPT_TOKENS
+    return answer
 
 
 def until(found: Callable[[], bool]) -> None:
@@ -48,11 +51,16 @@ def until(found: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def cost(net: rios.Network, model: Any, tokens: int, *, covered: int = 0, prompt: int = 6) -> int:
+def cost(net: rios.Network, model: Any, tokens: int, *, covered: int = 0) -> int:
     """The highest price of the tokens after `covered` ones."""
     terms = net._purse.charging.terms(model.hosts())
     step = hold_step(
-        model.work, terms, prompt_tokens=prompt, max_new_tokens=covered + tokens, covered=covered, step_tokens=tokens
+        model.work,
+        terms,
+        prompt_tokens=PROMPT_TOKENS,
+        max_new_tokens=covered + tokens,
+        covered=covered,
+        step_tokens=tokens,
     )
     assert step is not None
     return step.hold_wei
@@ -64,6 +72,7 @@ def only(net: rios.Network, wei: int) -> Iterator[Callable[[], None]]:
     charging = net._purse.charging
     ledger = charging.ledger()
     name = f"aside-{time.monotonic_ns()}"
+    until(lambda: ledger.balance("local").held_wei == 0)  # the price of a cancelled request is posted soon after
     rest = ledger.balance("local").available - wei
     ledger.hold(name, "local", rest, request_id=name, terms=charging.terms({}))
     try:
@@ -101,17 +110,15 @@ def test_a_long_request_is_held_for_step_by_step(net: rios.Network, model: Any, 
     ledger = net._purse.books.ledger
     steps = ledger.hold_steps(f"hold-{answer.request_id}")
     ends = [16, 32, 64, 100]
-    prompt = answer.usage.prompt_tokens
     assert [step.amount_wei for step in steps] == [
-        cost(net, model, end - before, covered=before, prompt=prompt)
-        for before, end in zip([0, *ends], ends, strict=False)
+        cost(net, model, end - before, covered=before) for before, end in zip([0, *ends], ends, strict=False)
     ]
     tokens = {row.step: row.quantity for row in rows(net, answer.request_id) if row.resource == "tokens_out"}
     assert tokens == {0: 16, 1: 16, 2: 32, 3: 36}
     # Each step has a record of each host's experts, whose events are those of its own positions.
     experts = [row for row in rows(net, answer.request_id) if row.resource == "expert"]
     per_position = model.work.rows_per_position
-    for step, positions in enumerate((prompt + 15, 16, 32, 36)):
+    for step, positions in enumerate((PROMPT_TOKENS + 15, 16, 32, 36)):
         assert sum(row.rows for row in experts if row.step == step) == positions * per_position
     assert net.billing.balance.held_wei == 0
     assert all(net.billing.prove(row.usage_id).verified for row in experts)
