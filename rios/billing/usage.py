@@ -7,12 +7,11 @@ matter, and an event that comes twice counts once.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rios.billing.books import BYTES, EXPERT, MINIMUM, RESOURCE_LINES, TOKENS_IN, TOKENS_OUT
@@ -99,6 +98,17 @@ class Request:
         return min(bisect_left(ends, position), max(len(ends) - 1, 0))
 
 
+@dataclass(slots=True)
+class _Group:
+    """The events of one host in one hold step, added up as they come."""
+
+    events: list[UsageEvent] = field(default_factory=list)
+    flops: int = 0
+    carried: int = 0
+    rows: int = 0
+    measured_ns: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """What one worker did of one priced thing in one hold step of one request."""
@@ -131,7 +141,7 @@ class UsageRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a canonical document: what may pass 2^53 is decimal text."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**found, "quantity": str(self.quantity), "measured_ns": str(self.measured_ns)}
 
     @classmethod
@@ -153,23 +163,39 @@ def fold(
     them is; a host that is missing there, an event of another request, or a layer that the model does not have is an
     InvalidRequest, and an event id with two payloads a LedgerConflict.
     """
-    groups: dict[tuple[int, str], list[UsageEvent]] = {}
-    hold_step = functools.lru_cache(maxsize=None)(request.hold_step)
+    groups: dict[tuple[int, str], _Group] = {}
+    request_id, row_bytes_max = request.request_id, work.row_bytes_max
+    flops_per_row = [layer.flops_per_row for layer in work.layers]
+    steps: dict[int, int] = {}
+    # One loop, because every request pays for it: a request has an event for each step, layer and host.
     for event in _distinct(events):
-        _check_event(event, request, work)
-        groups.setdefault((hold_step(event.step), event.host), []).append(event)
-    records, row_bytes_max = [], work.row_bytes_max
-    for (step, name), mine in groups.items():
-        host = _host(hosts, name)
-        flops = sum(event.rows * work.layers[event.layer].flops_per_row for event in mine)
+        position, layer, rows, carried = event.step, event.layer, event.rows, event.wire_bytes
+        if not (
+            type(position) is type(layer) is type(rows) is type(carried) is type(event.compute_ns) is int
+            and min(position, layer, rows, carried, event.compute_ns) >= 0
+            and layer < len(flops_per_row)
+            and event.request_id == request_id
+        ):
+            raise _refused(event, request, work)
+        step = steps.get(position)
+        if step is None:
+            step = steps[position] = request.hold_step(position)
+        group = groups.get((step, event.host))
+        if group is None:
+            group = groups[step, event.host] = _Group()
+        group.events.append(event)
+        group.flops += rows * flops_per_row[layer]
         # A bound per event, so that the bytes of one event do not make room for those of another.
-        carried = sum(min(event.wire_bytes, event.rows * row_bytes_max) for event in mine)
-        rows = sum(event.rows for event in mine)
-        measured = sum(event.compute_ns for event in mine)
-        summary = (len(mine), _events_digest(mine))
+        group.carried += min(carried, rows * row_bytes_max)
+        group.rows += rows
+        group.measured_ns += event.compute_ns
+    records = []
+    for (step, name), group in groups.items():
+        host = _host(hosts, name)
+        summary = (len(group.events), _events_digest(group.events))
         records += [
-            _record(request, host, EXPERT, step, flops, (rows, measured), summary),
-            _record(request, host, BYTES, step, carried, (rows, 0), summary),
+            _record(request, host, EXPERT, step, group.flops, (group.rows, group.measured_ns), summary),
+            _record(request, host, BYTES, step, group.carried, (group.rows, 0), summary),
         ]
     trunk = _host(hosts, request.trunk)
     records += [_record(request, trunk, *tokens, (0, 0), (0, _NO_EVENTS)) for tokens in _tokens(request)]
@@ -268,12 +294,14 @@ def _host(hosts: Mapping[str, Host], name: str) -> Host:
         raise InvalidRequest(f"nobody knows who owns host {name}, which worked; announce it and fold again") from error
 
 
-def _check_event(event: UsageEvent, request: Request, work: Work) -> None:
+def _refused(event: UsageEvent, request: Request, work: Work) -> InvalidRequest:
+    """What is wrong with an event that cannot be folded."""
     if event.request_id != request.request_id:
-        raise InvalidRequest(f"usage event {event.event_id} is not of request {request.request_id}")
+        return InvalidRequest(f"usage event {event.event_id} is not of request {request.request_id}")
     counts = (event.step, event.layer, event.rows, event.compute_ns, event.wire_bytes)
-    if set(map(type, counts)) != {int} or min(counts) < 0:
+    try:
         for name, count in zip(("step", "layer", "rows", "compute_ns", "wire_bytes"), counts, strict=True):
             read_count(f"{name} of usage event {event.event_id}", count)
-    if event.layer >= len(work.layers):
-        raise InvalidRequest(f"usage event {event.event_id}: {work.model} has {len(work.layers)} layers of experts")
+    except InvalidRequest as error:
+        return error
+    return InvalidRequest(f"usage event {event.event_id}: {work.model} has {len(work.layers)} layers of experts")
