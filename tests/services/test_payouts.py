@@ -69,6 +69,20 @@ def test_who_is_due_enough_is_paid_and_who_is_not_may_claim(purse: Purse) -> Non
     assert purse.billing.reconcile().sound
 
 
+def test_gifts_to_the_contracts_disturb_no_reconciliation(purse: Purse) -> None:
+    chain = purse.settlement.chain
+    for name, holder in (("escrow", chain.addresses.escrow), ("settlement", chain.addresses.settlement)):
+        chain.as_wallet(f"gift:{name}", "RosToken", "transfer", holder, 7)
+    chain.confirm()
+    # Owners who announce a contract of ours earn for it: their tokens come back to where no user's deposit is.
+    earn(purse, "contracts", {chain.addresses.escrow: 30, chain.addresses.settlement: 40})
+    purse.billing.settle()
+    assert purse.earnings.of(chain.addresses.escrow).claim() == 30
+    assert purse.earnings.of(chain.addresses.settlement).claim() == 40
+    found = purse.billing.reconcile()
+    assert found.sound, found
+
+
 def test_the_platform_is_paid_like_an_owner(purse: Purse) -> None:
     ledger = purse.books.ledger
     ledger.hold("shared", "local", 100, request_id="shared", terms=TERMS)

@@ -5,6 +5,7 @@ Nothing is kept here. The caller keeps the cursor, in the transaction that posts
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ SPAN_BLOCKS = 2000
 REWIND_BLOCKS = 128
 """How far a cursor goes back where nobody knows any more what its block stood on."""
 FUNDED = "Funded"
+GIVEN = "Given"
 FOLLOWED: Mapping[str, str] = {
     "RiosEscrow": "",
     "RiosSettlement": "",
@@ -87,7 +89,7 @@ def follow(
             continue
         logs = _logs(chain, addresses, start, last.number)
         if _unchanged(chain, cursor, last, logs):
-            events = [event for log in logs if (event := decode_log(log, addresses)) is not None]
+            events = _events(logs, addresses)
             now = ChainCursor(name=name if cursor is None else cursor.name, block=last.number, block_hash=last.hash)
             return Batch(events=events, cursor=now, more=last.number < end.number)
     raise ChainUnavailable(f"{chain!r} changed its blocks {_TRIES} times while they were read; try again")
@@ -96,12 +98,30 @@ def follow(
 def _logs(chain: Chain, addresses: Addresses, start: int, end: int) -> list[Log]:
     """All logs that may be events, in their order."""
     ours = [addresses.of(contract) for contract in FOLLOWED]
-    topics = [topic_of("RosToken", "Transfer"), None, _word(addresses.settlement)]
-    found = [
-        *chain.logs(from_block=start, to_block=end, addresses=ours),
-        *chain.logs(from_block=start, to_block=end, addresses=[addresses.token], topics=topics),
-    ]
+    found = [*chain.logs(from_block=start, to_block=end, addresses=ours)]
+    for holder in (addresses.settlement, addresses.escrow):
+        topics = [topic_of("RosToken", "Transfer"), None, _word(holder)]
+        found += chain.logs(from_block=start, to_block=end, addresses=[addresses.token], topics=topics)
     return sorted(found, key=lambda log: (log.block, log.index))
+
+
+def _events(logs: Sequence[Log], addresses: Addresses) -> list[ChainEvent]:
+    """What the logs say, and the tokens that came to the escrow without a deposit: anybody may send it some."""
+    events: list[ChainEvent] = []
+    given: dict[str, int] = {}
+    last: dict[str, ChainEvent] = {}
+    for log in logs:
+        if (event := decode_log(log, addresses)) is not None:
+            events.append(event)
+            if event.name in ("Deposited", "Credited"):
+                given[log.tx_hash] = given.get(log.tx_hash, 0) - int(event.args["amount"])
+        elif (came := _transferred(log, addresses)) is not None and came["to"] == addresses.escrow:
+            given[log.tx_hash] = given.get(log.tx_hash, 0) + int(came["value"])
+            last[log.tx_hash] = _event(log, GIVEN, {"payer": came["from"]})
+    for tx_hash, event in last.items():
+        if given[tx_hash]:
+            events.append(dataclasses.replace(event, args={**event.args, "amount": given[tx_hash]}))
+    return sorted(events, key=lambda event: (event.block, event.log_index))
 
 
 def _unchanged(chain: Chain, cursor: ChainCursor | None, last: Block, logs: Sequence[Log]) -> bool:
@@ -163,13 +183,21 @@ def decode_log(log: Log, addresses: Addresses) -> ChainEvent | None:
 
 
 def _funded(log: Log, addresses: Addresses) -> ChainEvent | None:
-    """A transfer of tokens to the settlement contract by anybody but the escrow, whose charges say so themselves."""
-    if log.topics[:1] != (topic_of("RosToken", "Transfer"),):
-        return None
-    args = _arguments(artifact("RosToken").events[log.topics[0]], log)
-    if args["to"] != addresses.settlement or args["from"] in (addresses.escrow, addresses.settlement):
+    """A transfer of tokens to the settlement contract by anybody but the escrow, whose charges say so themselves.
+
+    A claim for the settlement contract itself pays back into it, and counts.
+    """
+    args = _transferred(log, addresses)
+    if args is None or args["to"] != addresses.settlement or args["from"] == addresses.escrow:
         return None
     return _event(log, FUNDED, {"payer": args["from"], "amount": args["value"]})
+
+
+def _transferred(log: Log, addresses: Addresses) -> dict[str, str | int] | None:
+    """ "from", "to" and "value" of a transfer of our tokens."""
+    if log.address != addresses.token or log.topics[:1] != (topic_of("RosToken", "Transfer"),):
+        return None
+    return _arguments(artifact("RosToken").events[log.topics[0]], log)
 
 
 def _event(log: Log, name: str, args: Mapping[str, str | int]) -> ChainEvent:

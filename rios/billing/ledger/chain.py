@@ -267,6 +267,7 @@ _APPLY: Mapping[str, Callable[[_Step], None]] = {
     # The platform pays tokens into the escrow, or into the settlement contract, out of its own pocket.
     "Credited": _mover(ESCROW, TREASURY),
     "Funded": _mover(SETTLEMENT, TREASURY),
+    "Given": _mover(ESCROW, TREASURY),
     "Claimed": _claimed,
 }
 _REVERT: Mapping[str, Callable[[_Step], None]] = {
@@ -278,11 +279,12 @@ _REVERT: Mapping[str, Callable[[_Step], None]] = {
     "Charged": _mover(ESCROW, SETTLEMENT),
     "Credited": _mover(TREASURY, ESCROW),
     "Funded": _mover(TREASURY, SETTLEMENT),
+    "Given": _mover(TREASURY, ESCROW),
     "Claimed": _claim_gone,
 }
 POSTING_EVENTS = frozenset(_APPLY)
-"""Events that move money. "Funded" is no event of a contract: the follower names so a transfer of tokens straight to
-the settlement contract, with an `amount`."""
+"""Events that move money. "Funded" and "Given" are no events of a contract: the follower names so transfers of tokens
+straight to the settlement contract and to the escrow, with an `amount`."""
 
 
 def check_events(events: Sequence[ChainEvent]) -> None:

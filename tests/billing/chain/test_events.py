@@ -80,6 +80,7 @@ class TestFollow:
         place.do("fund", "RosToken", "transfer", place.addresses.settlement, 7)
         place.do("mint-fund", "RosToken", "mint", place.addresses.settlement, 3)
         place.do("elsewhere", "RosToken", "transfer", NOBODY, 9)
+        place.do("give", "RosToken", "transfer", place.addresses.escrow, 11)
         place.do("post", "RiosSettlement", "post", 1, b"2" * 32, 107, b"3" * 32)
         place.do("cancel", "RiosEscrow", "cancelWithdrawal")
         place.do("credit", "RiosEscrow", "credit", b"4" * 32, [BOB.address], [5])
@@ -103,6 +104,7 @@ class TestFollow:
             ("Charged", {"batchId": "0x" + 32 * "31", "epoch": 1, "user": BOB.address, "amount": 30}),
             ("Funded", {"payer": alice, "amount": 7}),
             ("Funded", {"payer": nobody, "amount": 3}),
+            ("Given", {"payer": alice, "amount": 11}),
             ("RootPosted", {"epoch": 1, "root": "0x" + 32 * "32", "total": 107, "ledgerHash": "0x" + 32 * "33"}),
             ("WithdrawalCancelled", {"user": alice, "amount": 400}),
             ("Credited", {"batchId": "0x" + 32 * "34", "user": BOB.address, "amount": 5}),
@@ -251,7 +253,7 @@ class Restless:
     """A chain whose blocks change while their logs are read, the first times."""
 
     def __init__(self, chain: EmbeddedChain, *, times: int) -> None:
-        self._chain, self._left = chain, 2 * times  # those of the token are a question of their own
+        self._chain, self._left = chain, 3 * times  # transfers to each holder are questions of their own
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._chain, name)
