@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rios import money_cli
+from rios.client import commands as client_commands
 from rios.gateway import commands as gateway_commands
 from rios.words.errors import RiosError
 
 if TYPE_CHECKING:
+    from rios.client.remote import RemoteNetwork
     from rios.services.network import Network
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 money_cli.add_to(app)
 gateway_commands.add_to(app)
+client_commands.add_to(app)
 
 Scheduler = Annotated[
     str | None, typer.Option(help="A Dask scheduler such as tcp://head:8786; without it, workers start here.")
@@ -44,9 +47,16 @@ Verbose = Annotated[
 
 
 @contextmanager
-def _network(scheduler: str | None, workers: int) -> Iterator[Network]:
+def _network(scheduler: str | None, workers: int) -> Iterator[Network | RemoteNetwork]:
+    """The network of a scheduler; else that of a gateway that this environment names or runs; else one made here."""
+    from rios.client.where import find
     from rios.services.network import connect, local
 
+    place = None if scheduler else find()
+    if place is not None:
+        with place.connect() as remote:
+            yield remote
+        return
     with connect(scheduler) if scheduler else local(workers=workers) as network:
         yield network
 

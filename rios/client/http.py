@@ -61,6 +61,14 @@ class Http:
                 time.sleep(wait_s)
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
+    def room(self) -> dict[str, str]:
+        """The limit of requests of this token: limit, remaining, and seconds until all of it is there again."""
+        with self._translated():
+            response = self._client.get("/v1/users/me")
+        _json(response)
+        names = ("limit", "remaining", "reset")
+        return {name: response.headers.get(f"x-ratelimit-{name}", "") for name in names}
+
     @contextmanager
     def events(self, path: str, *, last: int) -> Iterator[Iterator[tuple[str, str, Any]]]:
         """Server-sent events after the one of id `last`: name, id, data. The iterator raises GatewayLost where the

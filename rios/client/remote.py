@@ -14,7 +14,15 @@ from rios.client.money import RemoteBilling, RemoteWallet
 from rios.dmoe.completion import Completion, Piece
 from rios.dmoe.params import check_timeout
 from rios.services.prompts import count_of, one_of, params_of, prompts_of
-from rios.words.errors import AlreadyExists, DeadlineExceeded, InvalidRequest, NetworkClosed, NotSignedIn, RiosError
+from rios.words.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidRequest,
+    NetworkClosed,
+    NotFound,
+    NotSignedIn,
+    RiosError,
+)
 
 if TYPE_CHECKING:
     from rios.services.views import Workers
@@ -117,18 +125,28 @@ class RemoteDmoe:
         Raises InvalidRequest, AlreadyExists, NotAllowed, DeadlineExceeded, and what the deployment failed with.
         """
         timeout = check_timeout(timeout)
+        model = self.want(path, name=name, dtype=dtype, replicas=replicas)
+        model.wait(_DEPLOY_S if timeout is None else timeout, progress=progress)
+        return model
+
+    def want(
+        self, path: str | Path, *, name: str | None = None, dtype: str | None = None, replicas: int | None = None
+    ) -> RemoteModel:
+        """As `deploy`, without waiting: `model.wait(timeout)`."""
         checkpoint = str(path)
         chosen = name or checkpoint.rpartition("/")[2]
         wanted = {"checkpoint": checkpoint, "dtype": dtype, "replicas": count_of("replicas", replicas)}
         try:
-            self._http.post("/v1/deployments", {"name": chosen, **wanted})
-        except AlreadyExists:
             found = self._http.get(f"/v1/deployments/{chosen}")
-            if any(found[field] != value for field, value in wanted.items() if value is not None):
-                raise
-        model = RemoteModel(self._http, chosen)
-        model.wait(_DEPLOY_S if timeout is None else timeout, progress=progress)
-        return model
+        except NotFound:
+            self._http.post("/v1/deployments", {"name": chosen, **wanted})
+            return RemoteModel(self._http, chosen)
+        for field, value in wanted.items():
+            if value is not None and found[field] != value:
+                raise AlreadyExists(
+                    f"the model {chosen!r} has the {field} {found[field]!r}, not {value!r}; choose another name"
+                )
+        return RemoteModel(self._http, chosen)
 
     def model(self, name: str) -> RemoteModel:
         """A model that is deployed. Raises NotFound."""

@@ -27,8 +27,11 @@ def gate_of(request: Request) -> Gate:
     return found
 
 
-def needs(scope: str) -> Callable[..., Awaitable[Principal]]:
-    """A dependency: whoever makes the request, if the token has `scope` and there is room. The scope is on it."""
+def needs(scope: str, *, or_else: str | None = None) -> Callable[..., Awaitable[Principal]]:
+    """A dependency: whoever makes the request, if the token has `scope` and there is room. The scope is on it.
+
+    or_else: a scope that will do as well.
+    """
 
     async def who(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -41,7 +44,7 @@ def needs(scope: str) -> Callable[..., Awaitable[Principal]]:
             principal = await run_in_threadpool(tokens.authenticate, credentials.credentials)
         limits: Limits = request.app.state.limits
         request.state.room = limits.take([f"key:{principal.by}", f"user:{principal.user_id}"])
-        if scope != SIGNED_IN:
+        if scope != SIGNED_IN and or_else not in principal.scopes:
             principal.require(scope)
         return principal
 

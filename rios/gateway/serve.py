@@ -22,24 +22,22 @@ log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and where."""
+    """Says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._ready(self.servers[0].sockets[0].getsockname()[1])
+            self._ready()
 
 
-def config_of(gate: Gate, settings: GatewaySettings, *, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
+def config_of(gate: Gate, settings: GatewaySettings) -> uvicorn.Config:
     """How uvicorn serves `gate`."""
     return uvicorn.Config(
         create_app(gate, settings),
-        host=host,
-        port=port,
         http="h11",
         lifespan="on",
         log_config=None,
@@ -54,18 +52,31 @@ def config_of(gate: Gate, settings: GatewaySettings, *, host: str = "127.0.0.1",
     )
 
 
-def serve(gate: Gate, *, host: str, port: int, settings: GatewaySettings, ready: Callable[[int], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is told the port once it listens.
+def bind(host: str, port: int) -> socket.socket:
+    """The place to listen at, taken before anything is started. Raises InvalidRequest where it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InvalidRequest(f"{host!r} is no address of this machine: {error}") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise InvalidRequest(
+            f"the gateway cannot listen at {host}:{port}: {error.strerror}; choose another port"
+        ) from error
+    return found
 
-    Raises InvalidRequest where the port cannot be had.
-    """
-    server = _Server(config_of(gate, settings, host=host, port=port), ready)
+
+def serve(gate: Gate, place: socket.socket, *, settings: GatewaySettings, ready: Callable[[], None]) -> None:
+    """Serve at `place` until SIGINT or SIGTERM. `ready` is called once it listens."""
+    server = _Server(config_of(gate, settings), ready)
     # When it has ended, uvicorn raises the signal that ended it once more; what ends after it has to be done first.
     before = {one: signal.signal(one, _heard) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        server.run()
-    except SystemExit as error:
-        raise InvalidRequest(f"the gateway cannot listen at {host}:{port}: is something else there?") from error
+        server.run(sockets=[place])
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
@@ -85,19 +96,21 @@ def up(
     ready: Callable[[str, str], None],
 ) -> None:
     """A network of processes on this machine with its gateway. `ready` is told the URL and the first admin's token."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings = GatewaySettings()
-    with local(workers=workers, home=home) as network:
-        gate = Gate.open(network, models=models)
-        try:
-            token = first_token(gate.accounts, home)
+    with bind(host, port) as place:
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{place.getsockname()[1]}"
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = GatewaySettings()
+        with local(workers=workers, home=home) as network:
+            gate = Gate.open(network, models=models)
+            try:
+                token = first_token(gate.accounts, home)
 
-            def listening(found: int) -> None:
-                name = f"[{host}]" if ":" in host else host
-                url = f"http://{name}:{found}"
-                write_file(home, url=url, token=token)
-                ready(url, token)
+                def listening() -> None:
+                    write_file(home, url=url, token=token)
+                    ready(url, token)
 
-            serve(gate, host=host, port=port, settings=settings, ready=listening)
-        finally:
-            gate.close()
+                serve(gate, place, settings=settings, ready=listening)
+                write_file(home, url="", token=token)
+            finally:
+                gate.close()

@@ -10,19 +10,19 @@ FILE = "gateway.json"
 """URL of the gateway and the first admin's token."""
 
 
-def read_file(home: Path) -> dict[str, str]:
-    """URL and token of the gateway of a home; nothing where it never had one."""
+def read_file(home: Path, name: str = FILE) -> dict[str, str]:
+    """URL and token that a file of a home names; nothing where there is none. No URL: the gateway has ended."""
     try:
-        found = json.loads((home / FILE).read_text())
-    except (FileNotFoundError, ValueError):
+        found = json.loads((home / name).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def write_file(home: Path, *, url: str, token: str) -> None:
-    """Keep URL and token of the gateway of a home, for its owner alone."""
-    new = home / f"{FILE}.new"
+def write_file(home: Path, *, url: str, token: str, name: str = FILE) -> None:
+    """Keep URL and token in a file of a home, for its owner alone."""
+    new = home / f"{name}.new"
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump({"url": url, "token": token}, file)
-    new.replace(home / FILE)
+    new.replace(home / name)

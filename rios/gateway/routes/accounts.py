@@ -164,3 +164,9 @@ def get_audit(
         for one in page
     ]  # fmt: skip
     return {"data": rows, "next": page[-1].seq if len(found) > limit else None}
+
+
+@router.get("/audit/verify", summary="Whether the whole log is as it was written")
+def get_audit_verified(request: Request, who: Auditor) -> dict[str, Any]:
+    """The first entry that is missing or was changed, of all organisations; null where there is none."""
+    return gate_of(request).accounts.verified_audit()

@@ -13,7 +13,8 @@ from rios.gateway.auth import gate_of, needs
 from rios.services.tenancy import Specification
 
 router = APIRouter(prefix="/v1", tags=["models"])
-Reader = Annotated[Principal, Depends(needs("models:read"))]
+# Who may use models may see which there are.
+Reader = Annotated[Principal, Depends(needs("models:read", or_else="generate"))]
 Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
 WorkersReader = Annotated[Principal, Depends(needs("workers:read"))]
 

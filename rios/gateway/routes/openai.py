@@ -20,7 +20,8 @@ from rios.services.generation import Model
 from rios.services.tenancy import SERVING, Deployed, chat_ids
 
 router = APIRouter(prefix="/v1", tags=["openai"])
-Reader = Annotated[Principal, Depends(needs("models:read"))]
+# Who may use models may see which there are.
+Reader = Annotated[Principal, Depends(needs("models:read", or_else="generate"))]
 User = Annotated[Principal, Depends(needs("generate"))]
 _COMPLETION_TOKENS = 16  # OpenAI's own default on this route
 

@@ -1,0 +1,109 @@
+"""`rios up` as a process, the commands that talk to it, and what is still there after SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rios.cli import app
+from rios.words.config import settings
+from rios.words.errors import RiosError
+from tests.gateway.servers import Door, serves, up
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("commands") / "home"
+
+
+@pytest.fixture(scope="module")
+def door(home: Path) -> Iterator[Door]:
+    with up(home, "--workers", "1") as found:
+        yield found
+
+
+def call(*arguments: str, home: Path, code: int = 0, **variables: str) -> str:
+    """What a command says: on standard output, or as its error where it fails. In this process, which is quicker."""
+    kept = {name: None for name in os.environ if name.startswith("RIOS_")}
+    logs = {name: logging.getLogger(name).level for name in ("rios", "distributed")}
+    settings.cache_clear()
+    try:
+        done = CliRunner().invoke(app, arguments, env=kept | {"COLUMNS": "200", "RIOS_HOME": str(home)} | variables)
+    finally:
+        settings.cache_clear()
+        for name, level in logs.items():
+            logging.getLogger(name).setLevel(level)
+    failed = done.exit_code or (1 if done.exception else 0)
+    assert failed == code, (done.output, done.exception)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        assert isinstance(done.exception, RiosError), done.exception
+        return str(done.exception)
+    return done.stdout
+
+
+def test_a_session_at_the_command_line(door: Door, home: Path, tmp_path: Path) -> None:
+    """The lines of the README: commands that see the home act as its first admin."""
+    assert call("deploy", "demo", "--dtype", "float32", "--wait", home=home) == "demo serving\n"
+    assert call("generate", PROMPT, "--max-new-tokens", "5", "--model", "demo", home=home).startswith(PROMPT)
+    token = call("token", "create", "--scope", "generate", "--quiet", home=home).strip()
+    assert token.startswith("rios_sk_")
+    # From elsewhere, by URL and token alone.
+    there = {"RIOS_URL": door.url, "RIOS_TOKEN": token}
+    said = json.loads(call("generate", PROMPT, "--max-new-tokens", "4", "--json", home=tmp_path, **there))
+    assert said["completion_tokens"] == 4
+    assert "lacks" in call("users", home=tmp_path, code=1, **there)
+    assert "worker-0" in call("workers", home=home)
+    assert [row["login"] for row in json.loads(call("users", "--json", home=home))] == ["admin"]
+    other = call("users", "add", "bob", "--role", "viewer", "--quiet", home=home).strip()
+    assert "RemoteNetwork" in call("login", door.url, "--token", other, home=tmp_path)
+    assert "bob" not in call("token", "list", home=tmp_path)
+    assert "lacks" in call("audit", home=tmp_path, code=1)
+    call("logout", home=tmp_path)
+    assert "rios login" in call("audit", home=tmp_path, code=1)
+    assert "user.create" in call("audit", home=home)
+    assert call("audit", "verify", home=home).startswith("whole: ")
+    assert json.loads(call("limits", "--json", home=home))["limit"] == "1000000"
+    key = json.loads(call("token", "list", "--json", home=home))[-1]
+    call("token", "revoke", key["id"], home=home)
+    assert "token" in call("generate", PROMPT, home=tmp_path, code=1, **there)
+
+
+def test_roles_need_no_gateway(tmp_path: Path) -> None:
+    assert "settlement:write" in call("roles", home=tmp_path)
+
+
+def test_a_gateway_that_was_killed_comes_back_as_it_was(door: Door, home: Path) -> None:
+    with door.client() as http:
+        user = http.post("/v1/users", json={"login": "stays", "role": "developer"}).json()
+        http.post(f"/v1/users/{user['id']}/credit", json={"amount": "2 ROS"}, headers={"Idempotency-Key": "a"})
+        answer = http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_new_tokens": 6}).json()
+        text = http.get(f"/v1/jobs/{answer['id']}", params={"wait_s": 60}).json()["result"]["text"]
+        before = [http.get(path).json() for path in ("/v1/wallet", "/v1/users", "/v1/audit", "/v1/costs")]
+    door.process.send_signal(signal.SIGKILL)
+    door.process.wait(30)
+    assert "rios up" in call("audit", home=home, code=1), "the file of a gateway that was killed is no gateway"
+    with up(home, "--workers", "1") as again, again.client() as http:
+        assert again.token == door.token
+        assert [http.get(path).json() for path in ("/v1/wallet", "/v1/users", "/v1/audit", "/v1/costs")] == before
+        serves(http, "demo")
+        answer = http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_new_tokens": 6}).json()
+        assert http.get(f"/v1/jobs/{answer['id']}", params={"wait_s": 60}).json()["result"]["text"] == text
+        with again.client(user["token"]) as own:
+            assert own.get("/v1/wallet").json()["available_wei"] == str(2 * 10**18)
+
+
+def test_what_up_refuses(home: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = call("up", "--port", port, "--workers", "1", "--home", str(tmp_path / "home"), home=tmp_path, code=1)
+    assert f"cannot listen at 127.0.0.1:{port}" in said
