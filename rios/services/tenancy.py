@@ -79,7 +79,6 @@ class Tenancy:
         self._lock = threading.Lock()
         self._deployed: dict[str, Deployed] = {}
         self._models: dict[str, Model] = {}
-        self._charging: dict[str, Charging] = {}
         # One after the other: each fills the hosts' memory, and the next has to know what is left of it.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="rios-deploying")
         for row in store.deployments():
@@ -98,12 +97,8 @@ class Tenancy:
     # --- money -----------------------------------------------------------------------------------------------
 
     def charging(self, user_id: str) -> Charging:
-        """What opens the tabs of a user. One for each, for it keeps what could not be posted yet."""
-        with self._lock:
-            if user_id not in self._charging:
-                books = self._purse.books
-                self._charging[user_id] = Charging(lambda: books.ledger, user=user_id)
-            return self._charging[user_id]
+        """What opens the tabs of a user. It shares with the network's what could not be posted yet."""
+        return self._purse.charging.of(user_id)
 
     def billing(self, user_id: str) -> Billing:
         """`net.billing`, of a user."""

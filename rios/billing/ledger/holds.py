@@ -91,7 +91,9 @@ def place(
 
 
 def extend(batch: Batch, hold_id: str, step: int, amount_wei: int, *, at: int) -> Hold:
-    """Set more aside for the next step of a stream; a paused hold is open again. The same step comes once.
+    """Set more aside for the next step of a stream; a paused hold is open again, and not forgotten for another day.
+
+    The same step comes once.
 
     Raises InsufficientBalance and BudgetExceeded (pause the stream then), and LedgerConflict for a hold that has ended.
     """
@@ -113,6 +115,7 @@ def extend(batch: Batch, hold_id: str, step: int, amount_wei: int, *, at: int) -
         trial_wei=row["trial_wei"] + trial,
         state=str(HoldState.OPEN),
         grace_until=None,
+        expires_at=max(row["expires_at"], at + EXPIRY_US),
     )
     return as_hold(changed)
 

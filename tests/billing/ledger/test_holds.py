@@ -89,6 +89,7 @@ def test_a_stream_extends_pauses_and_goes_on(ann: Ledger, clock: Clock) -> None:
     ann.deposit("d2", "ann", 3)
     found = ann.extend("h1", 2, 3)
     assert (found.state, found.grace_until, found.trial_wei) == (HoldState.OPEN, None, 10)
+    assert found.expires_at == paused.expires_at + HOUR_US // 2, "a stream may go on for days"
     assert [(step.step, step.amount_wei, step.trial_wei) for step in ann.hold_steps("h1")] == [
         (0, 8, 8),
         (1, 7, 2),
