@@ -14,7 +14,7 @@ from rios.dmoe.hosted import Hosted
 from rios.dmoe.shm import Segment
 from rios.dmoe.tensors import DTYPES
 from rios.dmoe.wire import Connection, Frame, Kind, dump
-from rios.words.errors import ProtocolError
+from rios.words.errors import ExpertsUnavailable, ProtocolError
 
 if TYPE_CHECKING:
     from rios.dmoe.host import Host
@@ -70,19 +70,15 @@ def answer(
     answer_bytes = len(call.slot_rows) * call.hidden.shape[1] * call.hidden.itemsize
     if answer_bytes > host.settings.max_frame_bytes:
         raise ProtocolError(f"EXEC for an answer of {answer_bytes} bytes, the bound is {host.settings.max_frame_bytes}")
-    held = hosted.store.held(call.layer)
-    missing = [expert for expert in call.experts if expert not in held]
-    if missing:
-        error = {
-            "error": "NotHeld",
-            "experts": missing,
-            "message": f"layer {call.layer}: {missing} are not held here",
-        }
-        connection.send(Kind.ERROR, frame.seq, dump(error), timeout_s=host.settings.connect_timeout_s)
-        return
     started = time.perf_counter_ns()
     try:
         output = host.reply(call, compute(hosted, call, lane))
+    except ExpertsUnavailable:
+        held = hosted.store.held(call.layer)
+        missing = [expert for expert in call.experts if expert not in held]
+        said = {"error": "NotHeld", "experts": missing, "message": f"layer {call.layer}: {missing} are not held here"}
+        connection.send(Kind.ERROR, frame.seq, dump(said), timeout_s=host.settings.connect_timeout_s)
+        return
     except (MemoryError, RuntimeError) as error:
         if not devices.out_of_memory(error):
             raise

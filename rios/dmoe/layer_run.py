@@ -175,7 +175,11 @@ class LayerRun:
             hidden=payload,
             weights=self.out.flat_weights(slots) if d._partial else None,
         )
+        timeout = d._settings.call_timeout_s
+        hedge = max(d._settings.hedge_floor_s, link.cost.hedge_after_s(len(mine), len(slots)))
         started = time.perf_counter()
+        # A long prefill on a slow host is not a frozen host: the deadline grows with what the work usually takes.
+        link.deadline = started + max(timeout, 4 * hedge)
         try:
             link.send(meta, bodies, (len(mine), len(slots)))
         except HostLost as error:
@@ -185,8 +189,6 @@ class LayerRun:
         if not counts:
             link.abandon()
             return
-        timeout = d._settings.call_timeout_s
-        hedge = max(d._settings.hedge_floor_s, link.cost.hedge_after_s(len(mine), len(slots)))
         call = Call(
             link,
             mine,
@@ -195,13 +197,12 @@ class LayerRun:
             len(meta) + sum(len(body) for body in bodies),
             started,
             started + min(hedge, timeout),
-            # A long prefill on a slow host is not a frozen host: the deadline grows with what the work usually takes.
-            started + max(timeout, 4 * hedge),
+            link.deadline,
         )
         self.calls.append(call)
 
     def _compute(self, mine: list[int]) -> None:
-        """The local share, in this thread."""
+        """The local share, in this thread. Where an expert was dropped since it was chosen, the groups stay `left`."""
         d, groups = self.d, self.groups
         assert d.local is not None
         slots = self._slots(mine)
@@ -209,7 +210,11 @@ class LayerRun:
         counts = [groups.counts[g] for g in mine]
         started = time.perf_counter()
         slot_rows = indices(rows, self.hidden)
-        output = d.local.compute(self.layer, self.hidden, slot_rows, [groups.experts[g] for g in mine], counts)
+        try:
+            output = d.local.compute(self.layer, self.hidden, slot_rows, [groups.experts[g] for g in mine], counts)
+        except ExpertsUnavailable as error:
+            log.info("chosen and dropped", extra={"host": d.name, "layer": self.layer, "reason": str(error)})
+            return
         if d._partial:
             sent, inverse = np.unique(rows, return_inverse=True)
             output = weighted_sum(output, indices(inverse, output), self.out.flat_weights(slots), len(sent))
@@ -368,9 +373,9 @@ class LayerRun:
         """Throw a late answer away if it has come by now."""
         try:
             link.drain()
-            timeout = self.d._settings.call_timeout_s
-            if link.state is State.BUSY and time.perf_counter() - link.busy_since > max(timeout, 0.0):
-                self._fail(link, f"no answer for {timeout:.2f} s (RIOS_CALL_TIMEOUT_S)")
+            now = time.perf_counter()
+            if link.state is State.BUSY and now >= link.deadline:
+                self._fail(link, f"no answer for {now - link.busy_since:.2f} s (RIOS_CALL_TIMEOUT_S)")
         except (HostLost, ProtocolError, DeadlineExceeded) as error:
             self._fail(link, str(error))
 

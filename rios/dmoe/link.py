@@ -72,6 +72,7 @@ class Link:
         self.retry_at = 0.0
         self.probe_at = 0.0
         self.busy_since = 0.0
+        self.deadline = 0.0  # of the call under way, also when it was given up: a host that is silent beyond it is lost
         self.missing_at = 0.0  # when the answer to a call given up was last looked for in vain
         self.size: tuple[int, int] | None = None  # groups and rows of the call under way
         self._settings = settings

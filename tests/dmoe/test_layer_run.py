@@ -1,0 +1,175 @@
+"""One layer's rows on their way: what is dropped, late or silent meanwhile does not show in the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rios.dmoe.calls import Exec
+from rios.dmoe.dispatch import Dispatcher
+from rios.dmoe.experts import ExpertStore
+from rios.dmoe.forward import StepContext
+from rios.dmoe.host import Host
+from rios.dmoe.link import Link, State
+from rios.dmoe.links import Links
+from rios.words.errors import ExpertsUnavailable
+from tests import checkpoints
+from tests.hosting import DEADLINE_S, Hosting, hosting
+
+CPU = torch.device("cpu")
+NAME = "model"
+TOKENS = 12
+EXPERTS = 6
+
+
+class Gated(Host):
+    """Answers when its gate is open."""
+
+    gate: threading.Event
+
+    def reply(self, call: Exec, output: Tensor) -> Tensor:
+        assert self.gate.wait(DEADLINE_S)
+        return output
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosting, Hosting]]:
+    """Two hosts with all experts each; the second has a gate."""
+    path: Path = checkpoints.make("mixtral", tmp_path_factory.mktemp("mixtral"))
+    Gated.gate = threading.Event()
+    with hosting(name="h0", device=CPU) as first, hosting(name="h1", device=CPU, host_class=Gated) as second:
+        for made in (first, second):
+            made.deploy(path, name=NAME, trunk=False)
+        yield first, second
+        Gated.gate.set()
+
+
+@contextlib.contextmanager
+def asking(*hosts: Hosting, local: Any = None) -> Iterator[Dispatcher]:
+    """A dispatcher linked to some hosts."""
+    first = hosts[0].host.deployments[NAME]
+    counts = [layer.num_experts for layer in first.manifest.layers]
+    settings = hosts[0].settings.model_copy(update={"experts_timeout_s": DEADLINE_S})
+    links = Links(NAME, counts, settings, machine=hosts[0].host.machine, area_bytes=1 << 20)
+    links.route([made.peer for made in hosts], {})
+    try:
+        until(lambda: all(link.state is State.READY for link in links.links), "not connected")
+        yield Dispatcher(links, local, settings, name="here", num_experts=counts)
+    finally:
+        links.close()
+
+
+def until(there: Any, what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not there():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.001)
+
+
+def ask(dispatcher: Dispatcher) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    hidden = torch.randn((TOKENS, 32), generator=draw)
+    weights, index = torch.randn((TOKENS, EXPERTS), generator=draw).softmax(1).topk(2, 1)
+    context = StepContext(np.zeros(TOKENS, dtype=np.int32), np.arange(TOKENS, dtype=np.int32))
+    with torch.inference_mode():
+        dispatcher.begin(1, None)
+        return dispatcher(0, hidden, index, weights, context)
+
+
+class Forgetful:
+    """A store that has dropped an expert since it was asked what it holds."""
+
+    def __init__(self, store: ExpertStore) -> None:
+        self._store = store
+        self.refusals = 0
+
+    def held(self, layer: int) -> tuple[int, ...]:
+        return () if self.refusals else self._store.held(layer)
+
+    def compute(self, *args: Any) -> Tensor:
+        self.refusals += 1
+        raise ExpertsUnavailable("layer 0: expert 1 is not held by this host")
+
+
+def test_experts_dropped_here_meanwhile_are_asked_of_others(pair: tuple[Hosting, Hosting]) -> None:
+    first, _ = pair
+    store = first.host.deployments[NAME].store
+    with asking(first) as dispatcher:
+        expected = ask(dispatcher)
+    forgetful = Forgetful(store)
+    with asking(first, local=forgetful) as dispatcher:
+        dispatcher.links.links[0].cost.slow = True  # so that all is wanted here
+        assert torch.equal(ask(dispatcher), expected)
+        assert forgetful.refusals == 1
+        assert {dispatcher.hosts[reply.host] for reply in dispatcher.replies} == {"h0"}
+        assert dispatcher.counters.failures == 0
+
+
+def test_a_late_host_is_lost_at_the_deadline_of_its_call(pair: tuple[Hosting, Hosting]) -> None:
+    """A call that another host answered first: its own host may still take as long as such calls usually take."""
+    first, second = pair
+    Gated.gate.clear()
+    with asking(first, second) as dispatcher:
+        one, other = dispatcher.links.links
+        one.cost.slow = True  # nothing goes there first
+        expected = ask(dispatcher)
+        assert dispatcher.counters.hedges == 1
+        assert other.abandoned
+        assert other.state is State.BUSY
+        other.busy_since -= 1000 * dispatcher.links.links[0]._settings.call_timeout_s
+        other.deadline = time.perf_counter() + 1000
+        assert torch.equal(ask(dispatcher), expected)
+        assert _state(other) is State.BUSY, "a long call is not a frozen host"
+        assert dispatcher.counters.failures == 0
+        other.deadline = time.perf_counter()
+        assert torch.equal(ask(dispatcher), expected)
+        assert _state(other) is State.DOWN
+        assert dispatcher.counters.failures == 1
+        Gated.gate.set()
+        until(lambda: _state(other) is State.READY, "it is not connected again")
+
+
+def _state(link: Link) -> State:
+    return link.state
+
+
+def test_a_late_answer_is_thrown_away(pair: tuple[Hosting, Hosting]) -> None:
+    first, second = pair
+    Gated.gate.clear()
+    with asking(first, second) as dispatcher:
+        one, other = dispatcher.links.links
+        one.cost.slow = True
+        expected = ask(dispatcher)
+        assert other.abandoned
+        Gated.gate.set()
+        until(lambda: torch.equal(ask(dispatcher), expected) and not other.abandoned, "its answer never came")
+        assert other.state is State.READY
+        assert dispatcher.counters.failures == 0
+
+
+def test_experts_that_a_host_has_dropped_are_asked_of_others(pair: tuple[Hosting, Hosting]) -> None:
+    """The trunk was not told: the host says so, and the connection stays."""
+    first, second = pair
+    Gated.gate.set()
+    with asking(first, second) as dispatcher:
+        one, other = dispatcher.links.links
+        one.cost.slow = True
+        expected = ask(dispatcher)
+        one.cost.slow = True
+        second.control.call("drop", deployment=NAME, layer=0, experts=[0, 1, 2])
+        try:
+            assert torch.equal(ask(dispatcher), expected)
+            assert dispatcher.counters.failures == 1
+            assert other.state is State.READY
+            assert other.held[0] == {3, 4, 5}
+        finally:
+            second.control.call("load", deployment=NAME, layer=0, experts=[0, 1, 2])
