@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 def connect(
-    address: str, *, token: str | None = None, home: str | Path | None = None, **options: Any
+    address: str,
+    *,
+    token: str | None = None,
+    home: str | Path | None = None,
+    ca: str | Path | None = None,
+    **options: Any,
 ) -> Network | RemoteNetwork:
     """The network behind an address.
 
     address: "https://rios.lab.example", a gateway: then `token` is an API key or access token, by default RIOS_TOKEN or
-    that of the gateway of `home`. Or "tcp://head:8786", a Dask scheduler: then `home` and settings are as of
+    that of the gateway of `home`, and `ca` the certificate file of the authority that certified it, by default RIOS_CA
+    or what this machine trusts. Or "tcp://head:8786", a Dask scheduler: then `home` and settings are as of
     `rios.local`.
 
     Raises InvalidRequest, NotSignedIn, GatewayLost, NoWorkers.
@@ -30,8 +36,8 @@ def connect(
             )
         from rios.client.remote import RemoteNetwork
 
-        return RemoteNetwork(address, token=token, home=None if home is None else Path(home))
-    if token is not None:
+        return RemoteNetwork(address, token=token, home=None if home is None else Path(home), ca=ca)
+    if token is not None or ca is not None:
         raise InvalidRequest(
             f"{address!r} is no gateway: a token goes with an address such as https://rios.lab.example"
         )

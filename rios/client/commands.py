@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,6 +66,7 @@ def login(
     token: Annotated[
         str | None, typer.Option(help="An API key; asked for where it is left out, so that no history keeps it.")
     ] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate of the authority that certified the gateway.")] = None,
 ) -> None:
     """Keep a gateway and a token for the commands that follow."""
     from rios.client.remote import RemoteNetwork
@@ -72,9 +74,10 @@ def login(
     from rios.services.gate_file import write_file
 
     found = token or typer.prompt("token", hide_input=True)
-    with RemoteNetwork(url, token=found) as network:
+    trusted = None if ca is None else str(ca.resolve())
+    with RemoteNetwork(url, token=found, ca=trusted) as network:
         home().mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_file(home(), url=url, token=found, name=LOGIN_FILE)
+        write_file(home(), url=url, token=found, ca=trusted or "", name=LOGIN_FILE)
         sys.stdout.write(f"{network!r}\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ _AWAY = (502, 503, 504)
 class Http:
     """One gateway and one token. Safe for threads."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, ca: str | None = None) -> None:
+        """ca: file with the certificate of who certified the gateway; those that this machine trusts without."""
         self.url = url.rstrip("/")
         self._closed = False
         try:
@@ -33,6 +35,7 @@ class Http:
                 headers={"Authorization": f"Bearer {token}", "User-Agent": "rios"},
                 timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
                 limits=httpx2.Limits(max_connections=512, max_keepalive_connections=32),
+                verify=True if ca is None else _trusting(ca),
             )
         except (httpx2.InvalidURL, UnicodeEncodeError) as error:
             raise errors.InvalidRequest(f"{url!r} is no address of a gateway, or its token is none: {error}") from error
@@ -99,6 +102,10 @@ class Http:
             yield
         except (httpx2.TransportError, httpx2.StreamError) as error:
             why = str(error) or type(error).__name__
+            if "CERTIFICATE" in why:
+                raise GatewayLost(
+                    f"the certificate of {self.url} is not trusted: {why}; name its authority: ca=... or RIOS_CA"
+                ) from error
             raise _Away(
                 f"the gateway at {self.url} does not answer: {why}; is it up, and the address right?"
             ) from error
@@ -107,6 +114,15 @@ class Http:
         """Close the connections."""
         self._closed = True
         self._client.close()
+
+
+def _trusting(ca: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise errors.InvalidRequest(f"{ca} is no certificate of an authority: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 class _Away(GatewayLost):

@@ -30,20 +30,25 @@ if TYPE_CHECKING:
 _DEPLOY_S = 600.0
 _LOOK_S = 0.25
 TOKEN_VARIABLE = "RIOS_TOKEN"  # noqa: S105  the name of a variable
+CA_VARIABLE = "RIOS_CA"
 
 
 class RemoteNetwork:
     """What `rios.connect("https://...")` returns. Use it as a context manager, or `close` it."""
 
-    def __init__(self, url: str, *, token: str | None = None, home: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, token: str | None = None, home: Path | None = None, ca: str | Path | None = None
+    ) -> None:
         """Raises NotSignedIn, GatewayLost."""
-        found = token or os.environ.get(TOKEN_VARIABLE) or _token_of(home)
+        kept = _kept(home, url)
+        found = token or os.environ.get(TOKEN_VARIABLE) or kept.get("token")
+        trusted = str(ca or os.environ.get(CA_VARIABLE) or kept.get("ca") or "") or None
         if found is None:
             raise NotSignedIn(
                 f"{url} needs a token: pass token=..., or set {TOKEN_VARIABLE}; on the gateway's machine, pass home=..."
             )
         self.address = url
-        self._http = Http(url, found)
+        self._http = Http(url, found, ca=trusted)
         self._closed = False
         try:
             self._me: dict[str, Any] = self._http.get("/v1/users/me")
@@ -245,9 +250,11 @@ class RemoteModel:
         self._closed = True
 
 
-def _token_of(home: Path | None) -> str | None:
+def _kept(home: Path | None, url: str) -> dict[str, str]:
+    """What the home's file says of its gateway; nothing where that is another one: its token is not for others."""
     from rios.services.gate_file import read_file
     from rios.words.config import settings
 
     chosen = home or settings().home
-    return None if chosen is None else read_file(chosen).get("token")
+    found = {} if chosen is None else read_file(chosen)
+    return found if found.get("url", "").rstrip("/") == url.rstrip("/") else {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 
-from rios.client.remote import TOKEN_VARIABLE, RemoteNetwork
+from rios.client.remote import CA_VARIABLE, TOKEN_VARIABLE, RemoteNetwork
 from rios.services import gate_file
 from rios.words.config import settings
 from rios.words.errors import NotSignedIn
@@ -25,10 +26,11 @@ class Place:
 
     url: str
     token: str | None = field(repr=False)
+    ca: str | None = None
 
     def connect(self) -> RemoteNetwork:
         """The network there."""
-        return RemoteNetwork(self.url, token=self.token)
+        return RemoteNetwork(self.url, token=self.token, ca=self.ca)
 
 
 def home() -> Path:
@@ -42,11 +44,15 @@ def find() -> Place | None:
     kept = gate_file.read_file(home()), gate_file.read_file(home(), LOGIN_FILE)
     if url:
         same = next((one for one in kept if one.get("url", "").rstrip("/") == url.rstrip("/")), {})
-        return Place(url, token or same.get("token"))
+        return _place(url, token, same)
     running, signed_in = kept
-    if running.get("url") and _is_live(running["url"]):
-        return Place(running["url"], token or running.get("token"))
-    return Place(signed_in["url"], token or signed_in.get("token")) if signed_in.get("url") else None
+    if running.get("url") and _is_live(running["url"], running.get("ca")):
+        return _place(running["url"], token, running)
+    return _place(signed_in["url"], token, signed_in) if signed_in.get("url") else None
+
+
+def _place(url: str, token: str | None, kept: dict[str, str]) -> Place:
+    return Place(url, token or kept.get("token"), os.environ.get(CA_VARIABLE) or kept.get("ca") or None)
 
 
 def must_find() -> Place:
@@ -60,9 +66,10 @@ def must_find() -> Place:
     return found
 
 
-def _is_live(url: str) -> bool:
+def _is_live(url: str, ca: str | None) -> bool:
     """Whether a gateway answers there: the file of one that was killed is still there."""
     try:
-        return httpx2.get(f"{url}/live", timeout=_LIVE_S).is_success
-    except httpx2.HTTPError:
+        verify = ssl.create_default_context(cafile=ca) if ca else True
+        return httpx2.get(f"{url}/live", timeout=_LIVE_S, verify=verify).is_success
+    except (httpx2.HTTPError, OSError):
         return False

@@ -64,6 +64,8 @@ class Protect:
                 headers["X-Request-Id"] = request_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
                 _say_room(headers, getattr(request.state, "room", None))
             await send(message)
 
@@ -74,6 +76,8 @@ class Protect:
             # The parser's own limit is for headers that come in pieces alone.
             if sum(len(name) + len(value) for name, value in scope["headers"]) > self._settings.header_bytes_max:
                 raise HTTPException(431, f"the headers are longer than {self._settings.header_bytes_max} bytes")
+            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                raise HTTPException(400, "there is a NUL in the address, which no name of anything has")
             body = _Body(receive, self._settings)
             body.check(Headers(scope=scope))
             await self._app(scope, body, sent)

@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 
 from rios.gateway.app import create_app
+from rios.gateway.certs import Certificates
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate, first_token
 from rios.services.gate_file import write_file
@@ -20,13 +21,33 @@ from rios.words.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
 
+_LOOK_TICKS = 20  # of a tenth of a second each
+
 
 class _Server(uvicorn.Server):
-    """Says when it listens."""
+    """Says when it listens, and takes new certificates as they come."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], certificates: Certificates | None = None
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._certificates = certificates
+        self._stamp = () if certificates is None else certificates.stamp()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Looks at the files of the certificates every few seconds."""
+        if self._certificates is not None and counter % _LOOK_TICKS == 0:
+            stamp = self._certificates.stamp()
+            if stamp != self._stamp and self.config.ssl is not None:
+                try:
+                    self._certificates.load_into(self.config.ssl)
+                except InvalidRequest as error:  # half of them is written: the old ones serve until both are
+                    log.warning("new certificates are not taken", extra={"reason": str(error)})
+                else:
+                    log.info("new certificates are taken", extra={"certificate": str(self._certificates.certificate)})
+                    self._stamp = stamp
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -34,9 +55,9 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
-def config_of(gate: Gate, settings: GatewaySettings) -> uvicorn.Config:
-    """How uvicorn serves `gate`."""
-    return uvicorn.Config(
+def config_of(gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None) -> uvicorn.Config:
+    """How uvicorn serves `gate`; by TLS 1.3 alone with certificates."""
+    config = uvicorn.Config(
         create_app(gate, settings),
         http="h11",
         lifespan="on",
@@ -50,6 +71,21 @@ def config_of(gate: Gate, settings: GatewaySettings) -> uvicorn.Config:
         forwarded_allow_ips=settings.proxies or None,
         ws="none",
     )
+    if certificates is not None:
+        config.load()
+        config.ssl = certificates.context()
+    return config
+
+
+def server_of(
+    gate: Gate,
+    settings: GatewaySettings,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    certificates: Certificates | None = None,
+) -> uvicorn.Server:
+    """What serves `gate` when it is run."""
+    return _Server(config_of(gate, settings, certificates), ready, certificates)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -70,9 +106,8 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
-def serve(gate: Gate, place: socket.socket, *, settings: GatewaySettings, ready: Callable[[], None]) -> None:
-    """Serve at `place` until SIGINT or SIGTERM. `ready` is called once it listens."""
-    server = _Server(config_of(gate, settings), ready)
+def serve(server: uvicorn.Server, place: socket.socket) -> None:
+    """Serve at `place` until SIGINT or SIGTERM."""
     # When it has ended, uvicorn raises the signal that ended it once more; what ends after it has to be done first.
     before = {one: signal.signal(one, _heard) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -94,11 +129,13 @@ def up(
     workers: int,
     models: Path | None,
     ready: Callable[[str, str], None],
+    certificates: Certificates | None = None,
 ) -> None:
     """A network of processes on this machine with its gateway. `ready` is told the URL and the first admin's token."""
     with bind(host, port) as place:
         name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{place.getsockname()[1]}"
+        url = f"{'http' if certificates is None else 'https'}://{name}:{place.getsockname()[1]}"
+        ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings = GatewaySettings()
         with local(workers=workers, home=home) as network:
@@ -107,10 +144,10 @@ def up(
                 token = first_token(gate.accounts, home)
 
                 def listening() -> None:
-                    write_file(home, url=url, token=token)
+                    write_file(home, url=url, token=token, ca=ca)
                     ready(url, token)
 
-                serve(gate, place, settings=settings, ready=listening)
+                serve(server_of(gate, settings, ready=listening, certificates=certificates), place)
                 write_file(home, url="", token=token)
             finally:
                 gate.close()

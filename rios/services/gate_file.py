@@ -19,10 +19,10 @@ def read_file(home: Path, name: str = FILE) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def write_file(home: Path, *, url: str, token: str, name: str = FILE) -> None:
-    """Keep URL and token in a file of a home, for its owner alone."""
+def write_file(home: Path, *, url: str, token: str, ca: str = "", name: str = FILE) -> None:
+    """Keep URL and token in a file of a home, for its owner alone; and the file of who certified the gateway."""
     new = home / f"{name}.new"
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"url": url, "token": token}, file)
+        json.dump({"url": url, "token": token, "ca": ca}, file)
     new.replace(home / name)

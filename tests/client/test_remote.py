@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 import rios
@@ -28,6 +30,7 @@ from rios.words.errors import (
     TooManyRequests,
 )
 from tests.client.conftest import Both
+from tests.gateway.servers import UNLIMITED, serving
 
 PROMPT = "It was a fine morning,"
 
@@ -232,7 +235,7 @@ def test_errors_are_those_of_a_local_network(both: Both, remote: Any) -> None:
         with pytest.raises(NotAllowed, match="generate"):
             network.dmoe.model("shared").generate(PROMPT)
         with pytest.raises(NotAllowed):
-            network.dmoe.deploy("demo", progress=False)
+            network.dmoe.deploy("demo", name="new", progress=False)
 
 
 def test_nobody_follows_the_job_of_another(both: Both, remote: Any) -> None:
@@ -262,3 +265,37 @@ def test_every_error_travels(name: str) -> None:
 def test_what_is_no_error_of_rios_becomes_none() -> None:
     for name in ("annotations", "SystemExit", "__name__", ""):
         assert type(error_of({"type": f"urn:rios:error:{name}", "detail": "why"})) is RiosError
+
+
+def test_a_gateway_that_ends_lets_streams_end(both: Both, remote: Any) -> None:
+    """A second gateway of the same network; told to end while it streams."""
+    said: list[str] = []
+    with ExitStack() as stack:
+        url = stack.enter_context(serving(both.gate, UNLIMITED))
+        headers = {"Authorization": f"Bearer {both.token}"}
+        asked = {"model": "shared", "prompt": PROMPT, "max_tokens": 150, "temperature": 0, "stream": True}
+        with httpx2.Client(base_url=url, headers=headers, timeout=60) as http:
+            with http.stream("POST", "/v1/completions", json=asked) as response:
+                lines = response.iter_lines()
+                said.append(next(lines))
+                ending = threading.Thread(target=stack.close)
+                ending.start()
+                said += [line for line in lines if line]
+            ending.join(60)
+            with pytest.raises(httpx2.ConnectError):
+                http.get("/live")
+    assert said[-1] == "data: [DONE]"
+    assert json.loads(said[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+
+
+def test_what_all_users_spent_settles_and_reconciles(both: Both, remote: Any) -> None:
+    user = remote._http.post("/v1/users", {"login": "spends", "role": "developer"})
+    remote._http.post(f"/v1/users/{user['id']}/credit", {"amount": "1 ROS"}, key="spends")
+    with both.connect(user["token"]) as network:
+        network.dmoe.model("shared").generate(PROMPT, max_new_tokens=3)
+        assert network.billing.costs("model").total_wei > 0
+        with pytest.raises(NotAllowed):
+            network._http.post("/v1/settlement", None)
+    settled = remote._http.post("/v1/settlement", None)
+    assert int(settled["total_wei"]) > 0
+    assert both.local.billing.reconcile().sound

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
-import uvicorn
 
-from rios.gateway.serve import config_of
+from rios.gateway.certs import Certificates
+from rios.gateway.serve import server_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.accounts import Accounts
 from rios.services.gate import Gate
@@ -90,7 +90,13 @@ def _line(process: subprocess.Popen[str], word: str, log: Path) -> str:
 
 
 @contextmanager
-def lean(home: Path, settings: GatewaySettings = UNLIMITED, *, models: Path | None = None) -> Iterator[Door]:
+def lean(
+    home: Path,
+    settings: GatewaySettings = UNLIMITED,
+    *,
+    models: Path | None = None,
+    certificates: Certificates | None = None,
+) -> Iterator[Door]:
     """A gateway of this process, with accounts and a ledger, and no worker behind it."""
     options = Settings(home=home)
     with Purse(options) as purse:
@@ -99,7 +105,7 @@ def lean(home: Path, settings: GatewaySettings = UNLIMITED, *, models: Path | No
         )
         accounts = Accounts(purse.books.ledger, home=home)
         gate = Gate(network, accounts, Tenancy(network, accounts.store, models=models))
-        with serving(gate, settings) as url:
+        with serving(gate, settings, certificates) as url:
             yield Door(url, accounts.first_token(), gate=gate)
         gate.close()
 
@@ -114,14 +120,14 @@ class _Dmoe:
 
 
 @contextmanager
-def serving(gate: Gate, settings: GatewaySettings) -> Iterator[str]:
+def serving(gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None) -> Iterator[str]:
     """Serve `gate` in a thread; its URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config_of(gate, settings))
+    server = server_of(gate, settings, certificates=certificates)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="test-gateway")
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"{'https' if certificates else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(30)
