@@ -18,6 +18,7 @@ from rios.dmoe.combine import Combiner
 from rios.dmoe.grouping import Groups
 from rios.dmoe.link import Link, State
 from rios.dmoe.metering import Reply
+from rios.dmoe.shm import give_way
 from rios.dmoe.tensors import indices
 from rios.dmoe.wire import Frame, Kind
 from rios.words.errors import DeadlineExceeded, ExpertsUnavailable, HostLost, ProtocolError
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 
 LOCAL = 0  # the trunk's own host among the candidates; links follow
 # A host that was not chosen for so many layers in a row is asked for one group that somebody else computes as well: a
-# sixteenth of the layers at most, on a core that had nothing to do.
+# sixth of the layers at most, on a core that had nothing to do. Three times in a row, because the first call only wakes
+# it up: what a host costs that is asked in every layer shows in those that follow.
 PASSED_OVER = 16
+IN_A_ROW = 3
 
 
 @dataclass(slots=True)
@@ -230,7 +233,8 @@ class LayerRun:
     def _collect(self) -> None:
         """Wait for the next event of the calls under way: an answer, a failure, a hedge or a deadline."""
         d = self.d
-        spin_until = time.perf_counter() + d.links.spin_us * 1e-6
+        began = time.perf_counter()
+        spin_until = began + d.links.spin_us * 1e-6
         turns = 0
         while True:
             for call in self.calls:
@@ -239,7 +243,7 @@ class LayerRun:
             turns += 1
             if turns & 7:
                 continue
-            time.sleep(0)
+            give_way(time.perf_counter() - began)
             now = time.perf_counter()
             for call in self.calls:
                 if now >= call.deadline:
@@ -300,6 +304,7 @@ class LayerRun:
             call.link.overhead_s += 0.1 * (max(now - call.started - compute_ns * 1e-9, 0.0) - call.link.overhead_s)
             seconds = now - call.started
         else:
+            call.link.took_at_most(now - call.started - compute_ns * 1e-9)
             seconds = compute_ns * 1e-9 + call.link.overhead_s
         call.link.cost.observe(len(call.groups), len(call.slots), seconds)
         if not self.left.issuperset(call.groups):
@@ -413,7 +418,8 @@ class LayerRun:
             if link.probe_at > now if link.cost.slow else link.passed_over < PASSED_OVER:
                 continue
             link.probe_at = now + self.d._settings.probe_s
-            link.passed_over = 0
+            if link.cost.slow or link.passed_over >= PASSED_OVER + IN_A_ROW - 1:
+                link.passed_over = 0
             held = link.held.get(self.layer, frozenset())
             mine = [g for g, expert in enumerate(self.groups.experts) if expert in held][:1]
             if mine:

@@ -180,9 +180,21 @@ class Link:
 
     def _late_s(self, frame: Frame) -> float:
         """What a call took whose answer nobody waited for: it came somewhere between the last two looks."""
+        now = time.perf_counter()
         if frame.kind is Kind.ERROR:
-            return time.perf_counter() - self.busy_since
-        return max(self.missing_at - self.busy_since, computed_ns(frame) * 1e-9 + self.overhead_s)
+            return now - self.busy_since
+        computed_s = computed_ns(frame) * 1e-9
+        earliest_s = self.missing_at - self.busy_since
+        self.took_at_most(now - self.busy_since - computed_s)
+        return max(earliest_s, computed_s + self.overhead_s)
+
+    def took_at_most(self, seconds: float) -> None:
+        """Take in that an answer was there so long after it was asked for, without computing, or earlier.
+
+        What was learned in bad times would else keep a host dear for ever: nobody waits for its answers then, and only
+        who waits sees how long the way takes.
+        """
+        self.overhead_s = min(self.overhead_s, max(seconds, 0.0))
 
     def drain(self) -> None:
         """Throw the answer to a call given up away if it has come. Raises as `poll`."""
