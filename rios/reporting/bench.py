@@ -206,8 +206,13 @@ def generate_here(directory: str, threads: int) -> None:
         sys.stdout.flush()
 
 
-def serve_echo(question_bytes: int, answer_bytes: int) -> None:
-    """A bare socket that answers `answer_bytes` to every `question_bytes`; prints its port first."""
+def serve_echo(question_bytes: int, answer_bytes: int, core: int | None = None) -> None:
+    """A bare socket that answers `answer_bytes` to every `question_bytes`; prints its port first.
+
+    core: where it stays; None for anywhere.
+    """
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     answer = bytes(answer_bytes)
     with socket.create_server(("127.0.0.1", 0)) as server:
         sys.stdout.write(f"{_PORT}{server.getsockname()[1]}\n")
@@ -233,15 +238,22 @@ def receive(sock: socket.socket, count: int) -> bool:
 
 
 @contextmanager
-def echo(question_bytes: int, answer_bytes: int) -> Iterator[int]:
-    """The port of an echo in a process of its own."""
-    with Child([sys.executable, "-m", __spec__.name, "echo", str(question_bytes), str(answer_bytes)]) as child:
+def echo(question_bytes: int, answer_bytes: int, *, core: int | None = None) -> Iterator[int]:
+    """The port of an echo in a process of its own, which stays on `core` where one is given."""
+    said = [str(number) for number in (question_bytes, answer_bytes, core) if number is not None]
+    with Child([sys.executable, "-m", __spec__.name, "echo", *said]) as child:
         yield int(child.first_line.removeprefix(_PORT))
 
 
-def round_trip_s(address: tuple[str, int], *, question_bytes: int, answer_bytes: int, count: int = 200) -> float:
-    """Median seconds of question and answer over one connection to an echo."""
-    question = bytes(question_bytes)
+def round_trip_s(
+    address: tuple[str, int], *, question_bytes: int, answer_bytes: int, count: int = 200, cores: set[int] | None = None
+) -> float:
+    """Median seconds of question and answer over one connection to an echo.
+
+    cores: where this thread stays meanwhile. The two ends of a bare echo take turns, so the system likes to run both on
+    one core, which no host that computes beside the trunk can do.
+    """
+    question, before = bytes(question_bytes), os.sched_getaffinity(0)
     with socket.create_connection(address) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -249,11 +261,15 @@ def round_trip_s(address: tuple[str, int], *, question_bytes: int, answer_bytes:
             sock.sendall(question)
             receive(sock, answer_bytes)
 
-        return statistics.median(seconds(once) for _ in range(count))
+        os.sched_setaffinity(0, cores or before)
+        try:
+            return statistics.median(seconds(once) for _ in range(count))
+        finally:
+            os.sched_setaffinity(0, before)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "echo":
-        serve_echo(int(sys.argv[2]), int(sys.argv[3]))
+        serve_echo(*map(int, sys.argv[2:]))
     else:
         generate_here(sys.argv[1], int(sys.argv[2]))

@@ -25,7 +25,9 @@ def test_it_runs_and_keeps_its_figures(tmp_path: Path) -> None:
     assert list(found) == sections
     assert [row["what"] for row in found["dispatch"]["rows"]] == [
         "empty dispatch by shared memory, of a bare echo",
+        "empty dispatch by shared memory, of a bare echo from another core",
         "empty dispatch by socket, of a bare echo",
+        "empty dispatch by socket, of a bare echo from another core",
     ]
     assert [row["target"] for row in found["billing"]["rows"]] == [0.03, None] * 3
     assert [row["target"] for row in found["ledger"]["rows"]] == [0.8, 10.0, 10.0, 500.0] * 2
