@@ -16,6 +16,7 @@ from rios.billing.chain.contracts import Addresses, Terms, check_contracts, depl
 from rios.billing.chain.embedded import EmbeddedChain
 from rios.billing.chain.events import CURSOR, decode_log, follow
 from rios.billing.chain.finality import CONFIRMATIONS, final_block
+from rios.billing.chain.intents import IntentState
 from rios.billing.chain.rpc import RpcChain
 from rios.billing.chain.sender import Sender
 from rios.billing.chain.view import SettlementView
@@ -157,6 +158,22 @@ class NetworkChain(SettlementView):
             return False
         self._chain.advance(seconds)
         return True
+
+    def finish_wallet(self) -> None:
+        """Go on with what the wallet had under way, also that of a process that died, until it is in final blocks.
+
+        What a node refuses is left as it is. Raises ChainUnavailable where it takes longer than
+        `RIOS_CHAIN_FINAL_TIMEOUT_S`.
+        """
+        deadline = time.monotonic() + self._final_timeout_s
+        unfinished = first = self._wallet.pump()
+        while any(one.state is not IntentState.MINED and one.error is None for one in unfinished):
+            if time.monotonic() > deadline:
+                raise ChainUnavailable(f"{unfinished[0].key!r} is in no block after {self._final_timeout_s:g} s; wait")
+            time.sleep(_POLL_S)
+            unfinished = self._wallet.pump()
+        if first:
+            self.confirm()
 
     def mine_one(self) -> bool:
         """Mine an empty block on an embedded chain; False where others mine."""

@@ -19,7 +19,7 @@ from rios.services.books import LOCAL_USER, Books
 from rios.services.moments import moment_of
 from rios.services.payouts import PaidOut, chunks_of, due_of, key_of
 from rios.words.errors import ChainUnavailable, InvalidRequest, NotProvable, TransactionFailed
-from rios.words.ids import Address
+from rios.words.ids import Address, derived_id
 from rios.words.money import Wei, format_ros, parse_ros
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class Settlement:
         """
         wei = self._positive(amount, "the withdrawal")
         with self._turn():
+            # A withdrawal whose process was killed goes first, and leaves less.
+            self.chain.finish_wallet()
             self.settle()
             balance = self._books.ledger.balance(LOCAL_USER)
             if wei > balance.deposited_wei:
@@ -236,11 +238,27 @@ class Settlement:
         return f"root:{epoch.number}:{epoch.root}" + (f":{dropped}" if dropped else "")
 
     def _charge(self, number: int, due: Sequence[tuple[Address, int]]) -> None:
+        chain = self.chain
         for part, (users, amounts) in enumerate(_chunks(due)):
             name = f"charge:{number}:{part}"
-            self.chain.as_operator(
-                name, "RiosEscrow", "charge", self.chain.keccak(name.encode()), number, users, amounts
-            )
+            batch = chain.keccak(name.encode())
+            try:
+                chain.as_operator(name, "RiosEscrow", "charge", batch, number, users, amounts)
+            except TransactionFailed:
+                # Who has withdrawn what was held of it must not keep the owners from what all others paid. He is
+                # overdrawn in the ledger, and the treasury pays for him until he deposits again.
+                there = [chain.read("RiosEscrow", "balanceOf", user) for user in users]
+                short = [user for user, wei, has in zip(users, amounts, there, strict=True) if has < wei]
+                if chain.read("RiosEscrow", "batchUsed", batch):
+                    continue  # by an earlier attempt that was still under way
+                if not short:
+                    raise
+                log.error("users have less in the escrow than they used", extra={"epoch": number, "users": short})
+                rest = [(user, min(wei, has)) for user, wei, has in zip(users, amounts, there, strict=True) if has]
+                if rest:
+                    users, amounts = [user for user, _ in rest], [wei for _, wei in rest]
+                    key = f"{name}:{derived_id('charges', *users, *map(str, amounts))}"
+                    chain.as_operator(key, "RiosEscrow", "charge", batch, number, users, amounts)
 
     def _credit(self, number: int, due: Sequence[tuple[Address, int]]) -> None:
         chain = self.chain

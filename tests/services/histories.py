@@ -36,6 +36,7 @@ VERBS = (
     "open", "close", "gift", "withdraw", "later", "release", "again", "early", "expire", "jump",
 )  # fmt: skip
 SPENDS = ("request", "stream", "open")
+ASKS_CHAIN = ("deposit", "gift", "settle", "claim", "payout", "withdraw", "later")
 FAULTS = ("kill", "kill", "kill", "down", "locked", "jump", "again", "reorg")
 
 
@@ -60,7 +61,9 @@ def history(seed: int, *, node: bool) -> list[Step]:
     fault = FAULTS[seed % len(FAULTS)]
     for name in (fault, *(["reorg"] if node and rng.random() < 0.5 else [])):
         place = rng.randrange(len(steps))
-        if name in ("down", "locked"):
+        if name == "down":
+            steps[rng.choice([i for i, step in enumerate(steps) if step["verb"] in ASKS_CHAIN])]["fault"] = name
+        elif name == "locked":
             steps[place]["fault"] = name
         elif name != "kill":
             verb = "jump" if name == "reorg" and not node else name
