@@ -43,9 +43,6 @@ class Assignment:
         self.remove(expert, source)
         self.add(expert, target)
 
-    def has_room(self, expert: int, worker: int) -> bool:
-        return bool(self.free_bytes[worker] >= self.problem.size_bytes[expert])
-
     def may_move(self, expert: int, source: int | None, target: int) -> bool:
         """Whether `expert` may be on `target` (instead of on `source`): not twice there, nor twice on its machine."""
         if expert in self.held[target]:

@@ -19,7 +19,6 @@ class Groups:
     counts: list[int]
     starts: list[int]  # one more than there are groups
     slots: Ints  # flat index into [tokens, top_k]
-    rows: Ints  # the token of each slot
 
 
 def group(index: Ints, owner: npt.NDArray[np.int32], num_experts: int, *, padded: bool) -> Groups:
@@ -38,9 +37,9 @@ def group(index: Ints, owner: npt.NDArray[np.int32], num_experts: int, *, padded
         if chosen.size and (chosen[0] < 0 or chosen[-1] >= num_experts):
             return group(index, owner, num_experts, padded=True)
     if not chosen.size:
-        return Groups([], [], [0], slots, slots)
+        return Groups([], [], [0], slots)
     edges = np.flatnonzero(chosen[1:] != chosen[:-1]) + 1
     starts = [0, *edges.tolist(), chosen.size]
     experts = [int(chosen[start]) for start in starts[:-1]]
     counts = [stop - start for start, stop in itertools.pairwise(starts)]
-    return Groups(experts, counts, starts, slots, slots // top_k)
+    return Groups(experts, counts, starts, slots)

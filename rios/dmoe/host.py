@@ -102,7 +102,6 @@ class Host:
             "open": self._open,
             "load": self._load,
             "drop": self._drop,
-            "held": self._held,
             "trunk": self._trunk,
             "untrunk": self._untrunk,
             "route": self._route,
@@ -337,9 +336,6 @@ class Host:
     def _drop(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
         self._hosted(request).drop(int(request["layer"]), [int(expert) for expert in request["experts"]])
         return {}
-
-    def _held(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
-        return {"held": self._hosted(request).held()}
 
     def _trunk(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
         """Build the trunk here (once); it answers requests as soon as a client sends some."""
