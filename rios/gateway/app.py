@@ -52,7 +52,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.settings = settings
     app.state.limits = limits
     app.state.metrics = metrics
-    app.state.runs = Runs(settings.streams_max, metrics)
+    app.state.runs = Runs(settings.running_max, settings.waiting_max, metrics)
     app.state.jobs = jobs.Jobs(settings.jobs_max, settings.job_kept_s)
     errors.install(app)
     for router in ROUTERS:

@@ -12,7 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from rios.dmoe.completion import Completion, Piece
 from rios.dmoe.job import Job
 from rios.gateway.metrics import Metrics
-from rios.words.errors import QueueFull, RiosError
+from rios.gateway.turns import Turns
+from rios.words.errors import RiosError
 
 log = logging.getLogger(__name__)
 
@@ -80,24 +81,21 @@ class Run:
 
 
 class Runs:
-    """All generations of a gateway: at most `limit` at the same time."""
+    """All generations of a gateway: so many run at the same time, so many wait, users take turns."""
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
-        self._limit = limit
+    def __init__(self, running_max: int, waiting_max: int, metrics: Metrics) -> None:
+        self._turns = Turns(running_max, waiting_max)
         self._metrics = metrics
-        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="rios-run")
-        self._active = 0
+        self._threads = ThreadPoolExecutor(running_max, thread_name_prefix="rios-run")
         self._running: set[Run] = set()
 
-    async def start(self, submit: Callable[[], Job]) -> Run:
-        """Submit a request and read its answer. Raises QueueFull, and what `submit` raises."""
-        if self._active >= self._limit:
-            raise QueueFull(f"{self._limit} generations run at this gateway, which is its limit; try again")
-        self._active += 1
+    async def start(self, user: str, submit: Callable[[], Job]) -> Run:
+        """Submit a request when it is the user's turn, and read its answer. Raises QueueFull, and as `submit`."""
+        await self._turns.take(user)
         try:
             job = await run_in_threadpool(submit)
         except BaseException:
-            self._active -= 1
+            self._turns.give_back()
             raise
         run = Run(job)
         self._running.add(run)
@@ -126,7 +124,7 @@ class Runs:
         loop.call_soon_threadsafe(self._end, run, completion, error)
 
     def _end(self, run: Run, completion: Completion | None, error: RiosError | None) -> None:
-        self._active -= 1
+        self._turns.give_back()
         self._running.discard(run)
         self._metrics.running(-1)
         self._metrics.tokens(read=len(run.job.prompt), written=len(run.job.token_ids))

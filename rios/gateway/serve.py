@@ -90,6 +90,7 @@ def server_of(
 
 def bind(host: str, port: int) -> socket.socket:
     """The place to listen at, taken before anything is started. Raises InvalidRequest where it cannot be had."""
+    # With the protocol by its number: asyncio sets TCP_NODELAY on no other socket, and each answer takes 40 ms without.
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)

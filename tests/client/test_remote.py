@@ -288,6 +288,28 @@ def test_a_gateway_that_ends_lets_streams_end(both: Both, remote: Any) -> None:
     assert json.loads(said[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
 
 
+def test_who_asks_for_much_does_not_starve_others(both: Both, remote: Any) -> None:
+    """A gateway with one place, ten requests of one user, and one of another."""
+    user = remote._http.post("/v1/users", {"login": "modest", "role": "developer"})
+    remote._http.post(f"/v1/users/{user['id']}/credit", {"amount": "1 ROS"}, key="modest")
+    order: list[str] = []
+
+    def ask(name: str, token: str, url: str) -> None:
+        with rios.connect(url, token=token) as network:
+            network.dmoe.model("shared").generate(PROMPT, max_new_tokens=40)
+        order.append(name)
+
+    with serving(both.gate, UNLIMITED.model_copy(update={"running_max": 1})) as url:
+        greedy = [threading.Thread(target=ask, args=("greedy", both.token, url)) for _ in range(10)]
+        modest = threading.Thread(target=ask, args=("modest", user["token"], url))
+        for thread in (*greedy, modest):
+            thread.start()
+        for thread in (*greedy, modest):
+            thread.join(120)
+    assert len(order) == 11
+    assert order.index("modest") < 8, "it came last and was not served last"
+
+
 def test_what_all_users_spent_settles_and_reconciles(both: Both, remote: Any) -> None:
     user = remote._http.post("/v1/users", {"login": "spends", "role": "developer"})
     remote._http.post(f"/v1/users/{user['id']}/credit", {"amount": "1 ROS"}, key="spends")

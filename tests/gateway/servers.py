@@ -21,7 +21,7 @@ from typing import Any
 import httpx2
 
 from rios.gateway.certs import Certificates
-from rios.gateway.serve import server_of
+from rios.gateway.serve import bind, server_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.accounts import Accounts
 from rios.services.gate import Gate
@@ -122,7 +122,7 @@ class _Dmoe:
 @contextmanager
 def serving(gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None) -> Iterator[str]:
     """Serve `gate` in a thread; its URL."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = bind("127.0.0.1", 0)
     server = server_of(gate, settings, certificates=certificates)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="test-gateway")
     thread.start()

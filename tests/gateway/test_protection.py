@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from rios.gateway.limits import Limits
+from rios.gateway.serve import bind
 from rios.gateway.settings import GatewaySettings
-from rios.words.errors import TooManyRequests
+from rios.words.errors import InvalidRequest, TooManyRequests
 from tests.gateway.servers import Door, lean, problem, raw
 
 
@@ -205,3 +206,12 @@ def test_sql_is_a_text_like_any_other(door: Door) -> None:
             problem(http.get(f"/v1/users/{json.dumps(text)[1:-1].replace('/', '')}"), 404)
             assert http.get("/v1/usage", params={"model": text}).json()["data"] == []
         assert http.get("/v1/users").json()["data"]
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY on what is a TCP socket by its protocol's number alone."""
+    with bind("localhost", 0) as place:
+        assert place.proto == socket.IPPROTO_TCP
+    for host, port in (("no.such.host.invalid", 0), ("192.0.2.1", 0)):
+        with pytest.raises(InvalidRequest):
+            bind(host, port)

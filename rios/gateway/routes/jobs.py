@@ -151,7 +151,7 @@ async def post_job(
     place = jobs.reserve(who.user_id, key)
     try:
         model = gate_of(request).tenancy.model(who, body.model)
-        run = await request.app.state.runs.start(lambda: model.submit(body.ids(model), **body.params()))
+        run = await request.app.state.runs.start(who.user_id, lambda: model.submit(body.ids(model), **body.params()))
     except BaseException as error:
         jobs.release(who.user_id, key)
         place.set_exception(error if isinstance(error, RiosError) else RiosError("it could not be submitted"))

@@ -20,7 +20,7 @@ WorkersReader = Annotated[Principal, Depends(needs("workers:read"))]
 
 
 @router.get("/deployments", summary="The models that the organisation wants deployed")
-def get_deployments(request: Request, who: Reader) -> dict[str, Any]:
+async def get_deployments(request: Request, who: Reader) -> dict[str, Any]:
     """By name, with their states: starting, serving or failed."""
     return {"data": [s.deployed_of(one) for one in gate_of(request).tenancy.models(who)]}
 
@@ -33,7 +33,7 @@ def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> d
 
 
 @router.get("/deployments/{name}", summary="How far a deployment is")
-def get_deployment(request: Request, who: Reader, name: str) -> dict[str, Any]:
+async def get_deployment(request: Request, who: Reader, name: str) -> dict[str, Any]:
     """One deployment."""
     return s.deployed_of(gate_of(request).tenancy.deployed(who, name))
 

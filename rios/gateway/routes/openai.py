@@ -27,14 +27,14 @@ _COMPLETION_TOKENS = 16  # OpenAI's own default on this route
 
 
 @router.get("/models", summary="The models that serve")
-def get_models(request: Request, who: Reader) -> dict[str, Any]:
+async def get_models(request: Request, who: Reader) -> dict[str, Any]:
     """Of the user's organisation."""
     found = [one for one in gate_of(request).tenancy.models(who) if one.state == SERVING]
     return {"object": "list", "data": [_model(one) for one in found]}
 
 
 @router.get("/models/{name}", summary="A model")
-def get_model(request: Request, who: Reader, name: str) -> dict[str, Any]:
+async def get_model(request: Request, who: Reader, name: str) -> dict[str, Any]:
     """One model."""
     return _model(gate_of(request).tenancy.deployed(who, name))
 
@@ -96,14 +96,14 @@ async def _answer(
         choices = Choices(shape(model=body.model, created=int(time.time()), tokenizer=model.tokenizer))
         try:
             for submit in found:
-                choices.add(await request.app.state.runs.start(submit))
+                choices.add(await request.app.state.runs.start(who.user_id, submit))
         except BaseException:
             choices.cancel()
             raise
         return choices
 
     if body.stream:
-        choices = await start()
+        choices = await unless_gone(request, start())
         usage = body.stream_options is not None and body.stream_options.include_usage
         return EventStream(_cancelling(choices, usage=usage))
 
