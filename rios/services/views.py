@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rios.dmoe.deployment import Deployment
+if TYPE_CHECKING:
+    from rios.dmoe.deployment import Deployment
 
 _STYLE = "color:var(--jp-content-font-color1);border-collapse:collapse"
 

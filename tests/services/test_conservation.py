@@ -70,7 +70,8 @@ class Mortal:
         return found["said"], found["status"]
 
     def close(self) -> None:
-        """End it."""
+        """End it: it has no children now and keeps nothing."""
+        self._process.kill()
         self._process.communicate(timeout=60)
 
 
