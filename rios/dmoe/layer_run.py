@@ -49,7 +49,8 @@ class Call:
     started: float
     hedge_at: float
     deadline: float
-    hedged: bool = False
+    late: bool = False  # beyond what is usual: others are asked as well
+    hedged: bool = False  # and all of it is under way to others
     looked: bool = False  # for its answer, in vain so far
 
 
@@ -359,20 +360,29 @@ class LayerRun:
             self._send(wanted, avoid=frozenset((avoid,)) if avoid else frozenset(), first=False)
 
     def _hedge(self, call: Call) -> None:
-        """Ask another holder as well; the slow one stays under way and may still answer first."""
-        call.hedged = True
+        """Ask other holders as well; the slow one stays under way and may still answer first.
+
+        Those that are busy with their own part of the layer are asked when they have done it.
+        """
+        call.late = True
         before = len(self.left), len(self.calls)
-        self._send(
-            [g for g in call.groups if g in self.left],
-            avoid=frozenset(other.link for other in self.calls),
-            first=False,
-        )
+        if wanted := self._asked_of_nobody(call):
+            self._send(wanted, avoid=frozenset(other.link for other in self.calls), first=False)
         if (len(self.left), len(self.calls)) != before:
             self.d.counters.hedges += 1
             call.link.cost.observe(len(call.groups), len(call.slots), time.perf_counter() - call.started)
+        if self._asked_of_nobody(call):
+            call.hedge_at = time.perf_counter() + self.d._settings.hedge_floor_s
+        else:
+            call.hedged = True
         if not self.left.intersection(call.groups) and call in self.calls:
             self.calls.remove(call)
             call.link.abandon()
+
+    def _asked_of_nobody(self, call: Call) -> list[int]:
+        """Groups of a late call that are under way to nobody else, but for others that are late."""
+        covered = {g for other in self.calls if other is not call and not other.late for g in other.groups}
+        return [g for g in call.groups if g in self.left and g not in covered]
 
     def _drain(self, link: Link) -> None:
         """Throw a late answer away if it has come by now."""

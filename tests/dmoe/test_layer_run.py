@@ -54,11 +54,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosting, Ho
 
 
 @contextlib.contextmanager
-def asking(*hosts: Hosting, local: Any = None) -> Iterator[Dispatcher]:
+def asking(*hosts: Hosting, local: Any = None, **changes: float) -> Iterator[Dispatcher]:
     """A dispatcher linked to some hosts."""
     first = hosts[0].host.deployments[NAME]
     counts = [layer.num_experts for layer in first.manifest.layers]
-    settings = hosts[0].settings.model_copy(update={"experts_timeout_s": DEADLINE_S})
+    settings = hosts[0].settings.model_copy(update={"experts_timeout_s": DEADLINE_S, **changes})
     links = Links(NAME, counts, settings, machine=hosts[0].host.machine, area_bytes=1 << 20)
     links.route([made.peer for made in hosts], {})
     try:
@@ -136,6 +136,30 @@ def test_a_late_host_is_lost_at_the_deadline_of_its_call(pair: tuple[Hosting, Ho
         assert dispatcher.counters.failures == 1
         Gated.gate.set()
         until(lambda: _state(other) is State.READY, "it is not connected again")
+
+
+def test_who_was_busy_is_asked_later(pair: tuple[Hosting, Hosting]) -> None:
+    """A host that is frozen while the other holder computes its own part: not only its deadline ends the waiting."""
+    first, second = pair
+    Gated.gate.set()
+    with asking(first) as dispatcher:
+        expected = ask(dispatcher)
+    Gated.gate.clear()
+    with asking(first, second, call_timeout_s=2 * DEADLINE_S) as dispatcher:
+        one, other = dispatcher.links.links
+        one.state = State.BUSY  # as with another part of the layer
+        answers: list[Tensor] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
+        thread.start()
+        until(lambda: other.state is State.BUSY and time.perf_counter() - other.busy_since > 0.5, "it is not late")
+        assert not answers
+        one.state = State.READY
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), "only the deadline ends the waiting"
+        assert torch.equal(answers[0], expected)
+        assert dispatcher.counters.hedges == 1
+        assert other.abandoned
+        Gated.gate.set()
 
 
 def _state(link: Link) -> State:
