@@ -90,7 +90,8 @@ def test_the_cache_is_within_the_budget(path: Path) -> None:
             hosted = made.host.deployments[name]
             free -= hosted.store.nbytes + hosted.size(sum(part.values for part in hosted.manifest.trunk))
             kv = batch_of(made, name).kv_budget_bytes
-            assert kv == int(made.settings.kv_fraction * free) > 0
+            # A share of what is free beside the trunk: the experts of the same deployment do not make it smaller.
+            assert kv == int(made.settings.kv_fraction * (free + hosted.store.nbytes)) > 0
             free -= kv
             info = made.control.call("info")
             assert info["reserved_bytes"] == 4_000_000 - free

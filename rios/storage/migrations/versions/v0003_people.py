@@ -1,4 +1,4 @@
-"""Organisations, people with their keys and sessions, the audit log, and the models that organisations want deployed."""
+"""Organisations, people with their keys and sessions, the audit log, and the models that organisations want."""
 
 import sqlalchemy as sa
 from alembic import op
