@@ -76,9 +76,7 @@ class RemoteBilling:
     def usage(self, *, since: Moment = None, until: Moment = None, **filters: Any) -> pd.DataFrame:
         """Usage records, as `net.billing.usage` of a local network has them. filters: model, worker, resource,
         request_id."""
-        import pandas as pd
-
-        from rios.services.billing import _USAGE
+        from rios.services.billing import usage_frame
 
         rows: list[tuple[Any, ...]] = []
         after: str | None = None
@@ -90,8 +88,7 @@ class RemoteBilling:
             after = page["next"]
             if after is None:
                 break
-        frame = pd.DataFrame(rows, columns=list(_USAGE))
-        return frame.astype({"quantity": object, "amount_wei": object, "epoch": object})
+        return usage_frame(rows)
 
     def costs(self, by: str = "worker", *, since: Moment = None, until: Moment = None, **filters: Any) -> Costs:
         """What was spent less refunds, by worker, model, day, resource or line."""

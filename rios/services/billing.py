@@ -30,10 +30,18 @@ if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice, Usage
     from rios.services.generation import Model
 
-_USAGE = (
+USAGE_COLUMNS = (
     "usage_id", "time", "user", "model", "worker", "resource", "quantity", "unit", "price", "amount_wei", "amount",
     "epoch",
 )  # fmt: skip
+
+
+def usage_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
+    """Usage records as a frame with `USAGE_COLUMNS`; what is a whole number stays a Python int."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(USAGE_COLUMNS))
+    return frame.astype({"quantity": object, "amount_wei": object, "epoch": object})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,10 @@ class Billing:
         self._charging = charging
         self._settlement = settlement
 
+    def of(self, user: str) -> Billing:
+        """The same for another account of this ledger."""
+        return Billing(self._books, self._charging.of(user), self._settlement, self._alerts)
+
     def __repr__(self) -> str:
         return f"<Billing of {self._charging.user}: {self.balance}>"
 
@@ -104,11 +116,8 @@ class Billing:
 
         filters: model, deployment, worker, owner, resource, request_id, epoch. Amounts are Python ints of wei.
         """
-        import pandas as pd
-
         rows = [self._usage_row(usage) for usage in self._books.ledger.usage(**self._filters(since, until, filters))]
-        frame = pd.DataFrame(rows, columns=list(_USAGE))
-        return frame.astype({"quantity": object, "amount_wei": object, "epoch": object})
+        return usage_frame(rows)
 
     def costs(
         self,

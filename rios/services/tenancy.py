@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import re
@@ -102,9 +101,7 @@ class Tenancy:
 
     def billing(self, user_id: str) -> Billing:
         """`net.billing`, of a user."""
-        found = copy.copy(self._purse.billing)
-        found._charging = self.charging(user_id)
-        return found
+        return self._purse.billing.of(user_id)
 
     # --- models ----------------------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 from rios.dmoe.membership import peers_of
 from rios.words.errors import InvalidRequest
 from rios.worker import Seat
+from tests import waiting
 from tests.campaigns import ROOT
 
 DEADLINE_S = 120.0
@@ -36,14 +37,7 @@ with rios.connect(sys.argv[1]) as net:
 """
 
 
-def until(what: str, found: Callable[[], Any]) -> Any:
-    """What `found` returns once it is true, or a failure that says `what` did not come."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        if value := found():
-            return value
-        assert time.monotonic() < deadline, f"{what} within {DEADLINE_S} s"
-        time.sleep(0.1)
+until = partial(waiting.until, deadline_s=DEADLINE_S, pause_s=0.1)
 
 
 class Lab:
@@ -56,7 +50,7 @@ class Lab:
         file = folder / "scheduler.json"
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0",
                     "--scheduler-file", str(file))  # fmt: skip
-        self.address: str = until("a scheduler", lambda: file.exists() and json.loads(file.read_text()))["address"]
+        self.address: str = until(lambda: file.exists() and json.loads(file.read_text()), "a scheduler")["address"]
 
     def _start(self, kind: str, *arguments: str) -> None:
         with (self.folder / f"{kind}.log").open("ab") as log:
@@ -117,7 +111,7 @@ class Lab:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        until("the end of the hosts", lambda: not any(map(psutil.pid_exists, hosts)))
+        until(lambda: not any(map(psutil.pid_exists, hosts)), "the end of the hosts")
 
 
 @pytest.fixture
@@ -160,12 +154,12 @@ def test_two_workers_of_one_command(lab: Callable[..., Lab]) -> None:
     lost = min(before)
     os.kill(before[lost]["worker_pid"], signal.SIGKILL)
     again = until(
-        "the worker again",
         lambda: (
             (now := network.announced()).keys() == before.keys()
             and now[lost]["worker_pid"] != before[lost]["worker_pid"]
             and now
         ),
+        "the worker again",
     )
     assert {name: said["address"] for name, said in again.items()} == {
         name: said["address"] for name, said in before.items()
@@ -220,15 +214,15 @@ def test_a_serving_process_that_ends_is_started_again(lab: Callable[..., Lab], t
     with socket.create_server(("127.0.0.1", port)):
         network = lab(RIOS_RANK=str(rank), RIOS_DATA_PORT=str(port - rank), PYTHONPATH=path)
         network.workers("--no-nanny", "--nthreads", "1", "--name", "alone")
-        until("the first reason", lambda: network.events(f"cannot listen at 127.0.0.1:{port}: Address already in use"))
-    until("the second reason", lambda: network.events("ImportError: no libtorch here"))
+        until(lambda: network.events(f"cannot listen at 127.0.0.1:{port}: Address already in use"), "the first reason")
+    until(lambda: network.events("ImportError: no libtorch here"), "the second reason")
     broken.unlink()
-    said = until("the host", lambda: network.announced().get("alone"))
+    said = until(lambda: network.announced().get("alone"), "the host")
     assert said["address"] == ("127.0.0.1", port)
     supervisor = psutil.Process(said["pid"]).parent()
     assert supervisor is not None
     supervisor.kill()
-    until("the host again", lambda: network.announced().get("alone", said)["pid"] != said["pid"])
+    until(lambda: network.announced().get("alone", said)["pid"] != said["pid"], "the host again")
     ended = network.events("the serving process ended")
     assert ended[-1]["pid"] == supervisor.pid
     assert ended[-1]["exit_code"] == -signal.SIGKILL
@@ -242,7 +236,7 @@ def test_a_worker_shows_its_figures(lab: Callable[..., Lab]) -> None:
     """Prometheus asks the Dask worker for them; while the host is not there, they say so."""
     network = lab(RIOS_MEMORY_BYTES=str(100 << 20))
     network.workers("--no-nanny", "--nthreads", "1", "--name", "shown", "--dashboard-address", "127.0.0.1:0")
-    said = until("the host", lambda: network.announced().get("shown"))
+    said = until(lambda: network.announced().get("shown"), "the host")
     url = f"http://127.0.0.1:{said['metrics_port']}/metrics"
 
     def figures() -> dict[str, float]:
@@ -250,7 +244,7 @@ def test_a_worker_shows_its_figures(lab: Callable[..., Lab]) -> None:
             lines = answer.read().decode().splitlines()
         return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("rios_host_")}
 
-    shown = until("figures", lambda: figures().get("rios_host_up") and figures())
+    shown = until(lambda: figures().get("rios_host_up") and figures(), "figures")
     assert shown["rios_host_memory_bytes"] == 100 << 20
     assert shown["rios_host_rss_bytes"] > 10 << 20
     assert {"rios_host_calls", "rios_host_rows", "rios_host_compute_ns", "rios_host_reserved_bytes"} <= shown.keys()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rios.dmoe import deployment as deployments
 from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.words.config import settings
+from tests import waiting
 from tests.campaigns import ROOT
 from tests.checkpoints import make
 
@@ -33,11 +35,7 @@ def three() -> Iterator[rios.Network]:
         yield net
 
 
-def until(there: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not there():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+until = partial(waiting.until, deadline_s=DEADLINE_S)
 
 
 def as_planned(model: Any) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rios.dmoe.host import Host
 from rios.dmoe.link import Link, State
 from rios.dmoe.links import Links
 from rios.words.errors import ExpertsUnavailable
-from tests import checkpoints
+from tests import checkpoints, waiting
 from tests.hosting import DEADLINE_S, Hosting, hosting
 
 CPU = torch.device("cpu")
@@ -68,11 +69,7 @@ def asking(*hosts: Hosting, local: Any = None, **changes: float) -> Iterator[Dis
         links.close()
 
 
-def until(there: Any, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not there():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.001)
+until = partial(waiting.until, deadline_s=DEADLINE_S, pause_s=0.001)
 
 
 def ask(dispatcher: Dispatcher) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import struct
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rios.dmoe.tokenizer import Tokenizing
 from rios.dmoe.wire import Connection, Kind, connect, dump
 from rios.words.errors import Cancelled, HostLost, InsufficientBalance, ProtocolError, RiosError
 from rios.words.events import Ended, Stream
-from tests import checkpoints
+from tests import checkpoints, waiting
 from tests.hosting import DEADLINE_S, KEY, Client, Hosting, hosting
 
 NEW = 24
@@ -41,11 +41,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.make("olmoe", tmp_path_factory.mktemp("olmoe"))
 
 
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+until = partial(waiting.until, deadline_s=DEADLINE_S, pause_s=0.005)
 
 
 class Tab:

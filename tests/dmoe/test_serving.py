@@ -6,9 +6,9 @@ import collections
 import logging
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rios.dmoe.params import SamplingParams
 from rios.dmoe.trunk import Slot, Trunk
 from rios.dmoe.wire import Kind, connect, dump
 from rios.words.errors import InsufficientMemory, QueueFull
-from tests import checkpoints
+from tests import checkpoints, waiting
 from tests.hosting import DEADLINE_S, KEY, Client, Hosting, hosting
 
 NEW = 24
@@ -51,11 +51,7 @@ def batch_of(made: Hosting, name: str = "model") -> Batch:
     return service.batch
 
 
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+until = partial(waiting.until, deadline_s=DEADLINE_S, pause_s=0.005)
 
 
 class Watched:

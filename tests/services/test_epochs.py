@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from rios.billing.ledger.values import EpochState
 from rios.services.epochs import EpochSchedule
 from rios.services.purse import Purse
 from rios.words.errors import ChainUnavailable, LedgerUnavailable, NetworkClosed
+from tests import waiting
 from tests.services.earning import earn, owner, purse_of
 from tests.services.places import place_of
 
@@ -43,12 +43,7 @@ def epochs_of(purse: Purse) -> list[tuple[int, EpochState]]:
     return [(epoch.number, epoch.state) for epoch in purse.books.ledger.epochs()]
 
 
-def until(what: str, found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"{what} within {WAIT_S} s"
-        time.sleep(0.02)
-    return value
+until = partial(waiting.until, deadline_s=WAIT_S)
 
 
 @pytest.fixture
@@ -140,7 +135,7 @@ def test_a_purse_has_a_schedule_where_it_was_asked_for(background: bool) -> None
 def test_an_epoch_is_closed_in_the_background() -> None:
     with purse_of(background=True, epoch_interval_s=0.01, payout_min="1 wei") as purse:
         earn(purse, "first", {ANN: 100})
-        until("a payout", lambda: purse.settlement.chain.tokens_of(ANN) == 100)
+        until(lambda: purse.settlement.chain.tokens_of(ANN) == 100, "a payout")
         assert purse.billing.reconcile().sound
 
 
@@ -202,7 +197,7 @@ def test_a_node_that_is_away_is_waited_for(tmp_path: Path, heard: threading.Even
         schedule.start()
         assert heard.wait(WAIT_S)
         place.node.start()
-        until("an epoch", lambda: epochs_of(purse) == [(1, EpochState.FINAL)])
+        until(lambda: epochs_of(purse) == [(1, EpochState.FINAL)], "an epoch")
         schedule.close(WAIT_S)
         purse.settlement.pay_out()
         assert purse.settlement.chain.tokens_of(ANN) == 100

@@ -7,8 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rios.services.tab import RequestTab
 from rios.words.errors import InvalidRequest, LedgerConflict, LedgerUnavailable, RiosError
 from rios.words.events import Ended
 from rios.words.money import WEI_PER_ROS
+from tests import waiting
 from tests.billing import make
 from tests.billing.make import DEMO, HOSTS
 from tests.campaigns import ROOT
@@ -31,11 +32,7 @@ STEP = 16
 TRIAL_WEI = 10 * WEI_PER_ROS
 
 
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+until = partial(waiting.until, deadline_s=DEADLINE_S)
 
 
 def open_ledger(home: Path) -> Ledger:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from rios.billing.estimate import hold_step
 from rios.billing.ledger.values import HoldState
 from rios.services.tab import BALANCE
 from rios.words.errors import BudgetExceeded, Cancelled, DeadlineExceeded, InsufficientBalance, RiosError
+from tests import waiting
 from tests.faults import wait_whole
 
 PROMPT = "It was a fine morning,"
@@ -44,11 +46,7 @@ def undisturbed(model: Any) -> Any:
     return answer
 
 
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+until = partial(waiting.until, deadline_s=DEADLINE_S)
 
 
 def cost(net: rios.Network, model: Any, tokens: int, *, covered: int = 0) -> int:
