@@ -94,7 +94,8 @@ class Client:
         for job in list(self.jobs.values()):
             job.fail(HostLost(reason))
 
-    def submit(self, prompt: Sequence[int], *, tokens: int, **params: Any) -> Job:
+    def job(self, prompt: Sequence[int], *, tokens: int, **params: Any) -> Job:
+        """A request that is not sent yet."""
         handle = next(self._handles)
         job = self.jobs[handle] = Job(
             f"request-{handle}",
@@ -106,5 +107,9 @@ class Client:
             tokenizing=Tokenizing(None),
             cancel=self._session.cancel,
         )
-        self._session.submit(job, [])
+        return job
+
+    def submit(self, prompt: Sequence[int], *, tokens: int, **params: Any) -> Job:
+        job = self.job(prompt, tokens=tokens, **params)
+        self._session.submit([job], [])
         return job

@@ -101,9 +101,10 @@ class Batch:
         self._settings = settings
         self._emit = emit
         self._inbox: collections.deque[Request] = collections.deque()
+        self._together: dict[object, list[Request]] = {}  # by client: those that wait for the last of a list
         self._cancelled: set[tuple[object, int | None]] = set()  # (client, handle); without a handle, all of a client's
         self._allowed: dict[tuple[object, int], int] = {}
-        self._lock = threading.Lock()  # of the three above, which other threads write
+        self._lock = threading.Lock()  # of the four above, which other threads write
         self._wake = threading.Event()
         self._closed = False
         self._outgoing: dict[object, Emission] = {}
@@ -112,9 +113,12 @@ class Batch:
 
     # --- from other threads ----------------------------------------------------------------------------------
 
-    def submit(self, sequence: Request) -> None:
-        """Queue a request. Raises `QueueFull` or `InsufficientMemory` when it can never run here."""
-        if len(self.waiting) + len(self._inbox) >= self._settings.max_queued:
+    def submit(self, sequence: Request, *, more: bool = False) -> None:
+        """Queue a request; with `more` it waits for `begin`, or for the next of its client without.
+
+        Raises `QueueFull` or `InsufficientMemory` when it can never run here.
+        """
+        if self._queued() >= self._settings.max_queued:
             raise QueueFull(
                 f"{self._settings.max_queued} requests wait already (RIOS_MAX_QUEUED); try again when some have ended"
             )
@@ -125,8 +129,19 @@ class Batch:
                 "ask for fewer tokens or deploy on a host with more memory"
             )
         with self._lock:
-            self._inbox.append(sequence)
+            self._together.setdefault(sequence.client, []).append(sequence)
+        if not more:
+            self.begin(sequence.client)
+
+    def begin(self, client: object) -> None:
+        """What a client has submitted begins in one step: a list of prompts is read as one batch."""
+        with self._lock:
+            self._inbox.extend(self._together.pop(client, ()))
         self._wake.set()
+
+    def _queued(self) -> int:
+        with self._lock:
+            return len(self.waiting) + len(self._inbox) + sum(map(len, self._together.values()))
 
     def allow(self, client: object, handle: int, tokens: int) -> None:
         """Let a request have up to `tokens` new tokens; never fewer than before."""
@@ -138,6 +153,10 @@ class Batch:
         """End one request of a client, or all of them; their memory is freed before the next step."""
         with self._lock:
             self._cancelled.add((client, handle))
+            if mine := self._together.pop(client, None):
+                left = [request for request in mine if not _among(request, {(client, handle)})]
+                if left:
+                    self._together[client] = left
         self._wake.set()
 
     def close(self) -> None:
@@ -364,7 +383,7 @@ class Batch:
             "batched": self.trunk.batched,
             "unbatched_reason": self.trunk.unbatched_reason,
             "running": len(self.prefilling) + len(self.decoding),
-            "waiting": len(self.waiting) + len(self._inbox),
+            "waiting": self._queued(),
             "paused": len(self.paused),
             "steps": self.steps,
             "tokens": self.tokens,

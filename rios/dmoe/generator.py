@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from rios.dmoe.job import Job
 from rios.dmoe.link import Peer
@@ -24,6 +25,16 @@ log = logging.getLogger(__name__)
 
 # Requests that end together are posted together: the ledger's writer makes one transaction of them.
 ACCOUNT_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One request to be: prompt ids, parameters, and whose tab it is on."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    request_id: str
+    tab: Tab | None = None
 
 
 class Generator:
@@ -78,34 +89,42 @@ class Generator:
         request_id: str | None = None,
         tab: Tab | None = None,
     ) -> Job:
-        """Start a request; returns at once. Raises `TrunkLost` when no trunk can be had in time.
+        """Start a request; see `submit_all`."""
+        return self.submit_all([Order(prompt, params, request_id or uuid.uuid4().hex, tab)])[0]
 
-        tab: closed when the request has ended; the caller closes it where this raises.
+    def submit_all(self, orders: Sequence[Order]) -> list[Job]:
+        """Start requests, which begin together; returns at once. Raises `TrunkLost` when no trunk can be had in time.
+
+        Each tab is closed when its request has ended; the caller closes them all where this raises.
         """
         if self._closed:
             raise NetworkClosed(f"the model {self._deployment} was closed; deploy it again")
-        job = Job(
-            request_id or uuid.uuid4().hex,
+        jobs = [self._job(order) for order in orders]
+        with self._lock:
+            self.jobs |= {job.handle: job for job in jobs}
+            try:
+                self._carry_on(raising=jobs)
+            except BaseException:
+                for job in jobs:
+                    self.jobs.pop(job.handle, None)
+                raise
+        return jobs
+
+    def _job(self, order: Order) -> Job:
+        return Job(
+            order.request_id,
             next(self._handles) & 0xFFFFFFFF,
-            prompt,
-            params,
-            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            order.prompt,
+            order.params,
+            seed=secrets.randbits(63) if order.params.seed is None else order.params.seed,
             model=self._deployment,
             tokenizing=self._tokenizing,
             cancel=self._cancelled,
             sinks=self._sinks,
             allow=self._allowed,
-            tab=tab,
+            tab=order.tab,
             defer=self._defer,
         )
-        with self._lock:
-            self.jobs[job.handle] = job
-            try:
-                self._carry_on(raising=job)
-            except BaseException:
-                self.jobs.pop(job.handle, None)
-                raise
-        return job
 
     def _connected(self) -> TrunkSession:
         """The active session, made if there is none. Waits up to `trunk_timeout_s`."""
@@ -185,27 +204,26 @@ class Generator:
             elif self.jobs and not self._closed:
                 self._carry_on()
 
-    def _carry_on(self, *, raising: Job | None = None) -> None:
+    def _carry_on(self, *, raising: Sequence[Job] = ()) -> None:
         """Called with the lock held: every open job that the active trunk does not serve is sent to it.
 
-        Where no trunk can be had these jobs fail with the reason; for the job `raising` it is raised.
+        Where no trunk can be had these jobs fail with the reason; for the jobs `raising` it is raised.
         """
         while True:
             try:
                 session = self._connected()
             except RiosError as error:
                 for job in list(self.jobs.values()):
-                    if job is not raising:
+                    if job not in raising:
                         job.fail(error)
                 self.jobs.clear()
-                if raising is not None:
+                if raising:
                     raise
                 return
             waiting = [job for job in list(self.jobs.values()) if job.server is not session]
             self.replays += any(job.server is not None for job in waiting)
             try:
-                for job in waiting:
-                    session.submit(job, self._eos)
+                session.submit(waiting, self._eos)
                 return
             except RiosError as error:
                 log.warning("trunk lost while taking over", extra={"trunk": session.peer.name, "reason": str(error)})

@@ -1,7 +1,8 @@
 """A trunk on a host and the clients that send it requests.
 
 SUBMIT  meta {handle, prompt_tokens, params, seed, eos, metered_from, allowed}, and request_id for the log where there
-        is one; body i32[...] prompt + tokens so far. With `allowed` new tokens it waits for an ALLOW
+        is one; body i32[...] prompt + tokens so far. With `allowed` new tokens it waits for an ALLOW. With `more` it
+        waits for the SUBMIT without, and they begin together
 ALLOW   seq = handle, meta {allowed}: how many new tokens it may have in all
 CANCEL  seq = handle
 TOKENS  meta {finished, failed, logprobs, hosts} where there is any; seq = tokens n; body n x (handle u32, token u32),
@@ -249,13 +250,15 @@ def _allowed(frame: Frame) -> int:
 
 
 def _submit(service: TrunkService, connection: Connection, frame: Frame) -> None:
+    said = frame.json()
     try:
-        service.batch.submit(service.request(connection, frame))
+        service.batch.submit(service.request(connection, frame), more=True)
     except ProtocolError:
         raise
     except RiosError as error:
-        said = frame.json()
         request_id = str(said.get("request_id", ""))[:_REQUEST_ID_MAX]
         log.info("request refused", extra={"request_id": request_id, "reason": str(error)})
         failed = {str(said.get("handle")): {"error": type(error).__name__, "message": str(error)}}
         connection.send(Kind.TOKENS, 0, dump({"failed": failed}), timeout_s=_CLIENT_STUCK_S)
+    if not said.get("more"):
+        service.batch.begin(connection)

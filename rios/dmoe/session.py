@@ -6,7 +6,7 @@ import contextlib
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -58,36 +58,40 @@ class TrunkSession:
         """Begin to read."""
         self._thread.start()
 
-    def submit(self, job: Job, eos: list[int]) -> None:
-        """Send a request, with what the trunk before had generated of it; that one is not heard any more.
+    def submit(self, jobs: Sequence[Job], eos: list[int]) -> None:
+        """Send requests that begin together, with what the trunk before had generated of them; that one is not heard
+        any more.
 
         Raises `HostLost`.
         """
-        begun = job.begin(self)
-        if begun is None:
-            return
-        params = asdict(job.params)
-        tokens, metered_from, allowed = begun
+        begun = [(job, said) for job in jobs if (said := job.begin(self)) is not None]
+        for place, (job, said) in enumerate(begun):
+            self._send(job, said, eos, more=place + 1 < len(begun))
+        # What happened meanwhile, when this trunk did not know of it yet.
+        for job, (_, _, allowed) in begun:
+            if job.ended:
+                with contextlib.suppress(HostLost):  # a trunk that has gone has forgotten it, and the answer is there
+                    self.cancel(job)
+            elif job.allowed != allowed:
+                self.allow(job)
+
+    def _send(self, job: Job, said: tuple[list[int], int, int], eos: list[int], *, more: bool) -> None:
+        tokens, metered_from, allowed = said
         meta = dump(
             {
                 "handle": job.handle,
                 "request_id": job.request_id,
                 "prompt_tokens": len(job.prompt),
-                "params": params,
+                "params": asdict(job.params),
                 "seed": job.seed,
                 "eos": eos,
                 "metered_from": metered_from,
                 "allowed": allowed,
+                "more": more,
             }
         )
         body = np.array(tokens, dtype="<i4").tobytes()
         self._connection.send(Kind.SUBMIT, job.handle, meta, [body], timeout_s=self._settings.connect_timeout_s)
-        # What happened meanwhile, when this trunk did not know of it yet.
-        if job.ended:
-            with contextlib.suppress(HostLost):  # a trunk that has gone has forgotten it, and the answer is there
-                self.cancel(job)
-        elif job.allowed != allowed:
-            self.allow(job)
 
     def allow(self, job: Job) -> None:
         """Tell the trunk how many tokens a request may have by now. Raises `HostLost`."""

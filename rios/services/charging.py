@@ -16,7 +16,7 @@ from rios.billing.usage import Work
 from rios.services.accounting import pinned_terms
 from rios.services.again import Again
 from rios.services.late import Late, Posting
-from rios.services.tab import RequestTab
+from rios.services.tab import Asked, RequestTab
 from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
 
 if TYPE_CHECKING:
@@ -87,34 +87,20 @@ class Charging:
             hosts=hosts.values(),
         )
 
-    def open(
-        self,
-        request_id: str,
-        work: Work,
-        hosts: Callable[[], Mapping[str, Host]],
-        *,
-        prompt_tokens: int,
-        max_new_tokens: int,
-    ) -> RequestTab:
-        """Hold the highest price of a request, or of its first step where it is long.
+    def open(self, asked: Sequence[Asked], work: Work, hosts: Callable[[], Mapping[str, Host]]) -> list[RequestTab]:
+        """Hold the highest price of each request, or of its first step where it is long: all of them or none.
 
         Raises InsufficientBalance or BudgetExceeded: then nothing starts.
 
-        hosts: who could serve, by the names in usage events; asked again when the request has ended.
+        hosts: who could serve, by the names in usage events; asked again when the requests have ended.
         """
         self.post_late()
         self._expire()
-        tab = RequestTab(
-            self,
-            f"hold-{request_id}",
-            work,
-            hosts,
-            self.terms(hosts()),
-            prompt_tokens=prompt_tokens,
-            max_new_tokens=max_new_tokens,
-        )
-        tab.begin(request_id)
-        return tab
+        known = dict(hosts())
+        terms = self.terms(known)
+        tabs = [RequestTab(self, one, work, hosts, known=known, terms=terms) for one in asked]
+        self.ledger().hold_all([tab.first(self.user) for tab in tabs])
+        return tabs
 
     def settle(self, hold_id: str, charges: Sequence[Charge], *, deployment: str) -> None:
         """Post what a request cost and release the rest; where the database does not answer, later again."""

@@ -12,10 +12,12 @@ from rios.billing.pricing import Host
 from rios.billing.usage import Work
 from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.deployment import Deployment
+from rios.dmoe.generator import Order
 from rios.dmoe.job import Job
 from rios.dmoe.params import SamplingParams, check_timeout
 from rios.services.charging import Charging, work_of
 from rios.services.prompts import one_of, params_of, prompts_of
+from rios.services.tab import Asked
 from rios.services.views import Placement
 from rios.words.errors import InvalidRequest, NetworkClosed
 from rios.words.ids import Address
@@ -121,11 +123,8 @@ class Model:
         """
         timeout = check_timeout(params.pop("timeout", None))
         prompts, one = prompts_of(prompt)
-        prepared = [self._prepared(ids, params) for ids in prompts]
-        started: list[Job | Completion] = []
+        started = self._started([self._prepared(ids, params) for ids in prompts])
         try:
-            for ids, wanted in prepared:
-                started.append(self._started(ids, wanted))
             answers = [job if isinstance(job, Completion) else job.result(timeout) for job in started]
         except BaseException:
             for job in started:
@@ -137,7 +136,7 @@ class Model:
     def stream(self, prompt: Prompt, **params: Any) -> Iterator[Piece]:
         """Pieces of the answer as they come. Leaving the loop cancels the rest."""
         timeout = check_timeout(params.pop("timeout", None))
-        job = self._started(*self._prepared(one_of(prompt, "stream"), params))
+        (job,) = self._started([self._prepared(one_of(prompt, "stream"), params)])
         if isinstance(job, Completion):
             return iter(())
         return job.stream(timeout)
@@ -150,7 +149,7 @@ class Model:
         ids, wanted = self._prepared(one_of(prompt, "submit"), params)
         if wanted.max_new_tokens == 0:
             raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
-        return self._submitted(ids, wanted)
+        return self._submitted([(ids, wanted)])[0]
 
     def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
         """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
@@ -161,26 +160,32 @@ class Model:
         completion: Completion = self.generate([int(token) for token in ids], **params)
         return completion
 
-    def _started(self, ids: list[int], params: SamplingParams) -> Job | Completion:
-        if params.max_new_tokens == 0:
-            usage = Usage(len(ids), 0, 0, 0, 0)
+    def _started(self, prepared: Sequence[tuple[list[int], SamplingParams]]) -> Sequence[Job | Completion]:
+        """All of them at once; parameters are the same for all."""
+        if any(params.max_new_tokens == 0 for _, params in prepared):
             text = "" if self._deployment.tokenizing.present else None
-            return Completion(text, (), "length", usage, Timing(None, 0.0, None))
-        return self._submitted(ids, params)
+            timing = Timing(None, 0.0, None)
+            return [Completion(text, (), "length", Usage(len(ids), 0, 0, 0, 0), timing) for ids, _ in prepared]
+        return self._submitted(prepared)
 
-    def _submitted(self, ids: list[int], params: SamplingParams) -> Job:
-        """Hold the highest price, then send the request."""
-        request_id = uuid.uuid4().hex
-        tab = self._charging.open(
-            request_id, self._work, self.hosts, prompt_tokens=len(ids), max_new_tokens=params.max_new_tokens
-        )
+    def _submitted(self, prepared: Sequence[tuple[list[int], SamplingParams]]) -> list[Job]:
+        """Hold the highest prices, all or none, then send the requests, which begin together."""
+        asked = [Asked(uuid.uuid4().hex, len(ids), params.max_new_tokens) for ids, params in prepared]
+        tabs = self._charging.open(asked, self._work, self.hosts)
         try:
-            job = self._deployment.generator.submit(ids, params, request_id=request_id, tab=tab)
+            jobs = self._deployment.generator.submit_all(
+                [
+                    Order(ids, params, one.request_id, tab)
+                    for (ids, params), one, tab in zip(prepared, asked, tabs, strict=True)
+                ]
+            )
         except BaseException:
-            tab.abandon()
+            for tab in tabs:
+                tab.abandon()
             raise
-        job.keeps = self  # whoever holds but the request still gets its answer
-        return job
+        for job in jobs:
+            job.keeps = self  # whoever holds but the request still gets its answer
+        return jobs
 
     def _prepared(self, prompt: str | list[int], params: dict[str, Any]) -> tuple[list[int], SamplingParams]:
         """Prompt and parameters, checked before anything is sent."""

@@ -11,9 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rios.billing.estimate import HoldStep, hold_step
+from rios.billing.ledger.values import Wanted
 from rios.billing.pricing import Host, Terms
 from rios.billing.rating import Charge, rate_request
 from rios.billing.usage import Request, Work
@@ -32,29 +34,39 @@ BALANCE = "balance"
 _SLACK_S = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The size of a request to be."""
+
+    request_id: str
+    prompt_tokens: int
+    max_new_tokens: int
+
+
 class RequestTab:
     """The tab of one request (`rios.words.events.Tab`)."""
 
     def __init__(
         self,
         charging: Charging,
-        hold_id: str,
+        asked: Asked,
         work: Work,
         hosts: Callable[[], Mapping[str, Host]],
-        terms: Terms,
         *,
-        prompt_tokens: int,
-        max_new_tokens: int,
+        known: Mapping[str, Host],
+        terms: Terms,
     ) -> None:
-        """hosts: who could serve, by the names in usage events; asked again when the request has ended."""
-        self.hold_id = hold_id
+        """hosts: who could serve, by the names in usage events; asked again when the request has ended.
+
+        known: who can now; terms: theirs.
+        """
+        self.hold_id = f"hold-{asked.request_id}"
         self._charging = charging
         self._work = work
         self._hosts = hosts
-        self._known = dict(hosts())
+        self._known = known
         self._terms = terms
-        self._prompt_tokens = prompt_tokens
-        self._max_new_tokens = max_new_tokens
+        self._asked = asked
         self._lock = threading.Lock()  # nothing is held for a request that is being posted
         self._closed = False
         self._steps: list[int] = []  # new tokens covered at the end of each step that is held
@@ -67,13 +79,12 @@ class RequestTab:
         """New tokens that are held for."""
         return self._steps[-1]
 
-    def begin(self, request_id: str) -> None:
-        """Hold the first step. Raises InsufficientBalance and BudgetExceeded: then nothing is held."""
+    def first(self, user: str) -> Wanted:
+        """The first step, which must be held before the request is sent."""
         step = self._step()
         assert step is not None, "a request without new tokens costs nothing and needs no tab"
-        charging = self._charging
-        charging.ledger().hold(self.hold_id, charging.user, step.hold_wei, request_id=request_id, terms=self._terms)
         self._steps.append(step.tokens)
+        return Wanted(self.hold_id, user, step.hold_wei, request_id=self._asked.request_id, terms=self._terms)
 
     def extend(self, stream: Stream) -> None:
         """Hold the next step and let the request go on; where that cannot be, see again until it can."""
@@ -169,11 +180,12 @@ class RequestTab:
 
     def _step(self, until: int | None = None) -> HoldStep | None:
         """The next step, not beyond `until` new tokens."""
+        asked = self._asked
         return hold_step(
             self._work,
             self._terms,
-            prompt_tokens=self._prompt_tokens,
-            max_new_tokens=self._max_new_tokens if until is None else min(until, self._max_new_tokens),
+            prompt_tokens=asked.prompt_tokens,
+            max_new_tokens=asked.max_new_tokens if until is None else min(until, asked.max_new_tokens),
             covered=self._steps[-1] if self._steps else 0,
             step_tokens=self._charging.step_tokens,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,12 +30,11 @@ class Session:
         self.sent: list[tuple[int, list[int]]] = []
         self.cancelled: list[int] = []
 
-    def submit(self, job: Job, eos: list[int]) -> None:
-        begun = job.begin(self)
+    def submit(self, jobs: Sequence[Job], eos: list[int]) -> None:
+        begun = [(job.handle, said[0]) for job in jobs if (said := job.begin(self)) is not None]
         if self.breaks:
             raise HostLost("sending a SUBMIT frame failed")
-        if begun is not None:
-            self.sent.append((job.handle, begun[0]))
+        self.sent.extend(begun)
 
     def cancel(self, job: Job) -> None:
         self.cancelled.append(job.handle)

@@ -80,7 +80,7 @@ class Victim:
             cancel=lambda _: None,
         )
         jobs[handle] = job
-        session.submit(job, [])
+        session.submit([job], [])
         tokens = job.result(DEADLINE_S).token_ids
         del jobs[handle]
         return tokens

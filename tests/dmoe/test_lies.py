@@ -33,7 +33,7 @@ from rios.dmoe.wire import HEADER, Connection, Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import HostLost, RiosError
 from tests import checkpoints
-from tests.dmoe.test_hostile import frame_of, mutated
+from tests.dmoe.frames import frame_of, mutated
 from tests.hosting import DEADLINE_S, Client, hosting
 
 LIES = 200
@@ -283,7 +283,7 @@ def test_a_trunk_that_lies() -> None:
                 cancel=lambda _: None,
             )
             with contextlib.suppress(HostLost):  # the answer may be there, and the connection gone, before it returns
-                session.submit(job, [])
+                session.submit([job], [])
             assert ended.wait(DEADLINE_S), "the client waits for ever"
             assert len(lost) == 1
             job.fail(HostLost(lost[0]))

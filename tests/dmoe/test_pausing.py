@@ -93,7 +93,7 @@ def begun(client: Client, *, covered: int = FIRST, handle: int = 7) -> Job:
     """A request that has used up what it is allowed."""
     job, _ = job_of(Tab(covered), handle=handle, session=client._session)
     client.jobs[handle] = job
-    client._session.submit(job, [])
+    client._session.submit([job], [])
     until(lambda: job.status == "paused")
     return job
 
@@ -178,7 +178,7 @@ def test_another_trunk_waits_as_well(path: Path) -> None:
             job = begun(first)
             second.jobs[7] = job
             job._allow = second._session.allow
-            second._session.submit(job, [])
+            second._session.submit([job], [])
             until(lambda: made.stats()["paused"] == 2)
             steps = made.stats()["steps"]
             assert job.status == "paused"
@@ -208,7 +208,7 @@ def test_more_may_be_allowed_while_the_request_is_on_its_way(path: Path, monkeyp
             job, _ = job_of(Tab(FIRST), session=client._session)
             client.jobs[7] = job
             monkeypatch.setattr(Connection, "send", send)
-            client._session.submit(job, [])
+            client._session.submit([job], [])
             assert job.result(DEADLINE_S).token_ids == expected.token_ids
 
 
@@ -229,7 +229,7 @@ def test_an_answer_that_is_there_needs_no_connection(path: Path, monkeypatch: py
             job, _ = job_of(Tab(NEW), session=client._session)
             client.jobs[7] = job
             monkeypatch.setattr(Connection, "send", send)
-            client._session.submit(job, [])
+            client._session.submit([job], [])
             assert job.status == "done"
 
 

@@ -23,8 +23,9 @@ from rios.dmoe.host import Host
 from rios.dmoe.params import SamplingParams
 from rios.dmoe.trunk import Slot, Trunk
 from rios.dmoe.wire import Kind, connect, dump
-from rios.words.errors import InsufficientMemory, QueueFull
+from rios.words.errors import InsufficientMemory, InvalidRequest, QueueFull
 from tests import checkpoints, waiting
+from tests.dmoe.frames import submit_meta
 from tests.hosting import DEADLINE_S, KEY, Client, Hosting, hosting
 
 NEW = 24
@@ -199,6 +200,29 @@ def test_a_full_queue_refuses(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             watched.go.set()
             assert running.result(DEADLINE_S).token_ids == waiting.result(DEADLINE_S).token_ids
             client.submit(PROMPT, tokens=2).result(DEADLINE_S)
+
+
+def test_requests_of_one_list_begin_in_one_step(path: Path) -> None:
+    """Also where one of them is cancelled, or refused, before the last has come."""
+    with hosting(settings=CALM) as made:
+        made.deploy(path)
+        with Client(made) as client:
+            connection = client._session._connection
+            alone = client.submit(PROMPT, tokens=3).result(DEADLINE_S).token_ids
+            before = made.stats()["steps"]
+            jobs = [client.job(PROMPT, tokens=3) for _ in range(4)]
+            said = [job.begin(client._session) for job in jobs]
+            for job, begun in zip(jobs[:3], said, strict=False):
+                client._session._send(job, begun, [], more=True)
+            jobs[1].cancel()
+            until(lambda: made.stats()["waiting"] == 2)
+            assert made.stats()["steps"] == before
+            broken = dump({**submit_meta(), "handle": jobs[3].handle, "prompt_tokens": 1})
+            connection.send(Kind.SUBMIT, jobs[3].handle, broken, [struct.pack("<i", 1 << 30)], timeout_s=1.0)
+            with pytest.raises(InvalidRequest, match="token ids must be"):
+                jobs[3].result(DEADLINE_S)
+            assert [job.result(DEADLINE_S).token_ids for job in (jobs[0], jobs[2])] == [alone, alone]
+            assert made.stats()["steps"] - before == 3
 
 
 def test_a_long_prompt_does_not_hold_a_stream_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

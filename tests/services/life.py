@@ -29,6 +29,7 @@ from rios.services import network_chain
 from rios.services.books import LOCAL_USER, TRIAL_WEI
 from rios.services.charging import Charging
 from rios.services.purse import Purse
+from rios.services.tab import Asked
 from rios.storage.models import AccountRow, ChainIntentRow
 from rios.words.config import settings
 from rios.words.errors import (
@@ -164,9 +165,8 @@ class Life:
     def _open(self, step: Step, did: dict[str, Any]) -> None:
         prompt, limit = histories.request_of(self.seed, self.place)
         charging = self.charging[self._user(step)]
-        self._tabs[self.place] = charging.open(
-            histories.name_of(self.place), WORK, lambda: self.hosts, prompt_tokens=prompt, max_new_tokens=limit
-        )
+        asked = Asked(histories.name_of(self.place), prompt, limit)
+        (self._tabs[self.place],) = charging.open([asked], WORK, lambda: self.hosts)
 
     def _close(self, step: Step, did: dict[str, Any]) -> None:
         if self._tabs:

@@ -156,21 +156,28 @@ def test_arrays_answer_as_lists_do(model: Any) -> None:
     assert [c.token_ids for c in model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=5)] == [expected]
 
 
-def test_a_request_that_cannot_be_sent_takes_the_others_back(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_cannot_be_sent_cost_nothing(
+    network: rios.Network, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator: Generator = model._deployment.generator
-    submit, sent = generator.submit, []
+    before = network.billing.balance
 
-    def second_fails(*args: Any, **more: Any) -> Any:
-        if sent:
-            raise TrunkLost("a test says so")
-        sent.append(submit(*args, **more))
-        return sent[0]
+    def lost() -> Any:
+        raise TrunkLost("a test says so")
 
-    monkeypatch.setattr(generator, "submit", second_fails)
+    monkeypatch.setattr(generator, "_connected", lost)
     with pytest.raises(TrunkLost):
         model.generate(["a", "b"], max_new_tokens=400, ignore_eos=True)
-    assert sent[0].status == "cancelled"
     assert not generator.jobs
+    assert network.billing.balance == before
+
+
+def test_a_list_of_prompts_begins_in_one_step(model: Any) -> None:
+    """Whoever came a step late would be read alone, and the batch would take a step more."""
+    before = model._deployment.trunk_stats()["steps"]
+    answers = model.generate([[place + 1, 7] for place in range(24)], max_new_tokens=5, ignore_eos=True)
+    assert [len(answer.token_ids) for answer in answers] == [5] * 24
+    assert model._deployment.trunk_stats()["steps"] - before == 5
 
 
 def test_a_closed_model_says_so(network: rios.Network) -> None:

@@ -18,7 +18,7 @@ from rios.billing.ledger.ledger import Ledger
 from rios.billing.ledger.values import HoldState
 from rios.services.charging import Charging
 from rios.services.late import Late, Posting
-from rios.services.tab import RequestTab
+from rios.services.tab import Asked, RequestTab
 from rios.words.errors import InvalidRequest, LedgerConflict, LedgerUnavailable, RiosError
 from rios.words.events import Ended
 from rios.words.money import WEI_PER_ROS
@@ -42,7 +42,7 @@ def open_ledger(home: Path) -> Ledger:
 
 
 def open_tab(charging: Charging, request_id: str, *, tokens: int = 4) -> RequestTab:
-    return charging.open(request_id, DEMO, lambda: HOSTS, prompt_tokens=3, max_new_tokens=tokens)
+    return charging.open([Asked(request_id, 3, tokens)], DEMO, lambda: HOSTS)[0]
 
 
 def ended(request_id: str, *, tokens: int = 4) -> Ended:

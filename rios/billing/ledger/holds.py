@@ -14,8 +14,7 @@ from rios.billing.ledger import spending
 from rios.billing.ledger.accounts import Kind, check_user, user_account
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.entries import Transfer
-from rios.billing.ledger.values import Hold, HoldState
-from rios.billing.pricing import Terms
+from rios.billing.ledger.values import Hold, HoldState, Wanted
 from rios.storage.models import HoldRow, HoldStepRow, PriceBookRow
 from rios.storage.rows import Row
 from rios.words.canonical import canonical
@@ -42,21 +41,12 @@ def get(batch: Batch, hold_id: str) -> Row:
     return row
 
 
-def place(
-    batch: Batch,
-    *,
-    id: str,  # noqa: A002
-    user: str,
-    amount_wei: int,
-    request_id: str,
-    terms: Terms,
-    at: int,
-    expires_at: int | None,
-) -> Hold:
-    """Set `amount_wei` aside. The same id with the same contents is the same hold, whatever became of it since.
+def place(batch: Batch, wanted: Wanted, *, at: int, expires_at: int | None) -> Hold:
+    """Set money aside. The same id with the same contents is the same hold, whatever became of it since.
 
     Raises InsufficientBalance, BudgetExceeded, and LedgerConflict for a known id with other contents.
     """
+    id, user, amount_wei, terms = wanted.id, wanted.user, wanted.amount_wei, wanted.terms  # noqa: A001
     check_user(user)
     check_wei(amount_wei, name=f"hold {id}")
     holds, steps = batch.rows(HoldRow), batch.rows(HoldStepRow)
@@ -66,7 +56,7 @@ def place(
         first = steps.get(id, 0)
         assert first is not None
         pinned = (known["user_id"], first["amount_wei"], known["request_id"], known["terms"])
-        if pinned != (user, amount_wei, request_id, document):
+        if pinned != (user, amount_wei, wanted.request_id, document):
             raise LedgerConflict(f"hold {id} is there with other contents: {as_hold(known)}")
         return as_hold(known)
     trial = _take(batch, id, 0, user, amount_wei, at=at)
@@ -74,7 +64,7 @@ def place(
     row = {
         "id": id,
         "user_id": user,
-        "request_id": request_id,
+        "request_id": wanted.request_id,
         "amount_wei": amount_wei,
         "trial_wei": trial,
         **dict.fromkeys(("posted_wei", "trial_posted_wei", "released_wei"), 0),

@@ -21,7 +21,7 @@ from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.chain import ChainCursor, ChainEvent
 from rios.billing.ledger.entries import Transfer
 from rios.billing.ledger.queries import Queries
-from rios.billing.ledger.values import CreditNote, Epoch, EpochState, Hold, HoldState, Invoice, Settled
+from rios.billing.ledger.values import CreditNote, Epoch, EpochState, Hold, HoldState, Invoice, Settled, Wanted
 from rios.billing.ledger.writer import Request, Writer
 from rios.billing.pricing import Terms
 from rios.billing.rating import Charge
@@ -144,32 +144,28 @@ class Ledger(Queries):
         at: int | None = None,
         expires_at: int | None = None,
     ) -> Hold:
-        """Set the highest price of a request aside, trial credit first, and pin its terms.
+        """Set the highest price of a request aside, trial credit first, and pin its terms: see `hold_all`."""
+        wanted = Wanted(id, user, amount_wei, request_id=request_id, terms=terms)
+        return self.hold_all([wanted], at=at, expires_at=expires_at)[0]
 
-        expires_at: when it may be released as forgotten; a day from `at` without.
+    def hold_all(self, wanted: Sequence[Wanted], *, at: int | None = None, expires_at: int | None = None) -> list[Hold]:
+        """Set the highest prices of requests aside, all or none, trial credit first, and pin their terms.
+
+        expires_at: when they may be released as forgotten; a day from `at` without.
         Raises InsufficientBalance and BudgetExceeded before anything is held.
         """
         when = self._at(at)
-        accounts = [f"user:{user}:{kind}" for kind in SPENDABLE]
+        accounts = [f"user:{user}:{kind}" for user in {one.user for one in wanted} for kind in SPENDABLE]
 
         def prepare(batch: Batch) -> None:
             batch.load_accounts(accounts)
-            batch.rows(HoldRow).load([(id,)])
-            batch.rows(HoldStepRow).load([(id, 0)])
+            batch.rows(HoldRow).load((one.id,) for one in wanted)
+            batch.rows(HoldStepRow).load((one.id, 0) for one in wanted)
 
-        def run(batch: Batch) -> Hold:
-            return holds.place(
-                batch,
-                id=id,
-                user=user,
-                amount_wei=amount_wei,
-                request_id=request_id,
-                terms=terms,
-                at=when,
-                expires_at=expires_at,
-            )
+        def run(batch: Batch) -> list[Hold]:
+            return [holds.place(batch, one, at=when, expires_at=expires_at) for one in wanted]
 
-        return self._do(run, prepare=prepare, weight=4)
+        return self._do(run, prepare=prepare, weight=4 * len(wanted))
 
     def extend(self, hold_id: str, step: int, amount_wei: int, *, at: int | None = None) -> Hold:
         """Set more aside for step `step` (from 1) of a stream; a paused hold goes on.

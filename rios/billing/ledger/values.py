@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from rios.billing.budgets import Period
+from rios.billing.pricing import Terms
 from rios.billing.usage import UsageRecord
 from rios.words.ids import Address, UsageId
 from rios.words.money import Wei, format_ros
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A hold to be: what to set aside for which request, under which terms."""
+
+    id: str
+    user: str
+    amount_wei: int
+    _: KW_ONLY
+    request_id: str
+    terms: Terms
 
 
 class HoldState(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rios.billing.ledger import Hold, HoldState, Ledger
+from rios.billing.ledger.values import Wanted
 from rios.billing.pricing import Terms
 from rios.words.errors import InsufficientBalance, InvalidAmount, InvalidRequest, LedgerConflict
 from tests.billing.clock import DAY_US, HOUR_US, SECOND_US, Clock
@@ -47,6 +48,16 @@ def test_more_than_there_is_is_refused_before_anything(ann: Ledger) -> None:
     assert "deposit at least 6.999999999999999994 ROS" in said
     assert ann.hold_of("h2") is None
     assert _has(ann) == (5, 1, 9)
+
+
+def test_holds_of_one_list_are_placed_all_or_none(ann: Ledger) -> None:
+    six = [Wanted(f"h{place}", "ann", 6, request_id=f"r{place}", terms=TERMS) for place in range(3)]
+    with pytest.raises(InsufficientBalance):
+        ann.hold_all(six)
+    assert [ann.hold_of(one.id) for one in six] == [None] * 3
+    assert _has(ann) == (5, 10, 0)
+    assert [found.left_wei for found in ann.hold_all(six[:2])] == [6, 6]
+    assert _has(ann) == (3, 0, 12)
 
 
 def test_the_same_hold_again_is_the_same(ann: Ledger) -> None:
