@@ -10,6 +10,7 @@ from rios.words.errors import InvalidRequest
 ADMIN, DEVELOPER, WORKER, VIEWER = ROLES = ("admin", "developer", "worker", "viewer")
 _ALL = frozenset(ROLES)
 _BUILDERS = frozenset((ADMIN, DEVELOPER))
+_EARNERS = frozenset((ADMIN, DEVELOPER, WORKER))
 _ADMINS = frozenset((ADMIN,))
 
 
@@ -31,16 +32,20 @@ TABLE = (
     Right("usage:read", "see the user's own usage, costs and budgets", _ALL),
     Right("budgets:write", "set the user's own budgets", _BUILDERS),
     Right("wallet:read", "see the user's own balance", _ALL),
+    Right("wallet:write", "deposit, withdraw, and claim what the user's workers have earned", _EARNERS),
     Right("workers:read", "see the workers of the network", _ALL),
     Right("tokens:write", "make, list and revoke the user's own keys and sessions", _ALL),
+    Right("clients:write", "register programs that ask users for access by OAuth 2.0", _BUILDERS),
     Right("users:read", "see the users of the organisation", _ADMINS),
     Right("users:write", "make users in the organisation, change their roles, close them", _ADMINS),
     Right("audit:read", "read the audit log of the organisation", _ADMINS),
     Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True),
     Right("credit:write", "give trial credit to any user", _ADMINS, network=True),
-    Right("settlement:write", "settle what was used, and reconcile", _ADMINS, network=True),
+    Right("settlement:write", "settle, reconcile, pay owners, refund, and prove everybody's use", _ADMINS, network=True),
 )
 SCOPES = tuple(right.scope for right in TABLE)
+OPENID_SCOPES = frozenset(("openid", "profile", "email"))
+"""What a program may be told about who the user is (OpenID Connect); no role has them, a user gives them."""
 
 
 def check_role(role: object) -> str:

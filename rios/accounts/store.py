@@ -15,6 +15,7 @@ from rios.accounts.audit import AuditEntry
 from rios.accounts.values import ApiKey, Organisation, Session, User
 from rios.storage import models as m
 from rios.storage.engine import Database
+from rios.storage.sign_in_models import GuessRow
 from rios.words.errors import AlreadyExists, NotFound
 
 T = TypeVar("T")
@@ -53,6 +54,10 @@ class AccountStore:
     def credentials(self, login: str) -> RowMapping | None:
         """What decides whether somebody may sign in as `login`; None for nobody."""
         return self._first(m.PersonRow, m.PersonRow.login == login)
+
+    def guess(self, mark: bytes) -> RowMapping | None:
+        """How often a password was guessed wrongly, and until when nobody may try; None where nobody did."""
+        return self._first(GuessRow, GuessRow.fingerprint == mark)
 
     def users(self, organisation_id: str, *, after: str = "", limit: int) -> list[User]:
         """The users of an organisation by id, those after `after`."""
@@ -197,7 +202,9 @@ def scopes_text(scopes: Iterable[str]) -> str:
 
 
 def _user(row: RowMapping) -> User:
-    names = ("id", "organisation_id", "login", "name", "role", "created_at", "closed_at")
+    names = (
+        "id", "organisation_id", "login", "name", "role", "created_at", "closed_at", "email", "email_confirmed_at",
+    )  # fmt: skip
     return User(**{name: row[name] for name in names}, has_password=row["password"] is not None)
 
 

@@ -30,6 +30,8 @@ class User:
     created_at: int
     closed_at: int | None
     has_password: bool
+    email: str | None = None
+    email_confirmed_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class Session:
     used_at: int
     expires_at: int
     revoked_at: int | None
+    client_id: str | None = None
+    """The program that it was given to by OAuth 2.0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -257,7 +257,7 @@ def _add_person(
     named = _named(name) if name else ""
     add(
         connection, PersonRow, id=user_id, organisation_id=organisation_id, login=login, name=named, role=role,
-        password=password, failures=0, locked_until=0, created_at=now, closed_at=None,
+        password=password, created_at=now, closed_at=None,
     )  # fmt: skip
     return User(
         id=user_id, organisation_id=organisation_id, login=login, name=named, role=role, created_at=now,

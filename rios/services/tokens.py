@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 from sqlalchemy import update
 
 from rios.accounts.passwords import hash_password, is_password
-from rios.accounts.roles import check_scopes, scopes_of
+from rios.accounts.roles import OPENID_SCOPES, check_scopes, scopes_of
 from rios.accounts.store import AccountStore, add, change, first, must, record, scopes_text
 from rios.accounts.tokens import ACCESS_S, KEY, REFRESH, REFRESH_S, Claims, fingerprint, new_secret, prefix_of
 from rios.accounts.values import ApiKey, Principal, Session, User
-from rios.storage.models import ApiKeyRow, PersonRow, RefreshTokenRow, SessionRow
-from rios.words.errors import InvalidRequest, NotAllowed, NotFound, NotSignedIn
+from rios.services.guesses import failed, forgive, mark_of
+from rios.storage.models import ApiKeyRow, OrganisationRow, PersonRow, RefreshTokenRow, SessionRow
+from rios.words.errors import InvalidRequest, NotAllowed, NotSignedIn
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, RowMapping
 
     from rios.accounts.signing import Signer
 
@@ -31,7 +32,6 @@ SECOND = 1_000_000
 FRESH_S = 4.0
 _CACHED_MAX = 10_000
 _USED_EVERY_US = 60 * SECOND
-_FREE_FAILURES, _LOCKED_MAX_S = 5, 900
 _REFUSED = "login or password is wrong, or there were too many attempts: check both, and wait a few minutes"
 _UNKNOWN = "the token is unknown, expired or revoked; make another one with `rios token create` or sign in again"
 
@@ -44,6 +44,7 @@ class SignedIn:
     refresh_token: str
     expires_in_s: int
     session_id: str
+    scopes: frozenset[str]
 
     def __repr__(self) -> str:
         return f"<SignedIn session {self.session_id}>"
@@ -104,6 +105,8 @@ class Tokens:
         if session is None or session.revoked_at is not None or session.user_id != claims.subject:
             raise NotSignedIn(_UNKNOWN)
         user = self._store.user(session.user_id)
+        if session.expires_at <= now:
+            raise NotSignedIn(_UNKNOWN)
         return self._principal(user, claims.scopes & session.scopes, session.id), claims.expires_at_s * SECOND
 
     def _principal(self, user: User | None, scopes: frozenset[str], by: str) -> Principal:
@@ -123,41 +126,67 @@ class Tokens:
 
     # --- sessions --------------------------------------------------------------------------------------------
 
+    def verified(self, login: str, password: str) -> RowMapping:
+        """The living user who has this password. Raises NotSignedIn, for all causes in the same words and time."""
+        row, guess = self._store.credentials(login.strip().lower()), self._store.guess(mark_of(login))
+        now = self._clock()
+        good = is_password(None if row is None else row["password"], password)
+        if guess is not None and guess["locked_until"] > now:
+            raise NotSignedIn(_REFUSED)
+        if row is None or row["closed_at"] is not None or not good:
+            self._store.transact(lambda connection: failed(connection, login, now, row))
+            raise NotSignedIn(_REFUSED)
+        return row
+
     def sign_in(self, login: str, password: str, *, client: str = "") -> SignedIn:
         """A new session of who has this password. Raises NotSignedIn, for all causes in the same words and time."""
-        row, now = self._store.credentials(login.lower()), self._clock()
-        good = is_password(None if row is None else row["password"], password)
-        if row is None or row["closed_at"] is not None:
-            raise NotSignedIn(_REFUSED)
-        if row["locked_until"] > now:
-            raise NotSignedIn(_REFUSED)
-        if not good:
-            self._store.transact(lambda connection: _failed(connection, row["id"], now))
-            raise NotSignedIn(_REFUSED)
-        organisation = self._store.organisation(row["organisation_id"])
-        assert organisation is not None
-        scopes = scopes_of(row["role"], operator=organisation.operator)
+        row, now = self.verified(login, password), self._clock()
 
         def run(connection: Connection) -> SignedIn:
-            change(connection, PersonRow, row["id"], failures=0, locked_until=0)
-            session_id = f"session-{secrets.token_hex(12)}"
-            ends_at = now + REFRESH_S * SECOND
-            add(
-                connection, SessionRow, id=session_id, user_id=row["id"], client=client[:200],
-                scopes=scopes_text(scopes), created_at=now, used_at=now, expires_at=ends_at, revoked_at=None,
-            )  # fmt: skip
-            record(
-                connection, at=now, organisation_id=organisation.id, actor=row["id"], action="session.create",
-                object=session_id,
-            )  # fmt: skip
-            return self._issue(connection, session_id, row["id"], scopes, now)
+            forgive(connection, login)
+            session_id, scopes = self.open_session(connection, row["id"], now, client=client)
+            return self.issue(connection, session_id, row["id"], scopes, now)
 
         return self._store.transact(run)
 
-    def refresh(self, token: str) -> SignedIn:
+    def open_session(
+        self,
+        connection: Connection,
+        user_id: str,
+        now: int,
+        *,
+        client: str,
+        client_id: str | None = None,
+        scopes: frozenset[str] | None = None,
+        lasts_s: int = REFRESH_S,
+    ) -> tuple[str, frozenset[str]]:
+        """Write a new session: its id, and its scopes. Raises NotSignedIn where the user is closed.
+
+        scopes: what was agreed to, of which it gets what the role has too, and OpenID's own; all of the role without.
+        """
+        person = first(connection, PersonRow, PersonRow.id == user_id, PersonRow.closed_at.is_(None))
+        if person is None:
+            raise NotSignedIn(_UNKNOWN)
+        organisation = must(
+            first(connection, OrganisationRow, OrganisationRow.id == person["organisation_id"]), "such organisation"
+        )
+        had = scopes_of(person["role"], operator=organisation["operator"])
+        given = had if scopes is None else scopes & (had | OPENID_SCOPES)
+        session_id = f"session-{secrets.token_hex(12)}"
+        add(
+            connection, SessionRow, id=session_id, user_id=user_id, client=client[:200], scopes=scopes_text(given),
+            created_at=now, used_at=now, expires_at=now + lasts_s * SECOND, revoked_at=None, client_id=client_id,
+        )  # fmt: skip
+        record(
+            connection, at=now, organisation_id=organisation["id"], actor=user_id, action="session.create",
+            object=session_id, detail={} if client_id is None else {"client": client_id},
+        )  # fmt: skip
+        return session_id, given
+
+    def refresh(self, token: str, *, client_id: str | None = None) -> SignedIn:
         """New tokens for a refresh token, which is used up by that. A second use ends the whole session.
 
-        Raises NotSignedIn.
+        client_id: the program that asks; it gets nothing for the token of another. Raises NotSignedIn.
         """
         now = self._clock()
         mark = fingerprint(token)
@@ -170,6 +199,8 @@ class Tokens:
             person = must(first(connection, PersonRow, PersonRow.id == session["user_id"]), "such user")
             if session["revoked_at"] is not None or session["expires_at"] <= now or person["closed_at"] is not None:
                 return None
+            if session["client_id"] != client_id:
+                return None
             if row["used_at"] is not None:  # two have it, and one of them has no right to it
                 change(connection, SessionRow, session["id"], revoked_at=now)
                 record(
@@ -181,7 +212,7 @@ class Tokens:
             connection.execute(used)
             change(connection, SessionRow, session["id"], used_at=now)
             scopes = frozenset(json.loads(session["scopes"]))
-            return self._issue(connection, session["id"], person["id"], scopes, now)
+            return self.issue(connection, session["id"], person["id"], scopes, now)
 
         found = self._store.transact(run)
         if found is None:
@@ -189,9 +220,10 @@ class Tokens:
             raise NotSignedIn("the refresh token is unknown, expired, revoked or was used before; sign in again")
         return found
 
-    def _issue(
+    def issue(
         self, connection: Connection, session_id: str, user_id: str, scopes: frozenset[str], now: int
     ) -> SignedIn:
+        """The tokens of a session, written in this transaction."""
         refresh = new_secret(REFRESH)
         add(
             connection, RefreshTokenRow, fingerprint=fingerprint(refresh), session_id=session_id, issued_at=now,
@@ -211,6 +243,7 @@ class Tokens:
             refresh_token=refresh,
             expires_in_s=ACCESS_S,
             session_id=session_id,
+            scopes=scopes,
         )
 
     def sessions(self, who: Principal) -> list[Session]:
@@ -232,12 +265,11 @@ class Tokens:
 
     def set_password(self, who: Principal, new: str, *, old: str) -> None:
         """Change the user's own password; all other sessions end. Raises NotSignedIn where `old` is wrong."""
-        row = self._store.credentials(who.login)
-        if row is None or not is_password(row["password"], old):
-            raise NotSignedIn(_REFUSED)
+        self.verified(who.login, old)
         kept, now = hash_password(new), self._clock()
 
         def run(connection: Connection) -> None:
+            forgive(connection, who.login)
             change(connection, PersonRow, who.user_id, password=kept)
             others = update(SessionRow).where(SessionRow.user_id == who.user_id, SessionRow.id != who.by)
             connection.execute(others.where(SessionRow.revoked_at.is_(None)).values(revoked_at=now))
@@ -317,19 +349,6 @@ def new_key(
         last_used_at=None, revoked_at=None,
     )  # fmt: skip
     return key, secret
-
-
-def _failed(connection: Connection, user_id: str, now: int) -> None:
-    row = first(connection, PersonRow, PersonRow.id == user_id)
-    if row is None:
-        raise NotFound(f"there is no user {user_id}")
-    failures = row["failures"] + 1
-    locked_s = 0 if failures < _FREE_FAILURES else min(2 ** (failures - _FREE_FAILURES), _LOCKED_MAX_S)
-    change(connection, PersonRow, user_id, failures=failures, locked_until=now + locked_s * SECOND)
-    if failures == _FREE_FAILURES:
-        record(
-            connection, at=now, organisation_id=row["organisation_id"], actor="", action="session.lock", object=user_id
-        )
 
 
 def _record(connection: Connection, who: Principal, at: int, action: str, object: str, **detail: str) -> None:  # noqa: A002

@@ -331,11 +331,12 @@ class PersonRow(Base):
     role: Mapped[str]
     password: Mapped[str | None]
     """Its argon2id hash."""
-    failures: Mapped[int]
-    """Wrong passwords since the last right one."""
-    locked_until: Mapped[int]
     created_at: Mapped[int]
     closed_at: Mapped[int | None]
+    email: Mapped[str | None]
+    email_confirmed_at: Mapped[int | None]
+    profile: Mapped[str | None]
+    """What the user says about itself, as JSON."""
     __table_args__ = (Index("ix_people_organisation", "organisation_id", "id"),)
 
 
@@ -368,6 +369,8 @@ class SessionRow(Base):
     used_at: Mapped[int]
     expires_at: Mapped[int]
     revoked_at: Mapped[int | None]
+    client_id: Mapped[str | None]
+    """The program that it was given to by OAuth 2.0; none for a password's own."""
 
 
 class RefreshTokenRow(Base):

@@ -20,6 +20,7 @@ from rios.accounts.signing import Signer
 from rios.accounts.tokens import fingerprint, new_secret, prefix_of
 from rios.accounts.values import Principal
 from rios.services.accounts import Accounts
+from rios.services.guesses import mark_of
 from rios.services.tokens import SignedIn
 from rios.words.errors import AlreadyExists, InvalidRequest, NotAllowed, NotFound, NotSignedIn
 from tests.accounts.conftest import SECOND, Clock
@@ -287,7 +288,7 @@ def test_waiting_grows(accounts: Accounts, ann: Principal, clock: Clock) -> None
     for _ in range(9):
         with pytest.raises(NotSignedIn):
             accounts.tokens.sign_in("ann@example.org", "wrong password")
-        row = accounts.store.credentials("ann@example.org")
+        row = accounts.store.guess(mark_of("ann@example.org"))
         assert row is not None
         waits.append(max(0, row["locked_until"] - clock.now) // SECOND)
         clock.pass_(waits[-1])
