@@ -26,7 +26,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from rios.dmoe.wire import connect
+from rios.dmoe.greeting import connect
+from rios.dmoe.trust import trust_of
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest, RiosError
 from rios.words.ids import Address, check_address
@@ -219,6 +220,7 @@ class _Figures:
             {"role": "control", "key": plugin.key, "session": "metrics"},
             timeout_s=_SCRAPE_S,
             max_bytes=settings().max_frame_bytes,
+            trust=trust_of(settings()),
         )
         connection.close()
         return info

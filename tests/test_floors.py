@@ -18,9 +18,9 @@ DOMAIN = """
 """
 ADAPTERS = """
     architecture batching calls checkpoint cluster combine control conversion data deployment device dispatch
-    experts fetch forward generation_config generator host hosted job kv layer_run link links loading member membership
+    experts fetch forward generation_config generator greeting host hosted job kv layer_run link links loading member membership
     offer probe quantized rotary safetensors sampling serving session shard_cache shard_server shelves shm supervisor
-    tensors tokenizer trunk wire
+    tensors tls tokenizer trunk trust wire
 """
 BILLING_DOMAIN = "books budgets estimate merkle pricing rating recursion split usage verify"
 # A module's floor, or that of a whole package: the longest name that fits holds.

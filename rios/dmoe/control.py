@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import ssl
 import threading
 from typing import Any, Self
 
+from rios.dmoe.greeting import connect
 from rios.dmoe.link import Peer
-from rios.dmoe.wire import Buffer, Connection, Kind, connect, dump
+from rios.dmoe.trust import trust_of
+from rios.dmoe.wire import Buffer, Connection, Kind, dump
 from rios.words import errors
 from rios.words.config import Settings
 from rios.words.errors import HostLost, ProtocolError, RiosError
@@ -17,7 +18,7 @@ from rios.words.errors import HostLost, ProtocolError, RiosError
 class HostControl:
     """One control connection. Calls of several threads follow one another."""
 
-    def __init__(self, peer: Peer, settings: Settings, *, session: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, peer: Peer, settings: Settings, *, session: str) -> None:
         self.peer = peer
         self._settings = settings
         self._seq = itertools.count(1)
@@ -28,7 +29,7 @@ class HostControl:
             {"role": "control", "key": peer.key, "session": session},
             timeout_s=settings.connect_timeout_s,
             max_bytes=settings.max_frame_bytes,
-            tls=tls,
+            trust=trust_of(settings),
         )
 
     def __enter__(self) -> Self:

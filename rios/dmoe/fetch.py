@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rios.dmoe.greeting import connect
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.offer import CHUNK_BYTES_MAX, Offer, Place
 from rios.dmoe.shard_cache import Partial, ShardCache
-from rios.dmoe.wire import Connection, Frame, Kind, connect, dump
+from rios.dmoe.trust import trust_of
+from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import CheckpointCorrupt, DeadlineExceeded, HostLost, ProtocolError, ShardMismatch
 
@@ -47,7 +48,7 @@ class PeerSource:
         peers: Sequence[Peer],
         settings: Settings,
         *,
-        tls: ssl.SSLContext | None = None,
+        private: bool = False,
     ) -> None:
         self.manifest = manifest
         self.fetched_bytes = 0
@@ -57,7 +58,6 @@ class PeerSource:
         self._deployment = deployment
         self._peers = tuple(peers)
         self._settings = settings
-        self._tls = tls
         self._failures = dict.fromkeys(self._peers, 0)
         self._givers: set[Peer] = set()  # of the range that is being fetched
         self._connections: dict[Peer, Connection] = {}
@@ -187,7 +187,7 @@ class PeerSource:
                 {"role": "shards", "key": peer.key, "deployment": self._deployment},
                 timeout_s=min(self._settings.connect_timeout_s, patience_s),
                 max_bytes=CHUNK_BYTES_MAX + (1 << 16),
-                tls=self._tls,
+                trust=trust_of(self._settings),
             )
             self._connections[peer] = connection
             if self._closed.is_set():

@@ -14,7 +14,6 @@ import logging
 import os
 import platform
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,13 +29,15 @@ from rios.dmoe.checkpoint import ByteSource, FileSource
 from rios.dmoe.data import serve_data
 from rios.dmoe.experts import ExpertStore
 from rios.dmoe.fetch import PeerSource
+from rios.dmoe.greeting import accept, accepted
 from rios.dmoe.hosted import Hosted, MemoryBudget
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.offer import serve_shards
 from rios.dmoe.serving import TrunkService, serve_client
 from rios.dmoe.tensors import NAMES
-from rios.dmoe.wire import Connection, Frame, Kind, accept, dump
+from rios.dmoe.trust import trust_of
+from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import (
     HostLost,
@@ -71,8 +72,6 @@ class Host:
         memory_bytes: int | None = None,
         ram_bytes: int | None = None,
         device: torch.device | None = None,
-        tls: ssl.SSLContext | None = None,
-        client_tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -86,11 +85,10 @@ class Host:
         self.compute_ns = 0
         self.rows = 0
         self.started = time.time()
-        self.client_tls = client_tls
         self.orphaned_at: float | None = None
         self._listener = listener
         self._key = key
-        self._tls = tls
+        self._trust = trust_of(settings)  # what is wrong with its files is said before anybody connects
         self._handles = itertools.count(1)
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -169,12 +167,13 @@ class Host:
         """One connection, from greeting to end. Its errors close it alone."""
         settings = self.settings
         try:
-            if self._tls is not None:
-                sock.settimeout(settings.connect_timeout_s)
-                sock = self._tls.wrap_socket(sock, server_side=True)
-                sock.settimeout(None)
-            connection = Connection(sock, max_bytes=settings.greeting_frame_bytes)
-        except OSError as error:
+            connection = accepted(
+                sock,
+                self._trust,
+                timeout_s=settings.connect_timeout_s,
+                max_bytes=settings.greeting_frame_bytes,
+            )
+        except (OSError, RiosError) as error:
             log.warning("connection refused", extra={"peer": str(peer), "reason": str(error)})
             sock.close()
             return
@@ -318,7 +317,7 @@ class Host:
                 f"host {self.name} does not see {path} and nobody serves its shards: deploy from a path that every "
                 "host sees, or from a client that hosts can reach"
             )
-        return PeerSource(manifest, str(request["deployment"]), peers, self.settings, tls=self.client_tls)
+        return PeerSource(manifest, str(request["deployment"]), peers, self.settings)
 
     def _hosted(self, request: dict[str, Any]) -> Hosted:
         hosted = self.deployments.get(str(request["deployment"]))

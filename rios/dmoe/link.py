@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from typing import Any
 
 from rios.dmoe.balance import HostCost
 from rios.dmoe.calls import computed_ns
+from rios.dmoe.greeting import connect
 from rios.dmoe.shm import Segment, supported
-from rios.dmoe.wire import Buffer, Connection, Frame, Kind, connect, dump
+from rios.dmoe.trust import trust_of
+from rios.dmoe.wire import Buffer, Connection, Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import HostLost, ProtocolError, RiosError
 
@@ -90,7 +91,7 @@ class Link:
         """Whether frames go through shared memory."""
         return self._segment is not None
 
-    def open(self, deployment: str, *, machine: str, area_bytes: int, spin_us: int, tls: ssl.SSLContext | None) -> None:
+    def open(self, deployment: str, *, machine: str, area_bytes: int, spin_us: int) -> None:
         """Connect, learn what the host holds, and share memory where that is possible. Raises `RiosError`."""
         settings = self._settings
         connection, welcome = connect(
@@ -98,13 +99,15 @@ class Link:
             {"role": "data", "key": self.peer.key, "deployment": deployment},
             timeout_s=settings.connect_timeout_s,
             max_bytes=settings.max_frame_bytes,
-            tls=tls,
+            trust=trust_of(settings),
         )
         segment: Segment | None = None
         try:
             self.held = {int(layer): frozenset(experts) for layer, experts in welcome["held"].items()}
             self.handle = int(welcome["handle"])
-            if settings.shared_memory and supported and machine == self.peer.machine and tls is None:
+            # In a secured network too: only who was told the nonce by a member, over TLS, gets memory that the kernel gives
+            # to these two processes alone, and it crosses no network.
+            if settings.shared_memory and supported and machine == self.peer.machine:
                 segment, nonce = Segment.create(area_bytes)
                 request = {
                     "op": "attach",
@@ -218,8 +221,10 @@ class Link:
             self._segment.sleeps(value)
 
     def arrived(self) -> bool:
-        """Whether an answer already lies in shared memory."""
-        return self._segment is not None and self._segment.arrived()
+        """Whether something lies in memory already: the socket does not tell of it any more."""
+        if self._segment is not None and self._segment.arrived():
+            return True
+        return self._connection is not None and self._connection.pending()
 
     def fileno(self) -> int:
         """The socket, for `select.poll`; -1 when down."""

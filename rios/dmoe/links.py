@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ class Links:
         *,
         machine: str,
         area_bytes: int,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.table: Table = [[() for _ in range(count)] for count in experts_per_layer]
         self.links: tuple[Link, ...] = ()
@@ -41,7 +39,6 @@ class Links:
         self._settings = settings
         self._machine = machine
         self._area_bytes = area_bytes
-        self._tls = tls
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._closed = False
@@ -127,7 +124,6 @@ class Links:
                 machine=self._machine,
                 area_bytes=self._area_bytes,
                 spin_us=self.spin_us,
-                tls=self._tls,
             )
         except RiosError as error:
             link.last_error = str(error)

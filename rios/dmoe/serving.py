@@ -58,7 +58,7 @@ class TrunkService:
         rows = max(settings.prefill_tokens, settings.max_running)
         # The largest frame of a step: an answer row for each slot, in the widest dtype, plus meta.
         area = HEADER.size + rows * top_k * (manifest.hidden_size * hosted.dtype.itemsize + 4) + 8 * max(counts) + 4096
-        self.links = Links(hosted.name, counts, settings, machine=host.machine, area_bytes=area, tls=host.client_tls)
+        self.links = Links(hosted.name, counts, settings, machine=host.machine, area_bytes=area)
         wire = options.get("wire_dtype")
         self.dispatcher = Dispatcher(
             self.links,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rios.dmoe.control import error_of
+from rios.dmoe.greeting import connect
 from rios.dmoe.job import Job
 from rios.dmoe.link import Peer
 from rios.dmoe.metering import SHARE
-from rios.dmoe.wire import Frame, Kind, connect, dump
+from rios.dmoe.trust import trust_of
+from rios.dmoe.wire import Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import HostLost, ProtocolError, RiosError
 
@@ -36,7 +37,6 @@ class TrunkSession:
         jobs: Mapping[int, Job],
         lost: Callable[[TrunkSession, str], None],
         finished: Callable[[Job], None],
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.peer = peer
         self.alive = True
@@ -50,7 +50,7 @@ class TrunkSession:
             {"role": "client", "key": peer.key, "deployment": deployment},
             timeout_s=min(settings.connect_timeout_s, settings.trunk_silence_s),
             max_bytes=settings.max_frame_bytes,
-            tls=tls,
+            trust=trust_of(settings),
         )
         self._thread = threading.Thread(target=self._read, name=f"rios-tokens-{peer.name}", daemon=True)
 

@@ -6,12 +6,13 @@ import contextlib
 import logging
 import secrets
 import socket
-import ssl
 import threading
 
+from rios.dmoe.greeting import accept, accepted
 from rios.dmoe.link import Peer
 from rios.dmoe.offer import Offer, serve_shards
-from rios.dmoe.wire import Connection, accept
+from rios.dmoe.trust import trust_of
+from rios.dmoe.wire import Connection
 from rios.words.config import Settings
 from rios.words.errors import HostLost, ProtocolError, RiosError
 
@@ -27,10 +28,9 @@ class ShardServer:
     no port to the others.
     """
 
-    def __init__(self, offer: Offer, settings: Settings, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, offer: Offer, settings: Settings) -> None:
         self._offer = offer
         self._settings = settings
-        self._tls = tls
         self._key = secrets.token_hex(16)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -96,12 +96,13 @@ class ShardServer:
         """One connection, from greeting to end. Its errors close it alone."""
         settings = self._settings
         try:
-            if self._tls is not None:
-                sock.settimeout(settings.connect_timeout_s)
-                sock = self._tls.wrap_socket(sock, server_side=True)
-                sock.settimeout(None)
-            connection = Connection(sock, max_bytes=settings.greeting_frame_bytes)
-        except OSError as error:
+            connection = accepted(
+                sock,
+                trust_of(settings),
+                timeout_s=settings.connect_timeout_s,
+                max_bytes=settings.greeting_frame_bytes,
+            )
+        except (OSError, RiosError) as error:
             log.warning("connection refused", extra={"reason": str(error)})
             sock.close()
             return

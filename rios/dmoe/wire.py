@@ -4,15 +4,15 @@ A frame is a header of 32 bytes, then `meta`, then `body`, little-endian, no pic
 
     magic "RIOS" | version u8 | kind u8 | flags u16 | seq u64 | meta length u32 | body length u64 | CRC-32 u32
 
-The CRC covers meta and body. Lengths are bounded before anything is allocated; a frame that is malformed, truncated,
-too long or of an unexpected kind raises `ProtocolError`, and whoever reads closes that one connection.
+The CRC covers meta and body; over TLS, whose records are authenticated, the low bits of seq stand in its place. Lengths
+are bounded before anything is allocated; a frame that is malformed, truncated, too long or of an unexpected kind raises
+`ProtocolError`, and whoever reads closes that one connection.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import hmac
 import json
 import select
 import socket
@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from rios.dmoe.tls import TlsSocket, refusal
 from rios.words.errors import DeadlineExceeded, HostLost, ProtocolError, Unauthorized
 
 MAGIC = b"RIOS"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<4sBBHQIQI")
 MAX_META_BYTES = 1 << 26  # a manifest of 61 layers x 256 experts is 9 MiB of JSON
 _ZEROED_BYTES = 1 << 16
@@ -41,7 +42,7 @@ Buffer = bytes | bytearray | memoryview
 class Kind(enum.IntEnum):
     """What a frame says."""
 
-    HELLO = 1  # who connects, for what, with which key
+    HELLO = 1  # who connects, and for what
     WELCOME = 2
     CALL = 3  # control: JSON in, JSON out
     ANSWER = 4
@@ -54,6 +55,8 @@ class Kind(enum.IntEnum):
     TOKENS = 11
     ALIVE = 12
     ALLOW = 13  # a request may have more tokens
+    CHALLENGE = 14
+    PROOF = 15  # that its sender knows the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,20 @@ def dump(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def encode_header(kind: Kind, seq: int, meta: Buffer, bodies: Sequence[Buffer], flags: int = 0) -> bytes:
-    """The header of a frame whose body is the concatenation of `bodies` (flat byte buffers)."""
-    crc = zlib.crc32(meta)
-    length = 0
-    for body in bodies:
-        crc = zlib.crc32(body, crc)
-        length += len(body)
+def encode_header(
+    kind: Kind, seq: int, meta: Buffer, bodies: Sequence[Buffer], flags: int = 0, *, summed: bool = True
+) -> bytes:
+    """The header of a frame whose body is the concatenation of `bodies` (flat byte buffers).
+
+    summed: with the checksum; over TLS it goes without.
+    """
+    length = sum(len(body) for body in bodies)
+    if summed:
+        crc = zlib.crc32(meta)
+        for body in bodies:
+            crc = zlib.crc32(body, crc)
+    else:
+        crc = seq & 0xFFFFFFFF
     return HEADER.pack(MAGIC, VERSION, kind, flags, seq, len(meta), length, crc)
 
 
@@ -136,8 +146,9 @@ def _room(count_bytes: int) -> memoryview:
 class Connection:
     """A blocking, length-prefixed connection. One thread reads; any thread may send."""
 
-    def __init__(self, sock: socket.socket, *, max_bytes: int) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket, *, max_bytes: int) -> None:
         self.sock = sock
+        self._tls = sock if isinstance(sock, TlsSocket) else None
         self.max_bytes = max_bytes
         self._send_lock = threading.Lock()
         self._header = bytearray(HEADER.size)
@@ -151,6 +162,11 @@ class Connection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         self.closed = False
 
+    @property
+    def binding(self) -> bytes:
+        """The SHA-256 of both ends' certificates, the client's first; empty on a connection in clear."""
+        return b"" if self._tls is None else self._tls.binding
+
     def send(
         self,
         kind: Kind,
@@ -162,25 +178,30 @@ class Connection:
         timeout_s: float | None = None,
     ) -> None:
         """Send one frame. Raises `HostLost` when the peer has gone or does not read within `timeout_s`."""
-        header = encode_header(kind, seq, meta, bodies, flags)
+        header = encode_header(kind, seq, meta, bodies, flags, summed=self._tls is None)
         with self._send_lock:
             try:
-                if self.sock.gettimeout() != timeout_s:
-                    self.sock.settimeout(timeout_s)
-                if isinstance(self.sock, ssl.SSLSocket):
-                    self.sock.sendall(b"".join((header, meta, *bodies)))
+                sock = self.sock
+                if sock.gettimeout() != timeout_s:
+                    sock.settimeout(timeout_s)
+                if isinstance(sock, TlsSocket):
+                    sock.sendall(b"".join((header, meta, *bodies)))
                     return
                 total = len(header) + len(meta) + sum(len(body) for body in bodies)
-                sent = self.sock.sendmsg((header, meta, *bodies))
+                sent = sock.sendmsg((header, meta, *bodies))
                 if sent < total:
-                    self.sock.sendall(memoryview(b"".join((header, meta, *bodies)))[sent:])
+                    sock.sendall(memoryview(b"".join((header, meta, *bodies)))[sent:])
             except (OSError, ValueError) as error:
                 self.close()
                 raise HostLost(f"sending a {kind.name} frame failed: {error}") from error
 
+    def pending(self) -> bool:
+        """Whether bytes wait here that the socket does not tell of any more."""
+        return self._tls is not None and self._tls.pending()
+
     def readable(self, timeout_s: float) -> bool:
         """Whether a frame, or the end of the connection, can be read within `timeout_s`."""
-        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+        if self._tls is not None and self._tls.pending():
             return True
         try:
             return bool(self._poller.poll(max(0, int(timeout_s * 1000 + 0.5))))
@@ -201,7 +222,7 @@ class Connection:
             header = decode_header(self._header, max_bytes=self.max_bytes)
             data = _room(header.meta_bytes + header.body_bytes)
             self._fill(data, deadline)
-            if zlib.crc32(data) != header.crc:
+            if header.crc != (zlib.crc32(data) if self._tls is None else header.seq & 0xFFFFFFFF):
                 raise ProtocolError(f"{header.kind.name} frame {header.seq}: the checksum does not match")
         except (ProtocolError, HostLost, DeadlineExceeded):
             self.close()
@@ -222,6 +243,8 @@ class Connection:
                 continue
             except (ssl.SSLWantReadError, BlockingIOError):
                 continue
+            except ssl.SSLError as error:
+                raise Unauthorized(refusal(error)) from error
             except (OSError, ValueError) as error:
                 raise HostLost(f"the connection broke: {error}") from error
             if count == 0:
@@ -234,49 +257,3 @@ class Connection:
         with contextlib.suppress(OSError):  # already disconnected: the normal way to get here a second time
             self.sock.shutdown(socket.SHUT_RDWR)
         self.sock.close()
-
-
-def connect(
-    address: tuple[str, int],
-    hello: dict[str, Any],
-    *,
-    timeout_s: float,
-    max_bytes: int,
-    tls: ssl.SSLContext | None = None,
-) -> tuple[Connection, dict[str, Any]]:
-    """Open a connection, greet, and return it with the peer's welcome.
-
-    `hello` carries `key` and `role`. Raises `HostLost`, `Unauthorized` or `DeadlineExceeded`.
-    """
-    deadline = time.monotonic() + timeout_s
-    try:
-        sock = socket.create_connection(address, timeout=timeout_s)
-        if tls is not None:
-            sock = tls.wrap_socket(sock, server_hostname=address[0])
-    except OSError as error:
-        raise HostLost(f"cannot connect to {address[0]}:{address[1]}: {error}") from error
-    connection = Connection(sock, max_bytes=max_bytes)
-    connection.send(Kind.HELLO, 0, dump(hello), timeout_s=timeout_s)
-    frame = connection.receive(max(0.01, deadline - time.monotonic()))
-    if frame.kind is Kind.ERROR:
-        connection.close()
-        raise Unauthorized(f"{address[0]}:{address[1]} refused the connection: {frame.json().get('message')}")
-    if frame.kind is not Kind.WELCOME:
-        connection.close()
-        raise ProtocolError(f"{address[0]}:{address[1]} answered a greeting with {frame.kind.name}")
-    sock.settimeout(None)
-    return connection, frame.json()
-
-
-def accept(connection: Connection, key: str, *, timeout_s: float, max_bytes: int) -> dict[str, Any]:
-    """Read the greeting of a new connection and check its key. Raises `Unauthorized` or `ProtocolError`."""
-    frame = connection.receive(timeout_s)
-    if frame.kind is not Kind.HELLO:
-        raise ProtocolError(f"the first frame is {frame.kind.name}, not HELLO")
-    hello = frame.json()
-    offered = str(hello.get("key", "")).encode(errors="surrogatepass")  # JSON may hold half a character
-    if not hmac.compare_digest(offered, key.encode()):
-        connection.send(Kind.ERROR, 0, dump({"error": "Unauthorized", "message": "wrong key"}), timeout_s=timeout_s)
-        raise Unauthorized("a connection without this host's key")
-    connection.max_bytes = max_bytes
-    return hello

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -78,6 +78,21 @@ class Settings(BaseSettings):
         default=600.0, ge=0, description="A host whose Dask worker has gone serves its clients this long."
     )
 
+    # TLS between clients, scheduler, workers and hosts.
+    tls: Path | None = Field(
+        default=None,
+        description="A member's directory (ca.pem, host.pem, host.key, crl.pem), which `rios certs worker` makes; "
+        "the network speaks TLS 1.3 then, and nothing else.",
+    )
+    tls_ca: Path | None = Field(default=None, description="The authority's certificate, where it is not in RIOS_TLS.")
+    tls_cert: Path | None = Field(default=None, description="The member's certificate, where it is not in RIOS_TLS.")
+    tls_key: Path | None = Field(default=None, description="The key of RIOS_TLS_CERT.")
+    tls_authority: Path | None = Field(
+        default=None,
+        description="The directory of `rios certs init`: who has it renews certificates and tells who is revoked; "
+        "default is `certs` in the home.",
+    )
+
     # Placement.
     replan_interval_s: float = Field(
         default=60.0, gt=0, description="The measured load is looked at this often, and moves experts no more often."
@@ -94,7 +109,7 @@ class Settings(BaseSettings):
         default=1 << 16, gt=0, description="The longest frame accepted before the key is seen."
     )
     spin_us: int = Field(
-        default=5000, ge=0, description="Polling of shared memory before blocking; 5 ms measured best."
+        default=100_000, ge=0, description="Polling of shared memory before blocking: longer than a layer takes."
     )
     shared_memory: bool = Field(default=True, description="Use shared memory between processes of one machine.")
     call_timeout_s: float = Field(
@@ -127,6 +142,12 @@ class Settings(BaseSettings):
     # Shards.
     chunk_bytes: int = Field(default=1 << 22, gt=0, description="One chunk of a shard fetched over the network.")
     cache_bytes: int = Field(default=20 << 30, ge=0, description="Quota of the disk cache of fetched shards.")
+    shard_key: SecretStr | None = Field(
+        default=None,
+        description="32 bytes in hexadecimal, by which shards of private models are encrypted on this host's disk; "
+        "without a key they are not kept there.",
+    )
+    shard_key_file: Path | None = Field(default=None, description="The file that holds RIOS_SHARD_KEY.")
     memory_fraction: float = Field(default=0.9, gt=0, le=1, description="Share of free memory that shards may take.")
 
 

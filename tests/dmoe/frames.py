@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import random
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import asdict
@@ -89,7 +93,30 @@ BAD_ATTACHES = [
 
 
 def hello(role: str, **changes: Any) -> bytes:
-    return frame_of(Kind.HELLO, 0, dump({"role": role, "key": KEY, "deployment": NAME, **changes}))
+    return frame_of(Kind.HELLO, 0, dump({"role": role, "deployment": NAME, "nonce": "0" * 32, **changes}))
+
+
+def read_frame(sock: socket.socket) -> tuple[int, dict[str, Any]]:
+    """Kind and meta of the next frame."""
+    head = sock.recv(HEADER.size, socket.MSG_WAITALL)
+    meta_bytes, body_bytes = struct.unpack_from("<IQ", head, 16)
+    data = sock.recv(meta_bytes + body_bytes, socket.MSG_WAITALL)
+    return head[5], json.loads(data[:meta_bytes] or b"{}")
+
+
+def proof(greeting: bytes, challenge: dict[str, Any], *, key: str = KEY, side: str = "client") -> str:
+    """What answers a challenge in clear, as the module says it: not by its code."""
+    meta = greeting[HEADER.size :]
+    said = f"rios 2 {side}{json.loads(meta)['nonce']}{challenge['nonce']}".encode() + meta
+    return hmac.new(key.encode(), said, hashlib.sha256).hexdigest()
+
+
+def greeted(sock: socket.socket, greeting: bytes) -> bytes:
+    """Greet and be challenged; returns the frame that proves to know the key."""
+    sock.sendall(greeting)
+    kind, challenge = read_frame(sock)
+    assert kind == Kind.CHALLENGE
+    return frame_of(Kind.PROOF, 0, dump({"proof": proof(greeting, challenge)}))
 
 
 def mutated(chance: random.Random, frame: bytes) -> bytes:
@@ -125,14 +152,21 @@ def mutated(chance: random.Random, frame: bytes) -> bytes:
 
 
 def as_stranger(chance: random.Random, manifest: Manifest) -> list[bytes]:
-    """A connection without the key: only its first frame is ever read."""
+    """A connection without the key: only its greeting and what it says is a proof are ever read."""
     way = chance.randrange(6)
+    role = chance.choice(("data", "client", "control", "shards"))
     if way == 0:
-        wrong = chance.choice(("", "x", KEY[1:], None, 5, [KEY], "\ud800", "\u00e9"))
-        return [hello(chance.choice(("data", "client", "control", "shards")), key=wrong)]
+        wrong = chance.choice(("", "x", "0" * 64, None, 5, [KEY], "\ud800", "\u00e9", KEY))
+        return [hello(role), frame_of(Kind.PROOF, 0, dump({"proof": wrong}))]
+    if way == 2:
+        wrong = chance.choice(("", "x", "0" * 31, "0" * 33, "G" * 32, None, 5, [], {}, "\ud800"))
+        return [hello(role, nonce=wrong, key=KEY)]
+    if way == 3:
+        good = frame_of(Kind.PROOF, 0, dump({"proof": "0" * 64}))
+        return [hello(role), mutated(chance, good)]
     if way == 1:
         return [chance.choice((exec_frame(chance, manifest), REFUSED[0], BAD_ATTACHES[0]))]
-    return [mutated(chance, hello(chance.choice(("data", "client", "control", "shards"))))]
+    return [mutated(chance, hello(role))]
 
 
 def as_trunk(chance: random.Random, manifest: Manifest) -> list[bytes]:

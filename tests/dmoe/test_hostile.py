@@ -23,6 +23,7 @@ import pytest
 
 from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
+from rios.dmoe.greeting import connect
 from rios.dmoe.job import Job
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
@@ -30,11 +31,23 @@ from rios.dmoe.params import SamplingParams
 from rios.dmoe.session import TrunkSession
 from rios.dmoe.shm import Segment
 from rios.dmoe.tokenizer import Tokenizing
-from rios.dmoe.wire import HEADER, MAGIC, VERSION, Kind, connect, dump
+from rios.dmoe.wire import HEADER, MAGIC, VERSION, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import HostLost, InvalidRequest, RiosError
 from tests.campaigns import ROOT, Campaign
-from tests.dmoe.frames import ATTACH, KEY, NAME, ROLES, exec_frame, hello, mutated, submit_meta
+from tests.dmoe.frames import (
+    ATTACH,
+    KEY,
+    NAME,
+    ROLES,
+    as_stranger,
+    exec_frame,
+    greeted,
+    hello,
+    mutated,
+    read_frame,
+    submit_meta,
+)
 
 CHECKPOINT = ROOT / "rios" / "demo" / "model"
 DEADLINE_S = 20.0
@@ -186,6 +199,8 @@ def attack(victim: Victim, make: Callable[[random.Random, Manifest], list[bytes]
             payload = make(chance, victim.manifest)
             sent += len(payload)
             try:
+                if make is not as_stranger:
+                    payload[0] = greeted(sock, payload[0])
                 sock.sendall(b"".join(payload))
                 sock.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -280,8 +295,8 @@ def test_announced_lengths_take_no_memory(victim: Victim) -> None:
     before = victim.process.memory_info().rss
     socks = [socket.create_connection(victim.peer.address, timeout=DEADLINE_S) for _ in range(8)]
     for sock in socks:
-        sock.sendall(hello("data"))
-        assert sock.recv(HEADER.size, socket.MSG_WAITALL)[5] == Kind.WELCOME
+        sock.sendall(greeted(sock, hello("data")))
+        assert [read_frame(sock)[0] for _ in range(2)] == [Kind.PROOF, Kind.WELCOME]
         sock.sendall(HEADER.pack(MAGIC, VERSION, Kind.EXEC, 0, 1, 0, 1 << 30, 0) + bytes(1000))
     time.sleep(0.3)
     assert victim.process.memory_info().rss - before < GROWTH_BYTES

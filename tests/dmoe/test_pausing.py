@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from rios.dmoe.greeting import connect
 from rios.dmoe.job import Job
 from rios.dmoe.params import SamplingParams
 from rios.dmoe.tokenizer import Tokenizing
-from rios.dmoe.wire import Connection, Kind, connect, dump
+from rios.dmoe.wire import Connection, Kind, dump
 from rios.words.errors import Cancelled, HostLost, InsufficientBalance, ProtocolError, RiosError
 from rios.words.events import Ended, Stream
 from tests import checkpoints, waiting

@@ -19,10 +19,11 @@ import torch
 from rios.dmoe.batching import Batch, Request
 from rios.dmoe.calls import Exec, encode_exec
 from rios.dmoe.checkpoint import read_manifest
+from rios.dmoe.greeting import connect
 from rios.dmoe.host import Host
 from rios.dmoe.params import SamplingParams
 from rios.dmoe.trunk import Slot, Trunk
-from rios.dmoe.wire import Kind, connect, dump
+from rios.dmoe.wire import Kind, dump
 from rios.words.errors import InsufficientMemory, InvalidRequest, QueueFull
 from tests import checkpoints, waiting
 from tests.dmoe.frames import submit_meta
