@@ -15,6 +15,8 @@ from rios.words import errors
 from rios.words.errors import GatewayLost, NetworkClosed, RiosError, TooManyRequests
 
 _CONNECT_S, _ANSWER_S = 10.0, 75.0
+MONEY_S = 300.0
+"""What waits for the chain may take longer."""
 # A gateway that is started again, or another one behind the same address, is there within this.
 RETRY_S = 15.0
 _PAUSE_S, _PAUSE_MAX_S = 0.1, 2.0
@@ -44,9 +46,10 @@ class Http:
         """What a path answers; repeated after a lost connection."""
         return self.ask("GET", path, params={name: value for name, value in params.items() if value is not None})
 
-    def post(self, path: str, body: Any, *, key: str | None = None) -> Any:
+    def post(self, path: str, body: Any, *, key: str | None = None, timeout: float = _ANSWER_S) -> Any:
         """What a path answers to `body`. key: an idempotency key, with which it may be repeated."""
-        return self.ask("POST", path, json=body, headers={} if key is None else {"Idempotency-Key": key})
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self.ask("POST", path, json=body, headers=headers, timeout=timeout)
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """One request, and its JSON. Raises errors of rios."""

@@ -1,66 +1,62 @@
-"""`net.wallet` and `net.billing` of a network behind a gateway: the same numbers, exact to the wei."""
+"""`net.billing` of a network behind a gateway: the same numbers as of a local one, exact to the wei."""
 
 from __future__ import annotations
 
-from datetime import date, datetime
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from rios.client.http import Http
-from rios.words.ids import Address
-from rios.words.money import Wei, format_ros, parse_ros
+from rios.client import reading
+from rios.client.http import MONEY_S, Http
+from rios.client.reading import Moment, text_of
+from rios.words.errors import InvalidRequest, NotAllowed, NotProvable
+from rios.words.money import parse_ros
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rios.billing.ledger.values import Balance, Budget
+    from rios.billing.books import PriceBook
+    from rios.billing.estimate import Estimate
+    from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice
+    from rios.billing.verify import Export, Link
+    from rios.client.remote import RemoteModel
+    from rios.services.accounting import Reconciliation
+    from rios.services.alerts import Alert
     from rios.services.billing import Costs
+    from rios.services.payouts import PaidOut
+    from rios.services.settlement import Settled
 
-Moment = str | date | datetime | None
 _PAGE = 1000
 
 
-class RemoteWallet:
-    """What the user has."""
+class RemoteProof:
+    """From one usage record to its payout, link by link, as the gateway checked it."""
 
-    def __init__(self, http: Http) -> None:
-        self._http = http
+    def __init__(self, said: dict[str, Any]) -> None:
+        from rios.billing.verify import Export, Link
 
-    @property
-    def address(self) -> Address | None:
-        """The address on the chain whose deposits are the user's, or None."""
-        found = self._http.get("/v1/wallet")["address"]
-        return None if found is None else Address(found)
-
-    @property
-    def balance(self) -> Balance:
-        """What is deposited, given as trial credit, and held."""
-        from rios.billing.ledger.values import Balance
-
-        found = self._http.get("/v1/wallet")
-        names = ("deposited_wei", "trial_wei", "held_wei", "withdrawing_wei", "overdrawn_wei")
-        return Balance(user_id=found["user"], **{name: Wei(int(found[name])) for name in names})
+        self.usage: dict[str, Any] = said["usage"]
+        self.links: tuple[Link, ...] = tuple(Link(**one) for one in said["links"])
+        self.export: Export | None = None if said["export"] is None else Export.from_dict(said["export"])
+        """What a stranger needs to check it again; None until its epoch is closed, and for all but admins of the
+        network."""
 
     @property
-    def deposited(self) -> Wei:
-        """Wei in the escrow that can be spent."""
-        return self.balance.deposited_wei
+    def verified(self) -> bool:
+        """Whether every link that exists holds; a payout may still be pending."""
+        from rios.billing.verify import verified
 
-    @property
-    def available(self) -> Wei:
-        """Wei that a new request may hold, trial credit included."""
-        return self.balance.available
-
-    @property
-    def held(self) -> Wei:
-        """Wei that running requests have set aside."""
-        return self.balance.held
+        return verified(self.links)
 
     def __repr__(self) -> str:
-        return f"<RemoteWallet at {self._http.url}: {self.balance}>"
+        states = ", ".join(f"{link.name} {link.state}" for link in self.links)
+        return f"<RemoteProof of {self.usage['usage_id']}: {states}>"
 
 
 class RemoteBilling:
-    """What the user spent and may spend."""
+    """What the user spent and may spend, and for admins of the network what all did."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
@@ -71,7 +67,22 @@ class RemoteBilling:
     @property
     def balance(self) -> Balance:
         """.wei = .available + .held, ints of wei."""
-        return RemoteWallet(self._http).balance
+        return reading.balance_of(self._http.get("/v1/wallet"))
+
+    @property
+    def price_book(self) -> PriceBook:
+        """The price book in force now."""
+        from rios.billing.books import PriceBook
+
+        return PriceBook.from_dict(self._http.get("/v1/prices")["book"])
+
+    def estimate(self, model: RemoteModel, *, prompt_tokens: int, max_new_tokens: int = 64) -> Estimate:
+        """The lowest, expected and highest price of a request, with its price lines. The highest is what is held."""
+        for name, value in (("prompt_tokens", prompt_tokens), ("max_new_tokens", max_new_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidRequest(f"{name} is {value!r}; it is a whole number")
+        path = f"/v1/deployments/{quote(model.name, safe='')}/estimate"
+        return reading.estimate_of(self._http.get(path, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens))
 
     def usage(self, *, since: Moment = None, until: Moment = None, **filters: Any) -> pd.DataFrame:
         """Usage records, as `net.billing.usage` of a local network has them. filters: model, worker, resource,
@@ -82,56 +93,94 @@ class RemoteBilling:
         after: str | None = None
         while True:
             page = self._http.get(
-                "/v1/usage", since=_text(since), until=_text(until), after=after, limit=_PAGE, **filters
+                "/v1/usage", since=text_of(since), until=text_of(until), after=after, limit=_PAGE, **filters
             )
-            rows += [_row(one) for one in page["data"]]
+            rows += [reading.usage_row(one) for one in page["data"]]
             after = page["next"]
             if after is None:
                 break
         return usage_frame(rows)
 
     def costs(self, by: str = "worker", *, since: Moment = None, until: Moment = None, **filters: Any) -> Costs:
-        """What was spent less refunds, by worker, model, day, resource or line."""
+        """What was spent less refunds, by worker, model, deployment, day, resource or line."""
         from rios.services.billing import Costs
 
-        found = self._http.get("/v1/costs", by=by, since=_text(since), until=_text(until), **filters)
+        found = self._http.get("/v1/costs", by=by, since=text_of(since), until=text_of(until), **filters)
         return Costs(by, {key: int(amount) for key, amount in found["data"].items()})
 
     @property
     def budgets(self) -> list[Budget]:
         """The budgets of the user, with what is spent and held in their periods."""
-        from rios.billing.budgets import Period
-        from rios.billing.ledger.values import Budget
+        return [reading.budget_of(one) for one in self._http.get("/v1/budgets")["data"]]
 
-        return [
-            Budget(
-                user_id=one["user"],
-                period=Period(one["period"]),
-                limit_wei=Wei(int(one["limit_wei"])),
-                alerts_bp=tuple(one["alerts_bp"]),
-                hard=one["hard"],
-                spent_wei=Wei(int(one["spent_wei"])),
-                held_wei=Wei(int(one["held_wei"])),
-            )
-            for one in self._http.get("/v1/budgets")["data"]
-        ]
-
-    def budget(self, limit: str | int | None, *, period: str = "month", hard: bool = True) -> Budget | None:
+    def budget(
+        self,
+        limit: str | int | None,
+        *,
+        period: str = "month",
+        alerts: Sequence[float | str] = (0.5, 0.75, 0.9),
+        hard: bool = True,
+    ) -> Budget | None:
         """Set what may be spent in each day, week, month or in total; None takes the budget away."""
+        from rios.billing.budgets import shares_bp
+
         text = None if limit is None else f"{parse_ros(limit, name='the budget')} wei"
-        self._http.ask("PUT", f"/v1/budgets/{period}", json={"limit": text, "hard": hard})
+        body = {"limit": text, "hard": hard, "alerts_bp": list(shares_bp(alerts))}
+        self._http.ask("PUT", f"/v1/budgets/{quote(period, safe='')}", json=body)
         return next((one for one in self.budgets if str(one.period) == period), None)
 
+    @property
+    def alerts(self) -> list[Alert]:
+        """Every alert so far, oldest first: 50, 75 and 90 % of a budget spent, the balance below 20, 10 and 5 %."""
+        return [reading.alert_of(one) for one in self._http.get("/v1/alerts")["data"]]
 
-def _row(one: dict[str, Any]) -> tuple[Any, ...]:
-    from rios.services.moments import moment_of
+    def invoice(self, period: str) -> Invoice:
+        """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""
+        from rios.services.moments import month
 
-    amount = int(one["amount_wei"])
-    return (
-        one["usage_id"], moment_of(one["at"]), one["user"], one["model"], one["worker"], one["resource"],
-        int(one["quantity"]), one["unit"], one["price"], amount, format_ros(amount), one["epoch"],
-    )  # fmt: skip
+        month(period)
+        return reading.invoice_of(self._http.ask("PUT", f"/v1/invoices/{quote(period, safe='')}"))
 
+    def refund(self, usage_id: str, reason: str, *, amount: str | int | None = None) -> CreditNote:
+        """Give the price of a usage record back, or a part of it, by credit note. For admins of the network."""
+        if not reason.strip():
+            raise InvalidRequest("a refund needs a reason: it stands on the credit note")
+        text = None if amount is None else f"{parse_ros(amount, name='the refund')} wei"
+        path = f"/v1/usage/{quote(usage_id, safe='')}/refund"
+        return reading.note_of(self._http.ask("PUT", path, json={"reason": reason, "amount": text}))
 
-def _text(moment: Moment) -> str | None:
-    return None if moment is None else moment if isinstance(moment, str) else moment.isoformat()
+    def settle(self) -> Settled | None:
+        """Close an epoch over all that was used and post its root: .epoch .root .total .tx. For admins of the network.
+
+        Again where nothing was used meanwhile: the same, and nothing happens twice.
+        """
+        return reading.settled_of(self._http.post("/v1/settlement", None, key=secrets.token_hex(16), timeout=MONEY_S))
+
+    def pay_out(self, minimum: str | int | None = None) -> PaidOut:
+        """Pay all owners to whom at least `minimum` is due: .paid .total_wei .txs. For admins of the network."""
+        text = None if minimum is None else f"{parse_ros(minimum, name='the least payout')} wei"
+        key = secrets.token_hex(16)
+        return reading.paid_out_of(self._http.post("/v1/payouts", {"minimum": text}, key=key, timeout=MONEY_S))
+
+    def reconcile(self) -> Reconciliation:
+        """Compare the ledger, its rebuilt root, the contracts and their tokens. For admins of the network."""
+        return reading.reconciliation_of(self._http.ask("GET", "/v1/reconciliation", timeout=MONEY_S))
+
+    def prove(self, usage_id: str) -> RemoteProof:
+        """From a usage record to price, postings, leaf, root, contract and payout. Raises NotProvable."""
+        path = f"/v1/usage/{quote(usage_id, safe='')}/proof"
+        return RemoteProof(self._http.ask("GET", path, timeout=MONEY_S))
+
+    def export(self, usage_id: str, path: str | Path) -> Path:
+        """Write what a stranger needs to verify the payout of a usage record: `rios verify FILE`.
+
+        Raises NotProvable while its epoch is not closed, NotAllowed to all but admins of the network.
+        """
+        proof = self.prove(usage_id)
+        if proof.usage["epoch"] is None:
+            raise NotProvable(f"usage {usage_id} is of no closed epoch yet: net.billing.settle() closes it")
+        if proof.export is None:
+            raise NotAllowed("an export shows other users' requests of the same workers: ask an admin of the network")
+        target = Path(path)
+        target.write_text(proof.export.to_json())
+        return target

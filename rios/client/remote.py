@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rios.client.http import Http
 from rios.client.job import RemoteJob
-from rios.client.money import RemoteBilling, RemoteWallet
+from rios.client.money import RemoteBilling
+from rios.client.wallet import RemoteEarnings, RemoteWallet
 from rios.dmoe.completion import Completion, Piece
 from rios.dmoe.params import check_timeout
 from rios.services.prompts import count_of, one_of, params_of, prompts_of
@@ -25,7 +26,7 @@ from rios.words.errors import (
 )
 
 if TYPE_CHECKING:
-    from rios.services.views import Workers
+    from rios.services.views import Placement, Workers
 
 _DEPLOY_S = 600.0
 _LOOK_S = 0.25
@@ -57,6 +58,7 @@ class RemoteNetwork:
             raise
         self.wallet = RemoteWallet(self._http)
         self.billing = RemoteBilling(self._http)
+        self.earnings = RemoteEarnings(self._http)
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +120,8 @@ class RemoteDmoe:
         name: str | None = None,
         dtype: str | None = None,
         replicas: int | None = None,
+        partial: bool = False,
+        wire_dtype: str | None = None,
         progress: bool = True,
         timeout: float | None = None,
     ) -> RemoteModel:
@@ -130,21 +134,29 @@ class RemoteDmoe:
         Raises InvalidRequest, AlreadyExists, NotAllowed, DeadlineExceeded, and what the deployment failed with.
         """
         timeout = check_timeout(timeout)
-        model = self.want(path, name=name, dtype=dtype, replicas=replicas)
+        model = self.want(path, name=name, dtype=dtype, replicas=replicas, partial=partial, wire_dtype=wire_dtype)
         model.wait(_DEPLOY_S if timeout is None else timeout, progress=progress)
         return model
 
     def want(
-        self, path: str | Path, *, name: str | None = None, dtype: str | None = None, replicas: int | None = None
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        dtype: str | None = None,
+        replicas: int | None = None,
+        partial: bool = False,
+        wire_dtype: str | None = None,
     ) -> RemoteModel:
         """As `deploy`, without waiting: `model.wait(timeout)`."""
         checkpoint = str(path)
         chosen = name or checkpoint.rpartition("/")[2]
         wanted = {"checkpoint": checkpoint, "dtype": dtype, "replicas": count_of("replicas", replicas)}
+        wanted |= {"partial": partial or None, "wire_dtype": wire_dtype}
         try:
             found = self._http.get(f"/v1/deployments/{chosen}")
         except NotFound:
-            self._http.post("/v1/deployments", {"name": chosen, **wanted})
+            self._http.post("/v1/deployments", {"name": chosen, **wanted, "partial": partial})
             return RemoteModel(self._http, chosen)
         for field, value in wanted.items():
             if value is not None and found[field] != value:
@@ -180,6 +192,13 @@ class RemoteModel:
     def state(self) -> str:
         """starting, serving or failed."""
         return str(self._http.get(f"/v1/deployments/{self.name}")["state"])
+
+    @property
+    def placement(self) -> Placement:
+        """Who holds what now, with load; `.explain()` says why. The trunk's process for admins of the network alone."""
+        from rios.services.views import Placement
+
+        return Placement.from_dict(self._http.get(f"/v1/deployments/{self.name}/placement"))
 
     def wait(self, timeout: float, *, progress: bool = False) -> None:
         """Until it serves. Raises DeadlineExceeded, and RiosError that says why it failed."""

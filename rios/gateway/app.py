@@ -13,7 +13,7 @@ from rios.gateway import errors
 from rios.gateway.limits import Limits
 from rios.gateway.metrics import Metrics
 from rios.gateway.protect import Protect
-from rios.gateway.routes import accounts, health, jobs, models, money, openai
+from rios.gateway.routes import accounts, health, jobs, models, money, openai, treasury
 from rios.gateway.runs import Runs
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate
@@ -31,7 +31,7 @@ PUBLIC = frozenset(
 )
 """The only routes without a token."""
 
-ROUTERS = tuple(module.router for module in (health, openai, models, jobs, money, accounts))
+ROUTERS = tuple(module.router for module in (health, openai, models, jobs, money, treasury, accounts))
 
 
 def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:

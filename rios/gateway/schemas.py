@@ -23,6 +23,7 @@ class Strict(BaseModel):
 # PostgreSQL takes no NUL in a text, and no name needs what cannot be seen.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Secret = Annotated[str, Field(min_length=1, max_length=2000)]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["admin", "developer", "worker", "viewer"]
 
 
@@ -88,7 +89,9 @@ class NewDeployment(Strict):
     name: str = Field(max_length=96)
     checkpoint: str = Field("demo", max_length=500)
     replicas: int | None = Field(None, ge=1, le=64)
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Dtype | None = None
+    partial: bool = Field(False, description="Hosts return one weighted sum per token: less traffic, other rounding.")
+    wire_dtype: Dtype | None = Field(None, description="bfloat16 halves the traffic of a float32 model.")
 
 
 class NewBudget(Strict):
@@ -96,6 +99,9 @@ class NewBudget(Strict):
 
     limit: str | None = Field(None, max_length=100)
     hard: bool = True
+    alerts_bp: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(
+        default_factory=lambda: [5_000, 7_500, 9_000], max_length=20, description="Shares to be told of: 5000 is 50 %."
+    )
 
 
 def user_of(user: User) -> dict[str, Any]:

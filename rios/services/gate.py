@@ -10,6 +10,7 @@ from rios.services.accounts import Accounts
 from rios.services.gate_file import read_file
 from rios.services.network import Network
 from rios.services.tenancy import Tenancy
+from rios.services.tenant_money import TenantMoney
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Gate:
         """models: the directory whose folders may be deployed."""
         accounts = Accounts(network._purse.books.ledger, home=network._settings.home)
         return cls(network, accounts, Tenancy(network, accounts.store, models=models))
+
+    @property
+    def money(self) -> TenantMoney:
+        """What users may do with money."""
+        return TenantMoney(self.network._purse, self.accounts.store)
 
     def close(self) -> None:
         """End what was begun here; the network goes on."""

@@ -125,6 +125,10 @@ class NetworkChain(SettlementView):
         """Call a contract as the local wallet, once for each `key`. Raises TransactionFailed."""
         return self._act(self._wallet, key, contract, function, arguments, gas)
 
+    def begun(self, key: str) -> bool:
+        """Whether the local wallet was asked for `key` before."""
+        return self._wallet.known(key)
+
     def _act(
         self, sender: Sender, key: str, contract: str, function: str, arguments: tuple[Any, ...], gas: int | None
     ) -> Receipt:

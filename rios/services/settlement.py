@@ -108,17 +108,20 @@ class Settlement:
 
     # --- the wallet ------------------------------------------------------------------------------------------
 
-    def deposit(self, amount: str | int) -> Balance:
-        """Move ROS of the wallet into the escrow and return the balance once they are credited."""
+    def deposit(self, amount: str | int, *, key: str | None = None) -> Balance:
+        """Move ROS of the wallet into the escrow and return the balance once they are credited.
+
+        key: with it, once for each; LedgerConflict where it came before with another amount.
+        """
         wei = self._positive(amount, "the deposit")
         chain = self.chain
+        key = f"deposit:{key or secrets.token_hex(8)}"
         have = chain.tokens_of(self._books.address)
-        if wei > have:
+        if wei > have and not chain.begun(key):
             raise InvalidRequest(
                 f"the wallet {self._books.address} has {format_ros(have)} on the chain, and {format_ros(wei)} were to "
                 f"be deposited; deposit at most {format_ros(have)}, or send it ROS first"
             )
-        key = f"deposit:{secrets.token_hex(8)}"
         with self._turn():
             chain.as_wallet(f"{key}:approve", "RosToken", "approve", chain.addresses.escrow, wei)
             chain.as_wallet(key, "RiosEscrow", "deposit", wei)
@@ -126,23 +129,24 @@ class Settlement:
             self.sync()
         return self._books.ledger.balance(LOCAL_USER)
 
-    def withdraw(self, amount: str | int) -> Balance:
+    def withdraw(self, amount: str | int, *, key: str | None = None) -> Balance:
         """Take deposited ROS back to the wallet, after what was used has been settled and the delay has passed.
 
         Where the escrow delays withdrawals, this only asks for it: call `finish_withdrawal` when it is due.
+        key: as of `deposit`.
         """
         wei = self._positive(amount, "the withdrawal")
+        key = f"withdraw:{key or secrets.token_hex(8)}"
         with self._turn():
             # A withdrawal whose process was killed goes first, and leaves less.
             self.chain.finish_wallet()
             self.settle()
             balance = self._books.ledger.balance(LOCAL_USER)
-            if wei > balance.deposited_wei:
+            if wei > balance.deposited_wei and not self.chain.begun(f"{key}:request"):
                 raise InvalidRequest(
                     f"{format_ros(balance.deposited_wei)} can be withdrawn, not {format_ros(wei)}: what is held or was "
                     "given as trial credit stays"
                 )
-            key = f"withdraw:{secrets.token_hex(8)}"
             self.chain.as_wallet(f"{key}:request", "RiosEscrow", "requestWithdrawal", wei)
             if self.chain.withdrawal_delay_s == 0:
                 self.chain.as_wallet(key, "RiosEscrow", "withdraw")
@@ -150,10 +154,10 @@ class Settlement:
             self.sync()
         return self._books.ledger.balance(LOCAL_USER)
 
-    def finish_withdrawal(self) -> Balance:
-        """Take what was asked for earlier and is due now. Raises TransactionFailed before that."""
+    def finish_withdrawal(self, *, key: str | None = None) -> Balance:
+        """Take what was asked for earlier and is due now, or raise TransactionFailed. key: as of `deposit`."""
         with self._turn():
-            self.chain.as_wallet(f"withdraw:{secrets.token_hex(8)}", "RiosEscrow", "withdraw")
+            self.chain.as_wallet(f"finish:{key or secrets.token_hex(8)}", "RiosEscrow", "withdraw")
             self.chain.confirm()
             self.sync()
         return self._books.ledger.balance(LOCAL_USER)

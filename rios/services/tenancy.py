@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +43,12 @@ class Specification:
     """"demo", or the name of a folder in the directory of models."""
     replicas: int | None = None
     dtype: str | None = None
+    partial: bool = False
+    wire_dtype: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As it is kept."""
-        return {"checkpoint": self.checkpoint, "replicas": self.replicas, "dtype": self.dtype}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,16 @@ class Tenancy:
             raise NoWorkers(f"the model {name!r} does not serve: {why}")
         return model.charged_to(self.charging(who.user_id))
 
+    def serving(self, organisation_id: str) -> list[tuple[Deployed, Model]]:
+        """What of an organisation serves now, by name."""
+        with self._lock:
+            found = [
+                (one, self._models[one.id])
+                for one in self._deployed.values()
+                if one.organisation_id == organisation_id and one.id in self._models
+            ]
+        return sorted(found, key=lambda pair: pair[0].name)
+
     def deploy(self, who: Principal, name: str, specification: Specification) -> Deployed:
         """Want a model deployed, now and at every start; it starts in the background.
 
@@ -197,8 +209,9 @@ class Tenancy:
         try:
             path = self._path(wanted.checkpoint)
             model = self._network.dmoe.deploy(
-                path, name=one.name, replicas=wanted.replicas, dtype=wanted.dtype, progress=False
-            )
+                path, name=one.name, replicas=wanted.replicas, dtype=wanted.dtype, partial=wanted.partial,
+                wire_dtype=wanted.wire_dtype, progress=False,
+            )  # fmt: skip
         except RiosError as error:
             log.warning("a model could not be deployed", extra={"model": one.name, "reason": str(error)})
             self._note(replace(one, state=FAILED, reason=str(error)))

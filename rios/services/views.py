@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,17 @@ class Placement:
             states={m.peer.name: m.state for m in members},
             reasons=deployment.plan.explain(),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it travels."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Placement:
+        """What `to_dict` wrote, also after it was JSON."""
+        holders = tuple(tuple(tuple(hosts) for hosts in row) for row in said["holders"])
+        load = tuple(tuple(row) for row in said["load"])
+        return cls(**{**said, "holders": holders, "load": load, "standby": tuple(said["standby"])})
 
     def explain(self) -> str:
         """In words: what limits the placement, and why it is as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,14 @@ class Wallet:
         )
 
 
+def earnings_frame(lines: Mapping[tuple[str, str, str], int]) -> pd.DataFrame:
+    """Wei by worker, model and resource as a frame."""
+    import pandas as pd
+
+    rows = [(*key, wei, format_ros(wei, unit=False)) for key, wei in lines.items()]
+    return pd.DataFrame(rows, columns=["worker", "model", "resource", "wei", "ros"]).astype({"wei": object})
+
+
 @dataclass(frozen=True, slots=True)
 class Earned:
     """What one owner has earned, in wei."""
@@ -163,14 +172,15 @@ class Earnings:
 
     def to_frame(self) -> pd.DataFrame:
         """What was earned by worker, model and resource: columns worker, model, resource, wei (Python ints), ros."""
-        import pandas as pd
+        return earnings_frame(self.lines())
 
+    def lines(self) -> dict[tuple[str, str, str], int]:
+        """The same: wei by worker, model and resource, in their order."""
         sums: dict[tuple[str, str, str], int] = {}
         for usage in self._books.ledger.usage(owner=self.owner):
             key = (usage.worker, usage.model, usage.resource)
             sums[key] = sums.get(key, 0) + usage.worker_wei
-        rows = [(*key, wei, format_ros(wei, unit=False)) for key, wei in sorted(sums.items())]
-        return pd.DataFrame(rows, columns=["worker", "model", "resource", "wei", "ros"]).astype({"wei": object})
+        return dict(sorted(sums.items()))
 
     def _rows(self) -> list[tuple[str, str]]:
         now = self.now

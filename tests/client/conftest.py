@@ -1,4 +1,4 @@
-"""One network with its gateway in this process, and both ways to use it: in the process, and over HTTP."""
+"""One network with its gateway in this process, and all ways to use it: in the process, by HTTP, and by TLS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import rios
+from rios.gateway.certs import init
 from rios.services.gate import Gate
 from tests.gateway.servers import UNLIMITED, serving
 
@@ -36,13 +37,21 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         gate.close()
 
 
-@pytest.fixture(scope="package", params=["local", "remote"])
-def network(request: pytest.FixtureRequest, both: Both) -> Iterator[Any]:
-    """The network in this process, then through its gateway: what holds for one holds for the other."""
+@pytest.fixture(scope="package", params=["local", "http", "tls"])
+def network(request: pytest.FixtureRequest, both: Both, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The network in this process, then through its gateway, in plain and by TLS: what holds for one holds for all."""
     if request.param == "local":
         yield both.local
-    else:
+    elif request.param == "http":
         with both.connect() as found:
+            yield found
+    else:
+        files = init(tmp_path_factory.mktemp("tls"))
+        with (
+            serving(both.gate, UNLIMITED, files) as url,
+            rios.connect(url, token=both.token, ca=files.ca) as found,
+        ):
+            assert url.startswith("https://")
             yield found
 
 

@@ -71,6 +71,10 @@ class Sender:
         """Who sends."""
         return self._signer.address
 
+    def known(self, key: str) -> bool:
+        """Whether anything was wanted under `key`."""
+        return self._store.get(key) is not None
+
     def submit(
         self,
         key: str,

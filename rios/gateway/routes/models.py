@@ -28,7 +28,10 @@ async def get_deployments(request: Request, who: Reader) -> dict[str, Any]:
 @router.post("/deployments", status_code=202, summary="Deploy a model")
 def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> dict[str, Any]:
     """It starts in the background, and again whenever the network starts."""
-    wanted = Specification(checkpoint=body.checkpoint, replicas=body.replicas, dtype=body.dtype)
+    wanted = Specification(
+        checkpoint=body.checkpoint, replicas=body.replicas, dtype=body.dtype, partial=body.partial,
+        wire_dtype=body.wire_dtype,
+    )  # fmt: skip
     return s.deployed_of(gate_of(request).tenancy.deploy(who, body.name, wanted))
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import gate_of, needs
+from rios.gateway.money_schemas import settled_of
 from rios.services.moments import parse_moment
 from rios.words.errors import InvalidRequest
 
@@ -90,7 +91,8 @@ def get_budgets(request: Request, who: UsageReader) -> dict[str, Any]:
 @router.put("/budgets/{period}", status_code=204, summary="Set a budget, or take it away")
 def put_budget(request: Request, who: BudgetWriter, period: Period, body: s.NewBudget) -> Response:
     """A hard budget refuses what does not fit before it starts."""
-    gate_of(request).tenancy.billing(who.user_id).budget(body.limit, period=period, hard=body.hard)
+    alerts = [f"{share}/10000" for share in body.alerts_bp]
+    gate_of(request).tenancy.billing(who.user_id).budget(body.limit, period=period, alerts=alerts, hard=body.hard)
     return Response(status_code=204)
 
 
@@ -104,7 +106,4 @@ def get_wallet(request: Request, who: WalletReader) -> dict[str, Any]:
 @router.post("/settlement", summary="Close an epoch over all that was used, and post its root")
 def post_settlement(request: Request, who: Settler) -> dict[str, Any]:
     """Again where nothing was used meanwhile: the same, and nothing happens twice."""
-    found = gate_of(request).tenancy.billing(who.user_id).settle()
-    if found is None:
-        return {"epoch": None}
-    return {"epoch": found.epoch, "root": found.root, "total_wei": str(found.total_wei), "tx": found.tx}
+    return settled_of(gate_of(request).money.settle(who))

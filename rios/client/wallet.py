@@ -1,0 +1,122 @@
+"""`net.wallet` and `net.earnings` of a network behind a gateway: what is in them, and what moves it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from rios.client.http import MONEY_S, Http
+from rios.client.reading import balance_of
+from rios.words.ids import Address
+from rios.words.money import Wei, format_ros, parse_ros
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rios.billing.ledger.values import Balance
+    from rios.services.wallet import Earned
+
+
+class RemoteWallet:
+    """What the user has."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    @property
+    def address(self) -> Address | None:
+        """The address on the chain whose deposits are the user's, or None."""
+        found = self._http.get("/v1/wallet")["address"]
+        return None if found is None else Address(found)
+
+    @property
+    def balance(self) -> Balance:
+        """What is deposited, given as trial credit, and held."""
+        return balance_of(self._http.get("/v1/wallet"))
+
+    @property
+    def on_chain(self) -> Wei:
+        """Wei of ROS that the address has on the chain, outside the escrow; 0 without an address."""
+        return Wei(int(self._http.ask("GET", "/v1/wallet/chain", timeout=MONEY_S)["on_chain_wei"]))
+
+    @property
+    def deposited(self) -> Wei:
+        """Wei in the escrow that can be spent."""
+        return self.balance.deposited_wei
+
+    @property
+    def available(self) -> Wei:
+        """Wei that a new request may hold, trial credit included."""
+        return self.balance.available
+
+    @property
+    def held(self) -> Wei:
+        """Wei that running requests have set aside."""
+        return self.balance.held
+
+    def deposit(self, amount: str | int) -> Balance:
+        """As `net.wallet.deposit` of a local network, once even where the connection is lost on the way.
+
+        Raises NotAllowed to all but the network's first admin, whose key the network holds.
+        """
+        return self._move("/v1/wallet/deposits", amount, "the deposit")
+
+    def withdraw(self, amount: str | int) -> Balance:
+        """As `net.wallet.withdraw` of a local network; who may, and how often it happens, as of `deposit`."""
+        return self._move("/v1/wallet/withdrawals", amount, "the withdrawal")
+
+    def finish_withdrawal(self) -> Balance:
+        """Take what `withdraw` asked for and the escrow's delay has passed for."""
+        key = secrets.token_hex(16)
+        return balance_of(self._http.post("/v1/wallet/withdrawals/finish", None, key=key, timeout=MONEY_S))
+
+    def _move(self, path: str, amount: str | int, name: str) -> Balance:
+        body = {"amount": f"{parse_ros(amount, name=name)} wei"}
+        return balance_of(self._http.post(path, body, key=secrets.token_hex(16), timeout=MONEY_S))
+
+    def __repr__(self) -> str:
+        return f"<RemoteWallet at {self._http.url}: {self.balance}>"
+
+
+class RemoteEarnings:
+    """What the workers of an owner have earned; without an owner, of the user's own address."""
+
+    def __init__(self, http: Http, owner: Address | None = None) -> None:
+        self._http = http
+        self._owner = owner
+
+    def of(self, owner: Address) -> RemoteEarnings:
+        """The earnings of another owner: for admins of the network, else NotFound."""
+        return RemoteEarnings(self._http, owner)
+
+    @property
+    def owner(self) -> Address:
+        """Whose earnings these are."""
+        return self._owner or self.now.owner
+
+    @property
+    def now(self) -> Earned:
+        """The amounts now."""
+        from rios.services.wallet import Earned
+
+        said = self._http.get("/v1/earnings", owner=self._owner)
+        amounts = (Wei(int(said[name])) for name in ("earned_wei", "claimable_wei", "claimed_wei"))
+        return Earned(Address(said["owner"]), *amounts)
+
+    def claim(self) -> Wei:
+        """Have the settlement contract pay what the last final root promises; wei that were paid. Of any amount."""
+        key = secrets.token_hex(16)
+        said = self._http.post("/v1/earnings/claims", {"owner": self._owner}, key=key, timeout=MONEY_S)
+        return Wei(int(said["paid_wei"]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """What was earned by worker, model and resource: columns worker, model, resource, wei (Python ints), ros."""
+        from rios.services.wallet import earnings_frame
+
+        rows = self._http.get("/v1/earnings/lines", owner=self._owner)["data"]
+        return earnings_frame({(row["worker"], row["model"], row["resource"]): int(row["wei"]) for row in rows})
+
+    def __repr__(self) -> str:
+        now = self.now
+        claimable = format_ros(now.claimable_wei)
+        return f"<RemoteEarnings of {now.owner}: {format_ros(now.earned_wei)}, {claimable} claimable>"

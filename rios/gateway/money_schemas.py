@@ -1,0 +1,150 @@
+"""Money in answers: every amount and count that a double could not hold is decimal text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field
+
+from rios.billing.estimate import Estimate
+from rios.billing.ledger.values import CreditNote, Invoice
+from rios.gateway.schemas import Strict, usage_of
+from rios.services.accounting import Proof, Reconciliation
+from rios.services.alerts import Alert
+from rios.services.payouts import PaidOut
+from rios.services.settlement import Settled
+from rios.services.wallet import Earnings
+from rios.words.money import format_ros
+
+_AMOUNT = Field(description='Such as "5 ROS" or "1000 wei".', min_length=1, max_length=100)
+
+
+class Amount(Strict):
+    """ROS to be moved."""
+
+    amount: str = _AMOUNT
+
+
+class Refund(Strict):
+    """Why, and how much of the price is given back; all of it without an amount."""
+
+    reason: str = Field(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")
+    amount: str | None = Field(None, max_length=100)
+
+
+class PayOut(Strict):
+    """From how much on owners are paid; the network's setting without."""
+
+    minimum: str | None = Field(None, max_length=100)
+
+
+class Claim(Strict):
+    """Whose earnings are paid; the user's own without."""
+
+    owner: str | None = Field(None, max_length=100)
+
+
+def estimate_of(found: Estimate) -> dict[str, Any]:
+    """A price before the work."""
+    lines = [
+        {name: value if name in ("line", "unit") else str(value) for name, value in asdict(line).items()}
+        for line in found.lines
+    ]
+    sums = ("lowest_wei", "expected_wei", "highest_wei")
+    return {"lines": lines, **{name: str(getattr(found, name)) for name in sums}}
+
+
+def settled_of(found: Settled | None) -> dict[str, Any]:
+    """A closed epoch; `epoch` is null before anything was used."""
+    if found is None:
+        return {"epoch": None}
+    return {
+        "epoch": found.epoch,
+        "root": found.root,
+        "total_wei": str(found.total_wei),
+        "tx": found.tx,
+        "closed_at": found.closed_at.isoformat(),
+        "final": found.final,
+    }
+
+
+def paid_out_of(found: PaidOut) -> dict[str, Any]:
+    """What owners were paid."""
+    paid = {str(owner): str(wei) for owner, wei in found.paid.items()}
+    return {"epoch": found.epoch, "paid": paid, "txs": list(found.txs), "total_wei": str(found.total_wei)}
+
+
+def reconciliation_of(found: Reconciliation) -> dict[str, Any]:
+    """Books compared."""
+    checks = [
+        {"what": one.what, "here_wei": str(one.here_wei), "there_wei": str(one.there_wei)} for one in found.checks
+    ]
+    return {
+        "checks": checks,
+        "broken": list(found.broken),
+        "difference_wei": str(found.difference_wei),
+        "sound": found.sound,
+    }
+
+
+def proof_of(found: Proof) -> dict[str, Any]:
+    """From use to payout. `export` is null where its epoch is open, and for all but admins of the network."""
+    usage = {
+        **usage_of(found.usage),
+        "hold_id": found.usage.hold_id,
+        "deployment": found.usage.deployment,
+        "owner": found.usage.owner,
+        "line": found.usage.line,
+    }
+    return {
+        "usage": usage,
+        "links": [asdict(link) for link in found.links],
+        "verified": found.verified,
+        "export": None if found.export is None else found.export.to_dict(),
+    }
+
+
+def note_of(note: CreditNote) -> dict[str, Any]:
+    """A credit note."""
+    return {name: str(value) if name.endswith("_wei") else value for name, value in asdict(note).items()}
+
+
+def invoice_of(invoice: Invoice) -> dict[str, Any]:
+    """An invoice."""
+    return {
+        "number": invoice.number,
+        "user": invoice.user_id,
+        "period": invoice.period,
+        "document": dict(invoice.document),
+        "digest": invoice.digest,
+        "created_at": invoice.created_at,
+    }
+
+
+def alert_of(alert: Alert) -> dict[str, Any]:
+    """An alert."""
+    return {
+        "key": alert.key,
+        "about": alert.about,
+        "user": alert.user,
+        "share_bp": alert.share_bp,
+        "amount_wei": str(alert.amount_wei),
+        "whole_wei": str(alert.whole_wei),
+        "at": alert.at.isoformat(),
+        "period": alert.period,
+        "text": str(alert),
+    }
+
+
+def earnings_of(found: Earnings) -> dict[str, Any]:
+    """What an owner has earned."""
+    now = found.now
+    return {
+        "owner": now.owner,
+        "earned_wei": str(now.earned_wei),
+        "claimable_wei": str(now.claimable_wei),
+        "claimed_wei": str(now.claimed_wei),
+        "pending_wei": str(now.pending_wei),
+        "earned": format_ros(now.earned_wei),
+    }

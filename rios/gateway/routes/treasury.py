@@ -1,0 +1,135 @@
+"""Deposits, prices, proofs, invoices, refunds and earnings: what a network's money is asked for besides its use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+
+from rios.accounts.values import Principal
+from rios.gateway import money_schemas as m
+from rios.gateway import schemas as s
+from rios.gateway.auth import gate_of, needs
+
+router = APIRouter(prefix="/v1", tags=["money"])
+# Who may use models may see what they cost.
+ModelsReader = Annotated[Principal, Depends(needs("models:read", or_else="generate"))]
+UsageReader = Annotated[Principal, Depends(needs("usage:read"))]
+WalletReader = Annotated[Principal, Depends(needs("wallet:read"))]
+WalletWriter = Annotated[Principal, Depends(needs("wallet:write"))]
+Operator = Annotated[Principal, Depends(needs("settlement:write"))]
+Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+Owner = Annotated[str | None, Query(max_length=100, description="An address; the user's own without.")]
+Tokens = Annotated[int, Query(ge=0, lt=2**31)]
+
+
+@router.get("/prices", summary="The price book in force")
+def get_prices(request: Request, who: ModelsReader) -> dict[str, Any]:
+    """As it was published, with its digest."""
+    book = gate_of(request).tenancy.billing(who.user_id).price_book
+    return {"book": book.to_dict(), "digest": book.digest}
+
+
+@router.get("/deployments/{name}/estimate", summary="What a request will cost")
+def get_estimate(
+    request: Request, who: ModelsReader, name: str, prompt_tokens: Tokens, max_new_tokens: Tokens = 64
+) -> dict[str, Any]:
+    """The lowest, the expected and the highest price. The highest is what is held."""
+    tenancy = gate_of(request).tenancy
+    found = tenancy.billing(who.user_id).estimate(
+        tenancy.model(who, name), prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
+    )
+    return m.estimate_of(found)
+
+
+@router.get("/deployments/{name}/placement", summary="Which worker holds which expert")
+def get_placement(request: Request, who: ModelsReader, name: str) -> dict[str, Any]:
+    """With the load of each; the trunk's process for admins of the network alone."""
+    shown = gate_of(request).tenancy.model(who, name).placement.to_dict()
+    if not (who.operator and "settlement:write" in who.scopes):
+        shown["trunk_pid"] = None
+    return shown
+
+
+@router.get("/wallet/chain", summary="What the user's address has outside the escrow")
+def get_wallet_on_chain(request: Request, who: WalletReader) -> dict[str, Any]:
+    """In wei."""
+    return {"on_chain_wei": str(gate_of(request).money.on_chain(who))}
+
+
+@router.post("/wallet/deposits", summary="Move ROS from the wallet into the escrow")
+def post_deposit(request: Request, who: WalletWriter, body: m.Amount, key: Key) -> dict[str, Any]:
+    """Once for each Idempotency-Key, and answered when it is credited. For the first admin, whose key is here."""
+    return s.balance_of(gate_of(request).money.deposit(who, body.amount, key=key))
+
+
+@router.post("/wallet/withdrawals", summary="Take deposited ROS back to the wallet")
+def post_withdrawal(request: Request, who: WalletWriter, body: m.Amount, key: Key) -> dict[str, Any]:
+    """Once for each Idempotency-Key. Settles first; where the escrow delays, it is only asked for."""
+    return s.balance_of(gate_of(request).money.withdraw(who, body.amount, key=key))
+
+
+@router.post("/wallet/withdrawals/finish", summary="Take what was asked for and is due now")
+def post_withdrawal_finish(request: Request, who: WalletWriter, key: Key) -> dict[str, Any]:
+    """Once for each Idempotency-Key."""
+    return s.balance_of(gate_of(request).money.finish_withdrawal(who, key=key))
+
+
+@router.get("/alerts", summary="What the user was told of budgets and balance")
+def get_alerts(request: Request, who: UsageReader) -> dict[str, Any]:
+    """Oldest first."""
+    return {"data": [m.alert_of(one) for one in gate_of(request).tenancy.billing(who.user_id).alerts]}
+
+
+@router.put("/invoices/{period}", summary="The invoice of a month")
+def put_invoice(request: Request, who: UsageReader, period: str) -> dict[str, Any]:
+    """Of a month such as "2026-11". The first one issued stays."""
+    return m.invoice_of(gate_of(request).tenancy.billing(who.user_id).invoice(period))
+
+
+@router.get("/usage/{usage_id}/proof", summary="From a usage record to its payout")
+def get_proof(request: Request, who: UsageReader, usage_id: str) -> dict[str, Any]:
+    """Of the user's own use; of everybody's, and with what a stranger can verify, for admins of the network."""
+    return m.proof_of(gate_of(request).money.prove(who, usage_id))
+
+
+@router.put("/usage/{usage_id}/refund", summary="Give the price of a usage record back")
+def put_refund(request: Request, who: Operator, usage_id: str, body: m.Refund) -> dict[str, Any]:
+    """By one credit note: the same again changes nothing, another one is a conflict."""
+    return m.note_of(gate_of(request).money.refund(who, usage_id, body.reason, body.amount))
+
+
+@router.get("/earnings", summary="What the workers of an owner have earned")
+def get_earnings(request: Request, who: WalletReader, owner: Owner = None) -> dict[str, Any]:
+    """Of the user's own address; of any for admins of the network."""
+    return m.earnings_of(gate_of(request).money.earnings(who, owner))
+
+
+@router.get("/earnings/lines", summary="What was earned by worker, model and resource")
+def get_earnings_lines(request: Request, who: WalletReader, owner: Owner = None) -> dict[str, Any]:
+    """In wei."""
+    lines = gate_of(request).money.earnings(who, owner).lines()
+    return {
+        "data": [
+            {"worker": worker, "model": model, "resource": resource, "wei": str(wei)}
+            for (worker, model, resource), wei in lines.items()
+        ]
+    }
+
+
+@router.post("/earnings/claims", summary="Have the contract pay what it owes an owner")
+def post_claim(request: Request, who: WalletWriter, body: m.Claim) -> dict[str, Any]:
+    """The money goes to the owner; again where nothing is due, 0."""
+    return {"paid_wei": str(gate_of(request).money.claim(who, body.owner))}
+
+
+@router.post("/payouts", summary="Pay all owners what is due to them")
+def post_payouts(request: Request, who: Operator, body: m.PayOut) -> dict[str, Any]:
+    """Again where nothing is due: nothing happens twice."""
+    return m.paid_out_of(gate_of(request).money.pay_out(who, body.minimum))
+
+
+@router.get("/reconciliation", summary="All books of the network compared, to the wei")
+def get_reconciliation(request: Request, who: Operator) -> dict[str, Any]:
+    """The ledger with itself, its rebuilt root, the contracts and their tokens."""
+    return m.reconciliation_of(gate_of(request).money.reconcile(who))

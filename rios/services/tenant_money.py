@@ -1,0 +1,152 @@
+"""What users of a gateway may do with money: their own, and for admins of the network everybody's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rios.accounts.store import AccountStore, record
+from rios.accounts.values import Principal
+from rios.services.accounting import Proof, Reconciliation
+from rios.services.books import LOCAL_USER
+from rios.services.wallet import Earnings
+from rios.words.errors import NotAllowed, NotFound, NotProvable
+from rios.words.ids import Address, check_address
+from rios.words.money import Wei
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.billing.ledger.values import Balance, CreditNote
+    from rios.services.payouts import PaidOut
+    from rios.services.purse import Purse
+    from rios.services.settlement import Settled
+
+_OPERATE = "settlement:write"
+
+
+class TenantMoney:
+    """Money of the users of a gateway. What moves money is in the audit log."""
+
+    def __init__(self, purse: Purse, store: AccountStore) -> None:
+        self._purse = purse
+        self._store = store
+
+    # --- the wallet ------------------------------------------------------------------------------------------
+
+    def deposit(self, who: Principal, amount: str, *, key: str) -> Balance:
+        """As `net.wallet.deposit`, once for each `key`. Raises LedgerConflict where the key came with another amount.
+
+        The network holds the key of its first admin's wallet alone: NotAllowed for others.
+        """
+        self._must_hold(who)
+        found = self._purse.settlement.deposit(amount, key=f"{who.user_id}:{key}")
+        self._log(who, "wallet.deposit", who.user_id, amount=amount, key=key)
+        return found
+
+    def withdraw(self, who: Principal, amount: str, *, key: str) -> Balance:
+        """As `net.wallet.withdraw`, once for each `key`. Raises as `deposit`."""
+        self._must_hold(who)
+        found = self._purse.settlement.withdraw(amount, key=f"{who.user_id}:{key}")
+        self._log(who, "wallet.withdraw", who.user_id, amount=amount, key=key)
+        return found
+
+    def finish_withdrawal(self, who: Principal, *, key: str) -> Balance:
+        """As `net.wallet.finish_withdrawal`, once for each `key`. Raises as `deposit`."""
+        self._must_hold(who)
+        found = self._purse.settlement.finish_withdrawal(key=f"{who.user_id}:{key}")
+        self._log(who, "wallet.withdraw", who.user_id, key=key)
+        return found
+
+    def on_chain(self, who: Principal) -> Wei:
+        """Wei of ROS that the user's address has outside the escrow; 0 without an address."""
+        who.require("wallet:read")
+        address = self._purse.books.ledger.address_of(who.user_id)
+        return Wei(0) if address is None else self._purse.settlement.chain.tokens_of(address)
+
+    def _must_hold(self, who: Principal) -> None:
+        who.require("wallet:write")
+        if who.user_id != LOCAL_USER:
+            raise NotAllowed(
+                "the network holds the key of its first admin's wallet alone; deposit into the escrow from your own "
+                "address, or ask an admin of the network for credit"
+            )
+
+    # --- what was earned -------------------------------------------------------------------------------------
+
+    def earnings(self, who: Principal, owner: str | None) -> Earnings:
+        """As `net.earnings`, of the user's own address; of any other for admins of the network. Raises NotFound."""
+        who.require("wallet:read")
+        own = self._purse.books.ledger.address_of(who.user_id)
+        wanted = own if owner is None else check_address(owner, name="owner")
+        if wanted is None:
+            raise NotFound("this user has no address on the chain, so no worker earns for it; name an owner")
+        if wanted != own and not self._operates(who):
+            raise NotFound(f"{wanted} is not this user's address")
+        return self._purse.earnings.of(Address(wanted))
+
+    def claim(self, who: Principal, owner: str | None) -> Wei:
+        """As `net.earnings.claim`. The contract pays the owner, whoever asks."""
+        who.require("wallet:write")
+        earnings = self.earnings(who, owner)
+        paid = earnings.claim()
+        self._log(who, "earnings.claim", earnings.owner, wei=str(paid))
+        return paid
+
+    # --- accounting ------------------------------------------------------------------------------------------
+
+    def settle(self, who: Principal) -> Settled | None:
+        """As `net.billing.settle`."""
+        who.require(_OPERATE)
+        found = self._purse.billing.settle()
+        if found is not None:
+            self._log(who, "settlement.settle", str(found.epoch), root=found.root)
+        return found
+
+    def pay_out(self, who: Principal, minimum: str | None) -> PaidOut:
+        """As `net.billing.pay_out`."""
+        who.require(_OPERATE)
+        found = self._purse.billing.pay_out(minimum)
+        if found.paid:
+            self._log(who, "settlement.pay_out", str(found.epoch), wei=str(found.total_wei))
+        return found
+
+    def reconcile(self, who: Principal) -> Reconciliation:
+        """As `net.billing.reconcile`."""
+        who.require(_OPERATE)
+        return self._purse.billing.reconcile()
+
+    def prove(self, who: Principal, usage_id: str) -> Proof:
+        """As `net.billing.prove`, of the user's own use; an admin of the network proves everybody's.
+
+        What a stranger can verify names other users' requests of the same workers, so `export` is for those admins.
+        Raises NotProvable for what is not the user's, as for what is not there.
+        """
+        who.require("usage:read")
+        operates = self._operates(who)
+        usage = self._purse.books.ledger.usage_of(usage_id)
+        if usage is None or not (operates or usage.user_id == who.user_id):
+            raise NotProvable(f"the ledger has no usage {usage_id!r}; net.billing.usage() lists what it has")
+        found = self._purse.billing.prove(usage_id)
+        return found if operates else Proof(found.usage, found.links, None)
+
+    def refund(self, who: Principal, usage_id: str, reason: str, amount: str | None) -> CreditNote:
+        """As `net.billing.refund`, of everybody's use. Raises NotAllowed to all but admins of the network."""
+        who.require(_OPERATE)
+        note = self._purse.billing.refund(usage_id, reason, amount=amount)
+        self._log(who, "usage.refund", usage_id, wei=str(note.amount_wei), note=note.id)
+        return note
+
+    @staticmethod
+    def _operates(who: Principal) -> bool:
+        return who.operator and _OPERATE in who.scopes
+
+    def _log(self, who: Principal, action: str, object: str, **detail: str) -> None:  # noqa: A002
+        now = self._purse.books.ledger.now()
+
+        def run(connection: Connection) -> None:
+            record(
+                connection, at=now, organisation_id=who.organisation_id, actor=who.user_id, action=action,
+                object=object, detail=detail,
+            )  # fmt: skip
+
+        self._store.transact(run)

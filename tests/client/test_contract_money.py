@@ -1,0 +1,172 @@
+"""What a `Network` promises of money, in this process and through a gateway: each case runs on all ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.billing.verify import verified, verify
+from rios.words.errors import (
+    BudgetExceeded,
+    InvalidAmount,
+    InvalidRequest,
+    LedgerConflict,
+    NotProvable,
+)
+from rios.words.money import WEI_PER_ROS
+from tests.client.conftest import Both
+
+PROMPT = "It was a fine morning,"
+
+
+@pytest.fixture(scope="module")
+def used(model: Any) -> Any:
+    """A request of the network, in each way its own."""
+    return model.generate(PROMPT, max_new_tokens=5)
+
+
+def test_deposits_and_withdrawals(network: Any) -> None:
+    before, outside = network.wallet.balance, network.wallet.on_chain
+    found = network.wallet.deposit("3 ROS")
+    assert found.deposited_wei - before.deposited_wei == 3 * WEI_PER_ROS
+    assert network.wallet.deposited == found.deposited_wei
+    assert outside - network.wallet.on_chain == 3 * WEI_PER_ROS
+    back = network.wallet.withdraw("1 ROS")
+    assert found.deposited_wei - back.deposited_wei == WEI_PER_ROS
+    assert outside - network.wallet.on_chain == 2 * WEI_PER_ROS
+    assert network.wallet.address.startswith("0x")
+    for amount in ("0 ROS", "1e9 ROS", 10**30):
+        with pytest.raises((InvalidRequest, InvalidAmount)):
+            network.wallet.deposit(amount)
+        with pytest.raises((InvalidRequest, InvalidAmount)):
+            network.wallet.withdraw(amount)
+    for amount in (-1, 1.5, "1 USD", True):
+        with pytest.raises(InvalidAmount):
+            network.wallet.deposit(amount)
+
+
+def test_an_estimate_bounds_the_price(network: Any, model: Any, used: Any) -> None:
+    found = network.billing.estimate(model, prompt_tokens=used.usage.prompt_tokens, max_new_tokens=5)
+    spent = sum(network.billing.usage(request_id=used.request_id)["amount_wei"])
+    assert 0 < found.lowest_wei <= found.expected_wei <= found.highest_wei
+    assert found.lowest_wei <= spent <= found.highest_wei
+    assert [line.line for line in found.lines][0].startswith("expert:")
+    nothing = network.billing.estimate(model, prompt_tokens=1, max_new_tokens=0)
+    assert nothing.highest_wei == 0
+    for wrong in ({"prompt_tokens": 0}, {"prompt_tokens": -1}, {"prompt_tokens": 1.5}, {"prompt_tokens": True}):
+        with pytest.raises(InvalidRequest):
+            network.billing.estimate(model, **wrong)
+    assert network.billing.price_book.lines["tokens_in"].price(10**6) > 0
+
+
+def test_settle_prove_and_reconcile(network: Any, used: Any, both: Both, tmp_path: Path) -> None:
+    usage = network.billing.usage(request_id=used.request_id)
+    record = usage[usage["resource"] == "tokens_out"].iloc[0]["usage_id"]
+    open_proof = network.billing.prove(record)
+    assert {link.state for link in open_proof.links} == {"ok", "pending"}
+    assert open_proof.export is None
+    with pytest.raises(NotProvable):
+        network.billing.export(record, tmp_path / "early.json")
+    settled = network.billing.settle()
+    assert settled == network.billing.settle(), "again is the same"
+    assert settled.total_wei > 0
+    assert settled.root.startswith("0x")
+    assert settled.final
+    proof = network.billing.prove(record)
+    assert proof.verified
+    assert [link.name for link in proof.links][0] == "document"
+    file = network.billing.export(record, tmp_path / "export.json")
+    chain = both.local.billing._settlement.chain
+    assert verified(verify(json.loads(file.read_text()), chain_view=chain))
+    reconciled = network.billing.reconcile()
+    assert reconciled.sound
+    assert reconciled.difference_wei == 0
+    assert len(reconciled.checks) >= 6
+    with pytest.raises(NotProvable):
+        network.billing.prove("none")
+
+
+def test_earnings_are_claimed(network: Any, used: Any) -> None:
+    network.billing.settle()
+    before = network.earnings.now
+    assert before.owner == network.earnings.owner == network.wallet.address, "the worker is the wallet's own"
+    assert before.earned_wei >= before.claimable_wei > 0
+    outside = network.wallet.on_chain
+    paid = network.earnings.claim()
+    assert network.wallet.on_chain - outside == paid == before.claimable_wei
+    assert network.earnings.claim() == 0, "nothing is paid twice"
+    after = network.earnings.now
+    assert (after.claimable_wei, after.claimed_wei) == (0, before.claimed_wei + paid)
+    frame = network.earnings.of(before.owner).to_frame()
+    assert sum(frame["wei"]) >= after.earned_wei, "refunds are taken off what was earned, not off the use"
+    assert list(frame.columns) == ["worker", "model", "resource", "wei", "ros"]
+
+
+def test_owners_are_paid_out(network: Any, model: Any) -> None:
+    model.generate(PROMPT, max_new_tokens=2)
+    network.billing.settle()
+    nobody = network.billing.pay_out("1000000 ROS")
+    assert dict(nobody.paid) == {}
+    found = network.billing.pay_out(0)
+    assert found.total_wei == sum(found.paid.values()) > 0
+    assert found.paid[network.wallet.address] > 0
+    assert found.txs
+    assert network.billing.pay_out(0).total_wei == 0
+
+
+def test_a_refund(network: Any, model: Any) -> None:
+    found = model.generate(PROMPT, max_new_tokens=3)
+    usage = network.billing.usage(request_id=found.request_id)
+    row = usage.iloc[usage["amount_wei"].astype(object).argmax()]
+    balance = network.billing.balance.wei
+    note = network.billing.refund(row["usage_id"], "it was wrong")
+    assert note.amount_wei == row["amount_wei"] == network.billing.balance.wei - balance
+    assert note == network.billing.refund(row["usage_id"], "it was wrong"), "one note, however often it is asked for"
+    with pytest.raises(LedgerConflict):
+        network.billing.refund(row["usage_id"], "another reason")
+    with pytest.raises(InvalidRequest):
+        network.billing.refund(row["usage_id"], "  ")
+    with pytest.raises(InvalidRequest):
+        network.billing.refund("none", "there is none")
+
+
+def test_an_invoice_adds_up(network: Any, used: Any) -> None:
+    period = f"{network.billing.usage(request_id=used.request_id)['time'].iloc[0]:%Y-%m}"
+    found = network.billing.invoice(period)
+    lines = sum(int(line["amount_wei"]) for line in found.document["lines"])
+    assert lines - int(found.document["refunded_wei"]) == int(found.document["total_wei"]) > 0
+    assert found == network.billing.invoice(period), "the first one issued stays"
+    assert found.period == period
+    for wrong in ("2026-13", "month", ""):
+        with pytest.raises(InvalidRequest):
+            network.billing.invoice(wrong)
+
+
+def test_a_hard_budget_refuses(network: Any, model: Any) -> None:
+    spent = network.billing.costs("day").total_wei
+    network.billing.budget(spent + 1, period="total", alerts=("50%", 0.9))
+    try:
+        with pytest.raises(BudgetExceeded):
+            model.generate(PROMPT, max_new_tokens=50)
+        (found,) = network.billing.budgets
+        assert (found.alerts_bp, found.hard, found.held_wei) == ((5_000, 9_000), True, 0)
+    finally:
+        network.billing.budget(None, period="total")
+    assert isinstance(network.billing.alerts, list)
+    with pytest.raises(InvalidRequest):
+        network.billing.budget("1 ROS", alerts=("200%",))
+
+
+def test_placement_is_shown(model: Any) -> None:
+    found = model.placement
+    assert found.model == "demo"
+    assert {name for row in found.holders for hosts in row for name in hosts} == {"worker-0"}
+    assert found.trunk == "worker-0"
+    assert found.trunk_pid > 0
+    assert sum(map(sum, found.load)) > 0
+    assert "The trunk runs on worker-0." in found.explain()
+    assert len(found.to_frame()) == sum(len(row) for row in found.holders)
+    assert "worker-0" in repr(found)
