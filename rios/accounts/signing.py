@@ -17,6 +17,7 @@ from joserfc.jws import JWSRegistry
 from rios.words.errors import NotSignedIn
 
 ALGORITHM = "Ed25519"
+ACCESS = "at+jwt"
 _KEPT = 2  # the key before last signed tokens that have all expired
 _REGISTRY = JWSRegistry(algorithms=[ALGORITHM])
 
@@ -42,10 +43,10 @@ class Signer:
         """The id of the key that signs now."""
         return str(self._keys[0].kid)
 
-    def sign(self, claims: dict[str, Any]) -> str:
-        """The token that says `claims`."""
+    def sign(self, claims: dict[str, Any], *, kind: str = ACCESS) -> str:
+        """The token that says `claims`. kind: its type, so that what is no access token is never taken for one."""
         key = self._keys[0]
-        return jwt.encode({"alg": ALGORITHM, "kid": key.kid, "typ": "at+jwt"}, claims, key, registry=_REGISTRY)
+        return jwt.encode({"alg": ALGORITHM, "kid": key.kid, "typ": kind}, claims, key, registry=_REGISTRY)
 
     def verify(self, token: str) -> dict[str, Any]:
         """The claims of a token that one of the keys signed. Raises NotSignedIn: what they say is not looked at."""
@@ -59,7 +60,7 @@ class Signer:
     def _key_of(self, guest: Any) -> OKPKey:
         headers = guest.headers()
         for key in self._keys:
-            if headers.get("kid") == key.kid and headers.get("typ") == "at+jwt":
+            if headers.get("kid") == key.kid and headers.get("typ") == ACCESS:
                 return key
         raise ValueError("no such key")
 

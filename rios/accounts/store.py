@@ -39,54 +39,61 @@ class AccountStore:
 
     def organisation(self, organisation_id: str) -> Organisation | None:
         """An organisation, or None."""
-        row = self._first(m.OrganisationRow, m.OrganisationRow.id == organisation_id)
+        row = self.row(m.OrganisationRow, m.OrganisationRow.id == organisation_id)
         return None if row is None else Organisation(**row)
 
     def organisations(self) -> list[Organisation]:
         """All organisations by name."""
-        return [Organisation(**row) for row in self._all(m.OrganisationRow, order=m.OrganisationRow.name)]
+        return [Organisation(**row) for row in self.rows(m.OrganisationRow, order=m.OrganisationRow.name)]
+
+    def members(self, organisation_id: str) -> int:
+        """How many living users an organisation has."""
+        row = m.PersonRow
+        wanted = select(func.count()).where(row.organisation_id == organisation_id, row.closed_at.is_(None))
+        with self._database.reading() as connection:
+            return connection.scalar(wanted) or 0
 
     def user(self, user_id: str) -> User | None:
         """A user, or None."""
-        row = self._first(m.PersonRow, m.PersonRow.id == user_id)
+        row = self.row(m.PersonRow, m.PersonRow.id == user_id)
         return None if row is None else _user(row)
 
     def credentials(self, login: str) -> RowMapping | None:
         """What decides whether somebody may sign in as `login`; None for nobody."""
-        return self._first(m.PersonRow, m.PersonRow.login == login)
+        return self.row(m.PersonRow, m.PersonRow.login == login)
 
     def guess(self, mark: bytes) -> RowMapping | None:
         """How often a password was guessed wrongly, and until when nobody may try; None where nobody did."""
-        return self._first(GuessRow, GuessRow.fingerprint == mark)
+        return self.row(GuessRow, GuessRow.fingerprint == mark)
 
     def users(self, organisation_id: str, *, after: str = "", limit: int) -> list[User]:
         """The users of an organisation by id, those after `after`."""
         row = m.PersonRow
         wanted = (row.organisation_id == organisation_id, row.id > after)
-        return [_user(found) for found in self._all(row, *wanted, order=row.id, limit=limit)]
+        return [_user(found) for found in self.rows(row, *wanted, order=row.id, limit=limit)]
 
     # --- keys and sessions -----------------------------------------------------------------------------------
 
     def key_by_fingerprint(self, fingerprint: bytes) -> ApiKey | None:
         """The key that a secret belongs to, or None."""
-        row = self._first(m.ApiKeyRow, m.ApiKeyRow.fingerprint == fingerprint)
+        row = self.row(m.ApiKeyRow, m.ApiKeyRow.fingerprint == fingerprint)
         return None if row is None else _key(row)
 
     def keys(self, user_id: str) -> list[ApiKey]:
         """The keys of a user, oldest first."""
         row = m.ApiKeyRow
-        return [_key(found) for found in self._all(row, row.user_id == user_id, order=row.created_at)]
+        return [_key(found) for found in self.rows(row, row.user_id == user_id, order=row.created_at)]
 
     def session(self, session_id: str) -> Session | None:
         """A session, or None."""
-        row = self._first(m.SessionRow, m.SessionRow.id == session_id)
+        row = self.row(m.SessionRow, m.SessionRow.id == session_id)
         return None if row is None else _session(row)
 
     def sessions(self, user_id: str, *, at: int) -> list[Session]:
         """The sessions of a user that are alive at `at`, oldest first."""
         row = m.SessionRow
         wanted = (row.user_id == user_id, row.revoked_at.is_(None), row.expires_at > at)
-        return [_session(found) for found in self._all(row, *wanted, order=row.created_at)]
+        return [_session(found) for found in self.rows(row, *wanted, order=row.created_at)]
 
     def touch_key(self, key_id: str, *, at: int) -> None:
         """Keep when a key was used last."""
@@ -99,7 +106,7 @@ class AccountStore:
         """What an organisation, or any, wants deployed: id, organisation_id, name, specification, created_by/at."""
         row = m.DeploymentRow
         wanted = () if organisation_id is None else (row.organisation_id == organisation_id,)
-        found = self._all(row, *wanted, order=row.created_at)
+        found = self.rows(row, *wanted, order=row.created_at)
         return [{**one, "specification": json.loads(one["specification"])} for one in found]
 
     # --- the audit log ---------------------------------------------------------------------------------------
@@ -112,17 +119,19 @@ class AccountStore:
         wanted = [row.seq > after]
         if organisation_id is not None:
             wanted.append(row.organisation_id == organisation_id)
-        return [_entry(found) for found in self._all(row, *wanted, order=row.seq, limit=limit)]
+        return [_entry(found) for found in self.rows(row, *wanted, order=row.seq, limit=limit)]
 
     # --- how questions are put -------------------------------------------------------------------------------
 
-    def _first(self, table: Any, *wanted: ColumnElement[bool]) -> RowMapping | None:
+    def row(self, table: Any, *wanted: ColumnElement[bool]) -> RowMapping | None:
+        """The first row of `table` for which all of `wanted` hold, or None."""
         with self._database.reading() as connection:
             return first(connection, table, *wanted)
 
-    def _all(
+    def rows(
         self, table: Any, *wanted: ColumnElement[bool], order: Any, limit: int | None = None
     ) -> Iterator[RowMapping]:
+        """The rows of `table` for which all of `wanted` hold, in this order."""
         query = select(table.__table__).where(*wanted).order_by(order).limit(limit)
         with self._database.reading() as connection:
             yield from connection.execute(query).mappings().all()

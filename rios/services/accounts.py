@@ -17,6 +17,9 @@ from rios.accounts.signing import Signer
 from rios.accounts.store import AccountStore, add, change, first, must, must_be_new, record
 from rios.accounts.values import Organisation, Principal, User
 from rios.services.books import LOCAL_USER
+from rios.services.guesses import forgive
+from rios.services.mail import INVITE, check_email, send
+from rios.services.people import forget_person
 from rios.services.tokens import Tokens, new_key
 from rios.storage.models import ApiKeyRow, OrganisationRow, PersonRow, SessionRow
 from rios.words.errors import InvalidRequest, NotAllowed, NotFound, NotSignedIn
@@ -24,6 +27,7 @@ from rios.words.errors import InvalidRequest, NotAllowed, NotFound, NotSignedIn
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from rios.billing.ledger.batch import Batch
     from rios.billing.ledger.ledger import Ledger
 
 FIRST_ORGANISATION = "network"
@@ -44,6 +48,8 @@ class Accounts:
         self.signer = Signer(None if home is None else home / "keys" / "tokens.json")
         self.tokens = Tokens(self.store, self.signer, issuer=issuer, clock=ledger.now)
         self._ledger = ledger
+        self.ledger = ledger
+        self.now = ledger.now
 
     # --- the first admin -------------------------------------------------------------------------------------
 
@@ -98,28 +104,75 @@ class Accounts:
 
         return self.store.transact(run)
 
+    def organisation(self, who: Principal) -> tuple[Organisation, int]:
+        """The own organisation, and how many members it has."""
+        found = self.store.organisation(who.organisation_id)
+        assert found is not None
+        return found, self.store.members(who.organisation_id)
+
+    def rename_organisation(self, who: Principal, name: str) -> tuple[Organisation, int]:
+        """Give the own organisation another name. Raises AlreadyExists, InvalidRequest."""
+        who.require("users:write")
+        named, now = _named(name), self._ledger.now()
+
+        def run(connection: Connection) -> None:
+            other = (OrganisationRow.name == named, OrganisationRow.id != who.organisation_id)
+            must_be_new(first(connection, OrganisationRow, *other), f"an organisation {named!r}")
+            change(connection, OrganisationRow, who.organisation_id, name=named)
+            _log(connection, who, now, "organisation.rename", who.organisation_id)
+
+        self.store.transact(run)
+        return self.organisation(who)
+
     # --- users -----------------------------------------------------------------------------------------------
 
     def create_user(
-        self, who: Principal, login: str, *, role: str, name: str = "", password: str | None = None
+        self,
+        who: Principal,
+        login: str,
+        *,
+        role: str,
+        name: str = "",
+        password: str | None = None,
+        email: str | None = None,
+        url: str = "",
     ) -> tuple[User, str]:
         """A new user of the organisation, and a first key with all that the role may.
 
-        Raises NotAllowed where the role may more than the asking token: nobody gives what he does not have.
+        email: an invitation is sent there, with a link to choose a password; url: where that leads. Raises NotAllowed
+        where the role may more than the asking token: nobody gives what he does not have.
         """
         who.require("users:write")
         scopes = _may_give(who, role)
         kept = None if password is None else hash_password(password)
         wanted, now = _login(login), self._ledger.now()
+        address = None if email is None else check_email(email)
 
-        def run(connection: Connection) -> tuple[User, str]:
+        def run(batch: Batch) -> tuple[User, str]:
+            connection = batch.connection
             must_be_new(first(connection, PersonRow, PersonRow.login == wanted), f"a user {wanted!r}")
-            user = _add_person(connection, _new_id(), who.organisation_id, wanted, name, role, kept, now)
+            user = _add_person(
+                connection, _new_id(), who.organisation_id, wanted, name, role, kept, now, email=address
+            )
+            if address is not None:
+                send(batch, INVITE, user.id, url, now)
             _, secret = new_key(connection, user.id, "first token", scopes, now)
             _log(connection, who, now, "user.create", user.id, role=role)
             return user, secret
 
-        return self.store.transact(run)
+        return self._ledger.transact(run, alone=True)
+
+    @staticmethod
+    def add_from_outside(
+        connection: Connection, organisation_id: str, login: str, name: str, role: str, now: int
+    ) -> str:
+        """Write a user who signs in through another provider, without password and key; its id."""
+        user = _add_person(connection, _new_id(), organisation_id, login, name.strip(), role, None, now)
+        record(
+            connection, at=now, organisation_id=organisation_id, actor=user.id, action="user.create", object=user.id,
+            detail={"role": role},
+        )  # fmt: skip
+        return user.id
 
     def users(self, who: Principal, *, after: str = "", limit: int = 100) -> list[User]:
         """The users of the organisation by id, those after `after`."""
@@ -158,13 +211,26 @@ class Accounts:
         Raises NotFound, and NotAllowed for the last admin.
         """
         who.require("users:write")
+        self._close(who, user_id)
+
+    def close_own(self, who: Principal) -> None:
+        """The same of oneself, for which no right is needed."""
+        self._close(who, who.user_id)
+
+    def _close(self, who: Principal, user_id: str) -> None:
         now = self._ledger.now()
 
         def run(connection: Connection) -> None:
             row = _of(connection, who, user_id)
             if row["role"] == ADMIN:
                 _not_the_last(connection, who.organisation_id)
-            change(connection, PersonRow, user_id, login=f"closed:{user_id}", name="", password=None, closed_at=now)
+            change(
+                connection, PersonRow, user_id, login=f"closed:{user_id}", name="", password=None, closed_at=now,
+                email=None, email_confirmed_at=None, profile=None,
+            )  # fmt: skip
+            forget_person(connection, user_id)
+            forgive(connection, row["login"])
+            connection.execute(update(ApiKeyRow).where(ApiKeyRow.user_id == user_id).values(name=""))
             for table in (ApiKeyRow, SessionRow):
                 living = update(table).where(table.user_id == user_id, table.revoked_at.is_(None))
                 connection.execute(living.values(revoked_at=now))
@@ -253,15 +319,17 @@ def _add_person(
     role: str,
     password: str | None,
     now: int,
+    *,
+    email: str | None = None,
 ) -> User:
     named = _named(name) if name else ""
     add(
         connection, PersonRow, id=user_id, organisation_id=organisation_id, login=login, name=named, role=role,
-        password=password, created_at=now, closed_at=None,
+        password=password, created_at=now, closed_at=None, email=email, email_confirmed_at=None, profile=None,
     )  # fmt: skip
     return User(
         id=user_id, organisation_id=organisation_id, login=login, name=named, role=role, created_at=now,
-        closed_at=None, has_password=password is not None,
+        closed_at=None, has_password=password is not None, email=email,
     )  # fmt: skip
 
 

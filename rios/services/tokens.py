@@ -96,20 +96,25 @@ class Tokens:
             raise NotSignedIn(_UNKNOWN)
         if key.last_used_at is None or now - key.last_used_at > _USED_EVERY_US:
             self._store.touch_key(key.id, at=now)
-        return self._principal(self._store.user(key.user_id), key.scopes, key.id), ends_at
+        return self.principal(self._store.user(key.user_id), key.scopes, key.id), ends_at
+
+    def claims(self, token: str) -> Claims:
+        """What an access token says, if this gateway signed it and it is not over. Raises NotSignedIn."""
+        return Claims.checked(self._signer.verify(token), issuer=self._issuer, now_s=self._clock() // SECOND)
 
     def _by_session(self, token: str) -> tuple[Principal, int]:
         now = self._clock()
-        claims = Claims.checked(self._signer.verify(token), issuer=self._issuer, now_s=now // SECOND)
+        claims = self.claims(token)
         session = self._store.session(claims.session)
         if session is None or session.revoked_at is not None or session.user_id != claims.subject:
             raise NotSignedIn(_UNKNOWN)
         user = self._store.user(session.user_id)
         if session.expires_at <= now:
             raise NotSignedIn(_UNKNOWN)
-        return self._principal(user, claims.scopes & session.scopes, session.id), claims.expires_at_s * SECOND
+        return self.principal(user, claims.scopes & session.scopes, session.id), claims.expires_at_s * SECOND
 
-    def _principal(self, user: User | None, scopes: frozenset[str], by: str) -> Principal:
+    def principal(self, user: User | None, scopes: frozenset[str], by: str) -> Principal:
+        """What a user may with a key or session of these scopes. Raises NotSignedIn where the user is closed."""
         if user is None or user.closed_at is not None:
             raise NotSignedIn(_UNKNOWN)
         organisation = self._store.organisation(user.organisation_id)
