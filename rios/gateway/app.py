@@ -4,22 +4,43 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 import rios
 from rios.gateway import errors
+from rios.gateway.document import described
 from rios.gateway.limits import Limits
 from rios.gateway.metrics import Metrics
+from rios.gateway.once import Idempotent
 from rios.gateway.protect import Protect
-from rios.gateway.routes import accounts, health, jobs, models, money, openai, treasury
+from rios.gateway.routes import (
+    accounts,
+    health,
+    jobs,
+    models,
+    money,
+    oauth,
+    openai,
+    own,
+    pages,
+    sign_in,
+    treasury,
+)
 from rios.gateway.runs import Runs
 from rios.gateway.settings import GatewaySettings
+from rios.gateway.signing_in import signing_in
 from rios.services.gate import Gate
+from rios.services.oauth import OAuth
+from rios.services.published import Publisher
 
 PUBLIC = frozenset(
     {
+        ("GET", "/"),
+        ("GET", "/docs"),
+        ("GET", "/static/{name}"),
+        ("GET", "/v1/network"),
         ("GET", "/live"),
         ("GET", "/ready"),
         ("GET", "/metrics"),
@@ -27,11 +48,18 @@ PUBLIC = frozenset(
         ("GET", "/v1/roles"),
         ("POST", "/v1/sessions"),
         ("POST", "/v1/sessions/refresh"),
+        ("GET", "/.well-known/oauth-authorization-server"),
+        ("GET", "/.well-known/openid-configuration"),
+        ("POST", "/oauth/token"),
+        *sign_in.PAGES,
     }
 )
 """The only routes without a token."""
 
-ROUTERS = tuple(module.router for module in (health, openai, models, jobs, money, treasury, accounts))
+ROUTERS = tuple(
+    module.router
+    for module in (pages, health, openai, models, jobs, money, treasury, own, accounts, oauth, sign_in)
+)
 
 
 def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
@@ -39,7 +67,8 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        with signing_in(app):
+            yield
         await app.state.runs.close()
 
     app = FastAPI(
@@ -51,13 +80,18 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.gate = gate
     app.state.settings = settings
     app.state.limits = limits
+    app.state.oauth = OAuth(gate.accounts)
+    app.state.openid = None
+    app.state.publisher = Publisher(gate)
     app.state.metrics = metrics
     app.state.runs = Runs(settings.running_max, settings.waiting_max, metrics)
     app.state.jobs = jobs.Jobs(settings.jobs_max, settings.job_kept_s)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.add_middleware(Idempotent)
     app.add_middleware(Protect, settings=settings, limits=limits, metrics=metrics)
+    app.openapi = partial(described, app, ROUTERS)  # type: ignore[method-assign]
     assert not unguarded(app), unguarded(app)
     return app
 
@@ -70,12 +104,3 @@ def unguarded(app: FastAPI) -> list[tuple[str, str]]:
         for method, operation in operations.items()
         if "security" not in operation and (method.upper(), path) not in PUBLIC
     )
-
-
-def scope_of(route: APIRoute) -> str | None:
-    """The scope that a route needs; None where it asks for no token."""
-    for dependency in route.dependant.dependencies:
-        found: str | None = getattr(dependency.call, "scope", None)
-        if found is not None:
-            return found
-    return None

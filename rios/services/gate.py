@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from rios.services.accounts import Accounts
 from rios.services.gate_file import read_file
 from rios.services.network import Network
+from rios.services.once import Once
 from rios.services.tenancy import Tenancy
 from rios.services.tenant_money import TenantMoney
 
@@ -20,6 +21,11 @@ class Gate:
     network: Network
     accounts: Accounts
     tenancy: Tenancy
+    once: Once = field(init=False)
+    """What is done once for each Idempotency-Key."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "once", Once(self.tenancy.ledger))
 
     @classmethod
     def open(cls, network: Network, *, models: Path | None = None) -> Self:
@@ -35,6 +41,7 @@ class Gate:
     def close(self) -> None:
         """End what was begun here; the network goes on."""
         self.tenancy.close()
+        self.once.close()
 
 
 def first_token(accounts: Accounts, home: Path) -> str:

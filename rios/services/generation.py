@@ -141,15 +141,17 @@ class Model:
             return iter(())
         return job.stream(timeout)
 
-    def submit(self, prompt: Prompt, **params: Any) -> Job:
+    def submit(self, prompt: Prompt, *, request_id: str | None = None, **params: Any) -> Job:
         """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`.
+
+        request_id: what it is called in the ledger, never used before; made up without.
 
         A job whose status is "paused" waits for money: see `generate`.
         """
         ids, wanted = self._prepared(one_of(prompt, "submit"), params)
         if wanted.max_new_tokens == 0:
             raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
-        return self._submitted([(ids, wanted)])[0]
+        return self._submitted([(ids, wanted)], request_id)[0]
 
     def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
         """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
@@ -168,9 +170,11 @@ class Model:
             return [Completion(text, (), "length", Usage(len(ids), 0, 0, 0, 0), timing) for ids, _ in prepared]
         return self._submitted(prepared)
 
-    def _submitted(self, prepared: Sequence[tuple[list[int], SamplingParams]]) -> list[Job]:
+    def _submitted(
+        self, prepared: Sequence[tuple[list[int], SamplingParams]], request_id: str | None = None
+    ) -> list[Job]:
         """Hold the highest prices, all or none, then send the requests, which begin together."""
-        asked = [Asked(uuid.uuid4().hex, len(ids), params.max_new_tokens) for ids, params in prepared]
+        asked = [Asked(request_id or uuid.uuid4().hex, len(ids), params.max_new_tokens) for ids, params in prepared]
         tabs = self._charging.open(asked, self._work, self.hosts)
         try:
             jobs = self._deployment.generator.submit_all(

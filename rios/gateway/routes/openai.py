@@ -15,6 +15,7 @@ from rios.accounts.values import Principal
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.choices import ChatShape, Choices, CompletionShape, Shape
 from rios.gateway.events import EventStream, unless_gone
+from rios.gateway.once import request_id
 from rios.gateway.openai_schemas import ChatRequest, CompletionRequest, Sampling
 from rios.services.generation import Model
 from rios.services.tenancy import SERVING, Deployed, chat_ids
@@ -84,11 +85,11 @@ async def _answer(
 
     def submits() -> tuple[Model, list[Any]]:
         model = gate.tenancy.model(who, body.model)
-        found = [
-            partial(model.submit, ids, **body.sampling(place, max_new_tokens=max_tokens(model, ids)), **extra)
-            for ids in prompts(model)
-            for place in range(body.n or 1)
-        ]
+        found = []
+        for ids in prompts(model):
+            for place in range(body.n or 1):
+                wanted = {**body.sampling(place, max_new_tokens=max_tokens(model, ids)), **extra}
+                found.append(partial(model.submit, ids, request_id=request_id(request, len(found)), **wanted))
         return model, found
 
     async def start() -> Choices:
