@@ -26,6 +26,7 @@ def test_the_manual_is_complete() -> None:
         "03_placement",
         "04_billing",
         "05_settlement",
+        "07_gateway",
     ]
 
 

@@ -98,6 +98,15 @@ class RemoteNetwork:
                 raise DeadlineExceeded(f"{found} of {count} workers serve at {self.address}; ask its admin for more")
             time.sleep(_LOOK_S)
 
+    def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None, **params: Any) -> Any:
+        """What any route of the gateway answers, such as `net.ask("GET", "/v1/users")`: see its page /docs.
+
+        key: an idempotency key, with which a POST is repeated after a lost connection. Raises as all verbs do.
+        """
+        headers = {} if key is None else {"Idempotency-Key": key}
+        more = {} if body is None else {"json": body}
+        return self._http.ask(method, path, headers=headers, params=params, **more)
+
     def close(self) -> None:
         """Close the connections. What is deployed stays."""
         self._closed = True

@@ -106,6 +106,11 @@ class Books:
                 )
             return self._chain
 
+    @property
+    def started_chain(self) -> NetworkChain | None:
+        """The chain where it was asked for already; nobody waits, and nothing is started."""
+        return self._chain
+
     def _open(self) -> None:
         try:
             from rios.billing.ledger.ledger import Ledger

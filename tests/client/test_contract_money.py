@@ -53,7 +53,7 @@ def test_an_estimate_bounds_the_price(network: Any, model: Any, used: Any) -> No
     spent = sum(network.billing.usage(request_id=used.request_id)["amount_wei"])
     assert 0 < found.lowest_wei <= found.expected_wei <= found.highest_wei
     assert found.lowest_wei <= spent <= found.highest_wei
-    assert [line.line for line in found.lines][0].startswith("expert:")
+    assert found.lines[0].line.startswith("expert:")
     nothing = network.billing.estimate(model, prompt_tokens=1, max_new_tokens=0)
     assert nothing.highest_wei == 0
     for wrong in ({"prompt_tokens": 0}, {"prompt_tokens": -1}, {"prompt_tokens": 1.5}, {"prompt_tokens": True}):
@@ -77,7 +77,7 @@ def test_settle_prove_and_reconcile(network: Any, used: Any, both: Both, tmp_pat
     assert settled.final
     proof = network.billing.prove(record)
     assert proof.verified
-    assert [link.name for link in proof.links][0] == "document"
+    assert proof.links[0].name == "document"
     file = network.billing.export(record, tmp_path / "export.json")
     chain = both.local.billing._settlement.chain
     assert verified(verify(json.loads(file.read_text()), chain_view=chain))

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.gateway.secrets_seen import searched
 from tests.gateway.servers import Door, deploy, lean, up
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_secret_is_logged() -> Iterator[None]:
+    """All logs of these tests are searched when the last of them has ended."""
+    with searched():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from rios.services.tenancy import Tenancy
 from rios.words.config import Settings
 from rios.words.errors import NoWorkers
 from tests.campaigns import ROOT
+from tests.gateway.secrets_seen import FILES
 
 START_S = 200
 UNLIMITED = GatewaySettings(burst=10**6, rate_per_s=10**6, drain_s=5)
@@ -56,6 +57,7 @@ class Door:
 def up(home: Path, *arguments: str, **variables: str) -> Iterator[Door]:
     """`rios up` as a process of its own, on a free port; ended by SIGTERM."""
     log = home.parent / f"{home.name}.log"
+    FILES.append(log)
     with log.open("ab") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "rios.cli", "up", "--port", "0", "--home", str(home), *arguments],

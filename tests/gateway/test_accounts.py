@@ -11,7 +11,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from rios.accounts import roles
-from rios.gateway.app import PUBLIC, ROUTERS, create_app, scope_of, unguarded
+from rios.gateway.app import PUBLIC, ROUTERS, create_app, unguarded
+from rios.gateway.document import scope_of
 from rios.gateway.settings import GatewaySettings
 from tests.gateway.servers import Door, problem
 

@@ -11,10 +11,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, CursorResult, Select, and_, bindparam, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.orm import aliased
 
-from rios.billing.books import PriceBook
+from rios.billing.books import TOKENS_IN, TOKENS_OUT, PriceBook
 from rios.billing.budgets import Period
 from rios.billing.ledger import audit, epochs, holds, refunds, settling
 from rios.billing.ledger.accounts import Kind, check_user, kind_of, user_account
@@ -204,6 +216,13 @@ class Queries:
         """
         wanted = select(m.UsageRow.__table__).where(*_usage_filters(filters)).order_by(m.UsageRow.at, m.UsageRow.id)
         return map(settling.as_usage, self._mappings(wanted))
+
+    def tokens(self) -> int:
+        """How many tokens all users read and wrote."""
+        row = m.UsageRow
+        # Of tokens, unlike of money, both databases can add up more than will ever be.
+        wanted = select(func.sum(cast(row.quantity, BigInteger))).where(row.resource.in_((TOKENS_IN, TOKENS_OUT)))
+        return int(self._scalar(wanted) or 0)
 
     def costs(self, by: str, **filters: Any) -> dict[str, Wei]:
         """What usage cost less what was refunded, in wei, by worker, owner, user, model, deployment, day, resource or

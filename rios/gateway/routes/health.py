@@ -19,7 +19,11 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/ready", summary="Whether requests can be served, and what is missing")
+@router.get(
+    "/ready",
+    summary="Whether requests can be served, and what is missing",
+    responses={503: {"description": "Not ready.", "content": {"application/json": {"schema": {"type": "object"}}}}},
+)
 def ready(request: Request) -> JSONResponse:
     """Asks the database and counts the workers; no model is needed."""
     gate = gate_of(request)
@@ -38,7 +42,7 @@ def ready(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
 
 
-@router.get("/metrics", summary="Counters in Prometheus' text format")
+@router.get("/metrics", summary="Counters in Prometheus' text format", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Counts of requests, generations and tokens."""
     return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")

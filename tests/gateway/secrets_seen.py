@@ -1,0 +1,52 @@
+"""Everything that gateways log while tests run, searched for what must never be in a log."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rios.words.logs import JsonFormatter
+
+SECRETS = re.compile(
+    r"rios_[a-z]{2}_[\w-]{16,}"  # API keys, refresh tokens and what else a user could sign in with
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"  # access tokens
+    r"|\$argon2|PRIVATE KEY|(?i:bearer) [\w.~+/-]{16,}|(?i:basic) [\w+/=]{16,}"
+    r"|correct horse battery"  # the password of these tests
+)
+FILES: list[Path] = []
+"""The logs of gateways that are processes of their own."""
+
+
+class _Everything(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(JsonFormatter())
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@contextmanager
+def searched() -> Iterator[list[str]]:
+    """Within, all loggers of this process are heard at DEBUG; at the end they, and the files of processes, are read."""
+    heard = _Everything()
+    root, ours = logging.getLogger(), logging.getLogger("rios")
+    level = ours.level
+    for logger in (root, ours):  # ours passes nothing on once a command has configured it
+        logger.addHandler(heard)
+    ours.setLevel(logging.DEBUG)
+    before = len(FILES)
+    try:
+        yield heard.lines
+    finally:
+        for logger in (root, ours):
+            logger.removeHandler(heard)
+        ours.setLevel(level)
+    lines = heard.lines + [line for path in FILES[before:] for line in path.read_text(errors="replace").splitlines()]
+    assert lines, "nothing was logged at all"
+    found = [f"{line[:200]} ..." for line in lines if SECRETS.search(line)]
+    assert not found, f"{len(found)} lines of {len(lines)} have a secret in them: {found[:3]}"
