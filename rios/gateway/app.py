@@ -11,7 +11,7 @@ from fastapi import FastAPI
 import rios
 from rios.gateway import errors
 from rios.gateway.document import described
-from rios.gateway.limits import Limits
+from rios.gateway.limits import limiter
 from rios.gateway.metrics import Metrics
 from rios.gateway.once import Idempotent
 from rios.gateway.protect import Protect
@@ -30,6 +30,7 @@ from rios.gateway.routes import (
 )
 from rios.gateway.runs import Runs
 from rios.gateway.settings import GatewaySettings
+from rios.gateway.shared import shared_parts
 from rios.gateway.signing_in import signing_in
 from rios.services.gate import Gate
 from rios.services.oauth import OAuth
@@ -67,19 +68,21 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with signing_in(app):
+        with signing_in(app), shared_parts(app):
             yield
         await app.state.runs.close()
+        await app.state.limits.close()
 
     app = FastAPI(
         title="rios", version=rios.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Mixture-of-experts models on pooled machines. Amounts are in wei, as text: 1 ROS is 10^18 wei.",
     )  # fmt: skip
     metrics = Metrics()
-    limits = Limits(settings.burst, settings.rate_per_s)
+    limits = limiter(settings.burst, settings.rate_per_s, redis=settings.redis)
     app.state.gate = gate
     app.state.settings = settings
     app.state.limits = limits
+    app.state.parts = limits.parts()
     app.state.oauth = OAuth(gate.accounts)
     app.state.openid = None
     app.state.publisher = Publisher(gate)

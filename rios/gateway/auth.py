@@ -13,7 +13,7 @@ from rios.accounts.values import Principal
 from rios.words.errors import NotSignedIn
 
 if TYPE_CHECKING:
-    from rios.gateway.limits import Limits
+    from rios.gateway.limits import Limiter
     from rios.services.gate import Gate
 
 _bearer = HTTPBearer(auto_error=False, description="An API key or an access token.")
@@ -25,6 +25,11 @@ def gate_of(request: Request) -> Gate:
     """What the gateway stands before."""
     found: Gate = request.app.state.gate
     return found
+
+
+def buckets_of(who: Principal) -> list[str]:
+    """The buckets of a signed-in user, besides that of the address."""
+    return [f"key:{who.by}", f"user:{who.user_id}"]
 
 
 def needs(scope: str, *, or_else: str | None = None) -> Callable[..., Awaitable[Principal]]:
@@ -42,8 +47,10 @@ def needs(scope: str, *, or_else: str | None = None) -> Callable[..., Awaitable[
         principal = tokens.known(credentials.credentials)
         if principal is None:
             principal = await run_in_threadpool(tokens.authenticate, credentials.credentials)
-        limits: Limits = request.app.state.limits
-        request.state.room = limits.take([f"key:{principal.by}", f"user:{principal.user_id}"])
+        limits: Limiter = request.app.state.limits
+        wanted = [name for name in buckets_of(principal) if name not in request.state.limited]
+        if wanted:
+            request.state.room = await limits.room(wanted)
         if scope != SIGNED_IN and or_else not in principal.scopes:
             principal.require(scope)
         return principal

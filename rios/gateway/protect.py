@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rios.accounts.values import Principal
+from rios.gateway.auth import buckets_of
 from rios.gateway.errors import answer
-from rios.gateway.limits import Limits, Room
+from rios.gateway.limits import Limiter, Room
 from rios.gateway.metrics import Metrics
 from rios.gateway.settings import GatewaySettings
 from rios.words.errors import InvalidRequest, TooManyRequests
@@ -37,7 +39,7 @@ _HEADERS = {
 class Protect:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, *, settings: GatewaySettings, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, settings: GatewaySettings, limits: Limiter, metrics: Metrics) -> None:
         self._app = app
         self._settings = settings
         self._limits = limits
@@ -72,7 +74,9 @@ class Protect:
         try:
             if scope["path"] not in UNLIMITED:
                 address = scope["client"][0] if scope.get("client") else "unknown"
-                request.state.room = self._limits.take([f"address:{address}"])
+                names = [f"address:{address}", *_known(request)]
+                request.state.room = await self._limits.room(names)
+                request.state.limited = names
             # The parser's own limit is for headers that come in pieces alone.
             if sum(len(name) + len(value) for name, value in scope["headers"]) > self._settings.header_bytes_max:
                 raise HTTPException(431, f"the headers are longer than {self._settings.header_bytes_max} bytes")
@@ -134,6 +138,15 @@ class _Body:
 
     def _too_long(self) -> HTTPException:
         return HTTPException(413, f"the body is longer than {self._settings.body_bytes_max} bytes")
+
+
+def _known(request: Request) -> list[str]:
+    """The buckets of who asks, where that is known without asking anybody: one question to Redis instead of two."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        return []
+    who: Principal | None = request.app.state.gate.accounts.tokens.known(token.strip())
+    return [] if who is None else buckets_of(who)
 
 
 def _say_room(headers: MutableHeaders, room: Room | None) -> None:

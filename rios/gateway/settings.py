@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,3 +23,25 @@ class GatewaySettings(BaseSettings):
     job_kept_s: float = Field(default=300.0, gt=0, description="An ended job can be asked for during this.")
     jobs_max: int = Field(default=10_000, gt=0, description="Jobs that are remembered at the same time.")
     proxies: str = Field(default="", description="Addresses whose X-Forwarded-For is believed, by commas.")
+    url: str = Field(default="", description="Where clients find the gateway; the address that it listens at without.")
+    mail: SecretStr = Field(
+        default=SecretStr(""), description="file:///DIRECTORY, or smtp[s]://USER:PASSWORD@HOST:PORT; files in the home."
+    )
+    mail_from: str = Field(default="rios@localhost", description="The address that mail comes from.")
+    openid_url: str = Field(default="", description="The issuer of an OpenID provider that users may sign in through.")
+    openid_client_id: str = Field(default="", description="How the gateway is known there.")
+    openid_client_secret: SecretStr = Field(default=SecretStr(""), description="The secret of that.")
+    openid_name: str = Field(default="another provider", description="What the provider is called on the page.")
+    openid_role: str = Field(
+        default="", description="The role of whoever comes from there for the first time; nobody new may without."
+    )
+    openid_ca: str = Field(default="", description="Certificate of the authority that certified the provider.")
+    redis: str | None = Field(
+        default=None, description="The Redis that gateways of a network share, such as redis://host:6379/0."
+    )
+    broker: str | None = Field(
+        default=None, description="The RabbitMQ that domain events go through, such as amqp://user@host:5672/."
+    )
+    webhook_networks: str = Field(
+        default="", description="Private networks that webhooks may reach, such as 10.1.0.0/16, by commas."
+    )

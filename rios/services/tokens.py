@@ -61,6 +61,8 @@ class Tokens:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
+        self.told: Callable[[], None] | None = None
+        """Tells other gateways that something was revoked or changed here."""
 
     # --- who is it -------------------------------------------------------------------------------------------
 
@@ -85,7 +87,13 @@ class Tokens:
         return found[0] if found is not None and fresh else None
 
     def forget(self) -> None:
-        """Look everything up again: something was revoked or changed here."""
+        """Look everything up again, here and at other gateways: something was revoked or changed here."""
+        self.heard()
+        if self.told is not None:
+            self.told()
+
+    def heard(self) -> None:
+        """Look everything up again: something was revoked or changed at another gateway."""
         with self._lock:
             self._known.clear()
 

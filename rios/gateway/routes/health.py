@@ -39,6 +39,9 @@ def ready(request: Request) -> JSONResponse:
     except RiosError as error:
         checks["workers"] = str(error)
     good = all(said == "ok" for said in checks.values())
+    # What the gateway does without, and how.
+    for part, without in request.app.state.parts:
+        checks[part.name] = "ok" if part.why is None else f"{part.why}; {without}"
     return JSONResponse({"status": "ready" if good else "not ready", "checks": checks}, 200 if good else 503)
 
 

@@ -85,7 +85,7 @@ async def _answer(
 
     def submits() -> tuple[Model, list[Any]]:
         model = gate.tenancy.model(who, body.model)
-        found = []
+        found: list[Any] = []
         for ids in prompts(model):
             for place in range(body.n or 1):
                 wanted = {**body.sampling(place, max_new_tokens=max_tokens(model, ids)), **extra}

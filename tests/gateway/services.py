@@ -1,0 +1,94 @@
+"""Real servers that gateways use, as processes of a test, stopped and started at will."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import SYSTEM_PATH
+
+START_S = 60
+
+
+def free_port() -> int:
+    """A port that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def binary(name: str, *more: str) -> str:
+    """Where a program lies."""
+    found = shutil.which(name, path=os.pathsep.join([*more, SYSTEM_PATH]))
+    assert found, f"{name} is missing: make system"
+    return found
+
+
+@dataclass
+class Server:
+    """A server: its URL, and how to end it and start it again on the same data and port."""
+
+    url: str
+    begin: Callable[[], subprocess.Popen[Any]]
+    answers: Callable[[], bool]
+    process: Any = field(default=None)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = self.begin()
+        deadline = time.monotonic() + START_S
+        while not self.answers():
+            assert self.process.poll() is None, f"{self.url} ended at its start"
+            assert time.monotonic() < deadline, f"{self.url} does not answer after {START_S} s"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Kill it as a power cut does, with all its processes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, started; killed at the end."""
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.stop()
+
+
+def _begun(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[Any]:
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"PATH": SYSTEM_PATH} | variables, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+def redis_server(folder: Path) -> Server:
+    """A Redis that forgets everything when it ends."""
+    folder.mkdir()
+    port = free_port()
+    command = [binary("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+
+    def answers() -> bool:
+        import redis
+
+        try:
+            with redis.Redis(port=port, socket_timeout=1) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    return Server(f"redis://127.0.0.1:{port}/0", lambda: _begun(command, folder), answers)
