@@ -26,6 +26,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from rios.dmoe import comms
 from rios.dmoe.greeting import connect
 from rios.dmoe.trust import trust_of
 from rios.words.config import settings
@@ -278,4 +279,5 @@ _OWNER = _owner()
 
 async def dask_setup(worker: Worker) -> None:
     """Called by Dask when the worker preloads this module."""
+    await comms.dask_setup(worker)
     await worker.plugin_add(plugin=HostPlugin(), name=HostPlugin.name)

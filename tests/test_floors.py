@@ -17,7 +17,7 @@ DOMAIN = """
     params placement planning refine replication split stopping
 """
 ADAPTERS = """
-    architecture batching calls checkpoint cluster combine control conversion data deployment device dispatch
+    architecture authority batching calls certified certifying checkpoint cluster combine comms control conversion data deployment device dispatch
     experts fetch forward generation_config generator greeting host hosted job kv layer_run link links loading member membership
     offer probe quantized rotary safetensors sampling serving session shard_cache shard_server shelves shm supervisor
     tensors tls tokenizer trunk trust wire

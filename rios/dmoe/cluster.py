@@ -14,9 +14,13 @@ import time
 import weakref
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from rios.dmoe.comms import environment as comms_environment
 from rios.words.config import Settings, settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
 
+_MEMBER = "this-machine"
 _GRACE_S = 3.0  # between asking a process to end and ending it
 # What the scheduler and the workers run first: text with a space in it is a script to Dask.
 _WATCH = "from rios.dmoe.cluster import end_with_parent; end_with_parent()"
@@ -37,6 +41,7 @@ class LocalCluster:
         threads: int | None = None,
         memory_bytes: int | None = None,
         host_class: str | None = None,
+        secured: bool = False,
     ) -> None:
         if workers < 1:
             raise InvalidRequest(f"workers is {workers}; a network needs at least 1")
@@ -45,6 +50,8 @@ class LocalCluster:
         self._memory_bytes = memory_bytes
         self._host_class = host_class
         self._folder = tempfile.TemporaryDirectory(prefix="rios-")
+        if secured:
+            self._settings = _secured(settings, Path(self._folder.name) / "certs")
         self._closed = False
         self._life_read, self._life = os.pipe()
         _clusters.add(self)
@@ -56,6 +63,11 @@ class LocalCluster:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def settings(self) -> Settings:
+        """Those that were given and, where the network is secured here, its certificates."""
+        return self._settings
 
     def _start_scheduler(self) -> str:
         """The scheduler's address, once it listens."""
@@ -70,8 +82,7 @@ class LocalCluster:
                 "0",
                 "--dashboard-address",
                 "127.0.0.1:0",
-                "--preload",
-                _WATCH,
+                *("--preload", _WATCH, "--preload", "rios.dmoe.comms"),
             ],
             ["--scheduler-file", str(file)],
         )
@@ -102,7 +113,9 @@ class LocalCluster:
         environment = dict(os.environ)
         for setting, value in self._settings:
             if value != getattr(settings(), setting):  # given to `rios.local`; hosts read their environment
-                environment[f"RIOS_{setting.upper()}"] = str(value)
+                secret = isinstance(value, SecretStr)
+                environment[f"RIOS_{setting.upper()}"] = value.get_secret_value() if secret else str(value)
+        environment |= comms_environment(self._settings)
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[variable] = str(self.threads)
         environment.update({key: value for key, value in (extra or {}).items() if value})
@@ -166,6 +179,18 @@ class LocalCluster:
         life, self._life = self._life, -1
         if life >= 0:
             os.close(life)
+
+
+def _secured(given: Settings, folder: Path) -> Settings:
+    """Settings with certificates: of the home's authority where there is a home, else of one in `folder`."""
+    from rios.dmoe.authority import Authority, ends_soon, member_files
+
+    folder = given.tls_authority or (folder if given.home is None else Path(given.home) / "certs")
+    authority = Authority.made(folder)
+    files = member_files(folder / "hosts" / _MEMBER)
+    if not files.certificate.exists() or ends_soon(files.certificate):
+        authority.host(_MEMBER)
+    return given.model_copy(update={"tls": files.certificate.parent, "tls_authority": folder})
 
 
 _clusters: weakref.WeakSet[LocalCluster] = weakref.WeakSet()

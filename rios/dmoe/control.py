@@ -51,6 +51,11 @@ class HostControl:
         """This machine's address on the way to the host."""
         return str(self._connection.sock.getsockname()[0])
 
+    @property
+    def certified_name(self) -> str | None:
+        """Whom the host's certificate names; None without TLS."""
+        return self._connection.peer_name
+
     def call(self, op: str, *, body: Buffer = b"", timeout_s: float | None = None, **args: Any) -> dict[str, Any]:
         """Ask and wait. Raises the error that the host raised, `HostLost` or `DeadlineExceeded`."""
         timeout = self._settings.control_timeout_s if timeout_s is None else timeout_s

@@ -25,6 +25,7 @@ import torch
 
 from rios.dmoe import device as devices
 from rios.dmoe.calls import Exec
+from rios.dmoe.certified import OwnCertificate
 from rios.dmoe.checkpoint import ByteSource, FileSource
 from rios.dmoe.data import serve_data
 from rios.dmoe.experts import ExpertStore
@@ -106,6 +107,8 @@ class Host:
             "load_counts": self._load_counts,
             "close": self._close,
         }
+        if self._trust is not None:
+            self._operations |= OwnCertificate(self._trust).operations()
 
     def _capacity_bytes(self, memory_bytes: int | None, ram_bytes: int | None) -> int:
         """What shards, trunks and caches may take: never more than is free on the device now.

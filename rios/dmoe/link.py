@@ -105,8 +105,8 @@ class Link:
         try:
             self.held = {int(layer): frozenset(experts) for layer, experts in welcome["held"].items()}
             self.handle = int(welcome["handle"])
-            # In a secured network too: only who was told the nonce by a member, over TLS, gets memory that the kernel gives
-            # to these two processes alone, and it crosses no network.
+            # In a secured network too: only a member was told the nonce, over TLS, and the kernel gives the memory to
+            # these two processes alone: it crosses no network.
             if settings.shared_memory and supported and machine == self.peer.machine:
                 segment, nonce = Segment.create(area_bytes)
                 request = {

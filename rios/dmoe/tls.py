@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from rios.dmoe.trust import name_of
 from rios.words.errors import DeadlineExceeded, HostLost, Unauthorized
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class TlsSocket:
     def __init__(self, sock: socket.socket, *, trust: Trust, server: bool) -> None:
         self.family = sock.family
         self.serial: int | None = None
+        self.peer_name = ""
         self.peer_certificate = b""
         self.binding = b""
         self._sock = sock
@@ -62,7 +64,8 @@ class TlsSocket:
                 self._linger()
                 raise Unauthorized(refusal(error)) from error
         self.peer_certificate = self._tls.getpeercert(binary_form=True) or b""
-        self.serial = x509.load_der_x509_certificate(self.peer_certificate).serial_number
+        certificate = x509.load_der_x509_certificate(self.peer_certificate)
+        self.serial, self.peer_name = certificate.serial_number, name_of(certificate)
         ends = (self._identity.certificate, self.peer_certificate)
         self.binding = b"".join(hashlib.sha256(end).digest() for end in (ends if self._server else ends[::-1]))
 
@@ -121,7 +124,7 @@ class TlsSocket:
         with self._lock:
             while filled < len(view):
                 try:
-                    count = self._tls.read(len(view) - filled, view[filled:])  # type: ignore[arg-type]
+                    count = self._tls.read(len(view) - filled, view[filled:])
                 except ssl.SSLWantReadError:
                     return filled or -1
                 except ssl.SSLZeroReturnError:

@@ -128,12 +128,14 @@ class Trust:
             stamp = self.files.stamp()
             if stamp == self._stamp:
                 return
+            self._stamp = stamp
+            if not self.files.certificate.exists():  # the network has ended, and taken its files along
+                return
             try:
                 self._now = read(self.files)
             except InvalidRequest as error:  # half of them is written: what was read before serves until all are
                 log.warning("new certificates are not taken", extra={"reason": str(error)})
                 return
-            self._stamp = stamp
             log.info("new certificates are taken", extra={"certificate": str(self.files.certificate)})
         self._end_revoked()
 
@@ -150,6 +152,10 @@ class Trust:
     def _watch(self) -> None:
         while True:
             time.sleep(LOOK_S)
+            with self._lock:
+                if not self._open:  # nobody to watch over
+                    self._watched = False
+                    return
             self.look()
 
     def _end_revoked(self) -> None:

@@ -167,6 +167,11 @@ class Connection:
         """The SHA-256 of both ends' certificates, the client's first; empty on a connection in clear."""
         return b"" if self._tls is None else self._tls.binding
 
+    @property
+    def peer_name(self) -> str | None:
+        """Whom the peer's certificate names; None on a connection in clear."""
+        return None if self._tls is None else self._tls.peer_name
+
     def send(
         self,
         kind: Kind,

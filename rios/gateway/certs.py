@@ -1,9 +1,7 @@
-"""A local certificate authority, for gateways that no public one certifies: kept in a home, for its owner alone."""
+"""The gateway's certificate: files that are given, or that the local authority of a home makes."""
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from rios.dmoe.authority import DAYS, RENEW_DAYS, Authority, alternative, pem_of, write_pair
+from rios.dmoe.trust import REVOKED, TlsFiles
 from rios.words.errors import InvalidRequest
 
-CA_DAYS, SERVER_DAYS = 3650, 90
-_RENEW_DAYS = 30
-_CLOCKS = timedelta(minutes=5)  # clocks of clients may be late
 ALWAYS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -30,6 +26,7 @@ class Certificates:
     certificate: Path
     key: Path
     ca: Path | None = None
+    names: tuple[str, ...] = ()  # that the local authority certifies; none where the files are somebody else's
 
     def context(self) -> ssl.SSLContext:
         """TLS 1.3 with these. Raises InvalidRequest where they cannot be used."""
@@ -51,6 +48,18 @@ class Certificates:
         """Changes when a file does."""
         return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in (self.certificate, self.key))
 
+    def certified(self) -> tuple[str, ...]:
+        """The names and addresses that the certificate is for, those of every machine last."""
+        found = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        addresses = map(str, names.get_values_for_type(x509.IPAddress))
+        return tuple(sorted((*names.get_values_for_type(x509.DNSName), *addresses), key=ALWAYS.__contains__))
+
+    def renew(self) -> None:
+        """Have the local authority, where it is its, make the certificate again before it ends."""
+        if self.names and self.ca is not None and not _is_good(self.certificate, self.key, self.names):
+            _make(self, Authority(self.ca.parent))
+
 
 def init(home: Path, *, names: Sequence[str] = ()) -> Certificates:
     """The authority of a home and a certificate for its gateway; what is there and good for a month stays.
@@ -58,70 +67,27 @@ def init(home: Path, *, names: Sequence[str] = ()) -> Certificates:
     names: host names and addresses that clients use, besides those of this machine itself.
     """
     directory = home / "certs"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = Certificates(directory / "gateway.pem", directory / "gateway.key", directory / "ca.pem")
-    wanted = tuple(dict.fromkeys((*ALWAYS, *names)))
-    ca_key = directory / "ca.key"
-    assert found.ca is not None
-    if not (found.ca.exists() and ca_key.exists()):
-        _make_ca(found.ca, ca_key)
+    found = Certificates(
+        directory / "gateway.pem",
+        directory / "gateway.key",
+        directory / "ca.pem",
+        tuple(dict.fromkeys((*ALWAYS, *names))),
+    )
+    if not Authority.exists(directory):
         found.certificate.unlink(missing_ok=True)
-    if not _is_good(found.certificate, found.key, wanted):
-        _make_server(found, ca_key, wanted)
+    Authority.made(directory)
+    found.renew()
     return found
 
 
-def _make_ca(certificate: Path, key_file: Path) -> None:
+def _make(files: Certificates, authority: Authority) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rios local authority")])
-    now = datetime.now(UTC)
-    usage = x509.KeyUsage(
-        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    made = (
-        _begun(name, name, key.public_key(), now, days=CA_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+    # For servers alone: who has it cannot take part in the network.
+    certificate = authority.certify(
+        "rios gateway", key.public_key(), names=files.names, usages=[ExtendedKeyUsageOID.SERVER_AUTH], days=DAYS
     )
-    _write(key_file, _pem(key))
-    _write(certificate, made.public_bytes(serialization.Encoding.PEM))
-
-
-def _make_server(files: Certificates, ca_key_file: Path, names: Sequence[str]) -> None:
-    assert files.ca is not None
-    ca = x509.load_pem_x509_certificate(files.ca.read_bytes())
-    ca_key = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rios gateway")])
-    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    made = (
-        _begun(name, ca.subject, key.public_key(), datetime.now(UTC), days=SERVER_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_alternative(one) for one in names]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    _write(files.key, _pem(key))
-    _write(files.certificate, made.public_bytes(serialization.Encoding.PEM))
-
-
-def _begun(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, *, days: int
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCKS)
-        .not_valid_after(now + timedelta(days=days))
-    )
+    pair = TlsFiles(authority.ca_file, files.certificate, files.key, authority.folder / REVOKED)
+    write_pair(pair, pem_of(key), certificate)
 
 
 def _is_good(certificate: Path, key: Path, names: Sequence[str]) -> bool:
@@ -130,31 +96,5 @@ def _is_good(certificate: Path, key: Path, names: Sequence[str]) -> bool:
         return False
     found = x509.load_pem_x509_certificate(certificate.read_bytes())
     alternatives = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    lasts = found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=_RENEW_DAYS)
-    return lasts and {_alternative(one) for one in names} <= set(alternatives)
-
-
-def _alternative(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(name)
-    except ValueError as error:
-        raise InvalidRequest(f"{name!r} is no host name and no address") from error
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file that is for its owner alone, whole or not at all."""
-    new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-    new.replace(path)
+    lasts = found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=RENEW_DAYS)
+    return lasts and {alternative(one) for one in names} <= set(alternatives)

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_HOME = "~/.rios"
-certs = typer.Typer(help="Certificates of a local authority.", no_args_is_help=True)
-Home = Annotated[Path | None, typer.Option(help="What outlives the process; default RIOS_HOME, or ~/.rios.")]
+from rios.gateway.certs_commands import certs, home_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +27,14 @@ def up(
     models: Annotated[
         Path | None, typer.Option(help="The directory whose folders may be deployed; 'demo' alone without.")
     ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="TLS 1.3, by certificates of `rios certs init`.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="TLS 1.3 at the door and between workers, by certificates of `rios certs`.")
+    ] = False,
     certificate: Annotated[Path | None, typer.Option(help="TLS 1.3, by this certificate.")] = None,
     key: Annotated[Path | None, typer.Option(help="The key of --certificate.")] = None,
+    redirect: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With TLS: the port whose plain HTTP is sent on to HTTPS.")
+    ] = None,
 ) -> None:
     """Start a network on this machine with its gateway; print its URL and the first admin's token."""
     from rios.gateway.certs import Certificates, init
@@ -44,30 +47,23 @@ def up(
 
     if (certificate is None) != (key is None):
         raise InvalidRequest("--certificate and --key go together")
-    chosen, found = _home(home), None
+    if redirect is not None and not (tls or certificate):
+        raise InvalidRequest("--redirect sends plain HTTP on to HTTPS: give --tls or --certificate too")
+    chosen, found = home_of(home), None
     if certificate is not None and key is not None:
         found = Certificates(certificate, key)
     elif tls:
         found = init(chosen, names=[host])
     if found is not None:
         found.context()  # what is wrong with them is said before anything starts
-    start(home=chosen, host=host, port=port, workers=workers, models=models, ready=ready, certificates=found)
-
-
-@certs.command("init")
-def init_certs(
-    home: Home = None,
-    name: Annotated[
-        list[str] | None, typer.Option(help="A host name or address that clients use; once for each.")
-    ] = None,
-) -> None:
-    """Make a local authority and a certificate for the gateway; print what clients have to trust."""
-    from rios.gateway.certs import init
-
-    sys.stdout.write(f"{init(_home(home), names=name or []).ca}\n")
-
-
-def _home(home: Path | None) -> Path:
-    from rios.words.config import settings
-
-    return (home or settings().home or Path(DEFAULT_HOME).expanduser()).resolve()
+    start(
+        home=chosen,
+        host=host,
+        port=port,
+        workers=workers,
+        models=models,
+        ready=ready,
+        certificates=found,
+        secured=tls,
+        redirect=redirect,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
@@ -13,6 +14,7 @@ import uvicorn
 
 from rios.gateway.app import create_app
 from rios.gateway.certs import Certificates
+from rios.gateway.redirect import Redirect
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate, first_token
 from rios.services.gate_file import write_file
@@ -22,15 +24,21 @@ from rios.words.errors import InvalidRequest
 log = logging.getLogger(__name__)
 
 _LOOK_TICKS = 20  # of a tenth of a second each
+_RENEW_TICKS = 36_000
 
 
 class _Server(uvicorn.Server):
     """Says when it listens, and takes new certificates as they come."""
 
     def __init__(
-        self, config: uvicorn.Config, ready: Callable[[], None], certificates: Certificates | None = None
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        certificates: Certificates | None = None,
+        redirect: Redirect | None = None,
     ) -> None:
         super().__init__(config)
+        self._redirect = redirect
         self._ready = ready
         self._certificates = certificates
         self._stamp = () if certificates is None else certificates.stamp()
@@ -38,6 +46,8 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Looks at the files of the certificates every few seconds."""
         if self._certificates is not None and counter % _LOOK_TICKS == 0:
+            if counter % _RENEW_TICKS == 0:
+                self._renew(self._certificates)
             stamp = self._certificates.stamp()
             if stamp != self._stamp and self.config.ssl is not None:
                 try:
@@ -49,8 +59,21 @@ class _Server(uvicorn.Server):
                     self._stamp = stamp
         return await super().on_tick(counter)
 
+    def _renew(self, certificates: Certificates) -> None:
+        try:
+            certificates.renew()
+        except (InvalidRequest, OSError) as error:
+            log.warning("the gateway's certificate is not renewed", extra={"reason": str(error)})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._redirect is not None:
+            await self._redirect.close()
+        await super().shutdown(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started and self._redirect is not None:
+            await self._redirect.start()
         if self.started:
             self._ready()
 
@@ -83,9 +106,10 @@ def server_of(
     *,
     ready: Callable[[], None] = lambda: None,
     certificates: Certificates | None = None,
+    redirect: Redirect | None = None,
 ) -> uvicorn.Server:
     """What serves `gate` when it is run."""
-    return _Server(config_of(gate, settings, certificates), ready, certificates)
+    return _Server(config_of(gate, settings, certificates), ready, certificates, redirect)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -131,15 +155,25 @@ def up(
     models: Path | None,
     ready: Callable[[str, str], None],
     certificates: Certificates | None = None,
+    secured: bool = False,
+    redirect: int | None = None,
 ) -> None:
-    """A network of processes on this machine with its gateway. `ready` is told the URL and the first admin's token."""
-    with bind(host, port) as place:
+    """A network of processes on this machine with its gateway. `ready` is told the URL and the first admin's token.
+
+    secured: TLS between the processes, too. redirect: the port whose plain HTTP is sent on to HTTPS.
+    """
+    with contextlib.ExitStack() as places:
+        place = places.enter_context(bind(host, port))
+        plain = None if redirect is None else places.enter_context(bind(host, redirect))
         name = f"[{host}]" if ":" in host else host
         url = f"{'http' if certificates is None else 'https'}://{name}:{place.getsockname()[1]}"
         ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings = GatewaySettings()
-        with local(workers=workers, home=home) as network:
+        sent_on = None
+        if plain is not None and certificates is not None:
+            sent_on = Redirect(plain, names=certificates.certified(), port=place.getsockname()[1])
+        with local(workers=workers, home=home, tls=secured) as network:
             gate = Gate.open(network, models=models)
             try:
                 token = first_token(gate.accounts, home)
@@ -148,7 +182,8 @@ def up(
                     write_file(home, url=url, token=token, ca=ca)
                     ready(url, token)
 
-                serve(server_of(gate, settings, ready=listening, certificates=certificates), place)
+                server = server_of(gate, settings, ready=listening, certificates=certificates, redirect=sent_on)
+                serve(server, place)
                 write_file(home, url="", token=token)
             finally:
                 gate.close()

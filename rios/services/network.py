@@ -36,6 +36,8 @@ class Network:
     def __init__(self, address: str, *, cluster: LocalCluster | None, options: Settings) -> None:
         from distributed import Client
 
+        from rios.dmoe.certifying import certifier_of
+        from rios.dmoe.comms import keep_fresh, security_of
         from rios.dmoe.membership import Membership
 
         self.address = address
@@ -50,15 +52,20 @@ class Network:
         if cluster is not None:
             ends.callback(cluster.close)
         self._dropped = weakref.finalize(self, _end_dropped, ends)
+        security = security_of(options, address=address)
         try:
             self._client: Any = Client(  # type: ignore[no-untyped-call]
-                address, timeout=options.connect_timeout_s, set_as_default=False
+                address, timeout=options.connect_timeout_s, set_as_default=False, security=security
             )
         except OSError as error:
             raise NoWorkers(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
         ends.callback(_quiet_close, self._client)
+        loop: Any = self._client.loop
+        loop.add_callback(keep_fresh, self._client, options)
         self._membership = membership = Membership(self._client, options)
         ends.callback(membership.close)
+        if (certifier := certifier_of(lambda: membership.hosts, options)) is not None:
+            ends.callback(certifier.close)
         self._purse = purse = Purse(options)
         self._owners = Owners(lambda: membership.hosts, wallet=lambda: purse.books.address)
         self.billing = purse.billing
@@ -330,20 +337,26 @@ def local(
     threads: int | None = None,
     memory_bytes: int | None = None,
     home: str | Path | None = None,
+    tls: bool | str | Path = False,
     **options: Any,
 ) -> Network:
     """A network of processes on this machine: an embedded Dask scheduler and `workers` hosts.
 
     threads: per worker; default is the cores divided by the workers. memory_bytes: what each may take for shards.
-    home: keep what outlives the process there; without it nothing is kept. Other keywords are settings
-    (`rios.words.config.Settings`), such as `call_timeout_s=2`.
+    home: keep what outlives the process there; without it nothing is kept. tls: secure the network, by an authority in
+    the home (or one that ends with the network), or by the member's directory that it names. Other keywords are
+    settings (`rios.words.config.Settings`), such as `call_timeout_s=2`.
     """
     from rios.dmoe.cluster import LocalCluster
 
+    if not isinstance(tls, bool):
+        options["tls"] = Path(tls)
     chosen = _settings(home, options)
-    cluster = LocalCluster(workers, chosen, threads=threads, memory_bytes=memory_bytes, host_class=None)
+    cluster = LocalCluster(
+        workers, chosen, threads=threads, memory_bytes=memory_bytes, host_class=None, secured=tls is True
+    )
     try:
-        network = Network(cluster.address, cluster=cluster, options=chosen)
+        network = Network(cluster.address, cluster=cluster, options=cluster.settings)
         network.wait_for_workers(workers)
     except BaseException:
         cluster.close()

@@ -1,20 +1,26 @@
-"""TLS: 1.3 alone, by a local authority; certificates that are replaced are taken without a restart."""
+"""TLS: 1.3 alone, by a local authority; certificates renewed and taken without a restart; HTTP sent on to HTTPS."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
+import socket
 import ssl
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from cryptography import x509
 
 import rios
-from rios.gateway import certs
+from rios.gateway import certs, serve
 from rios.gateway.certs import Certificates, init
+from rios.gateway.redirect import Redirect
 from rios.words.errors import GatewayLost, InvalidRequest
 from tests.gateway.servers import Door, lean
 
@@ -31,8 +37,6 @@ def secured(files: Certificates) -> Iterator[Door]:
 
 
 def _handshake(door: Door, context: ssl.SSLContext) -> tuple[str | None, bytes]:
-    import socket
-
     host, port = door.url.removeprefix("https://").split(":")
     with (
         socket.create_connection((host, int(port)), timeout=30) as plain,
@@ -67,8 +71,8 @@ def test_others_are_not(secured: Door, files: Certificates, tmp_path: Path, monk
 
 def test_what_the_authority_makes(files: Certificates, tmp_path: Path) -> None:
     assert files.ca is not None
-    for path in files.ca.parent.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for path in files.ca.parent.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     made = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(names.get_values_for_type(x509.DNSName)) == {"localhost", "rios.lab.example"}
@@ -89,9 +93,72 @@ def test_new_certificates_are_taken_without_a_restart(
 ) -> None:
     context = ssl.create_default_context(cafile=files.ca)
     _, before = _handshake(secured, context)
-    monkeypatch.setattr(certs, "_RENEW_DAYS", 1000)  # so the one that is there is too old
-    init(files.certificate.parent.parent, names=["rios.lab.example", "10.0.0.7"])
+    monkeypatch.setattr(certs, "RENEW_DAYS", 1000)  # so the one that is there is too old
+    monkeypatch.setattr(serve, "_RENEW_TICKS", 20)  # and the gateway looks soon
     deadline = time.monotonic() + 30
     while (found := _handshake(secured, context)[1]) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert found == ssl.PEM_cert_to_DER_cert(files.certificate.read_text()) != before
+
+
+@pytest.fixture
+def redirected(secured: Door, files: Certificates) -> Iterator[tuple[str, int]]:
+    """A port of plain HTTP beside the gateway."""
+    port = int(secured.url.rpartition(":")[2])
+    with serve.bind("127.0.0.1", 0) as place:
+        redirect = Redirect(place, names=files.certified(), port=port)
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        asyncio.run_coroutine_threadsafe(redirect.start(), loop).result(30)
+        yield place.getsockname()
+        asyncio.run_coroutine_threadsafe(redirect.close(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+        loop.close()
+
+
+def _ask(place: tuple[str, int], request: bytes) -> bytes:
+    with socket.create_connection(place, timeout=30) as sock:
+        sock.sendall(request)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := sock.recv(1 << 16):
+            answer += data
+        return answer
+
+
+def test_plain_http_is_sent_on(redirected: tuple[str, int], secured: Door, files: Certificates) -> None:
+    port = secured.url.rpartition(":")[2]
+    place = f"http://127.0.0.1:{redirected[1]}"
+    with httpx2.Client(verify=ssl.create_default_context(cafile=files.ca)) as client:
+        answer = client.get(f"{place}/live?a=b")
+        assert (answer.status_code, answer.headers["location"]) == (308, f"https://127.0.0.1:{port}/live?a=b")
+        assert client.get(f"{place}/live", follow_redirects=True).json() == {"status": "live"}
+        assert client.post(f"{place}/v1/sessions", content=b"x").status_code == 308
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"https://rios.lab.example:"),
+        (b"GET //evil.example/a HTTP/1.1\r\nHost: localhost:80\r\n\r\n", b"https://localhost:"),
+        (b"GET http://evil.example/a HTTP/1.1\r\nHost: localhost\r\n\r\n", b"https://localhost:"),
+        (b"GET /a HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", b"https://[::1]:"),
+        (b"GET /a HTTP/1.0\r\n\r\n", b"https://rios.lab.example:"),
+    ],
+)
+def test_nobody_is_sent_elsewhere(redirected: tuple[str, int], request_: bytes, expected: bytes) -> None:
+    answer = _ask(redirected, request_)
+    assert answer.startswith(b"HTTP/1.1 308")
+    (location,) = [line for line in answer.split(b"\r\n") if line.lower().startswith(b"location: ")]
+    assert location.split(b" ", 1)[1].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\x16\x03\x01" + bytes(100), b"GET / HTTP/1.1\r\nX: " + b"y" * 40_000, b"GET /\r\n\r\n"]
+)
+def test_nonsense_is_no_reason_to_redirect(redirected: tuple[str, int], request_: bytes) -> None:
+    with contextlib.suppress(ConnectionResetError):  # no answer is an answer
+        assert b"308" not in _ask(redirected, request_)
+    assert b" 308 " in _ask(redirected, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
