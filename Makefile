@@ -21,7 +21,7 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test test-long bench lint docs system clean
+.PHONY: help setup demo test test-long bench lint audit docs system clean
 
 help:
 	@echo 'make demo       set up, generate with the demo model, and write reports/out/quickstart.html'
@@ -29,6 +29,7 @@ help:
 	@echo 'make test-long  run the long campaigns; a second call resumes where the first ended'
 	@echo 'make bench      measure this machine and write reports/out/performance.html'
 	@echo 'make lint       ruff and strict mypy'
+	@echo 'make audit      static analysis, secrets, licences and advisories; SECURITY.md answers each finding'
 	@echo 'make docs       write docs/architectures.md from what the tests find out'
 	@echo 'make system     install the packages of system-packages.txt (root), or name the missing ones'
 	@echo 'make clean      remove all that make has made, .venv too'
@@ -69,6 +70,10 @@ lint: setup
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	$(PYTEST) -q -m long tests/contracts/test_slither.py
+
+audit: setup
+	$(PY) -m tests.audit
 	$(PYTEST) -q -m long tests/contracts/test_slither.py
 
 docs: setup

@@ -31,6 +31,7 @@ STATUSES: tuple[tuple[type[e.RiosError], int], ...] = (
     (e.InvalidRequest, 400),
     (e.UnsupportedCheckpoint, 400),
     (e.NotProvable, 409),
+    (e.TransactionFailed, 409),
     (e.Cancelled, 409),
     (e.DeadlineExceeded, 504),
     (e.QueueFull, 503),

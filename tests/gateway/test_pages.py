@@ -69,7 +69,7 @@ def test_files_are_named_by_their_contents_and_kept_forever(door: Door) -> None:
 
 
 def test_a_page_is_light_and_dark(door: Door) -> None:
-    css = next(content for name, (content, _) in assets().items() if name.endswith(".css")).decode()
+    css = assets()[asset("page.css").removeprefix("/static/")][0].decode()
     dark = css[css.index("prefers-color-scheme: dark") :]
     named = set(re.findall(r"(--\w+):", css[: css.index("prefers-color-scheme: dark")]))
     assert named == set(re.findall(r"(--\w+):", dark)), "a colour has no dark twin"

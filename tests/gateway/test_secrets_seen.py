@@ -22,7 +22,7 @@ def secrets(door: Door) -> dict[str, str]:
         "an access token": signed_in["access_token"],
         "a refresh token": signed_in["refresh_token"],
         "a password": made["password"],
-        "its hash": hash_password("x"),
+        "its hash": hash_password(made["password"]),
         "a header": f"Authorization: Bearer {door.token}",
     }
 
