@@ -22,6 +22,7 @@ class Strict(BaseModel):
 
 # PostgreSQL takes no NUL in a text, and no name needs what cannot be seen.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SEEN = r"^[^\x00-\x1f\x7f]*$"
 Secret = Annotated[str, Field(min_length=1, max_length=2000)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["admin", "developer", "worker", "viewer"]
@@ -62,6 +63,40 @@ class NewUser(Strict):
     role: Role
     name: str = Field("", max_length=200)
     password: Secret | None = None
+    email: str | None = Field(None, min_length=3, max_length=254, description="An invitation is sent there.")
+
+
+class NewClient(Strict):
+    """A program to be registered."""
+
+    name: Name
+    scopes: list[str] = Field(max_length=50)
+    grants: list[str] = Field(max_length=10)
+    redirect_uris: list[str] = Field(default_factory=list, max_length=20)
+    public: bool = Field(False, description="It can keep no secret: a program in a browser or on a user's machine.")
+
+
+class ProfileChange(Strict):
+    """What a user says about itself; what is left out stays as it is."""
+
+    name: str | None = Field(None, max_length=200, pattern=SEEN)
+    email: str | None = Field(None, max_length=254, description='A link is sent there to confirm it; "" takes it away.')
+    affiliation: str | None = Field(None, max_length=200, pattern=SEEN)
+    about: str | None = Field(None, max_length=2000, pattern=SEEN)
+    website: str | None = Field(None, max_length=500, pattern=SEEN)
+
+
+class OrganisationChange(Strict):
+    """What of an organisation can be changed."""
+
+    name: Name
+
+
+class Closing(Strict):
+    """Closing the own account cannot be undone."""
+
+    login: Name = Field(description="The own login, so that it does not happen by mistake.")
+    password: Secret | None = Field(None, description="The own password, where there is one.")
 
 
 class UserChange(Strict):

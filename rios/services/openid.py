@@ -178,13 +178,16 @@ class OpenId:
         return claims
 
     def _verified(self, token: str) -> dict[str, Any]:
-        registry = JWSRegistry(algorithms=_ALGORITHMS)
-        for fresh in (False, True):  # a key that is not known may be a new one
+        try:
+            return self._decoded(token, fresh=False)
+        except (JoseError, ValueError):  # a key that is not known may be a new one
             try:
-                return dict(jwt.decode(token, self._key_set(fresh=fresh), registry=registry).claims)
+                return self._decoded(token, fresh=True)
             except (JoseError, ValueError) as error:
-                failed = error
-        raise NotSignedIn(_REFUSED) from failed
+                raise NotSignedIn(_REFUSED) from error
+
+    def _decoded(self, token: str, *, fresh: bool) -> dict[str, Any]:
+        return dict(jwt.decode(token, self._key_set(fresh=fresh), registry=JWSRegistry(algorithms=_ALGORITHMS)).claims)
 
     def _key_set(self, *, fresh: bool) -> KeySet:
         with self._lock:
@@ -240,7 +243,7 @@ class OpenId:
             raise NotSignedIn(
                 "nobody here is linked to that account: sign in with your password first and link it, or ask an admin"
             )
-        organisation = first(connection, OrganisationRow, OrganisationRow.operator)
+        organisation = first(connection, OrganisationRow, OrganisationRow.operator.is_(True))
         assert organisation is not None
         wanted = re.sub(r"[^a-z0-9._@+-]", "", str(claims.get("preferred_username") or "user").lower())[:100]
         wanted = wanted if re.match(r"[a-z0-9]", wanted) else f"user{wanted}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gateway.secrets_seen import searched
+from tests.gateway.browsing import close_all
 from tests.gateway.servers import Door, deploy, lean, up
 
 
@@ -30,3 +31,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     with up(tmp_path_factory.mktemp("up") / "home", "--workers", "1") as found:
         deploy(found)
         yield found
+
+
+@pytest.fixture(autouse=True)
+def _browsers() -> Iterator[None]:
+    """Whoever opens one in a test need not close it."""
+    yield
+    close_all()

@@ -179,12 +179,15 @@ def test_what_is_another_organisations_is_not_there(door: Door) -> None:
     mine, theirs = organisation(door), organisation(door)
     with door.client(theirs["token"]) as http:
         key = http.post("/v1/tokens", json={}).json()
+        program = {"name": "p", "scopes": ["generate"], "grants": ["client_credentials"]}
+        client = http.post("/v1/clients", json=program).json()["id"]
         assert http.post("/v1/deployments", json={"name": "secret"}).status_code == 202
         person = http.post("/v1/users", json={"login": unique("x"), "role": "viewer", "password": PASSWORD}).json()
     with door.client("") as http:
         session = http.post("/v1/sessions", json={"login": person["login"], "password": PASSWORD}).json()["session_id"]
     ids = {
         "user_id": person["id"], "key_id": key["id"], "session_id": session, "name": "secret", "job_id": "0123456789ab",
+        "client_id": client,
     }  # fmt: skip
     bodies: dict[str, Any] = {"PATCH": {"role": "admin"}, "PUT": {}}
     tried = 0

@@ -10,6 +10,7 @@ from rios.accounts import roles
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import SIGNED_IN, gate_of, needs
+from rios.gateway.forms import base_url
 from rios.words.money import parse_ros
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
@@ -108,10 +109,11 @@ def get_users(
 
 @router.post("/users", status_code=201, summary="Make a user")
 def post_user(request: Request, who: UsersWriter, body: s.NewUser) -> dict[str, Any]:
-    """The answer alone has the user's first key."""
+    """The answer alone has the user's first key. With an e-mail address, a link to choose a password is sent there."""
     user, secret = gate_of(request).accounts.create_user(
-        who, body.login, role=body.role, name=body.name, password=body.password
-    )
+        who, body.login, role=body.role, name=body.name, password=body.password, email=body.email,
+        url=base_url(request),
+    )  # fmt: skip
     return {**s.user_of(user), "token": secret}
 
 
