@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +12,7 @@ from rios.client.http import Http
 from rios.client.job import RemoteJob
 from rios.client.money import RemoteBilling
 from rios.client.wallet import RemoteEarnings, RemoteWallet
-from rios.dmoe.completion import Completion, Piece
+from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.params import check_timeout
 from rios.services.prompts import count_of, one_of, params_of, prompts_of
 from rios.words.errors import (
@@ -232,6 +232,9 @@ class RemoteModel:
         """Answer one prompt, or a list of them at the same time: parameters and errors as of a local model."""
         timeout = check_timeout(params.pop("timeout", None))
         prompts, one = prompts_of(prompt)
+        if _nothing(params):
+            empty = [self._empty(ids, params) for ids in prompts]
+            return empty[0] if one else empty
         started: list[RemoteJob] = []
         try:
             for ids in prompts:  # one that is refused ends those before it
@@ -246,7 +249,11 @@ class RemoteModel:
     def stream(self, prompt: Any, **params: Any) -> Iterator[Piece]:
         """Pieces of the answer as they come; a lost connection is taken up again. Leaving the loop cancels the rest."""
         timeout = check_timeout(params.pop("timeout", None))
-        return self._submitted({"prompt": one_of(prompt, "stream")}, params).stream(timeout)
+        ids = one_of(prompt, "stream")
+        if _nothing(params):
+            self._empty(ids, params)
+            return iter(())
+        return self._submitted({"prompt": ids}, params).stream(timeout)
 
     def submit(self, prompt: Any, **params: Any) -> RemoteJob:
         """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`."""
@@ -258,16 +265,37 @@ class RemoteModel:
         return self._submitted({"messages": list(messages)}, params).result(timeout)
 
     def _submitted(self, what: dict[str, Any], params: dict[str, Any]) -> RemoteJob:
-        if self._closed:
-            raise NetworkClosed(f"the model {self.name!r} was closed; ask net.dmoe.model for it again")
+        self._open()
         plain = params_of(params)
         given = {name: getattr(plain, name) for name in params}
         for name in ("stop", "stop_token_ids"):
             if name in given:
                 given[name] = list(given[name])
         if type(plain.max_new_tokens) is int and plain.max_new_tokens == 0:
-            raise InvalidRequest("max_new_tokens is 0; a request to a gateway generates at least 1 token")
+            raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
         return RemoteJob.start(self._http, {"model": self.name, **what, **given})
+
+    def tokens(self, prompt: str | Sequence[int]) -> list[int]:
+        """The token ids of a prompt, each checked to be within the vocabulary. Raises InvalidRequest."""
+        return self._read(prompt)[0]
+
+    def _read(self, prompt: str | Sequence[int]) -> tuple[list[int], int]:
+        self._open()
+        body = {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
+        found = self._http.ask("POST", f"/v1/deployments/{self.name}/tokens", json=body)
+        return found["token_ids"], found["context_length"]
+
+    def _empty(self, prompt: str | list[int], params: dict[str, Any]) -> Completion:
+        """The answer of no tokens, which costs nothing."""
+        ids, context = self._read(prompt)
+        params_of({**params, "max_new_tokens": 1}).validate(1 << 31)
+        if len(ids) > context:
+            raise InvalidRequest(f"{len(ids)} prompt tokens exceed the context of {context}; shorten the prompt")
+        return Completion("", (), "length", Usage(len(ids), 0, 0, 0, 0), Timing(None, 0.0, None))
+
+    def _open(self) -> None:
+        if self._closed:
+            raise NetworkClosed(f"the model {self.name!r} was closed; ask net.dmoe.model for it again")
 
     def undeploy(self) -> None:
         """Take the model down for everybody in the organisation. Raises NotAllowed, NotFound."""
@@ -276,6 +304,11 @@ class RemoteModel:
     def close(self) -> None:
         """Close this handle."""
         self._closed = True
+
+
+def _nothing(params: dict[str, Any]) -> bool:
+    """Whether no token is asked for."""
+    return type(params.get("max_new_tokens")) is int and params["max_new_tokens"] == 0
 
 
 def _kept(home: Path | None, url: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,6 +18,12 @@ from rios.services.wallet import Earnings
 from rios.words.money import format_ros
 
 _AMOUNT = Field(description='Such as "5 ROS" or "1000 wei".', min_length=1, max_length=100)
+
+
+class Prompt(Strict):
+    """What is to be counted."""
+
+    prompt: Annotated[str, Field(max_length=1_000_000)] | list[int]
 
 
 class Amount(Strict):

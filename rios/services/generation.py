@@ -83,6 +83,10 @@ class Model:
         """Tokens that prompt and answer may have together."""
         return self._deployment.manifest.context_length
 
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt, each checked to be within the vocabulary. Raises InvalidRequest."""
+        return self._ids(prompt if isinstance(prompt, str) else list(prompt))
+
     def charged_to(self, charging: Charging) -> Model:
         """The same deployed model, whose requests another account pays for."""
         other = copy.copy(self)

@@ -57,6 +57,30 @@ def test_lists_and_token_ids(model: Any) -> None:
         same(("lists", place), found)
 
 
+def test_no_tokens_cost_nothing(network: Any, model: Any) -> None:
+    before = network.billing.balance.wei
+    found = model.generate([PROMPT, "In"], max_new_tokens=0)
+    assert [(one.text, one.token_ids, one.finish_reason) for one in found] == [("", (), "length")] * 2
+    assert [one.usage.prompt_tokens for one in found] == [len(model.tokens(PROMPT)), len(model.tokens("In"))]
+    assert list(model.stream(PROMPT, max_new_tokens=0)) == []
+    assert network.billing.balance.wei == before
+    assert model.tokens([5, 6]) == [5, 6]
+    for act in (lambda: model.generate("", max_new_tokens=0), lambda: model.submit(PROMPT, max_new_tokens=0)):
+        with pytest.raises(InvalidRequest):
+            act()
+
+
+def test_options_of_a_deployment(network: Any) -> None:
+    options: dict[str, Any] = {"dtype": "float32", "replicas": 1, "partial": True, "wire_dtype": "bfloat16"}
+    narrow = network.dmoe.deploy("demo", name="narrow", **options, progress=False)
+    assert len(narrow.generate(PROMPT, max_new_tokens=3).token_ids) == 3
+    for wrong in ({"wire_dtype": "int8"}, {"dtype": "int8"}, {"replicas": 0}):
+        with pytest.raises(InvalidRequest):
+            network.dmoe.deploy("demo", name="wrong", **wrong, progress=False)
+    getattr(narrow, "undeploy", narrow.close)()
+    assert "narrow" not in [one.name for one in network.models]
+
+
 def test_logprobs(model: Any) -> None:
     found = model.generate(PROMPT, max_new_tokens=4, logprobs=2)
     assert [one.token_id for one in found.logprobs] == list(found.token_ids)

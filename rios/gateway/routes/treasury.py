@@ -42,6 +42,13 @@ def get_estimate(
     return m.estimate_of(found)
 
 
+@router.post("/deployments/{name}/tokens", summary="The token ids of a prompt")
+def post_tokens(request: Request, who: ModelsReader, name: str, body: m.Prompt) -> dict[str, Any]:
+    """As the model would read them: so many are paid for, and count within its context."""
+    model = gate_of(request).tenancy.model(who, name)
+    return {"token_ids": model.tokens(body.prompt), "context_length": model.context_length}
+
+
 @router.get("/deployments/{name}/placement", summary="Which worker holds which expert")
 def get_placement(request: Request, who: ModelsReader, name: str) -> dict[str, Any]:
     """With the load of each; the trunk's process for admins of the network alone."""
