@@ -207,7 +207,7 @@ class Deployment:
         self._shards = self._planner.shards(found)
 
     def _add(self, peer: Peer) -> Member:
-        opening = {"path": str(self._path), "dtype": self.dtype}
+        opening = {"path": str(self._path), "dtype": self.dtype, "private": bool(self._options.get("private"))}
         member = Member(
             peer,
             self._settings,

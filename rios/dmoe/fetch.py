@@ -19,6 +19,7 @@ from rios.dmoe.greeting import connect
 from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.offer import CHUNK_BYTES_MAX, Offer, Place
+from rios.dmoe.sealed import seal_of
 from rios.dmoe.shard_cache import Partial, ShardCache
 from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Connection, Frame, Kind, dump
@@ -37,8 +38,8 @@ class PeerSource:
     """A `ByteSource` that fetches from peers.
 
     `peers` come in the order in which they are asked for chunks, so the one to be spared comes last; it is the first
-    to be asked for a range's SHA-256. Without `settings.home` nothing is kept on disk. `close` ends a `read` that is
-    under way.
+    to be asked for a range's SHA-256. Without `settings.home` nothing is kept on disk, nor are `private` ranges without
+    a key that seals them. `close` ends a `read` that is under way.
     """
 
     def __init__(
@@ -54,7 +55,10 @@ class PeerSource:
         self.fetched_bytes = 0
         self.digests: dict[Place, str] = {}
         folder = None if settings.home is None else Path(settings.home) / "shards"
-        self.cache = None if folder is None else ShardCache(folder, settings.cache_bytes)
+        seal = seal_of(settings) if private else None
+        if private and seal is None:  # rather nothing on disk than something that others can read
+            folder = None
+        self.cache = None if folder is None else ShardCache(folder, settings.cache_bytes, seal)
         self._deployment = deployment
         self._peers = tuple(peers)
         self._settings = settings

@@ -320,7 +320,8 @@ class Host:
                 f"host {self.name} does not see {path} and nobody serves its shards: deploy from a path that every "
                 "host sees, or from a client that hosts can reach"
             )
-        return PeerSource(manifest, str(request["deployment"]), peers, self.settings)
+        name, private = str(request["deployment"]), bool(request.get("private"))
+        return PeerSource(manifest, name, peers, self.settings, private=private)
 
     def _hosted(self, request: dict[str, Any]) -> Hosted:
         hosted = self.deployments.get(str(request["deployment"]))

@@ -11,6 +11,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import SecretStr
+
 from rios.dmoe.params import check_timeout
 from rios.services.generation import Model
 from rios.services.owners import Owners
@@ -226,6 +228,7 @@ class Dmoe:
         replicas: int | None = None,
         partial: bool = False,
         wire_dtype: str | None = None,
+        private: bool = False,
         progress: bool = True,
         timeout: float | None = None,
     ) -> Model:
@@ -237,6 +240,7 @@ class Dmoe:
             memory, else 1, and more of those that the measured load asks for (`RIOS_REPLAN_ABOVE`).
         partial: hosts return one weighted sum per token instead of a row per expert: less traffic, equal to rounding.
         wire_dtype: "bfloat16" halves the traffic of a float32 model, at the price of rounding.
+        private: shards that hosts fetch lie on their disks encrypted under their own RIOS_SHARD_KEY, or not at all.
         timeout: seconds; default `RIOS_CONTROL_TIMEOUT_S`.
 
         Raises UnsupportedCheckpoint, CheckpointCorrupt, InsufficientMemory, InvalidRequest, NoWorkers,
@@ -278,7 +282,7 @@ class Dmoe:
                 replicas=replicas,
                 tokenizer_files=read_files(directory),
                 eos=eos_of(directory),
-                options={"partial": partial, "wire_dtype": wire_dtype},
+                options={"partial": partial, "wire_dtype": wire_dtype, "private": private},
                 sinks=network.sinks,
                 progress=bar.update,
             )
@@ -378,6 +382,8 @@ def _settings(home: str | Path | None, options: dict[str, Any]) -> Settings:
     update = dict(options)
     if home is not None:
         update["home"] = Path(home)
+    if isinstance(update.get("shard_key"), str):
+        update["shard_key"] = SecretStr(update["shard_key"])
     return settings().model_copy(update=update) if update else settings()
 
 
