@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from rios.client.http import Http
+from rios.client.http import Http, error_of
 from rios.client.job import RemoteJob
 from rios.client.money import RemoteBilling
 from rios.client.wallet import RemoteEarnings, RemoteWallet
@@ -22,7 +22,6 @@ from rios.words.errors import (
     NetworkClosed,
     NotFound,
     NotSignedIn,
-    RiosError,
 )
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ class RemoteModel:
         return Placement.from_dict(self._http.get(f"/v1/deployments/{self.name}/placement"))
 
     def wait(self, timeout: float, *, progress: bool = False) -> None:
-        """Until it serves. Raises DeadlineExceeded, and RiosError that says why it failed."""
+        """Until it serves. Raises DeadlineExceeded, and what it failed with."""
         from tqdm.auto import tqdm
 
         deadline = time.monotonic() + timeout
@@ -222,7 +221,7 @@ class RemoteModel:
                 if found["state"] == "serving":
                     return
                 if found["state"] == "failed":
-                    raise RiosError(f"{self.name} could not be deployed: {found['reason']}")
+                    raise error_of({"type": found["error"], "detail": found["reason"]})
                 if time.monotonic() > deadline:
                     raise DeadlineExceeded(f"{self.name} does not serve after {timeout:g} s; it goes on: wait() again")
                 time.sleep(_LOOK_S)

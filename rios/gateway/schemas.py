@@ -173,6 +173,7 @@ def deployed_of(one: Deployed) -> dict[str, Any]:
         **one.specification.to_dict(),
         "state": one.state,
         "reason": one.reason,
+        "error": one.error,
         "created_by": one.created_by,
         "created_at": one.created_at,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ class Both:
     gate: Gate
     url: str
     token: str
+    models: Path
+    """The gateway's directory of models; what is deployed from there, here by its path, there by its name."""
 
     def connect(self, token: str | None = None) -> Any:
         return rios.connect(self.url, token=self.token if token is None else token)
@@ -38,10 +41,15 @@ def no_secret_is_logged() -> Iterator[None]:
 @pytest.fixture(scope="package")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     home = tmp_path_factory.mktemp("client") / "home"
+    models = tmp_path_factory.mktemp("models")
+    dense = models / "dense"
+    dense.mkdir()
+    (dense / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+    (models / "empty").mkdir()
     with rios.local(workers=1, threads=1, home=home) as network:
-        gate = Gate.open(network)
+        gate = Gate.open(network, models=models)
         with serving(gate, UNLIMITED) as url:
-            yield Both(network, gate, url, gate.accounts.first_token())
+            yield Both(network, gate, url, gate.accounts.first_token(), models)
         gate.close()
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from rios.dmoe.completion import Completion
-from rios.words.errors import Cancelled, DeadlineExceeded, InvalidRequest
+from rios.words.errors import Cancelled, DeadlineExceeded, InvalidRequest, RiosError
 from tests.client.conftest import Both
 
 PROMPT = "It was a fine morning,"
 # By greedy decoding in float32: the same wherever it runs, so both ways are compared with this and so with each other.
 _FIRST: dict[tuple[Any, ...], Completion] = {}
+_ERRORS: dict[str, type[RiosError]] = {}
 
 
 def same(key: tuple[Any, ...], found: Completion) -> None:
@@ -79,6 +80,18 @@ def test_options_of_a_deployment(network: Any) -> None:
             network.dmoe.deploy("demo", name="wrong", **wrong, progress=False)
     getattr(narrow, "undeploy", narrow.close)()
     assert "narrow" not in [one.name for one in network.models]
+
+
+@pytest.mark.parametrize("name", ["dense", "empty", "../dense", "none"])
+def test_what_cannot_be_deployed(network: Any, both: Both, name: str) -> None:
+    """The same class of error, whether a process of one's own or a gateway found it out."""
+    local = network is both.local
+    with pytest.raises(RiosError) as caught:
+        network.dmoe.deploy(both.models / name if local else name, name=f"bad-{name[-4:]}", progress=False)
+    assert _ERRORS.setdefault(name, type(caught.value)) is type(caught.value)
+    assert type(caught.value) is not RiosError
+    if not local and name in ("dense", "empty"):
+        network.dmoe.model(f"bad-{name[-4:]}").undeploy()
 
 
 def test_logprobs(model: Any) -> None:
@@ -174,7 +187,7 @@ def test_what_was_used_is_what_is_paid(network: Any, model: Any) -> None:
     assert network.wallet.held == 0
     assert list(frame.columns) == list(network.billing.usage(model="none").columns)
     costs = network.billing.costs("model")
-    assert costs.wei["demo"] == costs.total_wei
+    assert 0 < costs.wei["demo"] <= costs.total_wei == sum(costs.wei.values())
     assert costs.total_wei == network.billing.costs("day").total_wei
 
 

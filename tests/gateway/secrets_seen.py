@@ -20,9 +20,14 @@ FILES: list[Path] = []
 """The logs of gateways that are processes of their own."""
 
 
+CANARY = "rios.canary"
+"""What this logger says is meant to be found, and by the nearest search alone."""
+
+
 class _Everything(logging.Handler):
-    def __init__(self) -> None:
+    def __init__(self, *, canaries: bool) -> None:
         super().__init__(logging.DEBUG)
+        self.addFilter(lambda record: canaries or record.name != CANARY)
         self.setFormatter(JsonFormatter())
         self.lines: list[str] = []
 
@@ -31,9 +36,9 @@ class _Everything(logging.Handler):
 
 
 @contextmanager
-def searched() -> Iterator[list[str]]:
+def searched(*, canaries: bool = False) -> Iterator[list[str]]:
     """Within, all loggers of this process are heard at DEBUG; at the end they, and the files of processes, are read."""
-    heard = _Everything()
+    heard = _Everything(canaries=canaries)
     root, ours = logging.getLogger(), logging.getLogger("rios")
     level = ours.level
     for logger in (root, ours):  # ours passes nothing on once a command has configured it

@@ -99,9 +99,14 @@ def answers(
     )
     assert "x-evil" not in asked.headers
     text = asked.text
-    for own in (address, shown, repr(value), json.dumps(value), asked.headers.get("x-request-id", "")):
-        text = text.replace(own, "*") if own else text
+    for own in (address, shown, json.dumps(value)[1:-1], asked.headers.get("x-request-id", "")):
+        text = text.replace(own, "*") if own == address else masked(text, own)
     return asked.status_code, text
+
+
+def masked(text: str, word: str) -> str:
+    """The text without `word`, where it stands alone."""
+    return re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", "*", text) if word else text
 
 
 def specification_of(door: Door) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from rios.accounts.passwords import hash_password
-from tests.gateway.secrets_seen import FILES, searched
+from tests.gateway.secrets_seen import CANARY, FILES, searched
 from tests.gateway.servers import Door
 
 
@@ -29,15 +29,15 @@ def secrets(door: Door) -> dict[str, str]:
 
 def test_each_kind_of_secret_is_found(door: Door, tmp_path_factory: pytest.TempPathFactory) -> None:
     for kind, secret in secrets(door).items():
-        with pytest.raises(AssertionError, match="have a secret"), searched():
-            logging.getLogger("rios.test").info("it was said", extra={"about": f"<{secret}>"})
+        with pytest.raises(AssertionError, match="have a secret"), searched(canaries=True):
+            logging.getLogger(CANARY).info("it was said", extra={"about": f"<{secret}>"})
         file = tmp_path_factory.mktemp("leaky") / "up.log"
         file.write_text(f"before\nit was {secret} that was said\n")
         with pytest.raises(AssertionError, match="1 lines of"), searched():
             FILES.append(file)
         FILES.remove(file)
-        with searched():
-            logging.getLogger("rios.test").debug(f"a request about {kind}, by the key {door.token[:12]}")  # noqa: G004
+        with searched(canaries=True):
+            logging.getLogger(CANARY).debug(f"a request about {kind}, by the key {door.token[:12]}")  # noqa: G004
 
 
 def test_a_search_of_nothing_is_no_search() -> None:

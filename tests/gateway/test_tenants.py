@@ -9,7 +9,7 @@ import pytest
 
 from rios.services.tenancy import Tenancy
 from tests.gateway.servers import Door, problem, serves
-from tests.gateway.tenants import NOBODY, answers, ids, operations, parameters, specification_of
+from tests.gateway.tenants import NOBODY, answers, ids, masked, operations, parameters, specification_of
 
 PASSWORD = "correct horse battery"
 # Names in paths that are no ids of anybody's objects.
@@ -46,6 +46,8 @@ def lab(network: Door) -> Lab:
         second = http.post("/v1/users", json=colleague).raise_for_status().json()
         signed_in = http.post("/v1/sessions", json={"login": "alpha-two", "password": PASSWORD}).json()
         http.post("/v1/tokens", json={"name": "alpha key"}).raise_for_status()
+        program = {"name": "alpha program", "scopes": ["models:read"], "grants": ["client_credentials"]}
+        http.post("/v1/clients", json=program).raise_for_status()
         http.post("/v1/deployments", json={"name": "alpha-model", "dtype": "float32"}).raise_for_status()
         serves(http, "alpha-model")
         asked = {"model": "alpha-model", "prompt": "It was", "max_new_tokens": 2}
@@ -88,11 +90,16 @@ def shown(network: Door, token: str, known: set[str], *, only: tuple[str, ...] =
                 nothing = answers(http, specification, method, path, said, NOBODY)
                 assert nothing[0] >= 400, (method, path, nothing)
                 found += [
-                    f"{method} {path} {one}: {answer}"
+                    f"{method} {path} {one}"
                     for one in sorted(known)
-                    if (answer := answers(http, specification, method, path, said, one)) != nothing
+                    if _differs(answers(http, specification, method, path, said, one), nothing, one)
                 ]
     return found
+
+
+def _differs(answer: tuple[int, str], nothing: tuple[int, str], one: str) -> bool:
+    """Whether something is told. An id may be a word of the message too: it is left out of both."""
+    return (answer[0], masked(answer[1], one)) != (nothing[0], masked(nothing[1], one))
 
 
 @pytest.mark.parametrize("role", ["admin", "developer"])
@@ -148,7 +155,11 @@ def test_every_route_has_an_id_that_it_knows(network: Door, lab: Lab) -> None:
             for client in (http, colleague, operator):
                 nothing = answers(client, specification, method, path, said, NOBODY)
                 known = sorted(lab.ids - {lab.admin["id"]} if method == "DELETE" else lab.ids)
-                ways += [one for one in known if answers(client, specification, method, path, said, one) != nothing]
+                ways += [
+                    one
+                    for one in known
+                    if _differs(answers(client, specification, method, path, said, one), nothing, one)
+                ]
                 if ways:
                     break
             if not ways:

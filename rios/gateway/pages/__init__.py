@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,17 @@ def asset(name: str) -> str:
     return f"/static/{found}"
 
 
+def moment(text: str) -> str:
+    """A moment of ISO 8601 for people."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S %Z}"
+
+
 @functools.cache
 def _environment() -> Environment:
     found = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.globals.update(asset=asset, size=size, version=rios.__version__)
+    found.globals.update(asset=asset, size=size, moment=moment, version=rios.__version__)
     return found
 
 
