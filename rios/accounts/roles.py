@@ -39,6 +39,7 @@ TABLE = (
     Right("users:read", "see the users of the organisation", _ADMINS),
     Right("users:write", "make users in the organisation, change their roles, close them", _ADMINS),
     Right("audit:read", "read the audit log of the organisation", _ADMINS),
+    Right("webhooks:write", "have URLs told what happens in the organisation", _ADMINS),
     Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True),
     Right("credit:write", "give trial credit to any user", _ADMINS, network=True),
     Right("settlement:write", "settle, reconcile, pay owners, refund, and prove everybody's use", _ADMINS, network=True),

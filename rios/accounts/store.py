@@ -121,6 +121,11 @@ class AccountStore:
             wanted.append(row.organisation_id == organisation_id)
         return [_entry(found) for found in self.rows(row, *wanted, order=row.seq, limit=limit)]
 
+    def audit_head(self) -> int:
+        """The seq of the last entry of all; 0 where there is none."""
+        with self._database.reading() as connection:
+            return connection.scalar(select(func.max(m.AuditRow.seq))) or 0
+
     # --- how questions are put -------------------------------------------------------------------------------
 
     def row(self, table: Any, *wanted: ColumnElement[bool]) -> RowMapping | None:

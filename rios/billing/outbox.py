@@ -69,8 +69,12 @@ def messages(ledger: Ledger, *, topic: str | None = None, delivered: bool | None
 class Dispatcher:
     """Delivers messages to the handlers of their topics; those of other topics wait for a dispatcher with a handler."""
 
-    def __init__(self, ledger: Ledger, handlers: Mapping[str, Handler]) -> None:
-        """handlers: by topic."""
+    def __init__(
+        self, ledger: Ledger, handlers: Mapping[str, Handler], *, retry_max_us: int = RETRY_MAX_US, page: int = _PAGE
+    ) -> None:
+        """handlers: by topic. retry_max_us: the longest pause after a failure. page: messages leased at once."""
+        self._retry_max_us = retry_max_us
+        self._page = page
         self._ledger = ledger
         self._handlers = dict(handlers)
         self._stop = threading.Event()
@@ -116,7 +120,7 @@ class Dispatcher:
         topics = list(self._handlers)
 
         def run(batch: Batch) -> list[Message]:
-            wanted = select(OutboxRow.key).where(*_due(now, topics)).order_by(OutboxRow.id).limit(_PAGE)
+            wanted = select(OutboxRow.key).where(*_due(now, topics)).order_by(OutboxRow.id).limit(self._page)
             rows = batch.rows(OutboxRow, key=("key",))
             taken = []
             for key in batch.connection.scalars(wanted).all():
@@ -148,7 +152,7 @@ class Dispatcher:
             if error is None:
                 rows.change(row, delivered_at=at, error=None)
             elif row["delivered_at"] is None:
-                pause = min(RETRY_US << min(message.attempts - 1, 32), RETRY_MAX_US)
+                pause = min(RETRY_US << min(message.attempts - 1, 32), self._retry_max_us)
                 rows.change(row, next_attempt_at=at + pause, error=error)
 
         self._ledger.transact(run)

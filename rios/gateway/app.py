@@ -17,6 +17,7 @@ from rios.gateway.once import Idempotent
 from rios.gateway.protect import Protect
 from rios.gateway.routes import (
     accounts,
+    events,
     health,
     jobs,
     models,
@@ -30,7 +31,7 @@ from rios.gateway.routes import (
 )
 from rios.gateway.runs import Runs
 from rios.gateway.settings import GatewaySettings
-from rios.gateway.shared import shared_parts
+from rios.gateway.shared import share, shared_parts
 from rios.gateway.signing_in import signing_in
 from rios.services.gate import Gate
 from rios.services.oauth import OAuth
@@ -59,7 +60,7 @@ PUBLIC = frozenset(
 
 ROUTERS = tuple(
     module.router
-    for module in (pages, health, openai, models, jobs, money, treasury, own, accounts, oauth, sign_in)
+    for module in (pages, health, events, openai, models, jobs, money, treasury, own, accounts, oauth, sign_in)
 )
 
 
@@ -82,7 +83,9 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.gate = gate
     app.state.settings = settings
     app.state.limits = limits
+    app.state.streams = {}
     app.state.parts = limits.parts()
+    share(app)
     app.state.oauth = OAuth(gate.accounts)
     app.state.openid = None
     app.state.publisher = Publisher(gate)

@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from rios.gateway.certs_commands import certs, home_of
+from rios.gateway.join_command import gateway
 
 
 def add_to(app: typer.Typer) -> None:
     """Add it to the command line."""
     app.command()(up)
+    app.command()(gateway)
     app.add_typer(certs, name="certs")
 
 

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from fastapi import FastAPI
 
 from rios.gateway.settings import GatewaySettings
+from rios.services.events import Events
 from rios.services.gate import Gate
+from rios.services.outbound import networks
+from rios.services.webhooks import Webhooks
 from rios.storage.redis import Forgetting
+
+
+def share(app: FastAPI) -> None:
+    """Make what sends events on. Raises InvalidRequest for settings that are none."""
+    gate: Gate = app.state.gate
+    settings: GatewaySettings = app.state.settings
+    store, ledger = gate.accounts.store, gate.tenancy.ledger
+    webhooks = Webhooks(store, ledger, home=gate.network._settings.home, allowed=networks(settings.webhook_networks))
+    app.state.webhooks = webhooks
+    app.state.events = Events(store, ledger, webhooks, broker=settings.broker)
+    app.state.parts += app.state.events.parts()
 
 
 @contextmanager
 def shared_parts(app: FastAPI) -> Iterator[None]:
-    """Hear what other gateways revoke, and tell them, by the Redis of the settings."""
+    """Send events on; hear what other gateways revoke, and tell them, by the Redis of the settings."""
     gate: Gate = app.state.gate
     settings: GatewaySettings = app.state.settings
-    if not settings.redis:
+    events: Events = app.state.events
+    with ExitStack() as ends:
+        if settings.redis:
+            tokens = gate.accounts.tokens
+            forgetting = Forgetting(settings.redis, tokens.heard)
+            ends.callback(forgetting.close)
+            tokens.told = forgetting.tell
+        ends.callback(events.close)
+        events.start()
+        gate.network._purse.alerts.on_alert(events.alert)
         yield
-        return
-    tokens = gate.accounts.tokens
-    forgetting = Forgetting(settings.redis, tokens.heard)
-    tokens.told = forgetting.tell
-    try:
-        yield
-    finally:
-        tokens.told = None
-        forgetting.close()

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+# What another gateway was told is begun here within this.
+_LOOK_S = 2.0
 STARTING, SERVING, FAILED = "starting", "serving", "failed"
 
 
@@ -66,6 +68,8 @@ class Deployed:
     """starting, serving or failed."""
     reason: str = ""
     """Why it failed."""
+    error: str = ""
+    """The class of that in `rios.words.errors`."""
 
 
 class Tenancy:
@@ -82,12 +86,15 @@ class Tenancy:
         self._models: dict[str, Model] = {}
         # One after the other: each fills the hosts' memory, and the next has to know what is left of it.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="rios-deploying")
-        for row in store.deployments():
-            specification = Specification(**row.pop("specification"))
-            self._begin(Deployed(**row, specification=specification))
+        self._look()
+        self._stop = threading.Event()
+        self._looker = threading.Thread(target=self._look_on, name="rios-looking", daemon=True)
+        self._looker.start()
 
     def close(self) -> None:
         """Start no more models. Those that serve end with the network, and are wanted again at the next start."""
+        self._stop.set()
+        self._looker.join(self.ledger.database.timeout_s)
         self._starter.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -190,14 +197,38 @@ class Tenancy:
             )  # fmt: skip
 
         self._store.transact(run)
+        self._drop(one.id)
+
+    def _look_on(self) -> None:
+        while not self._stop.wait(_LOOK_S):
+            try:
+                self._look()
+            except RiosError as error:
+                log.warning("deployments are not known now", extra={"reason": str(error)})
+
+    def _look(self) -> None:
+        """Begin what another gateway of the network was told to deploy, and end what one was told to take down."""
         with self._lock:
-            self._deployed.pop(one.id, None)
-            model = self._models.pop(one.id, None)
+            before = set(self._deployed)
+        found = {row["id"]: row for row in self._store.deployments()}
+        for name, row in found.items():
+            if name not in before:
+                specification = Specification(**row.pop("specification"))
+                self._begin(Deployed(**row, specification=specification))
+        for name in before - set(found):
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        with self._lock:
+            self._deployed.pop(name, None)
+            model = self._models.pop(name, None)
         if model is not None:
             model.close()
 
     def _begin(self, one: Deployed) -> None:
         with self._lock:
+            if one.id in self._deployed:  # told here, and seen in the database before that was noted
+                return
             self._deployed[one.id] = one
         self._starter.submit(self._start, one)
 
@@ -214,11 +245,11 @@ class Tenancy:
             )  # fmt: skip
         except RiosError as error:
             log.warning("a model could not be deployed", extra={"model": one.name, "reason": str(error)})
-            self._note(replace(one, state=FAILED, reason=str(error)))
+            self._note(replace(one, state=FAILED, reason=str(error), error=type(error).__name__))
             return
         except Exception:
             log.exception("a model could not be deployed", extra={"model": one.name})
-            self._note(replace(one, state=FAILED, reason="an error of rios; its log says more"))
+            self._note(replace(one, state=FAILED, reason="an error of rios; its log says more", error="RiosError"))
             return
         if not self._note(replace(one, state=SERVING), model):
             model.close()

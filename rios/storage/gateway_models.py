@@ -60,3 +60,11 @@ class QuotaUseRow(Base):
     user_id: Mapped[str] = mapped_column(Text, primary_key=True)
     day: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
     tokens: Mapped[int]
+
+
+class CursorRow(Base):
+    """Up to which entry of a log a reader has come, such as that of the audit log, from which events are made."""
+
+    __tablename__ = "cursors"
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    seq: Mapped[int]

@@ -26,9 +26,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def binary(name: str, *more: str) -> str:
+def binary(name: str, *first: str) -> str:
     """Where a program lies."""
-    found = shutil.which(name, path=os.pathsep.join([*more, SYSTEM_PATH]))
+    found = shutil.which(name, path=os.pathsep.join([*first, SYSTEM_PATH]))
     assert found, f"{name} is missing: make system"
     return found
 
@@ -92,3 +92,42 @@ def redis_server(folder: Path) -> Server:
             return False
 
     return Server(f"redis://127.0.0.1:{port}/0", lambda: _begun(command, folder), answers)
+
+
+def rabbitmq_server(folder: Path) -> Server:
+    """A RabbitMQ that keeps its queues on the disk, with a name server of its own."""
+    import pika
+    import pika.exceptions
+
+    folder.mkdir()
+    port, dist, names = free_port(), free_port(), free_port()
+    (folder / "plugins").write_text("[].")
+    (folder / "conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\nlog.console = true\n")
+    variables = {
+        "HOME": str(folder),
+        "ERL_EPMD_PORT": str(names),
+        "RABBITMQ_NODENAME": f"t{port}@localhost",
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "logs"),
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(dist),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_CONFIG_FILE": str(folder / "conf"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+    }
+    server = binary("rabbitmq-server", "/usr/lib/rabbitmq/bin")
+    script = '"$1" -address 127.0.0.1 -port "$2" & exec "$3"'
+    command = ["/bin/sh", "-c", script, "sh", binary("epmd"), str(names), server]
+    url = f"amqp://guest:guest@127.0.0.1:{port}/"
+
+    def answers() -> bool:
+        found = pika.URLParameters(url)
+        found.socket_timeout = found.stack_timeout = 2
+        try:
+            pika.BlockingConnection(found).close()
+        except (pika.exceptions.AMQPError, OSError):
+            return False
+        return True
+
+    return Server(url, lambda: _begun(command, folder, **variables), answers)

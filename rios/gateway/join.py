@@ -1,0 +1,54 @@
+"""One more gateway of a network: a process beside its others, on the same database, keys, Redis and scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rios.gateway.certs import Certificates
+from rios.gateway.serve import bind, serve, server_of
+from rios.gateway.settings import GatewaySettings
+from rios.services.gate import Gate, first_token
+from rios.services.gate_file import read_file, write_file
+from rios.services.network import connect
+
+
+def join(
+    *,
+    scheduler: str,
+    home: Path,
+    host: str,
+    port: int,
+    database: str | None,
+    models: Path | None,
+    settings: GatewaySettings,
+    ready: Callable[[str, str], None],
+    certificates: Certificates | None = None,
+) -> None:
+    """Serve the network of the Dask scheduler at `scheduler` until a signal. `ready` is told URL and token.
+
+    home: the network's, or a copy of its keys on another machine. database: the URL of its accounts and ledger, where
+    that is not SQLite in the home. Raises InvalidRequest, NoWorkers, LedgerUnavailable.
+    """
+    with bind(host, port) as place:
+        name = f"[{host}]" if ":" in host else host
+        url = f"{'http' if certificates is None else 'https'}://{name}:{place.getsockname()[1]}"
+        ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options = {} if database is None else {"database": database}
+        with connect(scheduler, home=home, **options) as network:
+            gate = Gate.open(network, models=models)
+            try:
+                token = first_token(gate.accounts, home)
+                is_first = not read_file(home).get("url")
+
+                def listening() -> None:
+                    if is_first:
+                        write_file(home, url=url, token=token, ca=ca)
+                    ready(url, token)
+
+                serve(server_of(gate, settings, ready=listening, certificates=certificates), place)
+                if read_file(home).get("url") == url:
+                    write_file(home, url="", token=token)
+            finally:
+                gate.close()

@@ -1,0 +1,55 @@
+"""`rios gateway`: one more gateway of a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rios.gateway.certs_commands import home_of
+
+
+def gateway(
+    scheduler: Annotated[str, typer.Option(help="The network's Dask scheduler, such as tcp://head:8786.")],
+    database: Annotated[
+        str | None, typer.Option(help="Accounts and ledger, such as postgresql://user@host/rios; else in the home.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="What its gateways share: limits and revocations. redis://host:6379/0")
+    ] = None,
+    broker: Annotated[str | None, typer.Option(help="RabbitMQ for domain events. amqp://user@host:5672/")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    home: Annotated[
+        Path | None, typer.Option(help="The network's home, or a copy of its keys; default RIOS_HOME, or ~/.rios.")
+    ] = None,
+    models: Annotated[Path | None, typer.Option(help="The directory whose folders may be deployed.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="TLS 1.3, by this certificate.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The key of --certificate.")] = None,
+) -> None:
+    """Start one more gateway of a network; print its URL and the first admin's token."""
+    from rios.gateway.certs import Certificates
+    from rios.gateway.join import join
+    from rios.gateway.settings import GatewaySettings
+    from rios.words.errors import InvalidRequest
+
+    def ready(url: str, token: str) -> None:
+        sys.stdout.write(f"rios is at {url}\ntoken      {token}\n")
+        sys.stdout.flush()
+
+    if (certificate is None) != (key is None):
+        raise InvalidRequest("--certificate and --key go together")
+    given = {name: value for name, value in (("redis", redis), ("broker", broker)) if value is not None}
+    join(
+        scheduler=scheduler,
+        home=home_of(home),
+        host=host,
+        port=port,
+        database=database,
+        models=models,
+        settings=GatewaySettings().model_copy(update=given),
+        ready=ready,
+        certificates=None if certificate is None or key is None else Certificates(certificate, key),
+    )
