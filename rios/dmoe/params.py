@@ -13,6 +13,8 @@ from rios.words.errors import InvalidRequest
 TEMPERATURE_MIN = 1e-4
 # As many alternatives per token as widely used HTTP interfaces return; more is an export of the vocabulary.
 LOGPROBS_MAX = 20
+BIAS_MAX = 100
+BIASES_MAX = 1024
 SEED_MAX = 2**64 - 1
 FLOAT_MAX = sys.float_info.max  # an int may be beyond it, and NaN is not below it
 
@@ -34,6 +36,7 @@ class SamplingParams:
     logprobs            None, or how many of the most likely tokens to report with their log-probabilities,
                         beside that of the chosen one
     ignore_eos          go on past the checkpoint's end-of-sequence tokens
+    logit_bias          pairs of a token id and what is added to its logit, from -100 to 100, before all else
     """
 
     temperature: float = 0.0
@@ -47,11 +50,12 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
     def greedy(self) -> bool:
         """True where the most likely token is taken and nothing changes the logits before."""
-        return self.temperature == 0.0 and self.repetition_penalty == 1.0
+        return self.temperature == 0.0 and self.repetition_penalty == 1.0 and not self.logit_bias
 
     def validate(self, vocab_size: int) -> None:
         """Raise InvalidRequest, naming field, value and bound, unless every field is within its bounds."""
@@ -74,8 +78,21 @@ class SamplingParams:
                 raise _outside("stop", text, "texts of at least one character")
         for token in _listed("stop_token_ids", self.stop_token_ids):
             _integer("stop_token_ids", token, low=0, high=vocab_size - 1)
+        _check_biases(self.logit_bias, vocab_size)
         if not isinstance(self.ignore_eos, bool):
             raise _outside("ignore_eos", self.ignore_eos, "True or False")
+
+
+def _check_biases(biases: object, vocab_size: int) -> None:
+    pairs = _listed("logit_bias", biases)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise _outside("logit_bias", pair, "pairs of a token id and a number")
+        _integer("logit_bias", pair[0], low=0, high=vocab_size - 1)
+        if abs(_number("logit_bias", pair[1])) > BIAS_MAX:
+            raise _outside("logit_bias", pair[1], f"from -{BIAS_MAX} to {BIAS_MAX}")
+    if len(pairs) > BIASES_MAX:
+        raise _outside("logit_bias", f"{len(pairs)} pairs", f"at most {BIASES_MAX}")
 
 
 def check_timeout(value: object) -> float | None:

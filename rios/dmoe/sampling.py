@@ -1,5 +1,5 @@
 """From logits to a token, in the steps of transformers' `generate` and through its own LogitsProcessor classes:
-repetition penalty, temperature, top-k, top-p, min-p."""
+bias, repetition penalty, temperature, top-k, top-p, min-p."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ def uniform(seed: int, position: int) -> float:
 def _pick(scores: Tensor, params: SamplingParams, history: Sequence[int], drawn: float) -> int:
     processors = LogitsProcessorList()
     seen = torch.empty((1, 0), dtype=torch.int64)
+    if params.logit_bias:
+        scores = scores.clone()
+        for token, bias in params.logit_bias:
+            scores[0, token] += bias
     if params.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(float(params.repetition_penalty)))
         seen = torch.tensor([list(history)], dtype=torch.int64, device=scores.device)

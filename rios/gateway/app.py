@@ -33,6 +33,7 @@ from rios.gateway.runs import Runs
 from rios.gateway.settings import GatewaySettings
 from rios.gateway.shared import share, shared_parts
 from rios.gateway.signing_in import signing_in
+from rios.gateway.tags import Tagged
 from rios.services.gate import Gate
 from rios.services.oauth import OAuth
 from rios.services.published import Publisher
@@ -95,6 +96,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.add_middleware(Tagged)
     app.add_middleware(Idempotent)
     app.add_middleware(Protect, settings=settings, limits=limits, metrics=metrics)
     app.openapi = partial(described, app, ROUTERS)  # type: ignore[method-assign]

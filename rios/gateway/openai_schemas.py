@@ -15,7 +15,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
     "function_call": (None,),
     "functions": (None, []),
-    "logit_bias": (None, {}),
     "metadata": (None, {}),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, False),
@@ -29,6 +28,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=4)]
 Text = Annotated[str, Field(max_length=1_000_000)]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,7}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 N_MAX = 16
 PROMPTS_MAX = 64
 
@@ -52,6 +53,7 @@ class Sampling(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=500)
+    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=300, description="By token id, as text.")
 
     @model_validator(mode="before")
     @classmethod
@@ -81,6 +83,8 @@ class Sampling(Strict):
             found["seed"] = self.seed + place
         if self.stop:
             found["stop"] = self.stop
+        if self.logit_bias:
+            found["logit_bias"] = tuple((int(token), bias) for token, bias in sorted(self.logit_bias.items()))
         return found
 
 

@@ -118,6 +118,13 @@ class Credit(Strict):
     amount: str = Field(description='Such as "5 ROS".', max_length=100)
 
 
+class NewQuota(Strict):
+    """What a user may ask for in a day."""
+
+    tokens: int | None = Field(None, ge=0, lt=2**53, description="Prompt and answer together.")
+    spend: str | None = Field(None, max_length=100, description='Such as "5 ROS".')
+
+
 class NewDeployment(Strict):
     """A model to be deployed."""
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rios.billing.estimate import STEP_TOKENS, Estimate, estimate
 from rios.billing.pricing import DEFAULT_BOOK, Host, Terms
@@ -39,6 +39,16 @@ def work_of(name: str, manifest: Manifest) -> Work:
     return Work.of(name, manifest.hidden_size, layers)
 
 
+class TokenQuota(Protocol):
+    """What bounds the tokens of users by day."""
+
+    def take(self, user_id: str, tokens: int) -> None:
+        """Take tokens, or raise TooManyRequests."""
+
+    def give_back(self, user_id: str, tokens: int) -> None:
+        """What was taken and not needed."""
+
+
 class Charging:
     """Opens a tab for each request of one user. Close it."""
 
@@ -60,6 +70,7 @@ class Charging:
         self.ledger = ledger
         self.step_tokens = step_tokens
         self.grace_s = grace_s
+        self.quota: TokenQuota | None = None
         self.again = Again()
         self._late = Late(None if home is None else home / "late")
         self._expire_at = 0.0
@@ -99,8 +110,20 @@ class Charging:
         known = dict(hosts())
         terms = self.terms(known)
         tabs = [RequestTab(self, one, work, hosts, known=known, terms=terms) for one in asked]
-        self.ledger().hold_all([tab.first(self.user) for tab in tabs])
+        tokens = sum(one.tokens for one in asked)
+        if self.quota is not None:
+            self.quota.take(self.user, tokens)
+        try:
+            self.ledger().hold_all([tab.first(self.user) for tab in tabs])
+        except BaseException:
+            self.unused(tokens)
+            raise
         return tabs
+
+    def unused(self, tokens: int) -> None:
+        """Tokens that were asked for, and not needed."""
+        if self.quota is not None:
+            self.quota.give_back(self.user, tokens)
 
     def settle(self, hold_id: str, charges: Sequence[Charge], *, deployment: str) -> None:
         """Post what a request cost and release the rest; where the database does not answer, later again."""

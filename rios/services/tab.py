@@ -42,6 +42,11 @@ class Asked:
     prompt_tokens: int
     max_new_tokens: int
 
+    @property
+    def tokens(self) -> int:
+        """The most that it reads and writes."""
+        return self.prompt_tokens + self.max_new_tokens
+
 
 class RequestTab:
     """The tab of one request (`rios.words.events.Tab`)."""
@@ -106,6 +111,7 @@ class RequestTab:
     def abandon(self) -> None:
         """The request was never sent: release all of it."""
         self._charging.settle(self.hold_id, (), deployment=self._work.model)
+        self._charging.unused(self._asked.tokens)
 
     def close(self, ended: Ended) -> None:
         """Rate what was measured, post it and release the rest. Who received nothing pays nothing."""
@@ -125,6 +131,7 @@ class RequestTab:
             done = ended.outcome == "done"
             charges = rate_request(request, ended.events, work=self._work, hosts=hosts, terms=self._terms, ended=done)
         self._charging.settle(self.hold_id, charges, deployment=self._work.model)
+        self._charging.unused(max(0, self._asked.tokens - ended.tokens_in - ended.tokens_out))
 
     def _waited(self, stream: Stream, over: float) -> bool:
         """Whether a paused request need not wait any longer, because it goes on or has ended."""

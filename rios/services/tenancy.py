@@ -19,6 +19,7 @@ from rios.accounts.store import AccountStore, add, first, must, must_be_new, rec
 from rios.accounts.values import Principal
 from rios.services.charging import Charging
 from rios.services.generation import Model
+from rios.services.quotas import Quotas
 from rios.storage.models import DeploymentRow
 from rios.words.errors import InvalidRequest, NotFound, NoWorkers, RiosError
 
@@ -86,6 +87,7 @@ class Tenancy:
         self._models: dict[str, Model] = {}
         # One after the other: each fills the hosts' memory, and the next has to know what is left of it.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="rios-deploying")
+        self.quotas = Quotas(store, network._purse.books.ledger)
         self._look()
         self._stop = threading.Event()
         self._looker = threading.Thread(target=self._look_on, name="rios-looking", daemon=True)
@@ -106,7 +108,9 @@ class Tenancy:
 
     def charging(self, user_id: str) -> Charging:
         """What opens the tabs of a user. It shares with the network's what could not be posted yet."""
-        return self._purse.charging.of(user_id)
+        found = self._purse.charging.of(user_id)
+        found.quota = self.quotas
+        return found
 
     def billing(self, user_id: str) -> Billing:
         """`net.billing`, of a user."""

@@ -22,6 +22,7 @@ class Load:
 
     doors: Sequence[Door]
     users: int = 4
+    name: str = "load"
     answers: dict[str, Any] = field(default_factory=dict)
     """What was answered, by key."""
     refusals: list[tuple[float, int, str]] = field(default_factory=list)
@@ -52,7 +53,7 @@ class Load:
         for number in itertools.count():
             if self._stop.is_set():
                 return
-            self._ask(f"load-{user}-{number}", user + number)
+            self._ask(f"{self.name}-{user}-{number}", user + number)
 
     def _ask(self, key: str, turn: int) -> None:
         body = {"model": "demo", "prompt": f"It was {key}", "max_tokens": 6, "temperature": 0}

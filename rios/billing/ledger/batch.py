@@ -6,6 +6,7 @@ is read once and written once, however many transfers of the batch it is in.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,7 +24,6 @@ from rios.words.canonical import canonical
 from rios.words.errors import InsufficientBalance, LedgerConflict
 from rios.words.money import WEI_MAX, format_ros
 
-_ORDER = {table.name: place for place, table in enumerate(Base.metadata.sorted_tables)}
 # Asked at the beginning of every batch; as plain text it takes a third of the time.
 _STATE = "SELECT seq, hash, (SELECT max(number) FROM epochs) FROM transfers ORDER BY seq DESC LIMIT 1"
 _CHUNK = 400
@@ -248,7 +248,8 @@ class Batch:
         changed = [(a.balance, a.floor, a.id) for a in self._changed if not a.is_new]
         if changed:
             update_balances(self.connection, changed)
-        for key in sorted(self._tables, key=lambda key: _ORDER[key[0].__tablename__]):
+        order = _order(len(Base.metadata.tables))
+        for key in sorted(self._tables, key=lambda key: order[key[0].__tablename__]):
             self._tables[key].flush()
 
     def _insert_accounts(self) -> None:
@@ -287,3 +288,9 @@ def _below(account: Account, had_wei: int) -> InsufficientBalance:
         f"{account.name} would have to give {format_ros(wanted_wei)} and has {format_ros(had_wei - account.floor)}; "
         f"{remedy}"
     )
+
+
+@functools.cache
+def _order(_tables: int) -> dict[str, int]:
+    """The place of each table after those that it refers to. Modules with more of them may be imported later."""
+    return {table.name: place for place, table in enumerate(Base.metadata.sorted_tables)}

@@ -11,6 +11,7 @@ from rios.billing.budgets import BUDGET_ALERTS_BP, Period, check_room, span, use
 from rios.billing.ledger.accounts import Kind, check_user, user_account
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.money import alert
+from rios.storage.gateway_models import QuotaRow
 from rios.storage.models import BudgetRow, SpendingRow
 from rios.storage.rows import Row
 from rios.words.money import check_wei
@@ -64,6 +65,11 @@ def check(batch: Batch, user: str, amount_wei: int, *, at: int) -> None:
             spent = _spending(batch, user, period, at)["spent_wei"]
             held = batch.account(user_account(user, Kind.HELD)).balance
             check_room(amount_wei, row["limit_wei"], period=period, spent_wei=spent, held_wei=held)
+    quota = batch.rows(QuotaRow).get(user)  # what an admin allows, beside what users allow themselves
+    if quota is not None and quota["spend_wei"] is not None:
+        spent = _spending(batch, user, Period.DAY, at)["spent_wei"]
+        held = batch.account(user_account(user, Kind.HELD)).balance
+        check_room(amount_wei, quota["spend_wei"], period=Period.DAY, spent_wei=spent, held_wei=held)
 
 
 def spend(batch: Batch, user: str, amount_wei: int, *, at: int) -> None:

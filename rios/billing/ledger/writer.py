@@ -26,6 +26,8 @@ from rios.words.errors import LedgerConflict, LedgerUnavailable, RiosError
 _WEIGHT_MAX = 4_000
 _PAUSE_S, _PAUSE_MAX_S = 0.01, 0.5
 _CLOSE_S = 5.0
+# Who comes later than this while the database does not answer is told so, and does not wait for it with the others.
+_PATIENCE_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,8 @@ class Writer:
         self._database = database
         self._clock = clock
         self._cache = Cache()
+        # Since when the database does not answer whom it was asked by, and what it said last.
+        self._lost: tuple[float, SQLAlchemyError] | None = None
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -62,6 +66,9 @@ class Writer:
         with self._closing:
             if self._closed:
                 raise LedgerUnavailable(f"the ledger in {self._database.name} was closed; open it again")
+            lost = self._lost
+            if lost is not None and time.monotonic() > lost[0] + _PATIENCE_S:
+                raise unavailable(self._database.name, lost[1])
             self._queue.put(request)
 
     def close(self) -> None:
@@ -103,6 +110,7 @@ class Writer:
         while requests:
             try:
                 self._transaction(requests, known=known)
+                self._lost = None
                 return
             except IntegrityError as error:
                 # A transfer id was there already; now each is looked up before. What breaks another rule of the
@@ -115,6 +123,7 @@ class Writer:
                 if not is_transient(error):
                     self._separately(requests, error)
                     return
+                self._lost = (time.monotonic() if self._lost is None else self._lost[0], error)
                 requests = self._still_in_time(requests, error)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
@@ -122,6 +131,8 @@ class Writer:
                 for request in requests:
                     _fail(request, error)
                 return
+        # Nobody waits any more, so the next who comes finds out whether it is back.
+        self._lost = None
 
     def _transaction(self, requests: list[Request], *, known: bool) -> None:
         answers: list[tuple[Request, Any, Exception | None]] = []

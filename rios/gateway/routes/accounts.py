@@ -144,6 +144,22 @@ def post_credit(request: Request, who: Giver, user_id: str, body: s.Credit, key:
     return Response(status_code=204)
 
 
+@router.get("/users/{user_id}/quota", summary="What a user may ask for in a day")
+def get_quota(request: Request, who: SignedIn, user_id: str) -> dict[str, Any]:
+    """Null for no bound; days are those of UTC. One's own, or for admins anybody's of the organisation."""
+    found = gate_of(request).tenancy.quotas.get(who, user_id)
+    spend = None if found.spend_wei is None else str(found.spend_wei)
+    return {"tokens": found.tokens, "spend_wei": spend, "used_tokens": found.used_tokens}
+
+
+@router.put("/users/{user_id}/quota", status_code=204, summary="Bound what a user may ask for in a day")
+def put_quota(request: Request, who: UsersWriter, user_id: str, body: s.NewQuota) -> Response:
+    """What is left out is not bounded. Tokens are counted from the moment that there is a bound."""
+    spend_wei = None if body.spend is None else parse_ros(body.spend, name="the spend")
+    gate_of(request).tenancy.quotas.set(who, user_id, tokens=body.tokens, spend_wei=spend_wei)
+    return Response(status_code=204)
+
+
 @router.post("/organisations", status_code=201, summary="Make an organisation")
 def post_organisation(request: Request, who: Founder, body: s.NewOrganisation) -> dict[str, Any]:
     """The answer alone has the first admin's key."""

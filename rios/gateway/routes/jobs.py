@@ -47,6 +47,7 @@ class NewJob(Strict):
     stop_token_ids: list[int] = Field(default_factory=list, max_length=256)
     logprobs: int | None = None
     ignore_eos: bool = False
+    logit_bias: list[tuple[int, float]] = Field(default_factory=list, max_length=1024)
 
     def params(self) -> dict[str, Any]:
         """As `Model.submit` takes them."""
