@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 import socket
 import struct
@@ -17,12 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rios.dmoe import wire
-from rios.dmoe.greeting import accept, connect
-from rios.dmoe.wire import HEADER, MAGIC, Connection, Frame, Kind, decode_header, dump, encode_header
-from rios.words.errors import DeadlineExceeded, HostLost, ProtocolError, Unauthorized
+from rios.dmoe.wire import HEADER, MAGIC, Connection, Frame, Kind, decode_header, encode_header
+from rios.words.errors import DeadlineExceeded, HostLost, ProtocolError
 
 MAX_BYTES = 1 << 20
-KEY = "correct horse battery staple"
 TIMEOUT_S = 10.0
 
 
@@ -216,93 +213,6 @@ def test_no_meta_is_an_empty_object() -> None:
 
 
 # --- greetings ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(TIMEOUT_S)
-        yield server
-
-
-def serve(listener: socket.socket, outcome: list[object]) -> threading.Thread:
-    """Accept one connection in a thread and note what came of it."""
-
-    def run() -> None:
-        connection = Connection(listener.accept()[0], max_bytes=1000)
-        try:
-            outcome.append(accept(connection, KEY, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES))
-            outcome.append(connection.max_bytes)
-            connection.send(Kind.WELCOME, 0, dump({"said": "hello"}))
-            connection.receive(TIMEOUT_S)
-        except (HostLost, ProtocolError) as error:
-            outcome.append(error)
-        connection.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
-
-
-def test_the_right_key_is_let_in(listener: socket.socket) -> None:
-    outcome: list[object] = []
-    thread = serve(listener, outcome)
-    hello = {"key": KEY, "role": "data"}
-    connection, welcome = connect(listener.getsockname(), hello, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES)
-    assert welcome == {"said": "hello"}
-    connection.close()
-    thread.join(TIMEOUT_S)
-    assert outcome[1] == MAX_BYTES
-    assert isinstance(outcome[0], dict)
-    assert set(outcome[0]) == {"role", "nonce"}
-    assert outcome[0]["role"] == "data"
-
-
-@pytest.mark.parametrize("key", ["", "wrong", KEY[:-1], KEY + " ", None, 17, [KEY], "\u00e9\u4e2d", "\ud800"])
-def test_a_wrong_key_is_refused_and_not_logged(
-    listener: socket.socket, key: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    outcome: list[object] = []
-    thread = serve(listener, outcome)
-    with caplog.at_level(logging.DEBUG), pytest.raises(Unauthorized, match="wrong key") as refused:
-        connect(listener.getsockname(), {"key": key, "role": "data"}, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES)
-    thread.join(TIMEOUT_S)
-    (error,) = outcome
-    assert isinstance(error, Unauthorized)
-    for text in (str(error), str(refused.value), caplog.text):
-        assert KEY not in text
-        assert not (isinstance(key, str) and len(key) > 5 and key in text)
-
-
-def test_nothing_but_a_greeting_comes_first(listener: socket.socket) -> None:
-    outcome: list[object] = []
-    thread = serve(listener, outcome)
-    with socket.create_connection(listener.getsockname(), timeout=TIMEOUT_S) as sock:
-        sock.sendall(frame_bytes(Kind.EXEC, 1))
-        assert sock.recv(1) == b""
-    thread.join(TIMEOUT_S)
-    assert "the first frame is EXEC, not HELLO" in str(outcome[0])
-
-
-def test_the_greeting_has_a_smaller_bound(listener: socket.socket) -> None:
-    outcome: list[object] = []
-    thread = serve(listener, outcome)
-    with pytest.raises(HostLost):
-        connect(listener.getsockname(), {"key": KEY, "role": "x" * 2000}, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES)
-    thread.join(TIMEOUT_S)
-    assert "the bound is 1000" in str(outcome[0])
-
-
-def test_a_silent_listener_is_given_up(listener: socket.socket) -> None:
-    with pytest.raises(DeadlineExceeded):
-        connect(listener.getsockname(), {}, timeout_s=0.1, max_bytes=MAX_BYTES)
-
-
-def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = server.getsockname()
-    with pytest.raises(HostLost, match=f"cannot connect to {address[0]}:{address[1]}"):
-        connect(address, {}, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES)
 
 
 def test_a_header_has_thirty_two_bytes() -> None:
