@@ -11,6 +11,10 @@ from fastapi.routing import APIRoute
 
 from rios.gateway.errors import OPENAI_PATHS
 
+STREAMS = frozenset(("/v1/events", "/v1/jobs/{job_id}/events"))
+"""What answers by server-sent events,"""
+MAY_STREAM = frozenset(("/v1/completions", "/v1/chat/completions"))
+"""and what does where it is asked to."""
 _PROBLEM = {
     "title": "Problem",
     "description": "An error (RFC 9457).",
@@ -83,6 +87,10 @@ def described(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
                     operation["x-rios-scope"] = scope
                 # What does not fit is 400 here, in the shape of all errors.
                 operation["responses"].pop("422", None)
+                if path in STREAMS:
+                    operation["responses"]["200"]["content"] = {"text/event-stream": {}}
+                elif path in MAY_STREAM:
+                    operation["responses"]["200"]["content"]["text/event-stream"] = {}
                 operation["responses"].setdefault("default", _error(path))
         app.openapi_schema = found
     return app.openapi_schema
@@ -92,7 +100,7 @@ def _scopes(routers: Sequence[APIRouter]) -> Iterator[tuple[tuple[str, str], str
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute):
-                yield from (((method, route.path), scope_of(route)) for method in route.methods)
+                yield from (((method, route.path), scope_of(route)) for method in route.methods or ())
 
 
 def scope_of(route: APIRoute) -> str | None:

@@ -48,7 +48,8 @@ def _operation(specification: Mapping[str, Any], method: str, path: str, said: M
         for p in said.get("parameters", ())
     )
     body = said.get("requestBody", {}).get("content", {})
-    schema = resolved(specification, next(iter(body.values()), {}).get("schema", {}))
+    content: Mapping[str, Any] = next(iter(body.values()), {})
+    schema = resolved(specification, content.get("schema", {}))
     wanted = schema.get("required", ())
     fields = tuple(
         Item(name, kind_of(specification, one), _words(one), name in wanted)

@@ -74,9 +74,11 @@ def ids(http: httpx2.Client, specification: Mapping[str, Any]) -> set[str]:
 
     for method, path, _ in operations(specification):
         if method == "GET" and not parameters(path):
-            response = http.get(path)
-            if response.headers.get("content-type", "").startswith("application/json") and response.is_success:
-                take(response.json())
+            with http.stream("GET", path) as response:  # one of events would not end
+                kind = response.headers.get("content-type", "")
+                if kind.startswith("application/json") and response.is_success:
+                    response.read()
+                    take(response.json())
     return {one for one in found if one and one.isprintable()}
 
 

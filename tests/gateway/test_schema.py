@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from schemathesis.core.failures import Failure, FailureGroup
 
 from tests.gateway.generated import ask, operations, roles, whole
 from tests.gateway.servers import Door, lean
 
 REQUESTS = 20_000
+TURNS = 10
+"""Some operations have few possible requests: the others are asked again until there are enough."""
 
 
 def test_no_request_breaks_it_and_no_answer_is_off_the_schema(door: Door) -> None:
@@ -25,11 +28,11 @@ def test_a_break_is_found(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks see an answer that is a 500, and one that is off the schema."""
     chosen = {f"{one.method.upper()} {one.path}": one for one in operations(door)}
     monkeypatch.setattr(type(door.gate.tenancy), "models", lambda *_: 1 / 0)
-    with pytest.raises(Exception, match="Server error"):
+    with pytest.raises(FailureGroup, match="Server error"):
         ask(door, chosen["GET /v1/deployments"], door.token, examples=1)
     monkeypatch.undo()
     monkeypatch.setattr(type(door.gate.accounts), "verified_audit", lambda *_: ["no object"])
-    with pytest.raises(Exception, match=r"(?i)server error|schema"):
+    with pytest.raises((FailureGroup, Failure), match=r"(?i)server error|schema"):
         ask(door, chosen["GET /v1/audit/verify"], door.token, examples=1)
 
 
@@ -40,19 +43,23 @@ def test_twenty_thousand_requests(campaign_record: Any, tmp_path: Path) -> None:
     statuses: dict[str, int] = {}
     with lean(tmp_path / "home") as door:
         wanted, tokens = operations(door), roles(door)
-        each = -(-REQUESTS // (len(wanted) * len(tokens)))
-        for role, token in tokens.items():
-            for one in wanted:
-                name = f"{role} {one.method.upper()} {one.path}"
-                found = campaign_record.once(
-                    name, lambda one=one, token=token: ask(door, one, token, examples=each, seed=1)
-                )
-                for status, count in found.items():
-                    statuses[status] = statuses.get(status, 0) + count
+        for turn in range(TURNS):
+            total = sum(statuses.values())
+            if total >= REQUESTS:
+                break
+            each = max(-(-(REQUESTS - total) // (len(wanted) * len(tokens))), 5)
+            for role, token in tokens.items():
+                for one in wanted:
+                    found = campaign_record.once(
+                        f"{turn} {role} {one.method.upper()} {one.path}",
+                        lambda one=one, token=token, each=each: ask(door, one, token, examples=each, seed=1),
+                    )
+                    for status, count in found.items():
+                        statuses[status] = statuses.get(status, 0) + count
     total = sum(statuses.values())
     campaign_record.conclude(
         requests=total, operations=len(wanted), roles=len(tokens), server_errors=statuses.get("500", 0),
         **{f"answers_{status}": statuses[status] for status in sorted(statuses)},
     )  # fmt: skip
-    assert total >= 0.9 * REQUESTS, "operations with few possible requests make fewer"
+    assert total >= REQUESTS
     assert "500" not in statuses

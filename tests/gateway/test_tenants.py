@@ -48,6 +48,8 @@ def lab(network: Door) -> Lab:
         http.post("/v1/tokens", json={"name": "alpha key"}).raise_for_status()
         program = {"name": "alpha program", "scopes": ["models:read"], "grants": ["client_credentials"]}
         http.post("/v1/clients", json=program).raise_for_status()
+        hook = {"url": "https://93.184.216.34/never", "events": ["never.told"]}
+        http.post("/v1/webhooks", json=hook).raise_for_status()
         http.post("/v1/deployments", json={"name": "alpha-model", "dtype": "float32"}).raise_for_status()
         serves(http, "alpha-model")
         asked = {"model": "alpha-model", "prompt": "It was", "max_new_tokens": 2}
@@ -154,7 +156,7 @@ def test_every_route_has_an_id_that_it_knows(network: Door, lab: Lab) -> None:
             ways: list[str] = []
             for client in (http, colleague, operator):
                 nothing = answers(client, specification, method, path, said, NOBODY)
-                known = sorted(lab.ids - {lab.admin["id"]} if method == "DELETE" else lab.ids)
+                known = sorted(lab.ids if method == "GET" else lab.ids - {lab.admin["id"]})
                 ways += [
                     one
                     for one in known
