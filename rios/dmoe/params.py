@@ -86,11 +86,16 @@ class SamplingParams:
 def _check_biases(biases: object, vocab_size: int) -> None:
     pairs = _listed("logit_bias", biases)
     for pair in pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise _outside("logit_bias", pair, "pairs of a token id and a number")
-        _integer("logit_bias", pair[0], low=0, high=vocab_size - 1)
-        if abs(_number("logit_bias", pair[1])) > BIAS_MAX:
-            raise _outside("logit_bias", pair[1], f"from -{BIAS_MAX} to {BIAS_MAX}")
+        try:
+            token, bias = pair  # type: ignore[misc]  # whatever cannot be taken apart is no pair
+            _integer("the token id", token, low=0, high=vocab_size - 1)
+            good = abs(_number("the bias", bias)) <= BIAS_MAX
+        except (TypeError, ValueError) as error:
+            raise _outside(
+                "logit_bias", pair, f"pairs of a token id from 0 to {vocab_size - 1} and a number"
+            ) from error
+        if not good:
+            raise _outside("logit_bias", pair, f"pairs of a token id and a number from -{BIAS_MAX} to {BIAS_MAX}")
     if len(pairs) > BIASES_MAX:
         raise _outside("logit_bias", f"{len(pairs)} pairs", f"at most {BIASES_MAX}")
 

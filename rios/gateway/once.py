@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +25,7 @@ HEADER = "idempotency-key"
 KEY_MAX = 200
 _METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Signing in has secrets of its own that are good once.
-_NOT_HERE = ("/v1/sessions", "/v1/jobs")
+_NOT_HERE = ("/v1/sessions",)
 _WAIT_S, _LOOK_S = 30.0, 0.1
 _KEPT_HEADERS = frozenset({"content-type", "location", "etag"})
 
@@ -33,6 +34,30 @@ def request_id(request: Request, place: int) -> str | None:
     """The id that the generation number `place` of a request has to have; None where any will do."""
     begun: Begun | None = request.scope.get("rios.once")
     return None if begun is None else begun.request_id(place)
+
+
+def goes_on(request: Request, ended: Callable[[], Awaitable[object]]) -> None:
+    """The request's work goes on until `ended` returns: where this gateway dies before, it is done anew by another."""
+    begun: Begun | None = request.scope.get("rios.once")
+    if begun is None:
+        return
+    request.scope["rios.goes_on"] = True
+    once: Once = request.app.state.gate.once
+
+    async def wait() -> None:
+        try:
+            await ended()
+        except RiosError:
+            log.debug("what went on has failed")
+        await run_in_threadpool(once.finish, begun)
+
+    task = asyncio.ensure_future(wait())
+    _waiting.add(task)
+    task.add_done_callback(_waiting.discard)
+
+
+_waiting: set[asyncio.Future[None]] = set()
+"""So that they are not collected before they have ended."""
 
 
 class Idempotent:
@@ -100,7 +125,7 @@ class Idempotent:
                 kept.extend(message.get("body", b""))
             if not message.get("more_body", False) and 200 <= status < 300:
                 found = Answer(status=status, headers=headers, body=bytes(kept))
-                await run_in_threadpool(once.done, begun, found, token=token)
+                await run_in_threadpool(once.done, begun, found, token=token, goes_on="rios.goes_on" in scope)
                 whole = True
             if start is not None:
                 head, start = start, None

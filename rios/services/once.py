@@ -38,6 +38,7 @@ LEASE_S = 6.0
 _RENEW_S = 1.5
 KEPT_S = 24 * 3600
 ANSWER_MAX = 8 << 20
+_FOREVER = 2**53 - 1
 _LOST = "its answer was lost with its gateway"
 _NONCE = 12
 
@@ -72,6 +73,8 @@ class Once:
         self._gateway = f"gateway-{secrets.token_hex(8)}"
         self._lock = threading.Lock()
         self._doing: set[str] = set()
+        self._ended: set[str] = set()
+        """What goes on after its answer and ended before that was recorded."""
         self._stop = threading.Event()
         self._swept_at = 0
         self._thread = threading.Thread(target=self._renew, name="rios-once", daemon=True)
@@ -102,9 +105,10 @@ class Once:
                     created_at=now, **values,
                 )  # fmt: skip
                 return None, None
-            over = row["status"] is None and row["lease_until"] <= now
-            if row["digest"] == digest and over:
-                connection.execute(update(OnceRow).where(*mine).values(**values))
+            with self._lock:
+                alive = row["attempt"] in self._doing
+            if row["digest"] == digest and row["lease_until"] <= now and not alive:
+                connection.execute(update(OnceRow).where(*mine).values(status=None, answer=None, **values))
                 return None, str(row["attempt"])
             return dict(row), None
 
@@ -125,15 +129,38 @@ class Once:
             raise AlreadyExists(f"the Idempotency-Key {key!r} came before with another request; choose another key")
         return None if row["status"] is None else _opened(row, token)
 
-    def done(self, begun: Begun, answer: Answer, *, token: str) -> None:
-        """Record the answer, unless another has taken the request over."""
+    def done(self, begun: Begun, answer: Answer, *, token: str, goes_on: bool = False) -> None:
+        """Record the answer, unless another has taken the request over.
+
+        goes_on: until `finish` it is done anew where this gateway dies, though it was answered.
+        """
         sealed = _sealed(begun, answer, token) if len(answer.body) <= ANSWER_MAX else None
         row = OnceRow
         mine = (row.user_id == begun.user_id, row.key == begun.key, row.attempt == begun.attempt)
-        changed = update(row).where(*mine).values(status=answer.status, answer=sealed)
+        with self._lock:
+            held = goes_on and begun.attempt not in self._ended
+        until = self._ledger.now() + _us(LEASE_S) if held else _FOREVER
+        changed = update(row).where(*mine).values(status=answer.status, answer=sealed, lease_until=until)
         try:
             self._ledger.transact(lambda batch: batch.connection.execute(changed), alone=True)
-        finally:
+        except BaseException:
+            self._forget(begun)
+            raise
+        if not held:
+            self._forget(begun)
+
+    def finish(self, begun: Begun) -> None:
+        """What went on after its answer has ended."""
+        row = OnceRow
+        with self._lock:
+            self._ended.add(begun.attempt)
+        mine = (row.user_id == begun.user_id, row.key == begun.key, row.attempt == begun.attempt)
+        changed = update(row).where(*mine, row.status.is_not(None)).values(lease_until=_FOREVER)
+        try:
+            answered = self._ledger.transact(lambda batch: batch.connection.execute(changed).rowcount, alone=True)
+        except RiosError:
+            answered = 1  # the lease lapses: it may be done anew, and this is refunded then
+        if answered:
             self._forget(begun)
 
     def release(self, begun: Begun) -> None:
@@ -149,6 +176,7 @@ class Once:
     def _forget(self, begun: Begun) -> None:
         with self._lock:
             self._doing.discard(begun.attempt)
+            self._ended.discard(begun.attempt)
 
     def _undo(self, user_id: str, attempt: str) -> None:
         """Release and refund what a lost attempt held and posted."""
@@ -178,7 +206,7 @@ class Once:
             if not doing:
                 continue
             row = OnceRow
-            mine = (row.gateway == self._gateway, row.status.is_(None), row.attempt.in_(doing))
+            mine = (row.gateway == self._gateway, row.attempt.in_(doing), row.lease_until < _FOREVER)
             longer = update(row).where(*mine).values(lease_until=self._ledger.now() + _us(LEASE_S))
             try:
                 self._ledger.transact(lambda batch, longer=longer: batch.connection.execute(longer), alone=True)  # type: ignore[misc]

@@ -22,6 +22,7 @@ ACCEPTED = {
     "stop_token_ids": [(), (0, VOCAB - 1)],
     "logprobs": [None, 0, LOGPROBS_MAX],
     "ignore_eos": [True, False],
+    "logit_bias": [(), ((0, -100), (VOCAB - 1, 100.0)), [[3, 0.5]]],
 }
 
 REFUSED = {
@@ -36,6 +37,7 @@ REFUSED = {
     "stop_token_ids": [(-1,), (VOCAB,), ("a",), 3, (True,)],
     "logprobs": [-1, LOGPROBS_MAX + 1, 1.5, False],
     "ignore_eos": [1, None],
+    "logit_bias": [3, None, ((0,),), ((-1, 1),), ((VOCAB, 1),), ((0, 101),), ((0, "a"),), ((0, float("nan")),), (3,)],
 }
 
 

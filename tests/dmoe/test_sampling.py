@@ -180,3 +180,17 @@ def test_a_wide_vocabulary_is_inverted_without_loss() -> None:
     even = torch.full((count,), 1.0 / count, dtype=torch.float64)
     for share in (0.1, 0.5, 0.9, 0.99999):
         assert abs(invert(even, share) - share * count) <= 1
+
+
+def test_a_bias_forces_and_forbids_tokens_and_leaves_logprobs_raw() -> None:
+    logits = logits_of(1, 5)
+    first, second = logits[0].topk(2).indices.tolist()
+    kept = logits.clone()
+    for temperature in (0.0, 1.0):
+        forbidden = draw(logits, SamplingParams(temperature=temperature, logit_bias=((first, -100),)), 50)
+        assert first not in forbidden
+        assert set(draw(logits, SamplingParams(temperature=temperature, logit_bias=((7, 100),)), 50)) == {7}
+    (choice,) = choose(logits, [SamplingParams(logit_bias=((first, -100),), logprobs=1)], [()], [0], [1])
+    assert choice.token_id == second
+    assert choice.top[0][0] == first
+    assert torch.equal(logits, kept), "the row of a batch is not touched"

@@ -70,18 +70,36 @@ def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: tuple[Door
     first, second, url = pair
     load = Load([first, second], users=4)
     load.start()
+    job = {"model": "demo", "prompt": "It was a job", "max_new_tokens": 300, "ignore_eos": True}
+    key = {"Idempotency-Key": "a-job"}
+    with second.client() as http:
+        lost = http.post("/v1/jobs", json=job, headers=key).json()["id"]
     until(lambda: len(load.answers) > 10, "the load runs", deadline_s=60)
     second.process.send_signal(signal.SIGKILL)
     killed_at = len(load.answers)
     until(lambda: len(load.answers) > killed_at + 20, "the other goes on", deadline_s=60)
     load.stop()
     with first.client() as http:
-        for key, answer in load.answers.items():
-            again = _again(http, key)
+        problem(http.get(f"/v1/jobs/{lost}"), 404)
+        found = until(lambda: _job(http, job, key, lost), "the job is begun anew", deadline_s=20)
+        again = http.get(f"/v1/jobs/{found}", params={"wait_s": 60}).json()
+        assert again["result"]["usage"]["completion_tokens"] == 300
+    load.answers["a-job"] = {"id": f"job-{found}"}
+    with first.client() as http:
+        for name, answer in load.answers.items():
+            if name == "a-job":
+                continue
+            again = _again(http, name)
             assert again.headers["idempotent-replayed"] == "true"
             assert again.json() == answer, "what was accepted is not lost"
     with Ledger.open(url) as ledger:
         _billed_once(ledger, load.answers)
+
+
+def _job(http: Any, job: dict[str, Any], key: dict[str, str], lost: str) -> str:
+    """The id of the job that the key stands for, unless that is the lost one still."""
+    made = http.post("/v1/jobs", json=job, headers=key)
+    return "" if made.status_code == 503 or made.json()["id"] == lost else str(made.json()["id"])
 
 
 def _again(http: Any, key: str) -> Any:

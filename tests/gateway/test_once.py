@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from sqlalchemy import select, update
 
-from rios.services.once import Once
+from rios.services.once import Answer, Begun, Once
 from rios.storage.gateway_models import OnceRow
 from tests.gateway.servers import Door, problem
 
@@ -97,5 +97,35 @@ def test_what_a_dead_gateway_did_is_taken_over(door: Door, monkeypatch: pytest.M
     assert taken != begun
     dead.release(begun)  # it was not dead after all, and comes too late
     assert living.begin("local", "k-6", "digest", token="t") is None
+    for one in (dead, living):
+        one.close()
+
+
+def test_what_goes_on_after_its_answer_is_taken_over_until_it_has_ended(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = door.gate.tenancy.ledger
+    monkeypatch.setattr("rios.services.once._RENEW_S", 3600)
+    answer = Answer(status=201, headers=(), body=b"{}")
+
+    def lapse(key: str) -> None:
+        with ledger.database.writing() as connection:
+            lapsed = update(OnceRow).where(OnceRow.key == key, OnceRow.lease_until < 2**52)
+            connection.execute(lapsed.values(lease_until=0))
+
+    dead, living = Once(ledger), Once(ledger)
+    for key in ("under way", "ended", "ended early"):
+        begun = dead.begin("local", key, "digest", token="t")
+        assert isinstance(begun, Begun)
+        if key == "ended early":
+            dead.finish(begun)
+        dead.done(begun, answer, token="t", goes_on=True)
+        if key == "ended":
+            dead.finish(begun)
+        assert living.begin("local", key, "digest", token="t") == answer
+        lapse(key)
+        assert dead.begin("local", key, "digest", token="t") == answer, "who does it still does not do it twice"
+        again = living.begin("local", key, "digest", token="t")
+        assert isinstance(again, Begun) if key == "under way" else again == answer
     for one in (dead, living):
         one.close()

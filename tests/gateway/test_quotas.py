@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ BODY = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 8, "tempera
 def ann(network: Door) -> Iterator[tuple[str, str]]:
     """Id and token of somebody with money and without quota."""
     with network.client() as http:
-        made = http.post("/v1/users", json={"login": f"ann-{id(object())}", "role": "developer"}).json()
+        made = http.post("/v1/users", json={"login": f"ann-{uuid.uuid4().hex[:12]}", "role": "developer"}).json()
         headers = {"Idempotency-Key": made["id"]}
         assert http.post(f"/v1/users/{made['id']}/credit", json={"amount": "5 ROS"}, headers=headers).is_success
         yield made["id"], made["token"]

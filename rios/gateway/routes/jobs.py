@@ -17,6 +17,7 @@ from rios.dmoe.completion import Completion, Logprob
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.errors import answer, status_of
 from rios.gateway.events import EventStream, event, unless_gone
+from rios.gateway.once import goes_on, request_id
 from rios.gateway.openai_schemas import Message
 from rios.gateway.runs import Run
 from rios.gateway.schemas import Strict
@@ -47,7 +48,9 @@ class NewJob(Strict):
     stop_token_ids: list[int] = Field(default_factory=list, max_length=256)
     logprobs: int | None = None
     ignore_eos: bool = False
-    logit_bias: list[tuple[int, float]] = Field(default_factory=list, max_length=1024)
+    logit_bias: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=list, max_length=1024, description="Pairs of a token id and what is added to its logit."
+    )
 
     def params(self) -> dict[str, Any]:
         """As `Model.submit` takes them."""
@@ -152,7 +155,11 @@ async def post_job(
     place = jobs.reserve(who.user_id, key)
     try:
         model = gate_of(request).tenancy.model(who, body.model)
-        run = await request.app.state.runs.start(who.user_id, lambda: model.submit(body.ids(model), **body.params()))
+        named = request_id(request, 0)
+        run = await request.app.state.runs.start(
+            who.user_id, lambda: model.submit(body.ids(model), request_id=named, **body.params())
+        )
+        goes_on(request, run.result)
     except BaseException as error:
         jobs.release(who.user_id, key)
         place.set_exception(error if isinstance(error, RiosError) else RiosError("it could not be submitted"))
