@@ -84,7 +84,8 @@ class Authority:
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f"{name!r} is no name of a host: letters, digits, '.', '_' and '-', at most 63")
         folder = self.folder / "hosts" / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self.certify(name, key.public_key(), names=[name], usages=_BOTH, days=days)
         files = member_files(folder)
