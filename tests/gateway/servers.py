@@ -98,6 +98,7 @@ def lean(
     *,
     models: Path | None = None,
     certificates: Certificates | None = None,
+    port: int = 0,
 ) -> Iterator[Door]:
     """A gateway of this process, with accounts and a ledger, and no worker behind it."""
     options = Settings(home=home)
@@ -107,7 +108,7 @@ def lean(
         )
         accounts = Accounts(purse.books.ledger, home=home)
         gate = Gate(network, accounts, Tenancy(network, accounts.store, models=models))
-        with serving(gate, settings, certificates) as url:
+        with serving(gate, settings, certificates, port=port) as url:
             yield Door(url, accounts.first_token(), gate=gate)
         gate.close()
 
@@ -122,9 +123,12 @@ class _Dmoe:
 
 
 @contextmanager
-def serving(gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None) -> Iterator[str]:
+def serving(
+    gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None, *, port: int = 0
+) -> Iterator[str]:
     """Serve `gate` in a thread; its URL."""
-    listening = bind("127.0.0.1", 0)
+    listening = bind("127.0.0.1", port)
+    listening.listen()  # who asks before the server runs waits for it
     server = server_of(gate, settings, certificates=certificates)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="test-gateway")
     thread.start()
