@@ -22,8 +22,6 @@ _ALIGNMENT_BYTES = 64
 all of them begin on one: then the same rows give the same bits on every host, whatever else is computed with
 them."""
 
-_TWICE_INPUTS_MAX = 1024
-_TWICE_WEIGHTS_MIN = 1 << 16
 _HUGE_PAGE_BYTES = 2 << 20
 
 
@@ -115,8 +113,8 @@ class CpuShelf:
             slab = slabs.get(expert)
             if slab is None:
                 raise _unavailable(expert)
-            middle = between(_product(group, slab.up, slab.up_bias))
-            outputs.append(_product(middle, slab.down, slab.down_bias))
+            middle = between(linear(group, slab.up, slab.up_bias))
+            outputs.append(linear(middle, slab.down, slab.down_bias))
         return torch.cat(outputs) if outputs else torch.empty_like(hidden[:0])
 
     def _slab(self, found: Mapping[str, Tensor]) -> _Slab:
@@ -145,28 +143,6 @@ class CpuShelf:
             down_bias=views[f"{down}_bias"] if self._form.bias else None,
             nbytes=nbytes,
         )
-
-
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear`; but a single row of float32 goes in twice, as the right operand.
-
-    MKL streams the weights faster in a product with two columns than in one with a vector: measured with one
-    thread and weights that no cache holds, an expert pair of 512 x 1024 takes 390 us that way and 580 by
-    `linear`, one of 256 x 512 takes 130 and 205. Two and three rows gain nothing on the whole; more inputs
-    than 1024 or weights that a cache holds lose. The choice depends on shapes only, so it is the same on
-    every host.
-    """
-    inputs = rows.shape[1]
-    if (
-        len(rows) != 1
-        or rows.dtype is not torch.float32
-        or inputs > _TWICE_INPUTS_MAX
-        or weight.numel() < _TWICE_WEIGHTS_MIN
-        or not weight.is_contiguous()
-    ):
-        return linear(rows, weight, bias)
-    out = torch.mm(weight, torch.cat((rows, rows)).t())[:, :1].t()
-    return out if bias is None else out + bias
 
 
 class GroupedShelf:
