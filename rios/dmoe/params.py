@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rios.words.errors import InvalidRequest
 
@@ -84,10 +85,10 @@ class SamplingParams:
 
 
 def _check_biases(biases: object, vocab_size: int) -> None:
-    pairs = _listed("logit_bias", biases)
+    pairs: Sequence[Any] = _listed("logit_bias", biases)
     for pair in pairs:
         try:
-            token, bias = pair  # type: ignore[misc]  # whatever cannot be taken apart is no pair
+            token, bias = pair
             _integer("the token id", token, low=0, high=vocab_size - 1)
             good = abs(_number("the bias", bias)) <= BIAS_MAX
         except (TypeError, ValueError) as error:

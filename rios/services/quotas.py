@@ -8,6 +8,7 @@ What a gateway that died had taken stays taken for the day. Money is looked at w
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FRESH_S, _KNOWN_MAX = 2.0, 10_000
 _DAY_US = 86_400 * 10**6
 
 
@@ -45,6 +47,7 @@ class Quotas:
     def __init__(self, store: AccountStore, ledger: Ledger) -> None:
         self._store = store
         self._ledger = ledger
+        self._known: dict[str, tuple[int | None, float]] = {}
 
     def get(self, who: Principal, user_id: str) -> Quota:
         """The quota of a user: one's own, or for admins anybody's of the organisation. Raises NotFound."""
@@ -80,6 +83,7 @@ class Quotas:
             )  # fmt: skip
 
         self._store.transact(run)
+        self._known.pop(user_id, None)
 
     def take(self, user_id: str, tokens: int) -> None:
         """Take tokens of today. Raises TooManyRequests where there are not so many left."""
@@ -124,5 +128,13 @@ class Quotas:
             log.warning("tokens stay taken", extra={"user": user_id, "tokens": tokens, "reason": str(error)})
 
     def _bound(self, user_id: str) -> int | None:
+        """The bound, at most `_FRESH_S` old: stale where another gateway has just set it."""
+        known = self._known.get(user_id)
+        if known is not None and known[1] > time.monotonic():
+            return known[0]
         row = self._store.row(QuotaRow, QuotaRow.user_id == user_id)
-        return None if row is None else row["tokens"]
+        bound: int | None = None if row is None else row["tokens"]
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        self._known[user_id] = bound, time.monotonic() + _FRESH_S
+        return bound

