@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway.secrets_seen import searched
 from tests.gateway.browsing import close_all
+from tests.gateway.secrets_seen import searched
 from tests.gateway.servers import Door, deploy, lean, up
 
 
