@@ -129,10 +129,12 @@ def serving(
     """Serve `gate` in a thread; its URL."""
     listening = bind("127.0.0.1", port)
     listening.listen()  # who asks before the server runs waits for it
-    server = server_of(gate, settings, certificates=certificates)
+    listens = threading.Event()
+    server = server_of(gate, settings, certificates=certificates, ready=listens.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="test-gateway")
     thread.start()
     try:
+        assert listens.wait(30)
         yield f"{'https' if certificates else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
