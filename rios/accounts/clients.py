@@ -109,7 +109,7 @@ def check_redirect_uris(uris: Iterable[str]) -> tuple[str, ...]:
             host, _ = parts.hostname, parts.port
         except ValueError as error:
             raise InvalidRequest(f"the redirect URI {uri!r} is none: {error}") from error
-        plain = uri.isascii() and uri.isprintable() and not set(uri) & set(" \"<>\\^`{|}#*") and len(uri) <= _URI_MAX
+        plain = uri.isascii() and uri.isprintable() and not set(uri) & set(' "<>\\^`{|}#*') and len(uri) <= _URI_MAX
         safe = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
         if not plain or not safe or not host or "@" in parts.netloc:
             raise InvalidRequest(

@@ -64,7 +64,7 @@ def _day(at: int | None) -> str:
 def login(
     url: Annotated[str, typer.Argument(help="Such as https://rios.lab.example.")],
     token: Annotated[
-        str | None, typer.Option(help="An API key; asked for where it is left out, so that no history keeps it.")
+        str | None, typer.Option(help="An API key, or - to be asked for one; by a browser where it is left out.")
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate of the authority that certified the gateway.")] = None,
 ) -> None:
@@ -73,12 +73,28 @@ def login(
     from rios.client.where import LOGIN_FILE, home
     from rios.services.gate_file import write_file
 
-    found = token or typer.prompt("token", hide_input=True)
     trusted = None if ca is None else str(ca.resolve())
+    if token is None:
+        found = _by_browser(url, trusted)
+    else:
+        asked = token == "-"  # noqa: S105  a dash
+        found = typer.prompt("token", hide_input=True) if asked else token
     with RemoteNetwork(url, token=found, ca=trusted) as network:
         home().mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(home(), url=url, token=found, ca=trusted or "", name=LOGIN_FILE)
         sys.stdout.write(f"{network!r}\n")
+
+
+def _by_browser(url: str, ca: str | None) -> str:
+    import platform
+
+    from rios.client.device import key_by_browser
+
+    def show(place: str, code: str) -> None:
+        sys.stdout.write(f"open {place}\nand see that it shows {code}\n")
+        sys.stdout.flush()
+
+    return key_by_browser(url, ca=ca, name=f"rios login on {platform.node()}"[:200], show=show)
 
 
 def logout() -> None:

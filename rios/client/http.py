@@ -37,7 +37,7 @@ class Http:
                 headers={"Authorization": f"Bearer {token}", "User-Agent": "rios"},
                 timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
                 limits=httpx2.Limits(max_connections=512, max_keepalive_connections=32),
-                verify=True if ca is None else _trusting(ca),
+                verify=True if ca is None else trusting(ca),
             )
         except (httpx2.InvalidURL, UnicodeEncodeError) as error:
             raise errors.InvalidRequest(f"{url!r} is no address of a gateway, or its token is none: {error}") from error
@@ -119,7 +119,8 @@ class Http:
         self._client.close()
 
 
-def _trusting(ca: str) -> ssl.SSLContext:
+def trusting(ca: str) -> ssl.SSLContext:
+    """TLS 1.3 with whom the authority in the file `ca` certified. Raises InvalidRequest."""
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:

@@ -136,7 +136,9 @@ def test_sessions_of_programs_are_seen_and_ended_by_their_user(door: Door) -> No
     assert ann.fill(page, "/account/sessions", session_id=session["id"]).status_code == 200
     problem(me(door, tokens["access_token"]), 401)
     error(
-        app.post("/oauth/token", grant_type="refresh_token", refresh_token=tokens["refresh_token"]), 400, "invalid_grant"
+        app.post("/oauth/token", grant_type="refresh_token", refresh_token=tokens["refresh_token"]),
+        400,
+        "invalid_grant",
     )
 
 

@@ -56,7 +56,9 @@ def test_a_replayed_code_ends_what_came_of_it(door: Door) -> None:
     error(app.redeem(code), 400, "invalid_grant")
     problem(me(door, tokens["access_token"]), 401)
     error(
-        app.post("/oauth/token", grant_type="refresh_token", refresh_token=tokens["refresh_token"]), 400, "invalid_grant"
+        app.post("/oauth/token", grant_type="refresh_token", refresh_token=tokens["refresh_token"]),
+        400,
+        "invalid_grant",
     )
     assert "session.stolen" in [one.action for one in door.gate.accounts.store.audit()]
 
@@ -116,7 +118,13 @@ def test_programs_learn_nothing_about_tokens_of_others(door: Door) -> None:
 def test_nobody_is_sent_to_an_address_that_was_not_registered(door: Door, uri: str) -> None:
     """Open redirect: neither a code nor an error goes there."""
     ann, app = person(door), program(door, "usage:read")
-    for changes in ({}, {"response_type": "token"}, {"scope": "nonsense"}, {"code_challenge": None}, {"prompt": "none"}):
+    for changes in (
+        {},
+        {"response_type": "token"},
+        {"scope": "nonsense"},
+        {"code_challenge": None},
+        {"prompt": "none"},
+    ):
         response = ann.http.get(app.asks(redirect_uri=uri, **changes))
         assert response.status_code == 400, response.text
         assert "location" not in response.headers
@@ -305,7 +313,9 @@ def _outbox(door: Door) -> list[dict[str, str]]:
 
 def test_programs_of_another_organisation_ask_in_vain(door: Door) -> None:
     with door.client() as http:
-        labs = [http.post("/v1/organisations", json={"name": unique("Lab "), "admin": unique("h")}).json() for _ in "ab"]
+        labs = [
+            http.post("/v1/organisations", json={"name": unique("Lab "), "admin": unique("h")}).json() for _ in "ab"
+        ]
     ann, app = person(door, token=labs[0]["token"]), program(door, "usage:read", token=labs[1]["token"])
     assert ann.sign_in(ann.get(app.asks())).status_code == 400
     own = program(door, "usage:read", token=labs[0]["token"])
@@ -313,12 +323,16 @@ def test_programs_of_another_organisation_ask_in_vain(door: Door) -> None:
     assert "Allow" in ann.get(program(door, "usage:read").asks()).text, "the network's own are for everybody"
 
 
-@pytest.mark.parametrize("more", [{"role": "admin"}, {"login": "x"}, {"email_confirmed_at": 1}, {"id": "local"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{"role": "admin"}, {"login": "x"}, {"email_confirmed_at": 1}, {"id": "local"}], ids=str
+)
 def test_a_profile_has_no_other_fields(door: Door, more: dict[str, object]) -> None:
     """Mass assignment."""
     ann = person(door)
     with door.client(ann.token) as http:
-        assert problem(http.patch("/v1/users/me/profile", json={"name": "Ann", **more}), 400)["param"] == next(iter(more))
+        assert problem(http.patch("/v1/users/me/profile", json={"name": "Ann", **more}), 400)["param"] == next(
+            iter(more)
+        )
         assert http.get("/v1/users/me").json()["role"] == "developer"
 
 

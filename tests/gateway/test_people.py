@@ -283,9 +283,7 @@ def _everything(accounts: Accounts) -> list[str]:
     from rios.storage.models import Base
 
     with accounts.ledger.database.reading() as connection:
-        return [
-            str(tuple(row)) for table in Base.metadata.sorted_tables for row in connection.execute(table.select())
-        ]
+        return [str(tuple(row)) for table in Base.metadata.sorted_tables for row in connection.execute(table.select())]
 
 
 # --- another provider
@@ -318,7 +316,8 @@ def test_users_of_another_provider_come_in(door: Door, provider: Door) -> None:
 
 def _id(who: Person) -> str:
     accounts: Accounts = who.door.gate.accounts
-    (found,) = (one for one in accounts.store.users("network", limit=500) if f">{one.login}<" in who.get("/account").text)
+    page = who.get("/account").text
+    (found,) = (one for one in accounts.store.users("network", limit=500) if f">{one.login}<" in page)
     return found.id
 
 
