@@ -20,6 +20,7 @@ import pytest
 from rios.dmoe.calls import decode_exec, encode_result
 from rios.dmoe.completion import Completion
 from rios.dmoe.data import compute
+from rios.dmoe.greeting import accept
 from rios.dmoe.host_cost import HostCost
 from rios.dmoe.hosted import Hosted
 from rios.dmoe.job import Job
@@ -105,7 +106,7 @@ class LyingHost:
         self._hosted = hosted
 
     def __call__(self, connection: Connection) -> None:
-        connection.receive(DEADLINE_S)
+        accept(connection, "any", timeout_s=DEADLINE_S, max_bytes=connection.max_bytes)
         welcome = {"held": self._hosted.held(), "handle": 7, "incarnation": "liar"}
         connection.send(Kind.WELCOME, 0, dump(welcome), timeout_s=DEADLINE_S)
         segment: Segment | None = None
@@ -238,7 +239,7 @@ class LyingTrunk:
 
     def __call__(self, connection: Connection) -> None:
         chance = self._chance
-        connection.receive(DEADLINE_S)
+        accept(connection, "any", timeout_s=DEADLINE_S, max_bytes=connection.max_bytes)
         connection.send(Kind.WELCOME, 0, dump({}), timeout_s=DEADLINE_S)
         connection.receive(DEADLINE_S)
         frames = [tokens_frame(chance) for _ in range(chance.randrange(3))]

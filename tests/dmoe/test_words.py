@@ -12,6 +12,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from pydantic import SecretStr
 
 from rios.dmoe.control import error_of
 from rios.dmoe.link import Peer
@@ -99,9 +100,10 @@ def test_each_setting_is_an_environment_variable(name: str, monkeypatch: pytest.
     assert field.description
     kinds = typing.get_args(field.annotation) or (field.annotation,)
     other = 2.0 if field.default == 1 else 1.0
-    value = {bool: False, int: 123, float: other, str: "somewhere", Path: Path("somewhere")}[kinds[0]]
+    value = {bool: False, int: 123, float: other, str: "somewhere", Path: Path("somewhere"), SecretStr: "x"}[kinds[0]]
     monkeypatch.setenv(f"RIOS_{name.upper()}", str(value))
-    assert getattr(Settings(), name) == value
+    found = getattr(Settings(), name)
+    assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value
 
 
 @pytest.mark.parametrize(
