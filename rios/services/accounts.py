@@ -151,9 +151,7 @@ class Accounts:
         def run(batch: Batch) -> tuple[User, str]:
             connection = batch.connection
             must_be_new(first(connection, PersonRow, PersonRow.login == wanted), f"a user {wanted!r}")
-            user = _add_person(
-                connection, _new_id(), who.organisation_id, wanted, name, role, kept, now, email=address
-            )
+            user = _add_person(connection, _new_id(), who.organisation_id, wanted, name, role, kept, now, email=address)
             if address is not None:
                 send(batch, INVITE, user.id, url, now)
             _, secret = new_key(connection, user.id, "first token", scopes, now)

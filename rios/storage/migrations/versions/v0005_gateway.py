@@ -48,9 +48,7 @@ def upgrade() -> None:
         sa.Column("day", Big, primary_key=True, autoincrement=False),
         sa.Column("tokens", Big, nullable=False),
     )
-    op.create_table(
-        "cursors", sa.Column("name", sa.Text(), primary_key=True), sa.Column("seq", Big, nullable=False)
-    )
+    op.create_table("cursors", sa.Column("name", sa.Text(), primary_key=True), sa.Column("seq", Big, nullable=False))
 
 
 def downgrade() -> None:
