@@ -42,7 +42,7 @@ TABLE = (
     Right("webhooks:write", "have URLs told what happens in the organisation", _ADMINS),
     Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True),
     Right("credit:write", "give trial credit to any user", _ADMINS, network=True),
-    Right("settlement:write", "settle, reconcile, pay owners, refund, and prove everybody's use", _ADMINS, network=True),
+    Right("settlement:write", "settle, reconcile, pay owners, refund, prove everybody's use", _ADMINS, network=True),
 )
 SCOPES = tuple(right.scope for right in TABLE)
 OPENID_SCOPES = frozenset(("openid", "profile", "email"))
