@@ -17,7 +17,7 @@ from sqlalchemy import delete, update
 from rios.accounts.store import AccountStore, add, first, must, record
 from rios.storage.gateway_models import QuotaRow, QuotaUseRow
 from rios.storage.models import PersonRow
-from rios.words.errors import InvalidRequest, RiosError, TooManyRequests
+from rios.words.errors import InvalidRequest, NotFound, RiosError, TooManyRequests
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -51,8 +51,8 @@ class Quotas:
 
     def get(self, who: Principal, user_id: str) -> Quota:
         """The quota of a user: one's own, or for admins anybody's of the organisation. Raises NotFound."""
-        if user_id != who.user_id:
-            who.require("users:read")
+        if user_id != who.user_id and "users:read" not in who.scopes:
+            raise NotFound(f"there is no user {user_id!r}")
         mine = (PersonRow.id == user_id, PersonRow.organisation_id == who.organisation_id)
         must(self._store.row(PersonRow, *mine), f"user {user_id!r}")
         row = self._store.row(QuotaRow, QuotaRow.user_id == user_id)
