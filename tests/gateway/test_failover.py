@@ -81,7 +81,7 @@ def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: tuple[Door
     load.stop()
     with first.client() as http:
         problem(http.get(f"/v1/jobs/{lost}"), 404)
-        found = until(lambda: _job(http, job, key, lost), "the job is begun anew", deadline_s=20)
+        found = until(lambda: _job(http, job, key, lost), "the job is begun anew", deadline_s=60)
         again = http.get(f"/v1/jobs/{found}", params={"wait_s": 60}).json()
         assert again["result"]["usage"]["completion_tokens"] == 300
     load.answers["a-job"] = {"id": f"job-{found}"}

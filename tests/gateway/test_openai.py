@@ -165,7 +165,6 @@ def test_log_probabilities(client: OpenAI) -> None:
         ({"seed": -1}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"logprobs": 6}, "logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"echo": True}, "echo"),
         ({"best_of": 2}, "best_of"),
