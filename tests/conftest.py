@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports torch, and inherited by every process that a test starts: the worker processes of a test share
@@ -22,6 +24,15 @@ LONG_TIMEOUT_S = 3600
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 _left_out: dict[str, list[str]] = {}  # reason -> node ids; what -m and -k leave out has the reason "deselected"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that a test runs in this process sets up rios' logs: the tests after it would hear nothing."""
+    logger = logging.getLogger("rios")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 def _cuda() -> bool:

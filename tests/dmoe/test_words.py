@@ -78,17 +78,12 @@ class HostError(RiosError):
 
 
 def test_configure(capsys: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("rios")
-    before = logger.handlers[:], logger.level, logger.propagate
-    try:
-        configure("INFO", context={"worker": "w-0"})
-        configure("INFO", context={"worker": "w-0"})
-        logging.getLogger("rios.dmoe.host").info("once", extra={"request_id": "r1", "key": "s3cret"})
-        logging.getLogger("rios.dmoe.host").debug("below the level")
-        (line,) = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
-        assert (line["event"], line["worker"], line["request_id"], line["key"]) == ("once", "w-0", "r1", "***")
-    finally:
-        logger.handlers[:], logger.level, logger.propagate = before
+    configure("INFO", context={"worker": "w-0"})
+    configure("INFO", context={"worker": "w-0"})
+    logging.getLogger("rios.dmoe.host").info("once", extra={"request_id": "r1", "key": "s3cret"})
+    logging.getLogger("rios.dmoe.host").debug("below the level")
+    (line,) = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
+    assert (line["event"], line["worker"], line["request_id"], line["key"]) == ("once", "w-0", "r1", "***")
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
