@@ -113,8 +113,8 @@ class Batch:
 
     # --- from other threads ----------------------------------------------------------------------------------
 
-    def submit(self, sequence: Request, *, more: bool = False) -> None:
-        """Queue a request; with `more` it waits for `begin`, or for the next of its client without.
+    def submit(self, sequence: Request) -> None:
+        """Queue a request, which waits for `begin`.
 
         Raises `QueueFull` or `InsufficientMemory` when it can never run here.
         """
@@ -130,8 +130,6 @@ class Batch:
             )
         with self._lock:
             self._together.setdefault(sequence.client, []).append(sequence)
-        if not more:
-            self.begin(sequence.client)
 
     def begin(self, client: object) -> None:
         """What a client has submitted begins in one step: a list of prompts is read as one batch."""

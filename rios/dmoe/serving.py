@@ -252,7 +252,7 @@ def _allowed(frame: Frame) -> int:
 def _submit(service: TrunkService, connection: Connection, frame: Frame) -> None:
     said = frame.json()
     try:
-        service.batch.submit(service.request(connection, frame), more=True)
+        service.batch.submit(service.request(connection, frame))
     except ProtocolError:
         raise
     except RiosError as error:
