@@ -20,6 +20,7 @@ import numpy.typing as npt
 from rios.dmoe.batching import Batch, Request
 from rios.dmoe.host import Host
 from rios.dmoe.layer_run import LayerRun
+from rios.services.tab import Asked
 
 FLAGS = "RIOS_UNMETERED_FLAGS"
 _METER = Batch._meter
@@ -61,8 +62,8 @@ def unmetered_hosts(flags: Path) -> Iterator[None]:
 class _Nothing:
     """Charges nothing: no hold, no ledger, no tab."""
 
-    def open(self, *_: object, **__: object) -> None:
-        return None
+    def open(self, asked: Sequence[Asked], *_: object) -> list[None]:
+        return [None] * len(asked)
 
 
 class Cost:

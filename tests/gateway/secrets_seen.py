@@ -16,6 +16,7 @@ SECRETS = re.compile(
     r"|\$argon2|PRIVATE KEY|(?i:bearer) [\w.~+/-]{16,}|(?i:basic) [\w+/=]{16,}"
     r"|correct horse battery"  # the password of these tests
 )
+_FOR_BROWSERS = re.compile(r"et-cookie|[?&]code=rios_ac_").search
 FILES: list[Path] = []
 """The logs of gateways that are processes of their own."""
 
@@ -28,8 +29,8 @@ class _Everything(logging.Handler):
     def __init__(self, *, canaries: bool) -> None:
         super().__init__(logging.DEBUG)
         self.addFilter(lambda record: canaries or record.name != CANARY)
-        # A test that is a browser logs the cookies that it is given; no part of rios has any.
-        self.addFilter(lambda record: not (record.name.startswith("httpcore2") and "et-cookie" in record.getMessage()))
+        # A test that is a browser logs the cookies and the codes that it is given; no part of rios has any.
+        self.addFilter(lambda record: not (record.name.startswith("httpcore2") and _FOR_BROWSERS(record.getMessage())))
         self.setFormatter(JsonFormatter())
         self.lines: list[str] = []
 
