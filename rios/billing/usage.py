@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from rios.billing.books import BYTES, EXPERT, MINIMUM, RESOURCE_LINES, TOKENS_IN, TOKENS_OUT
 from rios.billing.pricing import Host
-from rios.words.errors import InvalidRequest, LedgerConflict
-from rios.words.events import UsageEvent
+from rios.words.errors import InvalidRequest
+from rios.words.events import UsageEvent, UsageEvents
 from rios.words.ids import Address, UsageId, derived_id
 from rios.words.reading import read_count, read_decimal, read_object, read_text
 
@@ -29,7 +31,11 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("ask_bp", "hold_step", "rows", "events"), read_count),
     **dict.fromkeys(("quantity", "measured_ns"), read_decimal),
 }
+Cells = npt.NDArray[np.int64]
+"""(n, 6): `rios.words.events.CELL` of n events."""
+Counts = npt.NDArray[np.int64]
 _NO_EVENTS = hashlib.sha256(b"[]").hexdigest()
+_EXACT_MAX = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +94,14 @@ class Request:
     hold_tokens: tuple[int, ...] = ()
     """New tokens covered by the end of each hold step; empty for one hold over all."""
 
-    def hold_step(self, position: int) -> int:
-        """The hold step in which the first `position` positions had been read.
+    def hold_steps(self, positions: Counts) -> Counts:
+        """For each number of positions, the hold step in which these had been read.
 
         New token n is chosen when tokens_in + n - 1 positions have been read, so a step that covers b new tokens ends
         there.
         """
-        ends = [self.tokens_in - 1 + covered for covered in self.hold_tokens]
-        return min(bisect_left(ends, position), max(len(ends) - 1, 0))
-
-
-@dataclass(slots=True)
-class _Group:
-    """The events of one host in one hold step, added up as they come."""
-
-    events: list[UsageEvent] = field(default_factory=list)
-    flops: int = 0
-    carried: int = 0
-    rows: int = 0
-    measured_ns: int = 0
+        ends = self.tokens_in - 1 + np.array(self.hold_tokens, dtype=np.int64)
+        return np.minimum(np.searchsorted(ends, positions), max(len(ends) - 1, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +132,7 @@ class UsageRecord:
     events: int
     """How many events were folded."""
     events_digest: str
-    """SHA-256 of them in canonical order, in hex."""
+    """SHA-256 of them in canonical order, in hex (`events_digest`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a canonical document: what may pass 2^53 is decimal text."""
@@ -163,43 +158,34 @@ def fold(
     them is; a host that is missing there, an event of another request, or a layer that the model does not have is an
     InvalidRequest, and an event id with two payloads a LedgerConflict.
     """
-    groups: dict[tuple[int, str], _Group] = {}
-    request_id, row_bytes_max = request.request_id, work.row_bytes_max
-    flops_per_row = [layer.flops_per_row for layer in work.layers]
-    steps: dict[int, int] = {}
-    # One loop, because every request pays for it: a request has an event for each step, layer and host.
-    for event in _distinct(events):
-        position, layer, rows, carried = event.step, event.layer, event.rows, event.wire_bytes
-        if not (
-            type(position) is type(layer) is type(rows) is type(carried) is type(event.compute_ns) is int
-            and min(position, layer, rows, carried, event.compute_ns) >= 0
-            and layer < len(flops_per_row)
-            and event.request_id == request_id
-        ):
-            raise _refused(event, request, work)
-        step = steps.get(position)
-        if step is None:
-            step = steps[position] = request.hold_step(position)
-        group = groups.get((step, event.host))
-        if group is None:
-            group = groups[step, event.host] = _Group()
-        group.events.append(event)
-        group.flops += rows * flops_per_row[layer]
-        # A bound per event, so that the bytes of one event do not make room for those of another.
-        group.carried += min(carried, rows * row_bytes_max)
-        group.rows += rows
-        group.measured_ns += event.compute_ns
+    known = UsageEvents.of(events)
+    cells = np.frombuffer(known.cells, dtype="<i8").reshape(-1, 6)
+    _check(request, known, cells, work)
+    steps = request.hold_steps(cells[:, 0])
+    groups = steps * len(known.hosts) + cells[:, 2]
     records = []
-    for (step, name), group in groups.items():
-        host = _host(hosts, name)
-        summary = (len(group.events), _events_digest(group.events))
+    for group in np.unique(groups).tolist():
+        step, place = divmod(group, len(known.hosts))
+        host, mine = _host(hosts, known.hosts[place]), cells[groups == group]
+        summary = (len(mine), events_digest(request, host.name, mine))
+        flops, carried, rows, measured_ns = _sums(mine, work)
         records += [
-            _record(request, host, EXPERT, step, group.flops, (group.rows, group.measured_ns), summary),
-            _record(request, host, BYTES, step, group.carried, (group.rows, 0), summary),
+            _record(request, host, EXPERT, step, flops, (rows, measured_ns), summary),
+            _record(request, host, BYTES, step, carried, (rows, 0), summary),
         ]
     trunk = _host(hosts, request.trunk)
     records += [_record(request, trunk, *tokens, (0, 0), (0, _NO_EVENTS)) for tokens in _tokens(request)]
     return tuple(sorted((r for r in records if r.quantity), key=lambda r: (r.hold_step, r.worker, r.resource)))
+
+
+def events_digest(request: Request, host: str, cells: Cells) -> str:
+    """SHA-256 of what one host did in one hold step.
+
+    Hashed are the JSON list of request, model and host without blanks, a line feed, and for each event, in the order of
+    step and layer, five little-endian integers of 8 bytes: step, layer, rows, compute_ns, wire_bytes.
+    """
+    head = json.dumps([request.request_id, request.model, host], separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(head.encode() + b"\n" + cells[:, [0, 1, 3, 4, 5]].tobytes()).hexdigest()
 
 
 def minimum_record(request: Request, host: Host, missing_wei: int) -> UsageRecord:
@@ -224,28 +210,16 @@ def resource_record(
     return _record(request, host, resource, period, quantity, (0, measured_ns), (0, _NO_EVENTS))
 
 
-def events_digest(events: Iterable[UsageEvent]) -> str:
-    """SHA-256 of the canonical serialisation of `events`, each counted once: JSON rows of their fields, sorted.
-
-    Raises LedgerConflict where one id has two payloads.
-    """
-    return _events_digest(list(_distinct(events)))
-
-
-def _events_digest(events: list[UsageEvent]) -> str:
-    rows = sorted(
-        (e.step, e.layer, e.host, e.event_id, e.request_id, e.model, e.rows, e.compute_ns, e.wire_bytes) for e in events
-    )
-    return hashlib.sha256(json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
-
-
-def _distinct(events: Iterable[UsageEvent]) -> Iterable[UsageEvent]:
-    known: dict[str, UsageEvent] = {}
-    for event in events:
-        earlier = known.setdefault(event.event_id, event)
-        if earlier is not event and earlier != event:
-            raise LedgerConflict(f"usage event {event.event_id} came twice with different contents: {earlier}, {event}")
-    return known.values()
+def _sums(cells: Cells, work: Work) -> tuple[int, int, int, int]:
+    """FLOP, bytes that are priced, rows and measured nanoseconds of some events."""
+    rows, ns, carried = cells[:, 3], cells[:, 4], cells[:, 5]
+    if max(int(rows.max()) * work.row_bytes_max, int(ns.max()), int(carried.max())) * len(cells) > _EXACT_MAX:
+        rows, ns, carried = (column.astype(object) for column in (rows, ns, carried))  # Python's own integers
+    by_layer = [int(rows[cells[:, 1] == layer].sum()) for layer in range(len(work.layers))]
+    flops = sum(count * layer.flops_per_row for count, layer in zip(by_layer, work.layers, strict=True))
+    # A bound per event, so that the bytes of one event do not make room for those of another.
+    priced = np.minimum(carried, rows * work.row_bytes_max)
+    return flops, int(priced.sum()), sum(by_layer), int(ns.sum())
 
 
 def _tokens(request: Request) -> Iterable[tuple[str, int, int]]:
@@ -294,14 +268,13 @@ def _host(hosts: Mapping[str, Host], name: str) -> Host:
         raise InvalidRequest(f"nobody knows who owns host {name}, which worked; announce it and fold again") from error
 
 
-def _refused(event: UsageEvent, request: Request, work: Work) -> InvalidRequest:
-    """What is wrong with an event that cannot be folded."""
-    if event.request_id != request.request_id:
-        return InvalidRequest(f"usage event {event.event_id} is not of request {request.request_id}")
-    counts = (event.step, event.layer, event.rows, event.compute_ns, event.wire_bytes)
-    try:
-        for name, count in zip(("step", "layer", "rows", "compute_ns", "wire_bytes"), counts, strict=True):
-            read_count(f"{name} of usage event {event.event_id}", count)
-    except InvalidRequest as error:
-        return error
-    return InvalidRequest(f"usage event {event.event_id}: {work.model} has {len(work.layers)} layers of experts")
+def _check(request: Request, events: UsageEvents, cells: Cells, work: Work) -> None:
+    """Raise InvalidRequest for events of another request or of layers that the model does not have."""
+    if events and events.request_id != request.request_id:
+        raise InvalidRequest(f"usage events of request {events.request_id} are not of request {request.request_id}")
+    if len(cells) and int(cells[:, 1].max()) >= len(work.layers):
+        layer = int(cells[:, 1].max())
+        raise InvalidRequest(
+            f"usage events of request {request.request_id} are of layer {layer}: "
+            f"{work.model} has {len(work.layers)} layers of experts"
+        )

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
+from rios.dmoe.metering import events
 from rios.dmoe.params import SamplingParams, check_timeout
 from rios.dmoe.stopping import Detokenizer, cut, safe
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.errors import Cancelled, DeadlineExceeded, ProtocolError, RiosError
-from rios.words.events import Ended, Tab, UsageEvent, UsageSink
+from rios.words.events import Ended, Tab, UsageEvents, UsageSink
 
 log = logging.getLogger(__name__)
 
@@ -302,10 +303,10 @@ class Job:
 
     def _account(self) -> None:
         """Hand what was measured on to whoever accounts for it."""
-        events = self.events()
-        for sink in self._sinks if events else ():
+        found = self.events()
+        for sink in self._sinks if found else ():
             try:
-                sink.record(events)
+                sink.record(found)
             except Exception:
                 log.exception("a usage sink failed", extra={"request_id": self.request_id})
         if self._tab is None:
@@ -313,7 +314,7 @@ class Job:
         trunk = self._shares[-1][0][0] if self._shares else ""
         ended = Ended(
             request_id=self.request_id, model=self._model, trunk=trunk, tokens_in=len(self.prompt),
-            tokens_out=len(self._ids), outcome=self.status, events=tuple(events),
+            tokens_out=len(self._ids), outcome=self.status, events=found,
         )  # fmt: skip
         try:
             self._tab.close(ended)
@@ -325,27 +326,18 @@ class Job:
         if self._accounted is not None:
             self._accounted.result()
 
-    def events(self) -> list[UsageEvent]:
+    def events(self) -> UsageEvents:
         """The usage events of this request so far, a pure function of what was accepted."""
-        found: list[UsageEvent] = []
-        request_id, model = self.request_id, self._model
-        for hosts, shares in self._shares:
-            # As Python's own numbers, all at once: field by field out of numpy takes several times as long.
-            for _, step, layer, place, *measured in shares.tolist():
-                host = hosts[place]
-                event_id = f"{request_id}:{step}:{layer}:{host}"
-                found.append(UsageEvent(event_id, request_id, model, step, layer, host, *measured))
-        return merge(found)
+        return events(self.request_id, self._model, self._shares)
 
     def usage(self) -> Usage:
         """What was used so far."""
-        by_host: dict[str, list[int]] = {}
-        for hosts, shares in self._shares:
-            for _, _, _, place, *measured in shares.tolist():
-                sums = by_host.setdefault(hosts[place], [0, 0, 0])
-                for position, value in enumerate(measured):
-                    sums[position] += value
-        used = {name: HostUsage(*sums) for name, sums in sorted(by_host.items())}
+        found = self.events()
+        cells = np.frombuffer(found.cells, dtype="<i8").reshape(-1, 6)
+        used = {
+            name: HostUsage(*(int(total) for total in cells[cells[:, 2] == place, 3:].sum(axis=0)))
+            for place, name in enumerate(found.hosts)
+        }
         return Usage(
             len(self.prompt),
             len(self._ids),
@@ -371,25 +363,3 @@ class Job:
         timing = Timing(None if self._first is None else self._first - self._started, total, speed, self.replays)
         logprobs = tuple(self._logprobs) if self.params.logprobs is not None else None
         return Completion(text, tuple(self._ids), self._finish, self.usage(), timing, logprobs, self.request_id)
-
-
-def merge(events: Sequence[UsageEvent]) -> list[UsageEvent]:
-    """Events of one id added up: groups of one layer may reach one host in several calls of one step."""
-    sums: dict[str, UsageEvent] = {}
-    for event in events:
-        known = sums.get(event.event_id)
-        if known is None:
-            sums[event.event_id] = event
-        else:
-            sums[event.event_id] = UsageEvent(
-                known.event_id,
-                known.request_id,
-                known.model,
-                known.step,
-                known.layer,
-                known.host,
-                known.rows + event.rows,
-                known.compute_ns + event.compute_ns,
-                known.wire_bytes + event.wire_bytes,
-            )
-    return list(sums.values())

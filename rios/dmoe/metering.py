@@ -6,10 +6,13 @@ over its requests by rows; the remainder goes to the largest fractions first (Ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from rios.words.events import UsageEvents
 
 # One request's share of one reply, as it travels from trunk to client.
 SHARE = np.dtype(
@@ -24,6 +27,8 @@ SHARE = np.dtype(
     ]
 )
 _EXACT_MAX = 1 << 62
+# What a host says of itself is bounded, so that sums stay below 2^63: 13 days in nanoseconds, a petabyte.
+_SAID_MAX = 1 << 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +94,34 @@ def _split_each(totals: list[int], weights: npt.NDArray[np.int64]) -> npt.NDArra
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(weights.shape[1])[None], axis=1)
     return np.asarray(parts + (rank < missing))
+
+
+def events(request_id: str, model: str, found: Sequence[tuple[Sequence[str], npt.NDArray[np.void]]]) -> UsageEvents:
+    """The usage events of one request.
+
+    found: what came for it, as (names of hosts, SHARE records whose `host` is a place among them). What one host
+    measured for one layer of one step in several calls is added up.
+    """
+    by_names: dict[tuple[str, ...], list[npt.NDArray[np.void]]] = {}
+    for names, records in found:  # one step each, and the same names until the trunk changes
+        by_names.setdefault(tuple(names), []).append(records)
+    parts = [(names, np.concatenate(several)) for names, several in by_names.items()]
+    hosts = sorted({names[place] for names, records in parts for place in np.unique(records["host"]).tolist()})
+    place = {name: index for index, name in enumerate(hosts)}
+    cells = np.empty((sum(len(records) for _, records in parts), 6), dtype="<i8")
+    start = 0
+    for names, records in parts:
+        part = cells[start : start + len(records)]
+        part[:, 0], part[:, 1], part[:, 3] = records["step"], records["layer"], records["rows"]
+        part[:, 2] = np.array([place.get(name, -1) for name in names], dtype=np.int64)[records["host"]]
+        part[:, 4] = np.minimum(records["compute_ns"], _SAID_MAX)
+        part[:, 5] = np.minimum(records["wire_bytes"], _SAID_MAX)
+        start += len(records)
+    if len(cells):
+        cells = cells[np.lexsort((cells[:, 2], cells[:, 1], cells[:, 0]))]
+        first = np.ones(len(cells), dtype=bool)
+        first[1:] = (cells[1:, :3] != cells[:-1, :3]).any(axis=1)
+        if not first.all():
+            sums = np.add.reduceat(cells[:, 3:], np.flatnonzero(first), axis=0)
+            cells = np.concatenate([cells[first, :3], sums], axis=1)
+    return UsageEvents(request_id, model, tuple(hosts), cells.tobytes())

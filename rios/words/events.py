@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
-from rios.words.errors import RiosError
+from rios.words.errors import InvalidRequest, LedgerConflict, RiosError
 
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
     """One accepted reply's share of one request.
 
-    `event_id` is a pure function of (request, step, layer, host): a retried, hedged or replayed call cannot count
-    twice. `rows` are (token, expert) pairs counted by the trunk; `compute_ns` and `wire_bytes` are the host's
-    measurements of a batched reply, split over its requests by rows with the largest remainder, so that parts add up.
+    `rows` are (token, expert) pairs counted by the trunk; `compute_ns` and `wire_bytes` are the host's measurements of
+    a batched reply, split over its requests by rows with the largest remainder, so that parts add up.
     """
 
-    event_id: str
     request_id: str
     model: str
     step: int
@@ -28,11 +27,90 @@ class UsageEvent:
     compute_ns: int
     wire_bytes: int
 
+    @property
+    def event_id(self) -> str:
+        """What was done, by whom, for whom: a retried, hedged or replayed call cannot count twice."""
+        return f"{self.request_id}:{self.step}:{self.layer}:{self.host}"
+
+
+CELL = struct.Struct("<6q")
+"""Step, layer, place of the host in `UsageEvents.hosts`, rows, compute_ns, wire_bytes."""
+_CELL_MAX = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvents(Sequence[UsageEvent]):
+    """The events of one request, in the order of step, layer and host, each once.
+
+    They are kept as numbers, because a request has one for each step, layer and host: as objects they took longer than
+    all else that is done for a request when it has ended.
+    """
+
+    request_id: str
+    model: str
+    hosts: tuple[str, ...]
+    """Sorted by name."""
+    cells: bytes
+    """A `CELL` for each event."""
+
+    @classmethod
+    def of(cls, events: Iterable[UsageEvent]) -> UsageEvents:
+        """Of one request's events in any order; one that comes twice counts once.
+
+        Raises LedgerConflict where one id has two payloads, InvalidRequest for events of two requests or models and for
+        numbers that are no counts below 2^63.
+        """
+        if isinstance(events, cls):
+            return events
+        known: dict[tuple[str, int, int, str], UsageEvent] = {}
+        for event in events:
+            earlier = known.setdefault((event.request_id, event.step, event.layer, event.host), event)
+            if earlier != event:
+                raise LedgerConflict(
+                    f"usage event {event.event_id} came twice, with other contents: {earlier}, {event}"
+                )
+        found = list(known.values())
+        for event in found:
+            _check(event, found[0])
+        hosts = tuple(sorted({event.host for event in found}))
+        place = {name: index for index, name in enumerate(hosts)}
+        cells = sorted((e.step, e.layer, place[e.host], e.rows, e.compute_ns, e.wire_bytes) for e in found)
+        first = found[0] if found else None
+        request_id, model = (first.request_id, first.model) if first else ("", "")
+        return cls(request_id, model, hosts, b"".join(CELL.pack(*cell) for cell in cells))
+
+    def __len__(self) -> int:
+        return len(self.cells) // CELL.size
+
+    def __iter__(self) -> Iterator[UsageEvent]:
+        for step, layer, place, *measured in CELL.iter_unpack(self.cells):
+            yield UsageEvent(self.request_id, self.model, step, layer, self.hosts[place], *measured)
+
+    @overload
+    def __getitem__(self, index: int) -> UsageEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[UsageEvent]: ...
+    def __getitem__(self, index: int | slice) -> UsageEvent | Sequence[UsageEvent]:
+        """One of them, or some."""
+        return list(self)[index]
+
+
+def _check(event: UsageEvent, first: UsageEvent) -> None:
+    """Raise InvalidRequest where an event cannot be counted."""
+    if (event.request_id, event.model) != (first.request_id, first.model):
+        raise InvalidRequest(
+            f"usage event {event.event_id} of {event.model} is not of request {first.request_id} of {first.model}"
+        )
+    for name in ("step", "layer", "rows", "compute_ns", "wire_bytes"):
+        value = getattr(event, name)
+        if type(value) is not int or not 0 <= value <= _CELL_MAX:
+            raise InvalidRequest(f"{name} of usage event {event.event_id} is {value!r}; it needs a count below 2^63")
+
 
 class UsageSink(Protocol):
     """Whoever accounts for usage. Called once for each finished request, in the client's process."""
 
-    def record(self, events: Sequence[UsageEvent]) -> None:
+    def record(self, events: UsageEvents) -> None:
         """Take the events of one request. Raising leaves the request's answer untouched and is logged."""
 
 
@@ -48,7 +126,7 @@ class Ended:
     tokens_out: int
     outcome: str
     """done, failed or cancelled."""
-    events: tuple[UsageEvent, ...]
+    events: UsageEvents
 
 
 class Stream(Protocol):

@@ -38,7 +38,7 @@ def book(**changes: Any) -> PriceBook:
 def event(request_id: str, step: int, layer: int, host: str, rows: int, **more: int) -> UsageEvent:
     """A usage event as the engine makes them."""
     measured = {"compute_ns": 1_000 * rows, "wire_bytes": 900 * rows, **more}
-    return UsageEvent(f"{request_id}:{step}:{layer}:{host}", request_id, "demo", step, layer, host, rows, **measured)
+    return UsageEvent(request_id, "demo", step, layer, host, rows, **measured)
 
 
 @st.composite

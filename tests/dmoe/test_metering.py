@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rios.dmoe.metering import SHARE, Reply, shares, split
+from rios.dmoe.metering import SHARE, Reply, events, shares, split
+from rios.words.events import UsageEvents
 
 TOTALS = st.one_of(st.integers(0, 1000), st.integers(0, 2**48), st.sampled_from([2**62 - 1, 2**62, 2**63 - 1]))
 WEIGHTS = st.lists(st.one_of(st.integers(0, 20), st.integers(0, 2**40)), min_size=1, max_size=40).filter(any)
@@ -71,3 +73,34 @@ def test_a_record_travels_as_it_is() -> None:
     records = shares([Reply(2, 1, 10, 7, rows)], np.array([8, 9], np.uint32), np.array([5, 6], np.uint32))
     assert SHARE.itemsize == 32
     assert np.frombuffer(records.tobytes(), dtype=SHARE).tolist() == [(8, 5, 2, 1, 1, 3, 2), (9, 6, 2, 1, 3, 7, 5)]
+
+
+NAMES = st.sampled_from((("a", "b"), ("b", "a", "c")))  # another trunk, after a failover, numbers hosts otherwise
+RECORDS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.integers(0, 2),
+        st.integers(0, 1),
+        st.integers(1, 9),
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 99),
+    ),
+    max_size=6,
+)
+
+
+@given(st.lists(st.tuples(NAMES, RECORDS), max_size=4))
+def test_events_add_up_what_one_host_did_for_one_layer_of_one_step(found: Any) -> None:
+    expected: dict[tuple[int, int, str], list[int]] = {}
+    for names, records in found:
+        for step, layer, place, rows, ns, carried in records:
+            sums = expected.setdefault((step, layer, names[place]), [0, 0, 0])
+            for index, value in enumerate((rows, min(ns, 2**50), carried)):
+                sums[index] += value
+    arrays = [(names, np.array([(7, *record) for record in records], dtype=SHARE)) for names, records in found]
+    made = events("r", "m", arrays)
+    assert [(e.step, e.layer, e.host, [e.rows, e.compute_ns, e.wire_bytes]) for e in made] == [
+        (*key, expected[key]) for key in sorted(expected)
+    ]
+    assert made == UsageEvents.of(list(made)) or not made
+    assert {(e.request_id, e.model) for e in made} <= {("r", "m")}

@@ -132,7 +132,6 @@ def _events(rng: Random, request_id: str, prompt: int, new: int) -> list[UsageEv
                 left -= rows
                 found.append(
                     UsageEvent(
-                        f"{request_id}:{step}:{index}:{host}",
                         request_id,
                         WORK.model,
                         step,
