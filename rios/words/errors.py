@@ -23,6 +23,9 @@ RiosError
  |   +- NotFound              there is no such thing, or it belongs to another organisation
  |   +- AlreadyExists         another thing has that name, or the key came before with another request
  |   +- TooManyRequests       a limit of requests is used up; `retry_after_s` says for how long
+ +- SandboxError              something about applications in sandboxes
+ |   +- UnsupportedRuntime    this host cannot run it so; says what is missing
+ |   +- SandboxFailed         an instance could not be started, or its engine does not answer
  +- BillingError              something about money
      +- InvalidAmount         not an amount of ROS: a float, a bool, negative, too many decimals (also a ValueError)
      +- InsufficientBalance   the highest price of what was asked for exceeds what is available
@@ -135,6 +138,18 @@ class TooManyRequests(AccessError):
         """retry_after_s: there is room again after so many seconds."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SandboxError(RiosError):
+    """Something about applications in sandboxes."""
+
+
+class UnsupportedRuntime(SandboxError):
+    """This host cannot run an application in the way that was asked for."""
+
+
+class SandboxFailed(SandboxError):
+    """An instance could not be started, or the engine that runs it does not answer."""
 
 
 class BillingError(RiosError):

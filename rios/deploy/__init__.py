@@ -1,0 +1,1 @@
+"""Deployments: what users ask for, and the sandboxes that run it."""

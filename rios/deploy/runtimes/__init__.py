@@ -1,0 +1,1 @@
+"""Ways to run an application in a sandbox on this host."""
