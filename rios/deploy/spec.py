@@ -77,7 +77,9 @@ class Resources(_Part):
     gpu: int = Field(default=0, ge=0, le=64, description="Whole devices.")
     pids: int = Field(default=256, ge=1, le=65536, description="Processes and threads at the same time.")
     files: int = Field(default=1024, ge=16, le=1 << 20, description="Open files of one process.")
-    tmp: Bytes = Field(default=64 << 20, ge=0, description="Bytes of /tmp and of /home, each in memory.")
+    tmp: Bytes = Field(
+        default=64 << 20, ge=1 << 16, description="Bytes of /tmp, of /home, and of each other place in memory."
+    )
 
 
 class Egress(_Part):
@@ -279,7 +281,9 @@ class App(_Part):
     grace: Seconds = Field(default=10.0, description="Seconds between being asked to stop and being killed.")
     access: Literal["platform", "public"] = "platform"
     user: int = Field(default=USER, ge=1, le=65533, description="User and group id inside; 0 is refused.")
-    read_only: bool = Field(default=True, description="Whether the root file system is.")
+    scratch: tuple[Annotated[str, AfterValidator(_volume_path)], ...] = Field(
+        default=(), max_length=16, description="Places in memory that may be written, beside /tmp, /home and /run."
+    )
     budget: Annotated[int, BeforeValidator(_budget)] | None = Field(
         default=None, ge=0, description="Wei per day; beyond it the deployment pauses."
     )
@@ -307,10 +311,9 @@ class App(_Part):
             raise ValueError("health asks by http and there is no port: give one")
         if len({str(rule) for rule in self.egress}) != len(self.egress):
             raise ValueError("egress names the same host and port twice")
-        paths = sorted(self.volumes)
-        for outer, inner in itertools.pairwise(paths):
-            if inner.startswith(outer + "/"):
-                raise ValueError(f"the volume {inner!r} lies inside the volume {outer!r}")
+        for outer, inner in itertools.pairwise(sorted((*self.volumes, *self.scratch, "/tmp", "/home"))):  # noqa: S108 -- inside the sandbox
+            if inner == outer or inner.startswith(outer + "/"):
+                raise ValueError(f"{inner!r} is, or lies inside, {outer!r}: choose places beside each other")
         return self
 
     @property

@@ -137,7 +137,8 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None
     user: int = USER
-    read_only: bool = True
+    scratch: tuple[str, ...] = ()
+    """Places in memory that may be written, beside /tmp, /home and /run. The rest of the root is read-only, always."""
     limits: Limits = Limits()
     port: int | None = None
     """Where the application listens inside; `Status.endpoint` is how the host reaches it."""
