@@ -164,7 +164,7 @@ def fold(
     steps = request.hold_steps(cells[:, 0])
     groups = steps * len(known.hosts) + cells[:, 2]
     records = []
-    for group in np.unique(groups).tolist():
+    for group in sorted(set(groups.tolist())):
         step, place = divmod(group, len(known.hosts))
         host, mine = _host(hosts, known.hosts[place]), cells[groups == group]
         summary = (len(mine), events_digest(request, host.name, mine))
@@ -199,11 +199,12 @@ def resource_record(
 ) -> UsageRecord:
     """What a deployment rented of a worker in one accounting period.
 
-    source: the deployment's id. resource: "memory", "cpu", "gpu" or "storage". quantity: in base units
-    (`books.BASE_UNITS`), as byte-seconds. period: number of the period, so that each is recorded once.
+    source: the id of a deployment, or of one of its replicas. resource: "memory", "cpu", "gpu", "storage", or "bytes"
+    sent outside. quantity: in base units (`books.BASE_UNITS`), as byte-seconds. period: number of the period, so that
+    each is recorded once.
     """
-    if resource not in RESOURCE_LINES:
-        raise InvalidRequest(f"{resource!r} is not rented by time; {', '.join(RESOURCE_LINES)} are")
+    if resource not in (*RESOURCE_LINES, BYTES):
+        raise InvalidRequest(f"{resource!r} is not what a deployment uses; {', '.join((*RESOURCE_LINES, BYTES))} are")
     for name, value in (("quantity", quantity), ("period", period), ("measured_ns", measured_ns)):
         read_count(f"{name} of {source}", value)
     request = Request(request_id=source, model=model, trunk=host.name, tokens_in=0, tokens_out=0)

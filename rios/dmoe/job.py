@@ -105,6 +105,25 @@ class Job:
         """New tokens so far."""
         return tuple(self._ids)
 
+    @property
+    def tokens_per_s(self) -> float | None:
+        """After the first token, so far; None with fewer than two."""
+        until = time.perf_counter() if self._ended is None else self._ended
+        if self._first is None or len(self._ids) < 2 or until <= self._first:
+            return None
+        return (len(self._ids) - 1) / (until - self._first)
+
+    @property
+    def error(self) -> RiosError | None:
+        """What ended it early."""
+        return self._error
+
+    @property
+    def accounted(self) -> bool:
+        """Whether it has ended, and its price was posted or never will be."""
+        with self._changed:
+            return self.ended and (self._accounted is None or self._accounted.done())
+
     def cancel(self) -> None:
         """End it; its memory is freed before the next step. No error if it has ended already."""
         self.abort(Cancelled(f"request {self.request_id} was cancelled"))
@@ -357,9 +376,7 @@ class Job:
             )
             text, _ = cut(decoded, self.params.stop)
         total = self._ended - self._started
-        speed = None
-        if self._first is not None and len(self._ids) > 1 and self._ended > self._first:
-            speed = (len(self._ids) - 1) / (self._ended - self._first)
-        timing = Timing(None if self._first is None else self._first - self._started, total, speed, self.replays)
+        first_s = None if self._first is None else self._first - self._started
+        timing = Timing(first_s, total, self.tokens_per_s, self.replays)
         logprobs = tuple(self._logprobs) if self.params.logprobs is not None else None
         return Completion(text, tuple(self._ids), self._finish, self.usage(), timing, logprobs, self.request_id)

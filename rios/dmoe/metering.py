@@ -105,8 +105,12 @@ def events(request_id: str, model: str, found: Sequence[tuple[Sequence[str], npt
     by_names: dict[tuple[str, ...], list[npt.NDArray[np.void]]] = {}
     for names, records in found:  # one step each, and the same names until the trunk changes
         by_names.setdefault(tuple(names), []).append(records)
-    parts = [(names, np.concatenate(several)) for names, several in by_names.items()]
-    hosts = sorted({names[place] for names, records in parts for place in np.unique(records["host"]).tolist()})
+    # Joined as bytes: numpy looks at the type of each array anew.
+    parts = [
+        (names, np.frombuffer(b"".join(records.tobytes() for records in several), dtype=SHARE))
+        for names, several in by_names.items()
+    ]
+    hosts = sorted({names[place] for names, records in parts for place in set(records["host"].tolist())})
     place = {name: index for index, name in enumerate(hosts)}
     cells = np.empty((sum(len(records) for _, records in parts), 6), dtype="<i8")
     start = 0
