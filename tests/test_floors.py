@@ -41,6 +41,7 @@ FLOORS = {
     "rios.reporting": 3,
     "rios.gateway": 4,
     "rios.client": 4,
+    "rios.lab": 4,
     "rios.widgets": 4,
     "rios.worker": 4,
     "rios.cli": 4,

@@ -97,6 +97,10 @@ class Billing:
         """.wei = .available + .held, ints of wei; prints as "24.731 ROS (0.2 held)"."""
         return self._books.ledger.balance(self._charging.user)
 
+    def mark(self) -> int:
+        """The number of the ledger's newest entry: while it stays the same, so do all amounts."""
+        return self._books.ledger.head()[0]
+
     @property
     def price_book(self) -> PriceBook:
         """The price book in force now."""

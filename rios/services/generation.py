@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Self, overload
 
 from rios.billing.pricing import Host
@@ -16,10 +16,11 @@ from rios.dmoe.generator import Order
 from rios.dmoe.job import Job
 from rios.dmoe.params import SamplingParams, check_timeout
 from rios.services.charging import Charging, work_of
+from rios.services.jobs import Jobs, JobView
 from rios.services.prompts import one_of, params_of, prompts_of
 from rios.services.tab import Asked
 from rios.services.views import Placement
-from rios.words.errors import InvalidRequest, NetworkClosed
+from rios.words.errors import InvalidRequest, NetworkClosed, RiosError
 from rios.words.ids import Address
 
 Prompt = str | Sequence[int]
@@ -37,13 +38,15 @@ class Model:
         *,
         charging: Charging,
         owners: Owners,
+        jobs: Jobs,
         network: object,
     ) -> None:
-        """network: lives for as long as the model does."""
+        """jobs: where its requests are remembered. network: lives for as long as the model does."""
         self._deployment = deployment
         self._network = network
         self._charging = charging
         self._owners = owners
+        self._jobs = jobs
         self._work = work_of(deployment.name, deployment.manifest)
         self._on_close = on_close
         self._closed = False
@@ -193,7 +196,40 @@ class Model:
             raise
         for job in jobs:
             job.keeps = self  # whoever holds but the request still gets its answer
+            self._remember(job)
         return jobs
+
+    def _remember(self, job: Job) -> None:
+        """Show a request in `net.jobs`."""
+        model, prompt, params = self, list(job.prompt), asdict(job.params)
+        self._jobs.add(
+            job,
+            owner=self._charging.user,
+            model=self.name,
+            decode=self._decoded,
+            again=lambda: model.submit(prompt, **params),
+            cost=self._cost,
+            hosts=lambda: tuple(sorted(model._deployment.members)),
+        )
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        """Text of tokens, or their ids where there is no tokenizer."""
+        if not self._deployment.tokenizing.present:
+            return " ".join(map(str, ids))
+        return str(self.tokenizer.decode(list(ids)))
+
+    def _cost(self, view: JobView) -> tuple[int, bool]:
+        """What a request has cost: posted once it is, before that about what the tokens so far will."""
+        try:
+            if view.posted:
+                rows = self._charging.ledger().usage(request_id=view.id)
+                return sum(usage.amount_wei - usage.refunded_wei for usage in rows), True
+            likely = self._charging.estimate(
+                self._work, self.hosts(), prompt_tokens=view.prompt_tokens, max_new_tokens=view.tokens
+            )
+        except RiosError:
+            return view.cost_wei, False  # the ledger does not answer now: what was known stays
+        return likely.expected_wei, False
 
     def _prepared(self, prompt: str | list[int], params: dict[str, Any]) -> tuple[list[int], SamplingParams]:
         """Prompt and parameters, checked before anything is sent."""

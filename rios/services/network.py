@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import SecretStr
 
 from rios.dmoe.params import check_timeout
+from rios.services.edges import announce
 from rios.services.generation import Model
+from rios.services.jobs import Jobs
 from rios.services.owners import Owners
 from rios.services.prompts import count_of
 from rios.services.purse import Purse
@@ -74,8 +76,10 @@ class Network:
         self.wallet = purse.wallet
         self.earnings = purse.earnings
         self.governance = purse.governance
+        self.jobs = Jobs()
         ends.callback(self._purse.close)
         ends.callback(_close_all, self._deployments)
+        ends.callback(announce(self, kind="local"))
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +98,11 @@ class Network:
             f'<div style="color:var(--jp-content-font-color1)"><b>Network</b> {html.escape(self.address)}: '
             f"{size(memory)} for shards; models: {models}</div>{self.workers._repr_html_()}"
         )
+
+    @property
+    def account(self) -> str:
+        """Who pays for what is done through this object."""
+        return self._purse.charging.user
 
     @property
     def dmoe(self) -> Dmoe:
@@ -293,7 +302,12 @@ class Dmoe:
         network._owners.learn()
         network._deployments.append(deployment)
         model = Model(
-            deployment, network._forget, charging=network._purse.charging, owners=network._owners, network=network
+            deployment,
+            network._forget,
+            charging=network._purse.charging,
+            owners=network._owners,
+            jobs=network.jobs,
+            network=network,
         )
         network._models.append(model)
         return model

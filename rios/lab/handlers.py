@@ -1,0 +1,196 @@
+"""The routes of the server half: under Jupyter's own authentication, XSRF check and authorizer.
+
+The browser has Jupyter's cookie and nothing of rios: keys of panels and tokens of gateways stay on this side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import httpx2
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from rios.lab.networks import Networks
+from rios.lab.service import KEY_HEADER, status_of
+from rios.words.errors import InvalidRequest, NetworkClosed, RiosError
+
+RESOURCE = "rios"
+_READ_S, _DEED_S, _CONNECT_S = 60.0, 600.0, 5.0
+_GET = r"(?P<what>state|chain|usage|proof|placement|job)"
+_POST = r"(?P<what>plan|act|jobs/cancel|jobs/retry)"
+_ID = r"(?P<network_id>[0-9a-f]{16})"
+
+
+class _Handler(APIHandler):
+    auth_resource: ClassVar[str] = RESOURCE
+
+    @property
+    def networks(self) -> Networks:
+        """The networks of this server."""
+        found: Networks = self.settings["rios_networks"]
+        return found
+
+    def problem(self, error: RiosError) -> None:
+        """Answer with an error of rios."""
+        self.say({"type": type(error).__name__, "detail": str(error)}, status_of(error))
+
+    def say(self, said: Any, status: int = 200) -> None:
+        """Answer with JSON that no cache keeps."""
+        self.set_status(status)
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps(said))
+
+    def given(self) -> dict[str, Any]:
+        """The body. Raises InvalidRequest."""
+        try:
+            found = json.loads(self.request.body or b"{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise InvalidRequest("the body must be a JSON object")
+        return found
+
+    async def ask(self, network_id: str, method: str, what: str, **more: Any) -> None:
+        """Answer what a panel answers."""
+        try:
+            found = self.networks.get(network_id)
+            seconds = _READ_S if method == "GET" else _DEED_S
+            async with _client(found.socket, seconds) as client:
+                answer = await client.request(method, f"/{what}", headers={KEY_HEADER: found.key}, **more)
+        except httpx2.TransportError as error:
+            self.problem(NetworkClosed(f"this network does not answer now: {str(error) or type(error).__name__}"))
+        except RiosError as error:
+            self.problem(error)
+        else:
+            self.set_status(answer.status_code)
+            self.set_header("Cache-Control", "no-store")
+            self.finish(answer.content)
+
+
+def _client(socket: str, seconds: float | None) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
+        base_url="http://panel",
+        transport=httpx2.AsyncHTTPTransport(uds=socket),
+        timeout=httpx2.Timeout(seconds, connect=_CONNECT_S),
+    )
+
+
+class All(_Handler):
+    """The networks."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Those of this server's kernels, and those that it started."""
+        names = await self._names()
+        self.say(
+            {"networks": [{**one.to_dict(), "name": names.get(one.kernel or "", "")} for one in self.networks.all()]}
+        )
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Start one. A token is taken, and never given back."""
+        try:
+            found = await self.networks.start(self.given())
+        except RiosError as error:
+            self.problem(error)
+        else:
+            self.say(found.to_dict(), 201)
+
+    async def _names(self) -> Mapping[str, str]:
+        """By kernel: the path of its notebook."""
+        manager: Any = self.session_manager
+        sessions = await manager.list_sessions()
+        return {one["kernel"]["id"]: one.get("path") or one.get("name") or "" for one in sessions if one.get("kernel")}
+
+
+class One(_Handler):
+    """A network."""
+
+    @web.authenticated
+    @authorized
+    async def delete(self, network_id: str) -> None:
+        """End one that was started here."""
+        try:
+            await self.networks.stop(network_id)
+        except RiosError as error:
+            self.problem(error)
+        else:
+            self.set_status(204)
+            self.finish()
+
+
+class Read(_Handler):
+    """What a panel shows."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, network_id: str, what: str) -> None:
+        """As the panel answers."""
+        params = {name: values[-1].decode("utf-8", "replace") for name, values in self.request.query_arguments.items()}
+        await self.ask(network_id, "GET", what, params=params)
+
+
+class Act(_Handler):
+    """What a panel does."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, network_id: str, what: str) -> None:
+        """As the panel answers."""
+        try:
+            given = self.given()
+        except RiosError as error:
+            self.problem(error)
+        else:
+            await self.ask(network_id, "POST", what, json=given)
+
+
+class Follow(_Handler):
+    """The events of a panel."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, network_id: str) -> None:
+        """Server-sent events from now on; with Last-Event-ID, or `last`, those after it."""
+        last = self.request.headers.get("Last-Event-ID") or self.get_query_argument("last", "")
+        try:
+            found = self.networks.get(network_id)
+            async with (
+                _client(found.socket, None) as client,
+                client.stream(
+                    "GET", "/events", headers={KEY_HEADER: found.key, **({"Last-Event-ID": last} if last else {})}
+                ) as answer,
+            ):
+                self.set_status(answer.status_code)
+                self.set_header("Content-Type", answer.headers.get("content-type", "application/json"))
+                self.set_header("Cache-Control", "no-store")
+                self.set_header("X-Accel-Buffering", "no")  # nginx before JupyterHub would hold events back
+                async for piece in answer.aiter_raw():
+                    self.write(piece)
+                    await self.flush()
+        except RiosError as error:
+            self.problem(error)
+        except httpx2.TransportError as error:
+            if not self._headers_written:
+                self.problem(NetworkClosed(f"this network does not answer now: {str(error) or type(error).__name__}"))
+        except StreamClosedError:
+            return
+
+
+def routes(base: str) -> list[tuple[str, type[_Handler]]]:
+    """All routes under the server's base URL, which ends without a slash."""
+    root = f"{base}/rios/networks"
+    return [
+        (root, All),
+        (f"{root}/{_ID}", One),
+        (f"{root}/{_ID}/events", Follow),
+        (f"{root}/{_ID}/{_GET}", Read),
+        (f"{root}/{_ID}/{_POST}", Act),
+    ]

@@ -1,0 +1,155 @@
+"""What changes in a panel, as numbered events that any number of readers follow and take up again where they were."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rios.services.panel import Panel
+from rios.words.errors import NetworkClosed, RiosError
+
+log = logging.getLogger(__name__)
+
+KEPT = 2_000
+"""So many events are remembered; who comes back later than that reads everything anew."""
+# Jobs are told when they change; figures are looked at this often, where nothing says that they changed.
+_LOOK_S = 1.0
+_MONEY_S, _HOSTS_S = 10.0, 5.0
+_MONEY = ("wallet", "spend", "earnings")
+_HOSTS = ("workers", "models", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change. `id` is what a reader says to go on after it."""
+
+    id: str
+    name: str
+    """jobs, section or reset."""
+    data: str
+    """JSON."""
+
+
+class Feed:
+    """Follows a panel while somebody reads. Close it."""
+
+    def __init__(self, panel: Panel, *, look_s: float = _LOOK_S) -> None:
+        self._panel = panel
+        self._look_s = look_s
+        self._boot = secrets.token_hex(4)
+        self._lock = threading.Condition()
+        self._events: deque[tuple[int, Event]] = deque(maxlen=KEPT)
+        self._seq = 0
+        self._readers: list[Callable[[Event], None]] = []
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._said: dict[str, str] = {}
+        self._version = 0
+
+    @property
+    def last(self) -> str:
+        """The id of the newest event: what a reader of the whole state goes on after."""
+        with self._lock:
+            return self._id(self._seq)
+
+    def follow(self, reader: Callable[[Event], None], last: str | None = None) -> Callable[[], None]:
+        """Have `reader` called, in another thread, with each event after the one of id `last`; returns what ends it.
+
+        Where these are not remembered, with a single "reset" first: everything has to be read anew.
+        """
+        with self._lock:
+            if self._closed:
+                raise NetworkClosed("this network was closed; make another one")
+            for event in self._missed(last):
+                reader(event)
+            self._readers.append(reader)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="rios-feed", daemon=True)
+                self._thread.start()
+
+        def end() -> None:
+            with self._lock:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+
+        return end
+
+    def look(self, *names: str) -> None:
+        """Tell of these sections now, where they changed."""
+        for name in names:
+            self._tell_section(name)
+
+    def close(self) -> None:
+        """Tell no more."""
+        with self._lock:
+            self._closed = True
+            self._readers.clear()
+
+    def _id(self, seq: int) -> str:
+        return f"{self._boot}.{seq}"
+
+    def _missed(self, last: str | None) -> list[Event]:
+        if last is None:
+            return []
+        boot, _, number = last.partition(".")
+        known = boot == self._boot and number.isascii() and number.isdecimal()
+        oldest = self._events[0][0] if self._events else self._seq + 1
+        if not known or int(number) > self._seq or int(number) < oldest - 1:
+            return [Event(self._id(self._seq), "reset", "{}")]
+        return [event for seq, event in self._events if seq > int(number)]
+
+    def _publish(self, name: str, data: Any) -> None:
+        with self._lock:
+            self._seq += 1
+            event = Event(self._id(self._seq), name, json.dumps(data))
+            self._events.append((self._seq, event))
+            for reader in self._readers:
+                reader(event)
+
+    def _run(self) -> None:
+        """Until nobody reads any more."""
+        mark: int | None = None
+        money_at = hosts_at = 0.0
+        while self._wanted():
+            try:
+                self._tell_jobs()
+                now = time.monotonic()
+                new = self._panel.mark()
+                if new != mark or now - money_at > _MONEY_S:
+                    mark, money_at = new, now
+                    self.look(*_MONEY)
+                if now - hosts_at > _HOSTS_S:
+                    hosts_at = now
+                    self.look(*_HOSTS)
+            except NetworkClosed:
+                self.close()
+            except RiosError as error:
+                log.info("a panel cannot be told what changed", extra={"reason": str(error)})
+                time.sleep(self._look_s)
+
+    def _wanted(self) -> bool:
+        with self._lock:
+            if self._readers and not self._closed:
+                return True
+            self._thread = None
+            return False
+
+    def _tell_jobs(self) -> None:
+        version, views = self._panel.net.jobs.changed(self._version, self._look_s)
+        self._version = version
+        if views:
+            self._publish("jobs", {"jobs": [view.to_dict() for view in views]})
+
+    def _tell_section(self, name: str) -> None:
+        found = self._panel.section(name)
+        text = json.dumps({**found, "at": 0})
+        if self._said.get(name) != text:
+            self._said[name] = text
+            self._publish("section", {"name": name, "section": found})

@@ -1,0 +1,229 @@
+"""What a panel shows of a network, as plain JSON: wallet, spend, earnings, workers, models and jobs.
+
+One panel for all networks: made here or behind a gateway, shown in JupyterLab, in a widget or in a browser. Amounts
+travel as text of whole wei, for a browser's numbers end at 2^53. A section that cannot be had says why, and the others
+are there all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rios.words.errors import NetworkClosed, NotFound, RiosError
+
+if TYPE_CHECKING:
+    from rios.billing.ledger.values import Balance, Budget
+    from rios.services.views import Placement, WorkerInfo
+
+SPEND_DAYS = 30
+_USAGE_ROWS = 500
+
+Lookup = Callable[[], Any]
+"""The network, or None once it has gone."""
+
+
+class Panel:
+    """The figures of one network for one account. Safe for threads; it keeps nothing alive."""
+
+    def __init__(self, lookup: Lookup, *, kind: str) -> None:
+        """kind: local, or remote for a network behind a gateway."""
+        self._lookup = lookup
+        self.kind = kind
+        self._sections: dict[str, Callable[[], dict[str, Any]]] = {
+            "network": self._network,
+            "wallet": self._wallet,
+            "spend": self._spend,
+            "earnings": self._earnings,
+            "workers": self._workers,
+            "models": self._models,
+        }
+
+    @property
+    def net(self) -> Any:
+        """The network. Raises NetworkClosed once it has gone."""
+        found = self._lookup()
+        if found is None:
+            raise NetworkClosed("this network was closed; make another one")
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sections there are."""
+        return tuple(self._sections)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One section now: `at` in seconds since 1970, and its `data`, or the `error` that it has instead."""
+        if name not in self._sections:
+            raise NotFound(f"there is no section {name!r}; there are {', '.join(self._sections)}")
+        try:
+            return {"at": time.time(), "data": self._sections[name](), "error": None}
+        except RiosError as error:
+            return {"at": time.time(), "data": None, "error": problem(error)}
+
+    def state(self) -> dict[str, Any]:
+        """All sections, and all jobs that are remembered."""
+        return {"sections": {name: self.section(name) for name in self._sections}, "jobs": self.jobs()}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs, oldest first."""
+        return [view.to_dict() for view in self.net.jobs.all()]
+
+    def mark(self) -> int | None:
+        """A number that grows with each posting, where the ledger is here: what was read at the same one is fresh."""
+        return None if self.kind == "remote" else self.net.billing.mark()
+
+    # --- sections --------------------------------------------------------------------------------------------
+
+    def _network(self) -> dict[str, Any]:
+        net = self.net
+        return {"address": net.address, "kind": self.kind, "account": net.account}
+
+    def _wallet(self) -> dict[str, Any]:
+        wallet = self.net.wallet
+        return {"address": wallet.address, **balance_of(wallet.balance)}
+
+    def _spend(self) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        today = now.date().isoformat()
+        since = (now - timedelta(days=SPEND_DAYS - 1)).date()
+        month = now.date().replace(day=1)
+        billing = self.net.billing
+        days = {str(day): int(wei) for day, wei in billing.costs(by="day", since=min(since, month)).wei.items()}
+        shown = [(since + timedelta(days=count)).isoformat() for count in range(SPEND_DAYS)]
+        return {
+            "today_wei": str(days.get(today, 0)),
+            "month_wei": str(sum(wei for day, wei in days.items() if day >= month.isoformat())),
+            "days": [{"day": day, "wei": str(days.get(day, 0))} for day in shown],
+            "budgets": [budget_of(one) for one in billing.budgets],
+        }
+
+    def _earnings(self) -> dict[str, Any]:
+        now = self.net.earnings.now
+        return {
+            "owner": now.owner,
+            "earned_wei": str(now.earned_wei),
+            "pending_wei": str(now.pending_wei),
+            "claimable_wei": str(now.claimable_wei),
+            "claimed_wei": str(now.claimed_wei),
+        }
+
+    def _workers(self) -> dict[str, Any]:
+        return {"workers": [worker_of(one) for one in self.net.workers]}
+
+    def _models(self) -> dict[str, Any]:
+        return {"models": [{"name": one.name} for one in self.net.models]}
+
+    # --- asked for by name -----------------------------------------------------------------------------------
+
+    def chain(self) -> dict[str, Any]:
+        """What the address has outside the escrow. Starts the chain where that was not needed before."""
+        return {"at": time.time(), "on_chain_wei": str(self.net.wallet.on_chain)}
+
+    def usage(self, *, since: str | None = None, **filters: str | None) -> dict[str, Any]:
+        """Usage records behind an amount, newest first: at most 500; filters as of `net.billing.usage`."""
+        given = {name: value for name, value in filters.items() if value}
+        frame = self.net.billing.usage(since=since or None, **given)
+        rows = [
+            {
+                "usage_id": row.usage_id, "at": row.time.timestamp(), "model": row.model, "worker": row.worker,
+                "resource": row.resource, "quantity": str(row.quantity), "unit": row.unit, "price": str(row.price),
+                "amount_wei": str(row.amount_wei), "epoch": None if row.epoch is None else int(row.epoch),
+            }
+            for row in frame.itertuples()
+        ]  # fmt: skip
+        total = sum(int(row["amount_wei"]) for row in rows)
+        return {"rows": rows[::-1][:_USAGE_ROWS], "count": len(rows), "total_wei": str(total)}
+
+    def proof(self, usage_id: str) -> dict[str, Any]:
+        """The links from a usage record to its payout. Raises NotProvable."""
+        found = self.net.billing.prove(usage_id)
+        links = [{"name": one.name, "state": str(one.state), "reason": one.reason} for one in found.links]
+        return {"usage_id": usage_id, "verified": found.verified, "links": links}
+
+    def placement(self, name: str) -> dict[str, Any]:
+        """Who holds what of a model, and which share of its rows each host's experts had. Raises NotFound."""
+        model = next((one for one in self.net.models if one.name == name), None)
+        if model is None:
+            raise NotFound(f"there is no model {name!r} now; it may have been closed")
+        return placement_of(model.placement)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job with its prompt and its answer so far. Raises NotFound."""
+        jobs = self.net.jobs
+        view, (prompt, answer) = jobs[job_id], jobs.text(job_id)
+        return {"job": view.to_dict(), "prompt": prompt, "answer": answer, "params": jobs.params(job_id)}
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """End a job; what was received so far is paid. Raises NotFound."""
+        self.net.jobs.cancel(job_id)
+        return {"id": job_id}
+
+    def retry(self, job_id: str) -> dict[str, Any]:
+        """Send a job again: the id of the new one. Raises NotFound, and as `submit`."""
+        return {"id": self.net.jobs.retry(job_id)}
+
+
+def problem(error: RiosError) -> dict[str, str]:
+    """An error as it travels."""
+    return {"type": type(error).__name__, "detail": str(error)}
+
+
+def balance_of(balance: Balance) -> dict[str, Any]:
+    """What an account has."""
+    names = ("deposited_wei", "trial_wei", "held_wei", "withdrawing_wei", "overdrawn_wei", "available_wei")
+    return {name: str(getattr(balance, name)) for name in names}
+
+
+def budget_of(budget: Budget) -> dict[str, Any]:
+    """A budget with what its period has spent."""
+    return {
+        "period": str(budget.period),
+        "limit_wei": str(budget.limit_wei),
+        "spent_wei": str(budget.spent_wei),
+        "held_wei": str(budget.held_wei),
+        "hard": budget.hard,
+    }
+
+
+def worker_of(worker: WorkerInfo) -> dict[str, Any]:
+    """A worker: bytes as numbers, a GPU's load in percent."""
+    gpu = worker.gpu or {}
+    return {
+        "name": worker.name,
+        "state": worker.state,
+        "device": worker.device,
+        "experts": worker.experts,
+        "memory_bytes": worker.memory_bytes,
+        "reserved_bytes": worker.reserved_bytes,
+        "gpu": {name: value for name, value in gpu.items() if isinstance(value, (int, float, str))} or None,
+    }
+
+
+def placement_of(placement: Placement) -> dict[str, Any]:
+    """Hosts of a model: experts they hold, bytes, role, and rows that their experts had, copies counted in shares."""
+    rows = dict.fromkeys(placement.states, 0.0)
+    held = dict.fromkeys(placement.states, 0)
+    for layer, counts in zip(placement.holders, placement.load, strict=True):
+        for hosts, count in zip(layer, counts, strict=True):
+            for host in hosts:
+                rows[host] = rows.get(host, 0.0) + count / len(hosts)
+                held[host] = held.get(host, 0) + 1
+    total = sum(rows.values())
+    return {
+        "model": placement.model,
+        "explain": placement.explain(),
+        "hosts": [
+            {
+                "name": host,
+                "state": placement.states.get(host, "lost"),
+                "role": "trunk" if host == placement.trunk else "stand-by" if host in placement.standby else "",
+                "experts": held[host],
+                "bytes": placement.bytes_by_host.get(host, 0),
+                "load": rows[host] / total if total else 0.0,
+            }
+            for host in sorted(held)
+        ],
+    }

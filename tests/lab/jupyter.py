@@ -1,0 +1,124 @@
+"""A real Jupyter Server with JupyterLab, in a process of its own, and its HTTP API as a user's program sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.waiting import until
+
+DEADLINE_S = 120.0
+_OVERRIDES = {
+    "@jupyterlab/apputils-extension:notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": False,
+    },
+    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
+}
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Jupyter:
+    """One server. Close it."""
+
+    def __init__(
+        self, folder: Path, *, base_url: str = "/", port: int | None = None, runtime: Path | None = None
+    ) -> None:
+        self.folder = folder
+        self.token = secrets.token_hex(16)
+        self.port = port or free_port()
+        self.base_url = base_url
+        self.url = f"http://127.0.0.1:{self.port}{base_url.rstrip('/')}"
+        self.runtime = runtime or folder / "runtime"
+        self.work = folder / "work"
+        self.log = folder / "jupyter.log"
+        for one in (self.runtime, self.work, folder / "config", folder / "data"):
+            one.mkdir(parents=True, exist_ok=True)
+        settings = folder / "overrides"
+        settings.mkdir(exist_ok=True)
+        (settings / "overrides.json").write_text(json.dumps(_OVERRIDES))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again after `kill`."""
+        environment = {
+            **os.environ,
+            "JUPYTER_RUNTIME_DIR": str(self.runtime),
+            "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
+            "JUPYTER_DATA_DIR": str(self.folder / "data"),
+            "IPYTHONDIR": str(self.folder / "ipython"),
+            "HOME": str(self.folder),
+        }
+        command = [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}",
+            "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={self.work}", f"--ServerApp.base_url={self.base_url}", "--LabApp.news_url=null",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
+            f"--LabApp.app_settings_dir={self.folder / 'overrides'}", "--ServerApp.terminals_enabled=False",
+        ]  # fmt: skip
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, cwd=self.work, stdout=log, stderr=log, start_new_session=True
+            )
+        until(self._up, "Jupyter Server", deadline_s=DEADLINE_S, pause_s=0.1)
+
+    def _up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"Jupyter Server ended: {self.log.read_text()[-3000:]}"
+        try:
+            return httpx2.get(f"{self.url}/api", timeout=5).is_success
+        except httpx2.TransportError:
+            return False
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        """One request with the token, as a program sends it."""
+        headers = {"Authorization": f"token {self.token}", **more.pop("headers", {})}
+        return httpx2.request(method, f"{self.url}{path}", headers=headers, timeout=DEADLINE_S, **more)
+
+    def kill(self) -> None:
+        """As the machine's failure would end it: kernels too."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        """End it, with its kernels."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def jupyter(folder: Path, **options: Any) -> Iterator[Jupyter]:
+    """A server for as long as the block runs."""
+    made = Jupyter(folder, **options)
+    try:
+        yield made
+    finally:
+        made.close()
