@@ -1,4 +1,8 @@
-"""Access tokens: JSON Web Tokens signed with Ed25519 (RFC 8037, RFC 9864), and the public keys to check them."""
+"""Access tokens: JSON Web Tokens signed with Ed25519 (RFC 8037, RFC 9864), and the public keys to check them.
+
+Each gateway signs with a key of its own, which stays in its home. The public halves of all gateways' keys are in the
+database, so that each of them takes the tokens of the others, whatever homes they have.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +19,45 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OKPKey
 from joserfc.jws import JWSRegistry
 
+from rios.accounts.store import AccountStore, add
+from rios.storage.gateway_models import SigningKeyRow
 from rios.words.errors import NotSignedIn
 
 ALGORITHM = "Ed25519"
 ACCESS = "at+jwt"
-_KEPT = 2  # the key before last signed tokens that have all expired
+SIGNS_S = 30 * 86_400
+"""So long does a key sign; then a new one does."""
+_TAKEN_S = 86_400  # after that: longer than any token lives, and than a gateway is late with a new key
+_SECOND = 1_000_000
 _REGISTRY = JWSRegistry(algorithms=[ALGORITHM])
 
 
 class Signer:
-    """Signs with the newest key and takes tokens of the one before too, so that a rotation signs nobody out."""
+    """Signs with this gateway's newest key and takes tokens of all that are not over: a rotation signs nobody out."""
 
-    def __init__(self, path: Path | None) -> None:
-        """path: the file of the private keys, made where there is none; None keeps them in memory."""
+    def __init__(self, path: Path | None, store: AccountStore, *, clock: Callable[[], int]) -> None:
+        """path: the file of the private key, made where there is none; None keeps it in memory.
+
+        clock: microseconds of UTC since 1970. Raises LedgerUnavailable.
+        """
         self._path = path
+        self._store = store
+        self._clock = clock
         self._lock = threading.Lock()
-        self._keys: list[OKPKey] = []
-        if path is not None and path.exists():
-            self._keys = [OKPKey.import_key(one) for one in json.loads(path.read_text())["keys"]]
-        if not self._keys:
-            self.rotate()
+        self._key = self._kept() or self._new()
+        self.rotate_if_due()
 
     def __repr__(self) -> str:
-        return f"<Signer with {len(self._keys)} keys>"
+        return f"<Signer with the key {self.kid}>"
 
     @property
     def kid(self) -> str:
         """The id of the key that signs now."""
-        return str(self._keys[0].kid)
+        return str(self._key.kid)
 
     def sign(self, claims: dict[str, Any], *, kind: str = ACCESS) -> str:
         """The token that says `claims`. kind: its type, so that what is no access token is never taken for one."""
-        key = self._keys[0]
+        key = self._key
         return jwt.encode({"alg": ALGORITHM, "kid": key.kid, "typ": kind}, claims, key, registry=_REGISTRY)
 
     def verify(self, token: str) -> dict[str, Any]:
@@ -59,22 +71,54 @@ class Signer:
 
     def _key_of(self, guest: Any) -> OKPKey:
         headers = guest.headers()
-        for key in self._keys:
-            if headers.get("kid") == key.kid and headers.get("typ") == ACCESS:
-                return key
-        raise ValueError("no such key")
+        if headers.get("typ") != ACCESS or not isinstance(headers.get("kid"), str):
+            raise ValueError("no access token")
+        row = self._store.row(SigningKeyRow, SigningKeyRow.kid == headers["kid"], SigningKeyRow.ends_at > self._clock())
+        if row is None:
+            raise ValueError("no such key")
+        return OKPKey.import_key(json.loads(row["public"]))
 
     def jwks(self) -> dict[str, Any]:
-        """The public keys, as a JSON Web Key Set (RFC 7517)."""
-        return dict(KeySet(list(self._keys)).as_dict(private=False))
+        """The public keys, newest first, as a JSON Web Key Set (RFC 7517)."""
+        row = SigningKeyRow
+        rows = self._store.rows(row, row.ends_at > self._clock(), order=row.created_at.desc())
+        return dict(KeySet([OKPKey.import_key(json.loads(one["public"])) for one in rows]).as_dict(private=False))
 
     def rotate(self) -> None:
         """Sign with a new key from now on."""
         with self._lock:
-            key = OKPKey.generate_key("Ed25519", parameters={"use": "sig", "alg": ALGORITHM}, auto_kid=True)
-            self._keys = [key, *self._keys][:_KEPT]
-            if self._path is not None:
-                _write(self._path, json.dumps({"keys": [one.as_dict(private=True) for one in self._keys]}))
+            self._key = self._new()
+
+    def rotate_if_due(self) -> None:
+        """Sign with a new key if this one has signed for `SIGNS_S`, or was ended; with that of the home's other
+        gateway if it has made one."""
+        with self._lock:
+            if self._is_due(self._key):
+                kept = self._kept()
+                self._key = self._new() if kept is None or self._is_due(kept) else kept
+
+    def _is_due(self, key: OKPKey) -> bool:
+        row, now = self._store.row(SigningKeyRow, SigningKeyRow.kid == str(key.kid)), self._clock()
+        return row is None or now >= min(row["ends_at"], row["created_at"] + SIGNS_S * _SECOND)
+
+    def _kept(self) -> OKPKey | None:
+        """The key of the home, if the database knows it: another one is of another network, or of an older version."""
+        if self._path is None or not self._path.exists():
+            return None
+        key = OKPKey.import_key(json.loads(self._path.read_text())["keys"][0])
+        return None if self._store.row(SigningKeyRow, SigningKeyRow.kid == str(key.kid)) is None else key
+
+    def _new(self) -> OKPKey:
+        key = OKPKey.generate_key("Ed25519", parameters={"use": "sig", "alg": ALGORITHM}, auto_kid=True)
+        now = self._clock()
+        values = {"kid": str(key.kid), "public": json.dumps(key.as_dict(private=False), sort_keys=True)}
+        ends_at = now + (SIGNS_S + _TAKEN_S) * _SECOND
+        self._store.transact(
+            lambda connection: add(connection, SigningKeyRow, **values, created_at=now, ends_at=ends_at)
+        )
+        if self._path is not None:
+            _write(self._path, json.dumps({"keys": [key.as_dict(private=True)]}))
+        return key
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, tuple_, update
 
 from rios.accounts.audit import AuditEntry
 from rios.accounts.values import ApiKey, Organisation, Session, User
@@ -19,6 +19,9 @@ from rios.storage.sign_in_models import GuessRow
 from rios.words.errors import AlreadyExists, NotFound
 
 T = TypeVar("T")
+Place = tuple[int, str]
+"""Moment and id of a row in a list that is ordered by both."""
+FIRST: Place = (-1, "")
 
 
 class Transact(Protocol):
@@ -79,21 +82,23 @@ class AccountStore:
         row = self.row(m.ApiKeyRow, m.ApiKeyRow.fingerprint == fingerprint)
         return None if row is None else _key(row)
 
-    def keys(self, user_id: str) -> list[ApiKey]:
-        """The keys of a user, oldest first."""
+    def keys(self, user_id: str, *, after: Place = FIRST, limit: int | None = None) -> list[ApiKey]:
+        """The keys of a user, oldest first; those that were made after a moment and id."""
         row = m.ApiKeyRow
-        return [_key(found) for found in self.rows(row, row.user_id == user_id, order=row.created_at)]
+        wanted = (row.user_id == user_id, tuple_(row.created_at, row.id) > after)
+        return [_key(found) for found in self.rows(row, *wanted, order=(row.created_at, row.id), limit=limit)]
 
     def session(self, session_id: str) -> Session | None:
         """A session, or None."""
         row = self.row(m.SessionRow, m.SessionRow.id == session_id)
         return None if row is None else _session(row)
 
-    def sessions(self, user_id: str, *, at: int) -> list[Session]:
-        """The sessions of a user that are alive at `at`, oldest first."""
+    def sessions(self, user_id: str, *, at: int, after: Place = FIRST, limit: int | None = None) -> list[Session]:
+        """The sessions of a user that are alive at `at`, oldest first; those that began after a moment and id."""
         row = m.SessionRow
-        wanted = (row.user_id == user_id, row.revoked_at.is_(None), row.expires_at > at)
-        return [_session(found) for found in self.rows(row, *wanted, order=row.created_at)]
+        living = (row.user_id == user_id, row.revoked_at.is_(None), row.expires_at > at)
+        wanted = (*living, tuple_(row.created_at, row.id) > after)
+        return [_session(found) for found in self.rows(row, *wanted, order=(row.created_at, row.id), limit=limit)]
 
     def touch_key(self, key_id: str, *, at: int) -> None:
         """Keep when a key was used last."""
@@ -136,8 +141,9 @@ class AccountStore:
     def rows(
         self, table: Any, *wanted: ColumnElement[bool], order: Any, limit: int | None = None
     ) -> Iterator[RowMapping]:
-        """The rows of `table` for which all of `wanted` hold, in this order."""
-        query = select(table.__table__).where(*wanted).order_by(order).limit(limit)
+        """The rows of `table` for which all of `wanted` hold, in the order of a column or of several."""
+        columns = order if isinstance(order, tuple) else (order,)
+        query = select(table.__table__).where(*wanted).order_by(*columns).limit(limit)
         with self._database.reading() as connection:
             yield from connection.execute(query).mappings().all()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print the token alone.")]
 token = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 users = typer.Typer(help="Show and make the users of the organisation.", invoke_without_command=True)
 audit = typer.Typer(help="Show who did what in the organisation.", invoke_without_command=True)
-_PAGE = 500
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,17 +43,6 @@ def _say(value: object, as_json: bool, columns: Sequence[str], rows: Sequence[Se
     from rios.services.views import text_table
 
     sys.stdout.write((json.dumps(value) if as_json else text_table(columns, rows)) + "\n")
-
-
-def _pages(network: RemoteNetwork, path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after: Any = None
-    while True:
-        page = network._http.get(path, after=after, limit=_PAGE)
-        found += page["data"]
-        after = page["next"]
-        if after is None:
-            return found
 
 
 def _day(at: int | None) -> str:
@@ -147,7 +135,7 @@ def create(
 def list_(as_json: AsJson = False) -> None:
     """The own API keys."""
     with _network() as network:
-        found = network._http.get("/v1/tokens")["data"]
+        found = network._http.pages("/v1/tokens")
     columns = ("id", "name", "prefix", "made", "ends", "used", "revoked", "scopes")
     rows = [
         (
@@ -171,7 +159,7 @@ def show_users(context: typer.Context, as_json: AsJson = False) -> None:
     """The users of the organisation."""
     if context.invoked_subcommand is None:
         with _network() as network:
-            found = _pages(network, "/v1/users")
+            found = network._http.pages("/v1/users")
         rows = [(one["id"], one["login"], one["name"], one["role"], _day(one["created_at"])) for one in found]
         _say(found, as_json, ("id", "login", "name", "role", "made"), rows)
 
@@ -221,7 +209,7 @@ def show_audit(context: typer.Context, as_json: AsJson = False) -> None:
     """Who did what in the organisation, oldest first."""
     if context.invoked_subcommand is None:
         with _network() as network:
-            found = _pages(network, "/v1/audit")
+            found = network._http.pages("/v1/audit")
         rows = [(one["seq"], _day(one["at"]), one["actor"], one["action"], one["object"]) for one in found]
         _say(found, as_json, ("seq", "at", "actor", "action", "object"), rows)
 

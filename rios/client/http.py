@@ -20,6 +20,7 @@ MONEY_S = 300.0
 # A gateway that is started again, or another one behind the same address, is there within this.
 RETRY_S = 15.0
 _PAUSE_S, _PAUSE_MAX_S = 0.1, 2.0
+_PAGE = 500
 _URN = "urn:rios:error:"
 _AWAY = (502, 503, 504)
 
@@ -45,6 +46,17 @@ class Http:
     def get(self, path: str, **params: Any) -> Any:
         """What a path answers; repeated after a lost connection."""
         return self.ask("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    def pages(self, path: str, **params: Any) -> list[Any]:
+        """All rows of a list, page by page."""
+        found: list[Any] = []
+        after: str | int | None = None
+        while True:
+            page = self.get(path, after=after, limit=_PAGE, **params)
+            found += page["data"]
+            after = page["next"]
+            if after is None:
+                return found
 
     def post(self, path: str, body: Any, *, key: str | None = None, timeout: float = _ANSWER_S) -> Any:
         """What a path answers to `body`. key: an idempotency key, with which it may be repeated."""

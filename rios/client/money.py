@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rios.services.payouts import PaidOut
     from rios.services.settlement import Settled
 
-_PAGE = 1000
-
 
 class RemoteProof:
     """From one usage record to its payout, link by link, as the gateway checked it."""
@@ -89,17 +87,8 @@ class RemoteBilling:
         request_id."""
         from rios.services.billing import usage_frame
 
-        rows: list[tuple[Any, ...]] = []
-        after: str | None = None
-        while True:
-            page = self._http.get(
-                "/v1/usage", since=text_of(since), until=text_of(until), after=after, limit=_PAGE, **filters
-            )
-            rows += [reading.usage_row(one) for one in page["data"]]
-            after = page["next"]
-            if after is None:
-                break
-        return usage_frame(rows)
+        rows = self._http.pages("/v1/usage", since=text_of(since), until=text_of(until), **filters)
+        return usage_frame([reading.usage_row(one) for one in rows])
 
     def costs(self, by: str = "worker", *, since: Moment = None, until: Moment = None, **filters: Any) -> Costs:
         """What was spent less refunds, by worker, model, deployment, day, resource or line."""
@@ -132,7 +121,7 @@ class RemoteBilling:
     @property
     def alerts(self) -> list[Alert]:
         """Every alert so far, oldest first: 50, 75 and 90 % of a budget spent, the balance below 20, 10 and 5 %."""
-        return [reading.alert_of(one) for one in self._http.get("/v1/alerts")["data"]]
+        return [reading.alert_of(one) for one in self._http.pages("/v1/alerts")]
 
     def invoice(self, period: str) -> Invoice:
         """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""

@@ -77,7 +77,7 @@ class RemoteNetwork:
     @property
     def models(self) -> tuple[RemoteModel, ...]:
         """The models of the organisation that serve now, whoever deployed them."""
-        rows = self._http.get("/v1/deployments")["data"]
+        rows = self._http.pages("/v1/deployments")
         return tuple(RemoteModel(self._http, row["name"]) for row in rows if row["state"] == "serving")
 
     @property
@@ -86,7 +86,7 @@ class RemoteNetwork:
         from rios.services.views import WorkerInfo, Workers
 
         hidden = {"pid": 0, "address": "", "machine": "", "dask_address": "", "gpu": None}
-        return Workers([WorkerInfo(**{**hidden, **row}) for row in self._http.get("/v1/workers")["data"]])
+        return Workers([WorkerInfo(**{**hidden, **row}) for row in self._http.pages("/v1/workers")])
 
     def wait_for_workers(self, count: int = 1, timeout: float | None = None) -> None:
         """Until `count` workers serve; DeadlineExceeded after `timeout` seconds (default 60)."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rios.accounts.audit import AuditEntry
 from rios.accounts.values import ApiKey, Session, User
 from rios.billing.ledger.values import Balance, Budget, Usage
 from rios.services.tenancy import Deployed
@@ -159,6 +160,13 @@ def key_of(key: ApiKey) -> dict[str, Any]:
 def session_of(session: Session) -> dict[str, Any]:
     """A session."""
     return {**asdict(session), "scopes": sorted(session.scopes)}
+
+
+def entry_of(entry: AuditEntry) -> dict[str, Any]:
+    """An entry of the audit log."""
+    names = ("seq", "at", "actor", "action", "object")
+    shown = {name: getattr(entry, name) for name in names}
+    return {**shown, "detail": dict(entry.detail), "hash": entry.hash.hex()}
 
 
 def signed_in_of(found: SignedIn) -> dict[str, Any]:

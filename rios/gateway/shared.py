@@ -11,6 +11,7 @@ from rios.gateway.settings import GatewaySettings
 from rios.services.events import Events
 from rios.services.gate import Gate
 from rios.services.outbound import networks
+from rios.services.rotation import Rotation
 from rios.services.webhooks import Webhooks
 from rios.storage.redis import Forgetting
 
@@ -28,7 +29,7 @@ def share(app: FastAPI) -> None:
 
 @contextmanager
 def shared_parts(app: FastAPI) -> Iterator[None]:
-    """Send events on; hear what other gateways revoke, and tell them, by the Redis of the settings."""
+    """Send events on; hear what other gateways revoke, and tell them, by the Redis of the settings; renew keys."""
     gate: Gate = app.state.gate
     settings: GatewaySettings = app.state.settings
     events: Events = app.state.events
@@ -40,5 +41,8 @@ def shared_parts(app: FastAPI) -> Iterator[None]:
             tokens.told = forgetting.tell
         ends.callback(events.close)
         events.start()
+        rotation = Rotation(gate.accounts.signer)
+        ends.callback(rotation.close)
+        rotation.start()
         gate.network._purse.alerts.on_alert(events.alert)
         yield

@@ -39,13 +39,14 @@ class Accounts:
     """The accounts of one network, beside its ledger and in the same database."""
 
     def __init__(self, ledger: Ledger, *, home: Path | None, issuer: str = "rios") -> None:
-        """home: where the keys that sign access tokens are kept; in memory without."""
+        """home: where the key that signs access tokens is kept; in memory without."""
 
         def transact(run: Callable[[Connection], Any]) -> Any:
             return ledger.transact(lambda batch: run(batch.connection), alone=True)
 
         self.store = AccountStore(ledger.database, transact)
-        self.signer = Signer(None if home is None else home / "keys" / "tokens.json")
+        path = None if home is None else home / "keys" / "tokens.json"
+        self.signer = Signer(path, self.store, clock=ledger.now)
         self.tokens = Tokens(self.store, self.signer, issuer=issuer, clock=ledger.now)
         self._ledger = ledger
         self.ledger = ledger

@@ -88,7 +88,7 @@ class Alerts:
         from rios.billing.outbox import messages
 
         found = [_alert(message) for topic in _topics() for message in messages(self._books.ledger, topic=topic)]
-        return sorted((alert for alert in found if alert.user == user), key=lambda alert: alert.at)
+        return sorted((alert for alert in found if alert.user == user), key=lambda alert: (alert.at, alert.key))
 
     def deliver(self) -> int:
         """Tell what is due now; how many messages that were. Raises LedgerUnavailable."""

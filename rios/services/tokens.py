@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from rios.accounts.passwords import hash_password, is_password
 from rios.accounts.roles import OPENID_SCOPES, check_scopes, scopes_of
-from rios.accounts.store import AccountStore, add, change, first, must, record, scopes_text
+from rios.accounts.store import FIRST, AccountStore, Place, add, change, first, must, record, scopes_text
 from rios.accounts.tokens import ACCESS_S, KEY, REFRESH, REFRESH_S, Claims, fingerprint, new_secret, prefix_of
 from rios.accounts.values import ApiKey, Principal, Session, User
 from rios.services.guesses import failed, forgive, mark_of
@@ -259,9 +259,9 @@ class Tokens:
             scopes=scopes,
         )
 
-    def sessions(self, who: Principal) -> list[Session]:
-        """The living sessions of a user."""
-        return self._store.sessions(who.user_id, at=self._clock())
+    def sessions(self, who: Principal, *, after: Place = FIRST, limit: int | None = None) -> list[Session]:
+        """The living sessions of a user, those after a moment and id."""
+        return self._store.sessions(who.user_id, at=self._clock(), after=after, limit=limit)
 
     def revoke_session(self, who: Principal, session_id: str) -> None:
         """End a session of the user's own, with all its tokens. Raises NotFound."""
@@ -316,9 +316,9 @@ class Tokens:
 
         return self._store.transact(run)
 
-    def keys(self, who: Principal) -> list[ApiKey]:
-        """The keys of a user, revoked ones too."""
-        return self._store.keys(who.user_id)
+    def keys(self, who: Principal, *, after: Place = FIRST, limit: int | None = None) -> list[ApiKey]:
+        """The keys of a user, revoked ones too, those after a moment and id."""
+        return self._store.keys(who.user_id, after=after, limit=limit)
 
     def revoke_key(self, who: Principal, key_id: str) -> None:
         """End a key of the user's own. Raises NotFound."""

@@ -1,4 +1,4 @@
-"""The tables of gateways: requests that are done once, webhooks, and how much users may ask for in a day."""
+"""The tables of gateways: requests done once, webhooks, quotas of a day, public keys of access tokens."""
 
 from __future__ import annotations
 
@@ -68,3 +68,15 @@ class CursorRow(Base):
     __tablename__ = "cursors"
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     seq: Mapped[int]
+
+
+class SigningKeyRow(Base):
+    """The public half of a key that signs access tokens. The private one is with the gateway that made it, alone."""
+
+    __tablename__ = "signing_keys"
+    kid: Mapped[str] = mapped_column(Text, primary_key=True)
+    public: Mapped[str]
+    """A JSON Web Key (RFC 7517)."""
+    created_at: Mapped[int]
+    ends_at: Mapped[int] = mapped_column(Big, index=True)
+    """Nothing that it signed is taken from then on."""

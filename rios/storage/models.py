@@ -345,7 +345,7 @@ class ApiKeyRow(Base):
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(Text, primary_key=True)
-    user_id: Mapped[str] = mapped_column(ForeignKey("people.id"), index=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("people.id"))
     name: Mapped[str]
     prefix: Mapped[str]
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
@@ -355,6 +355,7 @@ class ApiKeyRow(Base):
     expires_at: Mapped[int | None]
     last_used_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
+    __table_args__ = (Index("ix_api_keys_user", "user_id", "created_at", "id"),)
 
 
 class SessionRow(Base):
@@ -362,7 +363,7 @@ class SessionRow(Base):
 
     __tablename__ = "sessions"
     id: Mapped[str] = mapped_column(Text, primary_key=True)
-    user_id: Mapped[str] = mapped_column(ForeignKey("people.id"), index=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("people.id"))
     client: Mapped[str]
     scopes: Mapped[str]
     created_at: Mapped[int]
@@ -371,6 +372,7 @@ class SessionRow(Base):
     revoked_at: Mapped[int | None]
     client_id: Mapped[str | None]
     """The program that it was given to by OAuth 2.0; none for a password's own."""
+    __table_args__ = (Index("ix_sessions_user", "user_id", "created_at", "id"),)
 
 
 class RefreshTokenRow(Base):

@@ -13,17 +13,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
+from sqlalchemy import select
 
 from rios.accounts import roles
 from rios.accounts.passwords import hash_password, is_password
-from rios.accounts.signing import Signer
+from rios.accounts.signing import SIGNS_S
 from rios.accounts.tokens import fingerprint, new_secret, prefix_of
 from rios.accounts.values import Principal
 from rios.services.accounts import Accounts
 from rios.services.guesses import mark_of
+from rios.services.rotation import Rotation
 from rios.services.tokens import SignedIn
+from rios.storage.gateway_models import SigningKeyRow
 from rios.words.errors import AlreadyExists, InvalidRequest, NotAllowed, NotFound, NotSignedIn
 from tests.accounts.conftest import SECOND, Clock
+from tests.waiting import until
 
 PASSWORD = "correct horse battery"
 
@@ -182,22 +186,72 @@ def test_what_a_good_signature_does_not_excuse(
     head, body = _parts(session.access_token)
     head = {k: v for k, v in (head | header).items() if v is not None}
     body = {k: v for k, v in (body | claims).items() if v is not None}
-    token = jwt.encode(head, body, accounts.signer._keys[0], algorithms=["Ed25519"])
+    token = jwt.encode(head, body, accounts.signer._key, algorithms=["Ed25519"])
     assert why in refused(accounts, token)
 
 
 def test_keys_rotate_without_signing_anybody_out(accounts: Accounts, session: SignedIn, tmp_path: Path) -> None:
     before = accounts.signer.kid
     accounts.signer.rotate()
-    accounts.tokens.authenticate(session.access_token)
-    assert [key["kid"] for key in accounts.signer.jwks()["keys"]] == [accounts.signer.kid, before]
-    accounts.signer.rotate()
     accounts.tokens.forget()
-    refused(accounts, session.access_token)
+    accounts.tokens.authenticate(session.access_token)
+    kids = [key["kid"] for key in accounts.signer.jwks()["keys"]]
+    assert set(kids) == {accounts.signer.kid, before}
     file = tmp_path / "keys" / "tokens.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert Signer(file).jwks() == accounts.signer.jwks()
     assert all("d" not in key for key in accounts.signer.jwks()["keys"])
+    assert Accounts(accounts.ledger, home=tmp_path).signer.kid == accounts.signer.kid, "a restart goes on with it"
+
+
+def test_keys_rotate_by_themselves_and_end(accounts: Accounts, ann: Principal, clock: Clock, tmp_path: Path) -> None:
+    first, old = accounts.signer.kid, accounts.signer._key
+    other = Accounts(accounts.ledger, home=tmp_path).signer
+    accounts.signer.rotate_if_due()
+    assert accounts.signer.kid == first
+    clock.pass_(SIGNS_S - 1)
+    last = accounts.tokens.sign_in("ann@example.org", PASSWORD)
+    clock.pass_(1)
+    accounts.signer.rotate_if_due()
+    second = accounts.signer.kid
+    assert second != first
+    accounts.tokens.forget()
+    accounts.tokens.authenticate(last.access_token)
+    other.rotate_if_due()
+    assert other.kid == second, "two gateways of one home have one key"
+    clock.pass_(86_400)
+    assert [key["kid"] for key in accounts.signer.jwks()["keys"]] == [second]
+    header, claims = _parts(last.access_token)
+    late = {**claims, "exp": clock.now // SECOND + 60}
+    assert "not one of" in refused(accounts, jwt.encode(header, late, old, algorithms=["Ed25519"]))
+
+
+def test_a_gateway_looks_by_itself(accounts: Accounts, clock: Clock) -> None:
+    first = accounts.signer.kid
+    rotation = Rotation(accounts.signer, look_s=0.01)
+    rotation.start()
+    try:
+        clock.pass_(SIGNS_S)
+        until(lambda: accounts.signer.kid != first, "a new key signs", deadline_s=30)
+    finally:
+        rotation.close()
+
+
+def test_gateways_with_different_homes_take_each_others_tokens(both: Accounts, tmp_path: Path, clock: Clock) -> None:
+    """And the private key of each stays in its own home."""
+    other = Accounts(both.ledger, home=tmp_path / "elsewhere")
+    admin = both.tokens.authenticate(both.first_token())
+    both.create_user(admin, "ann@example.org", role="developer", password=PASSWORD)
+    for one, another in ((both, other), (other, both)):
+        session = one.tokens.sign_in("ann@example.org", PASSWORD)
+        assert another.tokens.authenticate(session.access_token).login == "ann@example.org"
+        assert another.tokens.authenticate(another.tokens.refresh(session.refresh_token).access_token)
+    assert both.signer.kid != other.signer.kid
+    assert both.signer.jwks() == other.signer.jwks()
+    private = json.loads((tmp_path / "keys" / "tokens.json").read_text())["keys"][0]["d"]
+    with both.ledger.database.reading() as connection:
+        kept = [row.public for row in connection.execute(select(SigningKeyRow.public))]
+    assert len(kept) == 2
+    assert not [one for one in kept if private in one or '"d"' in one]
 
 
 def test_public_keys_check_tokens_elsewhere(accounts: Accounts, session: SignedIn) -> None:
@@ -308,7 +362,7 @@ def test_a_changed_password_ends_the_other_sessions(accounts: Accounts, session:
 def test_secrets_are_in_no_text(accounts: Accounts, session: SignedIn) -> None:
     assert session.access_token not in repr(session)
     assert session.refresh_token not in repr(session)
-    assert "keys" in repr(accounts.signer)
+    assert accounts.signer.kid in repr(accounts.signer)
 
 
 # --- users

@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
+from rios.services.views import WorkerInfo, Workers
+from rios.words.money import WEI_PER_ROS
 from tests.gateway.servers import Door
+from tests.services.earning import earn, owner
 
 LISTS = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/webhooks", "/v1/deployments",
          "/v1/budgets", "/v1/models")  # fmt: skip
+
+PAGED = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/deployments", "/v1/alerts",
+         "/v1/workers", "/v1/clients")  # fmt: skip
 
 
 @contextmanager
@@ -57,18 +63,59 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, path: str) -> Non
                 assert not [row for row in plan if row[3].startswith("SCAN") and "CONSTANT" not in row[3]], statement
 
 
-def test_pages_miss_nothing(door: Door) -> None:
+def _filled(door: Door) -> None:
+    """Seven rows at least for every list in pages."""
     with door.client() as http:
+        made = {"login": "paged", "role": "admin", "password": "correct horse battery"}
+        if http.post("/v1/users", json=made).status_code == 409:
+            return
         for number in range(7):
-            http.post("/v1/users", json={"login": f"paged-{number}", "role": "viewer"})
-        whole = [one["id"] for one in http.get("/v1/users", params={"limit": 500}).json()["data"]]
-        found: list[str] = []
-        after = ""
-        while after is not None:
-            page = http.get("/v1/users", params={"limit": 3, "after": after}).json()
-            assert len(page["data"]) <= 3
-            found += [one["id"] for one in page["data"]]
-            after = page["next"]
-        assert found == whole
+            for path, body in (
+                ("/v1/users", {"login": f"paged-{number}", "role": "viewer"}),
+                ("/v1/tokens", {"name": f"paged-{number}"}),
+                ("/v1/deployments", {"name": f"paged-{number}"}),
+                ("/v1/clients", {"name": f"paged-{number}", "grants": ["client_credentials"], "scopes": ["generate"]}),
+            ):
+                assert http.post(path, json=body).is_success, path
+        http.put("/v1/budgets/month", json={"limit": "1 ROS", "hard": False, "alerts_bp": [*range(1000, 8000, 1000)]})
+    purse = door.gate.network._purse
+    for number in range(1, 8):
+        earn(purse, f"paged-{number}", {owner(0xA1): WEI_PER_ROS // 10})
     with door.gate.tenancy.ledger.database.reading() as connection:
-        assert connection.execute(text("SELECT count(*) FROM people")).scalar() == len(whole)
+        assert connection.execute(text("SELECT count(*) FROM outbox WHERE topic LIKE 'budget%'")).scalar() == 7
+    names = ("seven", "six", "five", "four", "three", "two", "one")
+    kind = {"pid": 1, "address": "", "device": "cpu", "memory_bytes": 1, "reserved_bytes": 0, "state": "serving"}
+    kind |= {"experts": 0, "speed": 1.0, "machine": "", "dask_address": ""}
+    door.gate.network.workers = Workers([WorkerInfo(name=name, **kind) for name in names])
+    sign_in = door.gate.accounts.tokens.sign_in
+    for _ in range(7):
+        sign_in("paged", "correct horse battery")
+
+
+@pytest.mark.parametrize("path", PAGED)
+def test_pages_miss_nothing(door: Door, path: str) -> None:
+    _filled(door)
+    token = door.token
+    if path == "/v1/sessions":
+        token = door.gate.accounts.tokens.sign_in("paged", "correct horse battery").access_token
+    with door.client(token) as http:
+        whole = http.get(path, params={"limit": 500}).json()
+        assert len(whole["data"]) >= 7
+        assert whole["next"] is None
+        found: list[Any] = []
+        more: dict[str, Any] = {}
+        while more.get("after", "") is not None:
+            page = http.get(path, params={"limit": 3, **more}).json()
+            assert len(page["data"]) <= 3
+            found += page["data"]
+            more = {"after": page["next"]}
+        shown = [_without_time(one) for one in found]
+        assert shown == [_without_time(one) for one in whole["data"]]
+        if path in ("/v1/tokens", "/v1/sessions", "/v1/usage", "/v1/alerts"):
+            for wrong in ("x", "1", ":", "-1:x", "99999999999999999:x"):
+                assert http.get(path, params={"after": wrong}).status_code == 400
+
+
+def _without_time(row: dict[str, Any]) -> dict[str, Any]:
+    """A row, without what changes while it is looked at."""
+    return {name: value for name, value in row.items() if name not in ("last_used_at", "state", "reason", "error")}

@@ -11,6 +11,7 @@ from rios.accounts.values import Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import SIGNED_IN, gate_of, needs
 from rios.gateway.forms import base_url
+from rios.gateway.paging import After, Limit, moment_cursor, page_of, read_moment_cursor
 from rios.words.money import parse_ros
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
@@ -21,7 +22,6 @@ UsersWriter = Annotated[Principal, Depends(needs("users:write"))]
 Auditor = Annotated[Principal, Depends(needs("audit:read"))]
 Founder = Annotated[Principal, Depends(needs("organisations:write"))]
 Giver = Annotated[Principal, Depends(needs("credit:write"))]
-Limit = Annotated[int, Query(ge=1, le=500)]
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -49,9 +49,11 @@ def post_refresh(request: Request, body: s.Refresh) -> dict[str, Any]:
 
 
 @router.get("/sessions", summary="The user's own living sessions")
-def get_sessions(request: Request, who: OwnTokens) -> dict[str, Any]:
-    """Oldest first."""
-    return {"data": [s.session_of(one) for one in gate_of(request).accounts.tokens.sessions(who)]}
+def get_sessions(request: Request, who: OwnTokens, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """Oldest first, in pages."""
+    tokens = gate_of(request).accounts.tokens
+    found = tokens.sessions(who, after=read_moment_cursor(after), limit=limit + 1)
+    return page_of(found, limit, shown=s.session_of, cursor=lambda one: moment_cursor(one.created_at, one.id))
 
 
 @router.delete("/sessions/{session_id}", status_code=204, summary="End a session")
@@ -71,9 +73,10 @@ def post_token(request: Request, who: OwnTokens, body: s.NewToken) -> dict[str, 
 
 
 @router.get("/tokens", summary="The user's own API keys")
-def get_tokens(request: Request, who: OwnTokens) -> dict[str, Any]:
-    """Oldest first, revoked ones too."""
-    return {"data": [s.key_of(key) for key in gate_of(request).accounts.tokens.keys(who)]}
+def get_tokens(request: Request, who: OwnTokens, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """Oldest first, revoked ones too, in pages."""
+    found = gate_of(request).accounts.tokens.keys(who, after=read_moment_cursor(after), limit=limit + 1)
+    return page_of(found, limit, shown=s.key_of, cursor=lambda one: moment_cursor(one.created_at, one.id))
 
 
 @router.delete("/tokens/{key_id}", status_code=204, summary="Revoke an API key")
@@ -98,13 +101,10 @@ def put_password(request: Request, who: OwnTokens, body: s.NewPassword) -> Respo
 
 
 @router.get("/users", summary="The users of the organisation")
-def get_users(
-    request: Request, who: UsersReader, after: Annotated[str, Query(max_length=200)] = "", limit: Limit = 100
-) -> dict[str, Any]:
-    """By id. `next`, where it is not null, is the `after` of the next page."""
+def get_users(request: Request, who: UsersReader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """By id, in pages."""
     found = gate_of(request).accounts.users(who, after=after, limit=limit + 1)
-    page = found[:limit]
-    return {"data": [s.user_of(user) for user in page], "next": page[-1].id if len(found) > limit else None}
+    return page_of(found, limit, shown=s.user_of, cursor=lambda one: one.id)
 
 
 @router.post("/users", status_code=201, summary="Make a user")
@@ -171,17 +171,9 @@ def post_organisation(request: Request, who: Founder, body: s.NewOrganisation) -
 def get_audit(
     request: Request, who: Auditor, after: Annotated[int, Query(ge=0, lt=2**53)] = 0, limit: Limit = 100
 ) -> dict[str, Any]:
-    """In their order. `next`, where it is not null, is the `after` of the next page."""
+    """In their order, in pages."""
     found = gate_of(request).accounts.audit(who, after=after, limit=limit + 1)
-    page = found[:limit]
-    rows = [
-        {
-            "seq": one.seq, "at": one.at, "actor": one.actor, "action": one.action, "object": one.object,
-            "detail": dict(one.detail), "hash": one.hash.hex(),
-        }
-        for one in page
-    ]  # fmt: skip
-    return {"data": rows, "next": page[-1].seq if len(found) > limit else None}
+    return page_of(found, limit, shown=s.entry_of, cursor=lambda one: one.seq)
 
 
 @router.get("/audit/verify", summary="Whether the whole log is as it was written")

@@ -52,6 +52,6 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/.well-known/jwks.json", summary="The public keys that check access tokens")
-async def jwks(request: Request) -> dict[str, Any]:
+def jwks(request: Request) -> dict[str, Any]:
     """A JSON Web Key Set (RFC 7517)."""
     return gate_of(request).accounts.signer.jwks()

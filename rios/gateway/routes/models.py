@@ -10,7 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import gate_of, needs
+from rios.gateway.paging import After, Limit, page_of
 from rios.services.tenancy import Specification
+from rios.services.views import WorkerInfo
 
 router = APIRouter(prefix="/v1", tags=["models"])
 # Who may use models may see which there are.
@@ -20,9 +22,10 @@ WorkersReader = Annotated[Principal, Depends(needs("workers:read"))]
 
 
 @router.get("/deployments", summary="The models that the organisation wants deployed")
-async def get_deployments(request: Request, who: Reader) -> dict[str, Any]:
-    """By name, with their states: starting, serving or failed."""
-    return {"data": [s.deployed_of(one) for one in gate_of(request).tenancy.models(who)]}
+async def get_deployments(request: Request, who: Reader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """By name, with their states: starting, serving or failed; in pages."""
+    found = [one for one in gate_of(request).tenancy.models(who) if one.name > after]
+    return page_of(found, limit, shown=s.deployed_of, cursor=lambda one: one.name)
 
 
 @router.post("/deployments", status_code=202, summary="Deploy a model")
@@ -49,10 +52,15 @@ def delete_deployment(request: Request, who: Deployer, name: str) -> Response:
 
 
 @router.get("/workers", summary="The workers of the network")
-def get_workers(request: Request, who: WorkersReader) -> dict[str, Any]:
-    """Name, device, memory, state and experts of each; for admins of the network processes and addresses too."""
+def get_workers(request: Request, who: WorkersReader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """Name, device, memory, state and experts of each, by name, in pages; for admins of the network processes and
+    addresses too."""
     names = ("name", "device", "memory_bytes", "reserved_bytes", "state", "experts", "speed")
-    found = [asdict(worker) for worker in gate_of(request).network.workers]
-    if not (who.operator and "settlement:write" in who.scopes):
-        found = [{name: worker[name] for name in names} for worker in found]
-    return {"data": found}
+    found = sorted((one for one in gate_of(request).network.workers if one.name > after), key=lambda one: one.name)
+    all_of_it = who.operator and "settlement:write" in who.scopes
+
+    def shown(worker: WorkerInfo) -> dict[str, Any]:
+        whole = asdict(worker)
+        return whole if all_of_it else {name: whole[name] for name in names}
+
+    return page_of(found, limit, shown=shown, cursor=lambda one: one.name)

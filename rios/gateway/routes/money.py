@@ -10,8 +10,8 @@ from rios.accounts.values import Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.money_schemas import settled_of
+from rios.gateway.paging import After, moment_cursor, page_of, read_moment_cursor
 from rios.services.moments import parse_moment
-from rios.words.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", tags=["money"])
 UsageReader = Annotated[Principal, Depends(needs("usage:read"))]
@@ -33,37 +33,26 @@ def get_usage(
     worker: Filter = None,
     resource: Filter = None,
     request_id: Filter = None,
-    after: Annotated[str | None, Query(max_length=300)] = None,
+    after: After = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
-    """By time. `next`, where it is not null, is the `after` of the next page."""
+    """By time, in pages."""
     ledger = gate_of(request).tenancy.ledger
-    begin, last = _cursor(after)
+    begin, last = read_moment_cursor(after)
     first = None if since is None else parse_moment(since, name="since")
     rows = ledger.usage(
         user=who.user_id, model=model, worker=worker, resource=resource, request_id=request_id,
-        since=begin if first is None else max(first, begin or 0),
+        since=max(begin, first or 0),
         until=None if until is None else parse_moment(until, name="until"),
     )  # fmt: skip
     found = []
     for usage in rows:
-        if last is not None and (usage.at, usage.usage_id) <= (begin, last):
+        if (usage.at, usage.usage_id) <= (begin, last):
             continue
         found.append(usage)
         if len(found) > limit:
             break
-    page = found[:limit]
-    following = f"{page[-1].at}:{page[-1].usage_id}" if len(found) > limit else None
-    return {"data": [s.usage_of(usage) for usage in page], "next": following}
-
-
-def _cursor(after: str | None) -> tuple[int | None, str | None]:
-    if after is None:
-        return None, None
-    at, colon, usage_id = after.partition(":")
-    if not (at.isascii() and at.isdecimal() and len(at) < 17 and colon):
-        raise InvalidRequest(f"after is {after!r}; it must be the `next` of the page before")
-    return int(at), usage_id
+    return page_of(found, limit, shown=s.usage_of, cursor=lambda one: moment_cursor(one.at, one.usage_id))
 
 
 @router.get("/costs", summary="What the user spent, by one thing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic
 
@@ -14,6 +14,7 @@ from rios.accounts.values import Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import SIGNED_IN, needs
 from rios.gateway.forms import Form, base_url
+from rios.gateway.paging import After, Limit, page_of
 from rios.services.oauth import OAuth
 from rios.services.oauth_grants import Answer
 
@@ -114,16 +115,10 @@ def post_client(request: Request, who: Maker, body: s.NewClient) -> dict[str, An
 
 
 @router.get("/v1/clients", summary="The programs of the organisation")
-def get_clients(
-    request: Request,
-    who: Maker,
-    after: Annotated[str, Query(max_length=200)] = "",
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
-) -> dict[str, Any]:
-    """By id. `next`, where it is not null, is the `after` of the next page."""
+def get_clients(request: Request, who: Maker, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """By id, in pages."""
     found = oauth_of(request).store.clients(who, after=after, limit=limit + 1)
-    page = found[:limit]
-    return {"data": [client_of(one) for one in page], "next": page[-1].id if len(found) > limit else None}
+    return page_of(found, limit, shown=client_of, cursor=lambda one: one.id)
 
 
 @router.delete("/v1/clients/{client_id}", status_code=204, summary="End a program")

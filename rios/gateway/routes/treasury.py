@@ -10,6 +10,9 @@ from rios.accounts.values import Principal
 from rios.gateway import money_schemas as m
 from rios.gateway import schemas as s
 from rios.gateway.auth import gate_of, needs
+from rios.gateway.paging import After, Limit, moment_cursor, page_of, read_moment_cursor
+from rios.services.alerts import Alert
+from rios.services.moments import parse_moment
 
 router = APIRouter(prefix="/v1", tags=["money"])
 # Who may use models may see what they cost.
@@ -83,9 +86,15 @@ def post_withdrawal_finish(request: Request, who: WalletWriter, key: Key) -> dic
 
 
 @router.get("/alerts", summary="What the user was told of budgets and balance")
-def get_alerts(request: Request, who: UsageReader) -> dict[str, Any]:
-    """Oldest first."""
-    return {"data": [m.alert_of(one) for one in gate_of(request).tenancy.billing(who.user_id).alerts]}
+def get_alerts(request: Request, who: UsageReader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """Oldest first, in pages."""
+    place = read_moment_cursor(after)
+    found = [one for one in gate_of(request).tenancy.billing(who.user_id).alerts if _place(one) > place]
+    return page_of(found, limit, shown=m.alert_of, cursor=lambda one: moment_cursor(*_place(one)))
+
+
+def _place(alert: Alert) -> tuple[int, str]:
+    return parse_moment(alert.at, name="at"), alert.key
 
 
 @router.put("/invoices/{period}", summary="The invoice of a month")
