@@ -6,21 +6,21 @@ The browser has Jupyter's cookie and nothing of rios: keys of panels and tokens 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import httpx2
 from jupyter_server.auth.decorator import authorized
-from jupyter_server.base.handlers import APIHandler
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
-from tornado.iostream import StreamClosedError
 
 from rios.lab.networks import Networks
+from rios.lab.proxy import client_of, lost
 from rios.lab.service import KEY_HEADER, status_of
-from rios.words.errors import InvalidRequest, NetworkClosed, RiosError
+from rios.lab.stream import Stream
+from rios.words.errors import InvalidRequest, RiosError
 
 RESOURCE = "rios"
-_READ_S, _DEED_S, _CONNECT_S = 60.0, 600.0, 5.0
+_READ_S, _DEED_S = 60.0, 600.0
 _GET = r"(?P<what>state|chain|usage|proof|placement|job)"
 _POST = r"(?P<what>plan|act|jobs/cancel|jobs/retry)"
 _ID = r"(?P<network_id>[0-9a-f]{16})"
@@ -60,24 +60,16 @@ class _Handler(APIHandler):
         try:
             found = self.networks.get(network_id)
             seconds = _READ_S if method == "GET" else _DEED_S
-            async with _client(found.socket, seconds) as client:
+            async with client_of(found, seconds) as client:
                 answer = await client.request(method, f"/{what}", headers={KEY_HEADER: found.key}, **more)
         except httpx2.TransportError as error:
-            self.problem(NetworkClosed(f"this network does not answer now: {str(error) or type(error).__name__}"))
+            self.say(lost(error), 503)
         except RiosError as error:
             self.problem(error)
         else:
             self.set_status(answer.status_code)
             self.set_header("Cache-Control", "no-store")
             self.finish(answer.content)
-
-
-def _client(socket: str, seconds: float | None) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(
-        base_url="http://panel",
-        transport=httpx2.AsyncHTTPTransport(uds=socket),
-        timeout=httpx2.Timeout(seconds, connect=_CONNECT_S),
-    )
 
 
 class All(_Handler):
@@ -87,10 +79,8 @@ class All(_Handler):
     @authorized
     async def get(self) -> None:
         """Those of this server's kernels, and those that it started."""
-        names = await self._names()
-        self.say(
-            {"networks": [{**one.to_dict(), "name": names.get(one.kernel or "", "")} for one in self.networks.all()]}
-        )
+        manager: Any = self.session_manager
+        self.say({"networks": await self.networks.shown(manager)})
 
     @web.authenticated
     @authorized
@@ -102,12 +92,6 @@ class All(_Handler):
             self.problem(error)
         else:
             self.say(found.to_dict(), 201)
-
-    async def _names(self) -> Mapping[str, str]:
-        """By kernel: the path of its notebook."""
-        manager: Any = self.session_manager
-        sessions = await manager.list_sessions()
-        return {one["kernel"]["id"]: one.get("path") or one.get("name") or "" for one in sessions if one.get("kernel")}
 
 
 class One(_Handler):
@@ -152,45 +136,13 @@ class Act(_Handler):
             await self.ask(network_id, "POST", what, json=given)
 
 
-class Follow(_Handler):
-    """The events of a panel."""
-
-    @web.authenticated
-    @authorized
-    async def get(self, network_id: str) -> None:
-        """Server-sent events from now on; with Last-Event-ID, or `last`, those after it."""
-        last = self.request.headers.get("Last-Event-ID") or self.get_query_argument("last", "")
-        try:
-            found = self.networks.get(network_id)
-            async with (
-                _client(found.socket, None) as client,
-                client.stream(
-                    "GET", "/events", headers={KEY_HEADER: found.key, **({"Last-Event-ID": last} if last else {})}
-                ) as answer,
-            ):
-                self.set_status(answer.status_code)
-                self.set_header("Content-Type", answer.headers.get("content-type", "application/json"))
-                self.set_header("Cache-Control", "no-store")
-                self.set_header("X-Accel-Buffering", "no")  # nginx before JupyterHub would hold events back
-                async for piece in answer.aiter_raw():
-                    self.write(piece)
-                    await self.flush()
-        except RiosError as error:
-            self.problem(error)
-        except httpx2.TransportError as error:
-            if not self._headers_written:
-                self.problem(NetworkClosed(f"this network does not answer now: {str(error) or type(error).__name__}"))
-        except StreamClosedError:
-            return
-
-
-def routes(base: str) -> list[tuple[str, type[_Handler]]]:
+def routes(base: str) -> list[tuple[str, type[JupyterHandler]]]:
     """All routes under the server's base URL, which ends without a slash."""
     root = f"{base}/rios/networks"
     return [
         (root, All),
+        (f"{base}/rios/stream", Stream),
         (f"{root}/{_ID}", One),
-        (f"{root}/{_ID}/events", Follow),
         (f"{root}/{_ID}/{_GET}", Read),
         (f"{root}/{_ID}/{_POST}", Act),
     ]

@@ -65,6 +65,15 @@ class Networks:
         ours = [one for one in found if one.kernel in kernels or one.child in self._children]
         return sorted(ours, key=lambda one: (one.started_at, one.id))
 
+    async def shown(self, sessions: Any) -> list[dict[str, Any]]:
+        """As a browser may see them, with the path of a kernel's notebook. sessions: Jupyter's session manager."""
+        found = self.all()
+        paths: dict[str, str] = {}
+        if any(one.kernel for one in found):
+            for one in await sessions.list_sessions():
+                paths[(one.get("kernel") or {}).get("id", "")] = one.get("path") or ""
+        return [{**one.to_dict(), "notebook": paths.get(one.kernel or "", "")} for one in found]
+
     def get(self, network_id: str) -> Found:
         """One of them. Raises NotFound."""
         for one in self.all():

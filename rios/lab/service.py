@@ -162,7 +162,10 @@ class Ask(_Handler):
                 "state": lambda: {"last": feed.last, **panel.state()},
                 "chain": panel.chain,
                 "usage": lambda: panel.usage(
-                    since=one("since", None), request_id=one("request_id", None), model=one("model", None)
+                    since=one("since", None),
+                    until=one("until", None),
+                    request_id=one("request_id", None),
+                    model=one("model", None),
                 ),
                 "proof": lambda: panel.proof(one("usage_id", "")),
                 "placement": lambda: panel.placement(one("model", "")),

@@ -122,10 +122,10 @@ class Panel:
         """What the address has outside the escrow. Starts the chain where that was not needed before."""
         return {"at": time.time(), "on_chain_wei": str(self.net.wallet.on_chain)}
 
-    def usage(self, *, since: str | None = None, **filters: str | None) -> dict[str, Any]:
+    def usage(self, *, since: str | None = None, until: str | None = None, **filters: str | None) -> dict[str, Any]:
         """Usage records behind an amount, newest first: at most 500; filters as of `net.billing.usage`."""
         given = {name: value for name, value in filters.items() if value}
-        frame = self.net.billing.usage(since=since or None, **given)
+        frame = self.net.billing.usage(since=since or None, until=until or None, **given)
         rows = [
             {
                 "usage_id": row.usage_id, "at": row.time.timestamp(), "model": row.model, "worker": row.worker,
