@@ -1,0 +1,400 @@
+"""Sandboxes of namespaces, a system call filter and a control group, without any engine: bubblewrap.
+
+As root, the sandbox runs as a user of its own on the host (`uid`), never as root; what is inside sees `Launch.user`.
+Without root it runs as the host's user, and limits are those of single processes: `capabilities` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import SecretBytes
+
+from rios.deploy.runtimes import arguments, cgroup, seccomp
+from rios.deploy.runtimes.beside import start_beside
+from rios.deploy.runtimes.cgroup import Cgroup
+from rios.deploy.runtimes.durable import read_json
+from rios.deploy.runtimes.executing import execute
+from rios.deploy.runtimes.logs import follow_lines, read_lines
+from rios.deploy.runtimes.memory_files import MemoryFiles
+from rios.deploy.runtimes.protocol import (
+    Base,
+    Capabilities,
+    Executed,
+    ImageBase,
+    Isolation,
+    Launch,
+    LogLine,
+    Metrics,
+    RootfsBase,
+    Status,
+)
+from rios.deploy.runtimes.records import Record, Records
+from rios.deploy.runtimes.relay import Counters
+from rios.deploy.runtimes.rootfs import RootStore, is_image
+from rios.deploy.runtimes.watching import Policy, until_exited
+from rios.deploy.spec import USER
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
+
+_PIDS_OF_BUBBLEWRAP = 3
+_ENDED_WITHIN_S = 15.0
+
+
+class BubblewrapRuntime:
+    """The runtime of hosts without a container engine. It meets `protocol.Runtime`."""
+
+    name = "bubblewrap"
+
+    def __init__(self, directory: Path, *, policy: Policy | None = None, uid: int = USER) -> None:
+        """directory: where instances and unpacked root file systems are; other users must be able to pass through.
+
+        uid: whom sandboxes run as on the host, where this process is root. InvalidRequest for an unfit directory.
+        """
+        self._directory = directory.resolve()
+        self._policy = policy or Policy()
+        self._root = os.getuid() == 0
+        self._uid = uid if self._root else os.getuid()
+        self._records = Records(self._directory / "bubblewrap")
+        self._roots = RootStore(self._directory / "rootfs")
+        if self._root:
+            arguments.check_passable(self._directory)
+
+    # What works here.
+
+    @functools.cached_property
+    def _program(self) -> str | None:
+        return shutil.which("bwrap")
+
+    @functools.cached_property
+    def _filter(self) -> Path | None:
+        """The file with the system call filter, or None where it cannot be made here."""
+        if not seccomp.available():
+            return None
+        path = self._directory / "seccomp.bpf"
+        program = seccomp.program()
+        if not path.exists() or path.read_bytes() != program:
+            with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
+                file.write(program)
+            Path(file.name).replace(path)
+        return path
+
+    @functools.cached_property
+    def _layout(self) -> int:
+        return cgroup.version()
+
+    @functools.cached_property
+    def _why_not(self) -> str:
+        if self._program is None:
+            return "bubblewrap is not installed: install the package bubblewrap"
+        tried = subprocess.run(
+            [self._program, "--unshare-all", "--ro-bind", "/usr", "/usr", *arguments.host_links(), "true"],
+            capture_output=True,
+            timeout=30,
+            check=False,
+            user=self._uid if self._root else None,
+            group=self._uid if self._root else None,
+            extra_groups=[] if self._root else None,
+        )
+        if tried.returncode != 0:
+            said = tried.stderr.decode(errors="replace").strip()
+            return f"bubblewrap cannot make a sandbox here ({said}): allow unprivileged user namespaces"
+        return ""
+
+    def capabilities(self) -> Capabilities:
+        group = self._layout != 0
+        notes = []
+        if not group:
+            notes.append(
+                "no control group can be made here (not root, or no controllers): memory and processes are limited one "
+                "process at a time, CPU time is not, and what is used is not metered"
+            )
+        if self._filter is None:
+            notes.append("no system call filter: libseccomp is missing")
+        return Capabilities(
+            name="bubblewrap",
+            isolation=Isolation.PROCESS,
+            why_not=self._why_not,
+            host_base=True,
+            cpu="cgroup" if group else "none",
+            memory="cgroup" if group else "rlimit",
+            pids="cgroup" if group else "none",
+            port=True,
+            egress=True,
+            pause=True,
+            metered=group,
+            volume_quota="enforced" if self._root else "watched",
+            seccomp=self._filter is not None,
+            notes=tuple(notes),
+        )
+
+    # What runs.
+
+    def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
+        raise UnsupportedRuntime(
+            f"bubblewrap runs no images, and {reference!r} is one: give a root file system (rootfs), or ask for runc"
+        )
+
+    def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
+        if is_image(archive):
+            raise UnsupportedRuntime(f"{archive} is an image, and bubblewrap runs root file systems alone: export one")
+        return RootfsBase(self._roots.add(archive))
+
+    def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
+        if why_not := self._why_not:
+            raise UnsupportedRuntime(why_not)
+        if isinstance(launch.base, ImageBase):
+            raise UnsupportedRuntime("bubblewrap runs no images: give a root file system (rootfs), or ask for runc")
+        if not launch.command:
+            raise InvalidRequest(f"the instance {launch.instance} has no command, and no image that says one")
+        record = self._records.of(launch.instance)
+        with record.turn():
+            record.make(launch)
+            if not record.alive and not (record.directory / "started.json").exists():
+                try:
+                    self._start(record, launch, timeout_s)
+                except BaseException:
+                    self._take_away(record)
+                    raise
+        return self.status(launch.instance)
+
+    def _start(self, record: Record, launch: Launch, timeout_s: float) -> None:
+        memory = MemoryFiles(launch.instance)
+        memory.make({k: v.get_secret_value() for k, v in launch.secrets.items()}, launch.files, owner=self._uid)
+        root = None
+        if isinstance(launch.base, RootfsBase):
+            root = self._roots.path(launch.base.digest)
+            self._roots.make_places(launch.base.digest, arguments.places(launch))
+        if self._root:
+            for mount in launch.mounts:
+                if not mount.read_only:
+                    os.chown(mount.source, self._uid, self._uid)
+        arguments.write_etc(record.directory, launch)
+        group = Cgroup(launch.instance, layout=self._layout)
+        if self._layout:
+            limits = launch.limits
+            group.make(cpu=limits.cpu, memory_bytes=limits.memory_bytes, pids=limits.pids + _PIDS_OF_BUBBLEWRAP)
+        task = {
+            "bubblewrap": self._program,
+            "arguments": arguments.bubblewrap(launch, record.directory, memory, root),
+            "command": list(launch.command),
+            "uid": self._uid if self._root else None,
+            "entrances": group.entrances(),
+            "rlimits": arguments.rlimits(launch.limits, memory=not self._layout),
+            "log_bytes": launch.limits.log_bytes,
+            "relay": self._policy.relay(launch.port, launch.egress),
+        }
+        if self._filter is None:
+            start_beside("rios.deploy.runtimes.shim", record, {**task, "seccomp": None}, timeout_s=timeout_s)
+            return
+        with self._filter.open("rb") as file:
+            task["seccomp"] = file.fileno()
+            start_beside("rios.deploy.runtimes.shim", record, task, timeout_s=timeout_s, give=[file.fileno()])
+
+    def adopt(self) -> list[Status]:
+        """Watchers relay themselves, so there is nothing to mend."""
+        return self.instances()
+
+    # What is true.
+
+    def instances(self, labels: Mapping[str, str] | None = None) -> list[Status]:
+        found = []
+        for record in self._records.all(labels):
+            with contextlib.suppress(NotFound):  # removed meanwhile
+                found.append(self._status(record))
+        return found
+
+    def status(self, instance: str) -> Status:
+        record = self._records.of(instance)
+        if not record.directory.is_dir():
+            raise NotFound(f"there is no instance {instance} on this host")
+        return self._status(record)
+
+    def _status(self, record: Record) -> Status:
+        alive = record.alive  # asked first: a watcher writes how it ended, and then it ends
+        asked = (record.read() or {"asked": {"labels": {}}})["asked"]
+        started = read_json(record.directory / "started.json")
+        ended = read_json(record.directory / "exit.json")
+        group = Cgroup(record.instance, layout=self._layout)
+        if started is None:
+            return Status(instance=record.instance, state="created", labels=asked["labels"])
+        running = alive and ended is None
+        return Status(
+            instance=record.instance,
+            state="exited" if not running else "paused" if self._is_paused(group, started) else "running",
+            labels=asked["labels"],
+            exit_code=None if ended is None else int(ended["code"]),
+            out_of_memory=group.exists and group.counted().out_of_memory > 0,
+            started_at=started["at"],
+            finished_at=None if ended is None else ended["at"],
+            endpoint=("127.0.0.1", started["port"]) if running and started["port"] else None,
+        )
+
+    def wait(self, instance: str, *, timeout_s: float) -> Status:
+        return until_exited(self, instance, timeout_s)
+
+    def metrics(self, instance: str) -> Metrics:
+        record = self._records.of(instance)
+        asked = record.asked
+        sent, received = Counters.read(record.directory / "bytes")
+        group = Cgroup(asked["instance"], layout=self._layout)
+        if group.exists:
+            counted = group.counted()
+            return Metrics(
+                at=time.time(),
+                cpu_seconds=counted.cpu_seconds,
+                memory_bytes=counted.memory_bytes,
+                memory_peak_bytes=counted.memory_peak_bytes,
+                pids=counted.pids,
+                egress_bytes=sent,
+                ingress_bytes=received,
+            )
+        seconds = resident = count = 0.0
+        for process in self._processes(record):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+                resident += process.memory_info().rss
+                count += 1
+        return Metrics(
+            at=time.time(),
+            cpu_seconds=seconds,
+            memory_bytes=int(resident),
+            memory_peak_bytes=int(resident),
+            pids=int(count),
+            egress_bytes=sent,
+            ingress_bytes=received,
+        )
+
+    def logs(self, instance: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
+        record = self._records.of(instance)
+        record.asked  # noqa: B018 -- raises NotFound now, and not at the first line
+        if not follow:
+            return read_lines(record.directory / "log", since)
+        return follow_lines(record.directory / "log", since, lambda: not record.alive)
+
+    # What is done to it.
+
+    def _first(self, record: Record) -> int | None:
+        """The id of the sandbox's first process, while its watcher lives."""
+        started = read_json(record.directory / "started.json")
+        return int(started["first"]) if started and record.alive else None
+
+    def _processes(self, record: Record) -> list[psutil.Process]:
+        first = self._first(record)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(first).children(recursive=True) if first else []
+        return []
+
+    def stop(self, instance: str, *, grace_s: float = 10.0) -> Status:
+        record = self._records.of(instance)
+        if self.status(instance).state == "paused":
+            self.resume(instance)
+        if first := self._first(record):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in psutil.Process(first).children():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(DeadlineExceeded):
+                return until_exited(self, instance, grace_s)
+        return self.kill(instance)
+
+    def kill(self, instance: str) -> Status:
+        record = self._records.of(instance)
+        self.status(instance)
+        self._end(record)
+        return self.status(instance)
+
+    def _end(self, record: Record) -> None:
+        if self._layout:
+            Cgroup(record.instance, layout=self._layout).kill()
+        if first := self._first(record):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while record.alive:
+            if time.monotonic() > deadline:
+                raise SandboxFailed(f"the watcher of {record.instance} did not end within {_ENDED_WITHIN_S:g} s")
+            time.sleep(0.005)
+
+    def remove(self, instance: str) -> None:
+        record = self._records.of(instance)
+        if not record.directory.is_dir():
+            return
+        with record.turn():
+            self._take_away(record)
+
+    def _take_away(self, record: Record) -> None:
+        self._end(record)
+        Cgroup(record.instance, layout=self._layout).remove()
+        MemoryFiles(record.instance).remove()
+        record.remove()
+
+    def _is_paused(self, group: Cgroup, started: dict[str, Any]) -> bool:
+        if self._layout:
+            return group.frozen
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes = psutil.Process(int(started["first"])).children()
+            return bool(processes) and all(process.status() == psutil.STATUS_STOPPED for process in processes)
+        return False
+
+    def pause(self, instance: str) -> Status:
+        self._freeze(instance, frozen=True)
+        return self.status(instance)
+
+    def resume(self, instance: str) -> Status:
+        self._freeze(instance, frozen=False)
+        return self.status(instance)
+
+    def _freeze(self, instance: str, *, frozen: bool) -> None:
+        status = self.status(instance)
+        if status.state not in ("running", "paused"):
+            raise InvalidRequest(f"the instance {instance} is {status.state}: what runs can be paused and resumed")
+        if self._layout:
+            Cgroup(instance, layout=self._layout).freeze(frozen)
+            return
+        for process in self._processes(self._records.of(instance)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def exec(
+        self, instance: str, command: tuple[str, ...], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
+    ) -> Executed:
+        record = self._records.of(instance)
+        asked = record.asked
+        first = self._first(record)
+        if first is None:
+            raise InvalidRequest(f"the instance {instance} does not run: no command can be run in it")
+        limits = arguments.limits_of(asked)
+        return execute(
+            {
+                "first": first,
+                "user": asked["user"],
+                "workdir": asked["workdir"] or "/",
+                "command": list(command),
+                "env": {**arguments.environment(asked["env"]), **(env or {})},
+                "seccomp": str(self._filter) if self._filter else None,
+                "entrances": Cgroup(instance, layout=self._layout).entrances(),
+                "rlimits": arguments.rlimits(limits, memory=not self._layout),
+            },
+            name=f"{command[0]} in {instance}",
+            timeout_s=timeout_s,
+        )
+
+    def put_secrets(self, instance: str, secrets: Mapping[str, SecretBytes]) -> None:
+        self._records.of(instance).asked  # noqa: B018 -- raises NotFound
+        values = {name: value.get_secret_value() for name, value in secrets.items()}
+        MemoryFiles(instance).replace(values, owner=self._uid)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""

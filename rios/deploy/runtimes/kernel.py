@@ -1,0 +1,93 @@
+"""Calls of the Linux kernel that Python 3.11 does not have."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+CLONE_NEWNET = 0x40000000
+CLONE_NEWUSER = 0x10000000
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 0x1
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_LAST = 63
+_NS_GET_USERNS = 0xB701
+_TMPFS_MAGIC = 0x01021994
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """Move this thread into the namespace of `fd`."""
+    _checked(_libc.setns(fd, kind), "setns")
+
+
+def owner_of(fd: int) -> int:
+    """A descriptor of the user namespace that a namespace belongs to."""
+    import fcntl
+
+    return fcntl.ioctl(fd, _NS_GET_USERNS)
+
+
+def unshare(flags: int) -> None:
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def die_with_parent(signal_number: int) -> None:
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
+def no_new_privileges() -> None:
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def drop_capabilities() -> None:
+    """Give up all capabilities, and the chance to get any."""
+    for capability in range(_CAP_LAST + 1):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break  # the kernel knows no more of them
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _checked(_libc.capset(ctypes.c_char_p(header), ctypes.c_char_p(bytes(24))), "capset")
+
+
+def load_seccomp(program: bytes) -> None:
+    """Filter this thread's system calls, for ever, by a BPF program."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    argument = Filter(len(program) // 8, ctypes.addressof(buffer))
+    _checked(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(argument), 0, 0), "prctl(PR_SET_SECCOMP)")
+
+
+def loopback_up() -> None:
+    """Bring the loopback device of this network namespace up; it has 127.0.0.0/8 then."""
+    import fcntl
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+
+
+def in_memory(path: str) -> bool:
+    """Whether a directory lies in a file system that is memory alone (tmpfs)."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with the type, a machine word
+    _checked(_libc.statfs(os.fsencode(path), buffer), f"statfs {path}")
+    return int(ctypes.cast(buffer, ctypes.POINTER(ctypes.c_long)).contents.value) == _TMPFS_MAGIC

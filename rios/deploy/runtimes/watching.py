@@ -1,0 +1,47 @@
+"""What runtimes share: the operator's rules for egress, and waiting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rios.deploy.runtimes.protocol import Allowed, Status
+from rios.words.errors import DeadlineExceeded
+
+_EVERY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator of a host allows beyond the rules of egress; a specification cannot."""
+
+    private: tuple[str, ...] = ()
+    """Networks, such as 10.20.0.0/16, that allowed hosts may lie in although they are not public."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Addresses of hosts that no name server knows, as /etc/hosts has them."""
+
+    def relay(self, port: int | None, egress: Iterable[Allowed], outside_port: int | None = None) -> dict[str, Any]:
+        """What `relaying.Wanted` reads."""
+        return {
+            "port": port,
+            "egress": [[allowed.host, allowed.port] for allowed in egress],
+            "private": list(self.private),
+            "names": {name: list(addresses) for name, addresses in self.names.items()},
+            "outside_port": outside_port,
+        }
+
+
+class _HasStatus(Protocol):
+    def status(self, instance: str) -> Status: ...
+
+
+def until_exited(runtime: _HasStatus, instance: str, timeout_s: float) -> Status:
+    """The status of an instance once it has exited. DeadlineExceeded by then."""
+    deadline = time.monotonic() + timeout_s
+    while (status := runtime.status(instance)).state != "exited":
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"the instance {instance} is {status.state} still after {timeout_s:g} s")
+        time.sleep(_EVERY_S)
+    return status
