@@ -5,6 +5,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.installed
 PYTEST := $(PY) -m pytest
+# Tests wait for processes half of their time: two files at once keep two cores busy.
+AT_ONCE ?= 2
 
 # What the caller's shell may carry must not reach into the environment.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
@@ -58,7 +60,7 @@ demo: setup
 	$(PY) -m rios.reporting.run quickstart
 
 test: setup system
-	$(PYTEST)
+	$(PYTEST) -n $(AT_ONCE) --dist loadfile
 
 test-long: setup system
 	$(PYTEST) -m long

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch, and inherited by every process that a test starts: the worker processes of a test share
 # few cores, and two threads each on two cores run several times slower than one.
@@ -89,7 +90,17 @@ def _hidden(config: pytest.Config) -> int:
     return count + sum(len(ids) for reason, ids in _left_out.items() if not reason.startswith(("gpu:", "long:")))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes has ended: what it left out is what they all did."""
+    for reason, nodeids in getattr(node, "workeroutput", {}).get("left_out", {}).items():
+        _left_out.setdefault(reason, nodeids)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:  # one of several processes
+        output["left_out"] = _left_out
+        return
     if os.environ.get("RIOS_CI") == "1" and session.exitstatus == pytest.ExitCode.OK and _hidden(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

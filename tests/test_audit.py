@@ -39,6 +39,7 @@ def test_every_test_that_defends_is_there() -> None:
         f"'private_key': '0x{random.token_hex(32)}'",
         "eyJhbGciOi" + "J9." + "a" * 20 + "." + "b" * 20,
     ],
+    ids=["key file", "ours", "AWS", "GitHub", "password", "private key", "token"],
 )
 def test_a_secret_is_found(text: str) -> None:
     assert audit.secrets_in(f"before\n{text}\nafter")
