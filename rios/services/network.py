@@ -8,12 +8,15 @@ import logging
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import SecretStr
 
 from rios.dmoe.params import check_timeout
+from rios.services.books import LOCAL_USER
+from rios.services.deployments.lazy import LazyPlatform
 from rios.services.edges import announce
 from rios.services.generation import Model
 from rios.services.jobs import Jobs
@@ -26,8 +29,12 @@ from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers, RiosErro
 from rios.words.events import UsageSink
 
 if TYPE_CHECKING:
+    from rios.billing.ledger.ledger import Ledger
     from rios.dmoe.cluster import LocalCluster
     from rios.dmoe.deployment import Deployment
+    from rios.services.deployments.platform import Platform
+    from rios.services.deployments.service import Deployments
+    from rios.storage.breaker import Breaker
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +85,9 @@ class Network:
         self.governance = purse.governance
         self.jobs = Jobs()
         ends.callback(self._purse.close)
+        self._apps = LazyPlatform(partial(_platform, purse, self._owners, options))
+        purse.books.when_open(partial(_go_on, self._apps))
+        ends.callback(self._apps.close)
         ends.callback(_close_all, self._deployments)
         ends.callback(announce(self, kind="local"))
 
@@ -108,6 +118,15 @@ class Network:
     def dmoe(self) -> Dmoe:
         """Mixture-of-experts models on this network."""
         return Dmoe(self)
+
+    @property
+    def deploy(self) -> Deployments:
+        """Applications and models with a life cycle on this network."""
+        from rios.services.accounts import FIRST_ORGANISATION
+        from rios.services.deployments.service import Deployments
+
+        self._open()
+        return Deployments(self._apps, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -199,6 +218,13 @@ class Network:
                     f"`dask worker {self.address} --preload rios.worker`"
                 )
             time.sleep(0.05)
+
+    def parts(self) -> list[tuple[Breaker, str]]:
+        """What the network depends on besides its ledger, and how it does without."""
+        return [
+            (self._membership.breaker, "the workers that are known serve on, and nobody joins"),
+            (self._purse.books.chain_breaker, "use is recorded; deposits, settlement and claims wait"),
+        ]
 
     def _open(self) -> None:
         if self._closed:
@@ -323,6 +349,23 @@ def _resolve(path: str | Path) -> Path:
     if not directory.is_dir():
         raise InvalidRequest(f"{directory} is not a directory; give one with config.json and safetensors, or 'demo'")
     return directory
+
+
+def _platform(purse: Purse, owners: Owners, options: Settings) -> Platform:
+    from rios.services.deployments.platform import platform_of
+
+    return platform_of(purse.charging, owners, home=options.home, directory=options.apps)
+
+
+def _go_on(apps: LazyPlatform, ledger: Ledger) -> None:
+    """Look after deployments that were there before this process was."""
+    from rios.services.deployments.store import AppStore
+
+    try:
+        if not AppStore(ledger).is_empty():
+            apps()
+    except NetworkClosed:
+        log.info("the network was closed before it went on with its deployments")
 
 
 def _close_all(deployments: list[Deployment]) -> None:

@@ -60,6 +60,17 @@ class Settings(BaseSettings):
         default=3600.0, ge=0, description="A request that paused for lack of money ends this long after."
     )
 
+    report_lease_s: float = Field(
+        default=60.0, gt=0, description="A report that nobody says he still makes is made by another after this."
+    )
+
+    # Deployments of applications.
+    apps: Path | None = Field(
+        default=None,
+        description="Where sandboxes and volumes lie, which other users must be able to pass through; default is "
+        "/var/lib/rios for root and the home for others.",
+    )
+
     # Control plane.
     start_timeout_s: float = Field(
         default=60.0, gt=0, description="A worker must be serving within this after its start."

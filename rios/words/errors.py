@@ -24,6 +24,7 @@ RiosError
  |   +- AlreadyExists         another thing has that name, or the key came before with another request
  |   +- TooManyRequests       a limit of requests is used up; `retry_after_s` says for how long
  +- SandboxError              something about applications in sandboxes
+ |   +- DeploymentFailed      a deployment has failed, or ended, where it was to become something else
  |   +- UnsupportedRuntime    this host cannot run it so; says what is missing
  |   +- SandboxFailed         an instance could not be started, or its engine does not answer
  +- BillingError              something about money
@@ -142,6 +143,10 @@ class TooManyRequests(AccessError):
 
 class SandboxError(RiosError):
     """Something about applications in sandboxes."""
+
+
+class DeploymentFailed(SandboxError):
+    """A deployment has failed, or ended, where it was waited for to become something else."""
 
 
 class UnsupportedRuntime(SandboxError):

@@ -1,0 +1,270 @@
+"""What is done on hosts for one replica: starting, metering, ending it. Each in a thread, one at a time per replica.
+
+Each act begins from what the tables say and may be cut off anywhere: another process begins it again from there.
+Nothing here decides; a start that failed is told to the reconciler (`failure`), which counts it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rios.deploy.lifecycle import State
+from rios.services.deployments.health import Exec, probes_of
+from rios.services.deployments.hosts import Host, Order
+from rios.services.deployments.store import AppStore, NotLeader, require_leader, take_step
+from rios.services.deployments.values import App, Replica, Step
+from rios.words.errors import (
+    BudgetExceeded,
+    InsufficientBalance,
+    LedgerUnavailable,
+    NetworkClosed,
+    NotFound,
+    RiosError,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.deploy.runtimes.protocol import Status
+    from rios.services.deployments.metering import Metering
+    from rios.services.deployments.routing import Routes
+    from rios.services.deployments.secrets import SecretStore
+
+log = logging.getLogger(__name__)
+
+Lease = tuple[str, int]
+_THREADS = 32
+_DRAIN_LOOK_S = 0.02
+_OTHERS_S = 0.6
+"""Routers of other processes know within this that a replica takes nothing more."""
+_AGAIN_S = 1.0
+_LATER = (LedgerUnavailable, NetworkClosed, NotLeader)
+"""Nothing is wrong with the replica: it is tried again, here or by whoever leads now."""
+
+
+class Acting:
+    """The acts of one reconciler. Close it."""
+
+    def __init__(self, store: AppStore, metering: Metering, secrets: SecretStore, routes: Routes | None) -> None:
+        """routes: those of this process, to know when a replica has answered all that it had in its hands."""
+        self._store = store
+        self._metering = metering
+        self._secrets = secrets
+        self._routes = routes
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-acting")
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._not_before: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
+        self._hosts: dict[str, Host] = {}
+        self.done: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<Acting on {len(self._busy)} replicas>"
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what was begun: each ends by a deadline of its own."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def is_busy(self, replica_id: str) -> bool:
+        """Whether something is done for a replica now."""
+        with self._lock:
+            return replica_id in self._busy
+
+    def failure(self, replica_id: str) -> str | None:
+        """Why a replica could not be started, where that is so; said once."""
+        with self._lock:
+            return self._failures.pop(replica_id, None)
+
+    def runner(self, one: Replica) -> Exec:
+        """What runs a probe's command in a replica."""
+
+        def run(command: Sequence[str], timeout_s: float) -> int:
+            host = self._hosts.get(one.host)
+            if host is None:
+                raise NotFound(f"host {one.host} is not there")
+            return host.exec(one.id, command, timeout_s=timeout_s).exit_code
+
+        return run
+
+    def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
+        """Whether one replica could be held for now."""
+        return self._metering.affordable(app, host, specification)
+
+    # --- what is to be done ----------------------------------------------------------------------------------
+
+    def consider(
+        self,
+        app: App,
+        one: Replica,
+        specification: Mapping[str, Any],
+        host: Host | None,
+        *,
+        status: Status | None,
+        lost: bool,
+        lease: Lease,
+    ) -> None:
+        """Begin what the state of a replica asks for, unless something is under way for it."""
+        if host is not None:
+            self._hosts[one.host] = host
+        if one.state is State.STOPPING:
+            if host is not None or lost:
+                gone = lost or host is None
+                ended = status is not None and status.state == "exited"
+                self._begin(one.id, self._end, app, one, specification, None if gone else host, ended, lease)
+        elif host is None or lost or one.id in self._failures:
+            return
+        elif not one.started_at:
+            self._begin(one.id, self._start, app, one, specification, host, lease)
+        elif one.period and self._store.ledger.now() - one.period_at >= self._metering.period_us:
+            self._begin(one.id, self._meter, app, one, specification, host, lease)
+
+    def clear(self, host: Host, instance: str) -> None:
+        """Take an instance away that belongs to no living replica."""
+        self._begin(instance, self._cleared, host, instance)
+
+    def finish(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], *, lease: Lease) -> None:
+        """Take away what is left of a deleted deployment without replicas, and say that it has stopped."""
+        self._begin(app.id, self._finished, app, specification, hosts, lease)
+
+    def _begin(self, key: str, act: Callable[..., None], *what: Any) -> None:
+        with self._lock:
+            if key in self._busy or time.monotonic() < self._not_before.get(key, 0.0):
+                return
+            self._busy.add(key)
+        self._pool.submit(self._run, key, act, what)
+
+    def _run(self, key: str, act: Callable[..., None], what: tuple[Any, ...]) -> None:
+        again_s = 0.0
+        try:
+            act(*what)
+        except _LATER as error:
+            log.info("an act is put off", extra={"replica": key, "reason": str(error)})
+            again_s = _AGAIN_S
+        except RiosError as error:
+            log.warning("an act failed", extra={"replica": key, "reason": str(error)})
+            again_s = _AGAIN_S
+        except Exception:
+            log.exception("an act failed by an error of rios", extra={"replica": key})
+            again_s = 5 * _AGAIN_S
+        finally:
+            with self._lock:
+                self._busy.discard(key)
+                if again_s:
+                    self._not_before[key] = time.monotonic() + again_s
+                else:
+                    self._not_before.pop(key, None)
+            self.done()
+
+    # --- the acts --------------------------------------------------------------------------------------------
+
+    def _start(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
+        try:
+            self._started(app, one, specification, host, lease)
+        except (InsufficientBalance, BudgetExceeded) as error:
+            self._unpaid(app, str(error), lease)
+        except _LATER:
+            raise
+        except RiosError as error:
+            with self._lock:
+                self._failures[one.id] = str(error)
+
+    def _started(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
+        if one.state is State.SCHEDULED and host.pulls(specification):
+            one = self._moved(one, Step(one, State.PULLING, "its host fetches what it stands on", changes={}), lease)
+        if one.state is State.PULLING:
+            host.prepare(specification)
+        self._metering.begin(app, one, specification, lease)
+        if one.state is not State.STARTING:
+            one = self._moved(one, Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), lease)
+        order = Order(
+            replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
+            specification=specification, secrets=self._secrets.of(app, specification["secrets"]),
+        )  # fmt: skip
+        status = host.start(order)
+        address = "" if status.endpoint is None else f"{status.endpoint[0]}:{status.endpoint[1]}"
+        now = self._store.ledger.now()
+        changes = {"started_at": now, "address": address}
+        if probes_of(specification) is None:
+            step = Step(one, State.READY, "its process has started", changes={**changes, "ready_at": now})
+        else:
+            step = Step(one, State.STARTING, "its process has started", changes=changes, kind="started")
+        self._moved(one, step, lease)
+
+    def _moved(self, one: Replica, step: Step, lease: Lease) -> Replica:
+        """The replica after a step. Raises NotLeader where somebody else changed it meanwhile: this act is over."""
+        if self._store.write([step], at=self._store.ledger.now(), lease=lease):
+            raise NotLeader(f"replica {one.id} is no longer {one.state}")
+        return replace(one, state=step.to, **step.changes)
+
+    def _meter(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
+        try:
+            self._metering.turn(app, one, specification, host.metrics(one.id), lease)
+        except (InsufficientBalance, BudgetExceeded) as error:
+            self._unpaid(app, str(error), lease)
+
+    def _unpaid(self, app: App, why: str, lease: Lease) -> None:
+        def change(now: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            require_leader(connection, *lease)
+            if not now.paid:
+                return {}, "", ""
+            state = {} if now.state in (State.STOPPING, State.STOPPED) else {"state": str(State.PAUSED)}
+            return {"paid": False, "reason": why, **state}, "state" if state else "money", f"out of money: {why}"
+
+        self._store.change(app.id, change, at=self._store.ledger.now())
+
+    def _end(
+        self, app: App, one: Replica, specification: Mapping[str, Any], host: Host | None, ended: bool, lease: Lease
+    ) -> None:
+        metrics, until = None, self._store.ledger.now()
+        if host is not None:
+            if one.ready_at and one.address and not ended:
+                self._drain(one, specification["grace"])
+            found = host.end(one.id, grace_s=specification["grace"])
+            metrics = found.metrics
+            until = self._store.ledger.now()
+            if found.status is not None and found.status.finished_at is not None:
+                until = min(until, int(found.status.finished_at * 1e6))
+        outcome = State(one.outcome or State.STOPPED)
+        cause = "nothing of it is left" if host is not None else f"host {one.host} is lost"
+        step = Step(one, outcome, cause, changes={})
+        self._metering.finish(app, one, specification, metrics, step, until=until, lease=lease)
+        if host is not None:
+            host.clear(one.id)
+
+    def _drain(self, one: Replica, grace_s: float) -> None:
+        """Until a replica, which gets no new requests, has answered those in its hands."""
+        routes = self._routes
+        if routes is None:
+            time.sleep(min(_OTHERS_S, grace_s))
+            return
+        routes.refresh()
+        begun = time.monotonic()
+        least = _OTHERS_S if routes.others() else 0.0
+        while time.monotonic() < begun + grace_s:
+            if not routes.running(one.id) and time.monotonic() >= begun + least:
+                return
+            time.sleep(_DRAIN_LOOK_S)
+
+    def _cleared(self, host: Host, instance: str) -> None:
+        host.end(instance, grace_s=0.0)
+        host.clear(instance)
+        log.info("an instance of no replica was cleared away", extra={"host": host.name, "replica": instance})
+
+    def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
+        for host in hosts.values():
+            host.forget(app.organisation_id, app.id, specification)
+        at = self._store.ledger.now()
+
+        def run(connection: Connection) -> None:
+            require_leader(connection, *lease)
+            self._secrets.drop(connection, app)
+            take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at)
+
+        self._store.transact(lambda batch: run(batch.connection))

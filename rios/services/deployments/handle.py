@@ -1,0 +1,324 @@
+"""One deployment in a user's hands: what it is now, and what can be wanted of it."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from rios.deploy.lifecycle import State, Wish
+from rios.deploy.runtimes.protocol import Executed, LogLine
+from rios.deploy.spec import App as Specification
+from rios.services.deployments.following import follow
+from rios.services.deployments.reading import read_app
+from rios.services.deployments.values import App, Event, Replica
+from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
+from rios.words.money import Wei, format_ros
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.services.deployments.platform import Platform
+    from rios.services.deployments.store import AppStore
+
+WAIT_S = 300.0
+_LOOK_S = 0.02
+_FRESH = {"failures": 0, "retry_at": 0, "reason": ""}
+
+
+class Cost(int):
+    """Wei, shown as ROS."""
+
+    def __repr__(self) -> str:
+        return format_ros(Wei(int(self)))
+
+    __str__ = __repr__
+
+
+class Deployment:
+    """A deployment. The handle holds nothing: another one of the same name is as good."""
+
+    def __init__(self, platform: Callable[[], Platform], app_id: str, name: str, *, by: str) -> None:
+        self._platform = platform
+        self.id = app_id
+        self.name = name
+        self._by = by
+
+    def __repr__(self) -> str:
+        return f"<Deployment {self.name!r} {self.status}>"
+
+    # --- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """requested, scheduled, pulling, starting, ready, degraded, updating, paused, stopping, stopped or failed."""
+        return str(self._app().state)
+
+    @property
+    def reason(self) -> str:
+        """Why it is in that state, where there is something to say."""
+        return self._app().reason
+
+    @property
+    def revision(self) -> int:
+        """The number of the revision that is wanted now."""
+        return self._app().revision
+
+    @property
+    def revisions(self) -> list[dict[str, Any]]:
+        """All revisions: number, digest, created_by, created_at."""
+        return self._store.revisions(self.id)
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """What is wanted now. Secrets are in it by name alone."""
+        return self._store.specification(self.id, self._app().revision)
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The replicas that have not ended, with their states and hosts."""
+        return self._store.replicas(self.id)
+
+    @property
+    def url(self) -> str:
+        """Where it answers from this machine, as long as this network is open. Raises InvalidRequest without a port."""
+        if self.specification["port"] is None:
+            raise InvalidRequest(f"{self.name} has no port, so it has no address; update it with port=...")
+        return f"http://127.0.0.1:{self._platform().front.port(self.id)}"
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened to it and to its replicas, oldest first, with causes."""
+        return self._store.events(self.id)
+
+    @property
+    def cost(self) -> Cost:
+        """What it has cost so far, in wei; periods that go on are not in it."""
+        return Cost(self._store.spent_wei(self.id))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What each replica used so far, as its host's kernel counted: a row with cpu_seconds, memory_bytes ..."""
+        hosts, found = self._platform().hosts.now(), []
+        for one in self.replicas:
+            host = hosts.get(one.host)
+            if host is None or not one.started_at:
+                continue
+            try:
+                measured = host.metrics(one.id)
+            except NotFound:
+                continue
+            found.append(
+                {
+                    "replica": one.id, "host": one.host, "cpu_seconds": measured.cpu_seconds,
+                    "memory_bytes": measured.memory_bytes, "memory_peak_bytes": measured.memory_peak_bytes,
+                    "pids": measured.pids, "egress_bytes": measured.egress_bytes,
+                    "ingress_bytes": measured.ingress_bytes,
+                }
+            )  # fmt: skip
+        return found
+
+    @overload
+    def logs(self, *, follow: Literal[False] = False, replica: str | None = None) -> list[str]: ...
+
+    @overload
+    def logs(self, *, follow: Literal[True], replica: str | None = None) -> Iterator[str]: ...
+
+    def logs(self, *, follow: bool = False, replica: str | None = None) -> list[str] | Iterator[str]:
+        """Its lines in the order they were written, of all replicas or of one; those of ended ones as far as they are
+        kept. follow: an iterator that goes on until the deployment has ended."""
+        if follow:
+            return self._following(replica)
+        return [line.text for _, line in self._lines(replica)]
+
+    def _lines(self, replica: str | None) -> list[tuple[str, LogLine]]:
+        hosts = self._platform().hosts.now()
+        streams: list[Iterable[tuple[str, LogLine]]] = []
+        for one in self._store.replicas(self.id, ended=True):
+            host = hosts.get(one.host)
+            if host is None or replica not in (None, one.id):
+                continue
+            try:
+                streams.append([(one.id, line) for line in host.logs(one.id)])
+            except NotFound:
+                continue
+        return list(heapq.merge(*streams, key=lambda pair: pair[1].at))
+
+    def _following(self, replica: str | None) -> Iterator[str]:
+        platform = self._platform()
+
+        def alive() -> bool:
+            app = self._app()
+            return not app.ended_at and app.state is not State.STOPPED
+
+        return follow(platform, self.id, replica, alive)
+
+    def exec(self, command: Sequence[str], *, replica: str | None = None, timeout: float = 30.0) -> Executed:
+        """Run a command inside a replica: exit_code, stdout, stderr. Raises NotFound, DeadlineExceeded."""
+        for one in self.replicas:
+            if one.state in (State.READY, State.DEGRADED, State.STARTING) and one.started_at:
+                host = self._platform().hosts.now().get(one.host)
+                if host is not None and replica in (None, one.id):
+                    return host.exec(one.id, tuple(command), timeout_s=timeout)
+        raise NotFound(f"{self.name} has no running replica{f' {replica}' if replica else ''}; it is {self.status}")
+
+    def wait(self, state: str = "ready", *, timeout: float | None = None) -> Deployment:
+        """Until it is in that state; itself. timeout: seconds, 300 without.
+
+        Raises DeadlineExceeded, and DeploymentFailed where it has failed or ended in another way.
+        """
+        wanted = State(state)
+        seconds = WAIT_S if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        while True:
+            app = self._app()
+            if app.state is wanted:
+                return self
+            if app.state in (State.FAILED, State.STOPPED) and not (app.wish is Wish.RUN and app.state is State.STOPPED):
+                raise DeploymentFailed(f"{self.name} is {app.state}: {app.reason or 'deleted'}; its logs may say more")
+            if time.monotonic() > deadline:
+                said = f": {app.reason}" if app.reason else ""
+                raise DeadlineExceeded(f"{self.name} is {app.state}, not {wanted}, after {seconds:g} s{said}")
+            time.sleep(_LOOK_S)
+
+    # --- what is wanted of it --------------------------------------------------------------------------------
+
+    def scale(self, replicas: int | tuple[int, int]) -> None:
+        """Want so many replicas, or from so many to so many as the load asks for."""
+        low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
+        if isinstance(replicas, bool) or not 0 <= low <= high:
+            raise InvalidRequest(f"{replicas!r} is no number of replicas, nor two of them with the smaller first")
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            wanted = low if isinstance(replicas, int) else min(max(app.replicas, low, 1), high)
+            columns = {"replicas": wanted, "replicas_min": low, "replicas_max": high}
+            return {**columns, "reached": min(app.reached, wanted)}, "scaled", f"{self._by} wants {_span(low, high)}"
+
+        self._change(change)
+
+    def update(self, **fields: Any) -> int:
+        """Want another revision: the given fields in place of those that are. Its number; the same for no change.
+
+        It takes over step by step, and where it does not become ready the one before stays. Raises InvalidRequest.
+        """
+        now = self.specification
+        kept = {name: value for name, value in now.items() if name != "secrets"}
+        references = {name: fields.get("secrets", {}).get(name, one) for name, one in now["secrets"].items()}
+        secrets = {**references, **fields.get("secrets", {})}
+        return self.update_to(read_app({**kept, **fields, "secrets": secrets}))
+
+    def update_to(self, wanted: Specification) -> int:
+        """As `update`, to a whole specification."""
+        from rios.services.deployments.service import resolved
+
+        if wanted.name != self.name:
+            raise InvalidRequest(f"{self.name} cannot become {wanted.name}: a name stays; create another deployment")
+        platform, wanted = self._platform(), resolved(wanted)
+        stored, digest, values = wanted.stored(), wanted.digest, wanted.secret_values()
+        at = self._store.ledger.now()
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            platform.secrets.put(connection, app, values, at=at)
+            if not values and stored == self._store.specification(app.id, app.revision):
+                return {}, "", ""
+            number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
+            low, high = wanted.replicas.min, wanted.replicas.max
+            columns: dict[str, Any] = {"revision": number, "since": at, **_FRESH}
+            columns |= {"replicas_min": low, "replicas_max": high, "replicas": min(max(app.replicas, low), high)}
+            return {**columns, **_begun(app)}, "update", f"{self._by} wants revision {number}"
+
+        return self._change(change).revision
+
+    def rollback(self, revision: int | None = None) -> int:
+        """Want an earlier revision: the one before, or the one of that number. Raises InvalidRequest, NotFound."""
+        numbers = [one["number"] for one in self.revisions]
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            earlier = [number for number in numbers if number < app.revision]
+            wanted = revision if revision is not None else (earlier[-1] if earlier else None)
+            if wanted is None or wanted == app.revision:
+                raise InvalidRequest(f"{self.name} has no revision before {app.revision} to go back to")
+            if wanted not in numbers:
+                raise NotFound(f"{self.name} has no revision {wanted}; it has {', '.join(map(str, numbers))}")
+            columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **_begun(app)}
+            return columns, "rollback", f"{self._by} wants revision {wanted} back"
+
+        return self._change(change).revision
+
+    def restart(self) -> None:
+        """Want all replicas replaced by new ones, step by step; a deployment that failed or is done begins anew."""
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            columns: dict[str, Any] = {"round": app.round + 1, **_FRESH, **_begun(app)}
+            return columns, "restart", f"{self._by} wants it restarted"
+
+        self._change(change)
+
+    def pause(self) -> None:
+        """Want no replica to run. Volumes and revisions stay; it costs nothing but its volumes."""
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            if app.wish is Wish.PAUSE:
+                return {}, "", ""
+            columns = {"wish": str(Wish.PAUSE), "state": str(State.PAUSED), "reason": f"paused by {self._by}"}
+            return columns, "state", f"{self._by} wants it paused"
+
+        self._change(change)
+
+    def resume(self) -> None:
+        """Want a paused deployment to run again."""
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            if app.wish is not Wish.PAUSE:
+                raise InvalidRequest(f"{self.name} is not paused by wish; it is {app.state}")
+            columns = {"wish": str(Wish.RUN), "state": str(State.REQUESTED), "settled_revision": None, "reached": 0}
+            columns["replicas"] = max(app.replicas, min(app.replicas_max, max(app.replicas_min, 1)))
+            return {**columns, **_FRESH}, "state", f"{self._by} wants it to go on"
+
+        self._change(change)
+
+    def delete(self, *, wait: bool = True, timeout: float = 60.0) -> None:
+        """Want it gone: replicas, secrets, logs, and volumes that are not to be kept. wait: until nothing is left.
+
+        Raises DeadlineExceeded where something is still left; it goes on being ended.
+        """
+        from rios.services.deployments.service import ask_to_end
+
+        ask_to_end(self._store, self.id, cause=f"deleted by {self._by}")
+        self._platform().changed()
+        deadline = time.monotonic() + timeout
+        while wait and not self._app().ended_at:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"{self.name} is still being ended after {timeout:g} s; it goes on")
+            time.sleep(_LOOK_S)
+
+    def _change(self, change: Callable[[App, Connection], tuple[Mapping[str, Any], str, str]]) -> App:
+        def checked(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            if app.wish is Wish.DELETE:
+                raise InvalidRequest(f"{self.name} is being deleted; create another deployment")
+            return change(app, connection)
+
+        found = self._store.change(self.id, checked, at=self._store.ledger.now())
+        self._platform().changed()
+        return found
+
+    @property
+    def _store(self) -> AppStore:
+        return self._platform().store
+
+    def _app(self) -> App:
+        return self._store.app(self.id)
+
+
+def _begun(app: App) -> dict[str, Any]:
+    """What a deployment that is not tried any more, or is done, needs to begin anew."""
+    if app.state in (State.FAILED, State.STOPPED):
+        return {"state": str(State.REQUESTED), "wish": str(Wish.RUN), "settled_revision": None, "reached": 0}
+    return {}
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low} replicas" if low == high else f"{low} to {high} replicas"
+
+
+__all__ = ["Cost", "Deployment"]

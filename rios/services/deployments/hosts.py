@@ -1,0 +1,95 @@
+"""Hosts that run replicas, behind one protocol: what each has, what runs there, and the verbs of one replica.
+
+Every verb may be repeated: a reconciler that was cut off does it again, or another one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import SecretBytes
+
+from rios.deploy.runtimes.protocol import Executed, LogLine, Metrics, Status
+from rios.deploy.scheduling import HostOffer
+
+NETWORK, APP, REVISION = "rios.network", "rios.app", "rios.revision"
+"""Labels of instances: a host may serve several networks, and clears away what is of its own alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A replica that a host is to run."""
+
+    replica_id: str
+    app_id: str
+    organisation_id: str
+    revision: int
+    specification: Mapping[str, Any]
+    """As `App.stored` gives it."""
+    secrets: Mapping[str, SecretBytes] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A replica that does not run any more."""
+
+    status: Status | None
+    """None where there was nothing of it."""
+    metrics: Metrics | None
+
+
+class Host(Protocol):
+    """A machine that runs replicas."""
+
+    name: str
+
+    def offer(self) -> HostOffer:
+        """What it has, without what is used. Quick: asked in every pass."""
+
+    def pulls(self, specification: Mapping[str, Any]) -> bool:
+        """Whether something has to be fetched before it can start."""
+
+    def prepare(self, specification: Mapping[str, Any]) -> None:
+        """Fetch what a replica stands on. Raises NotFound, InvalidRequest, UnsupportedRuntime."""
+
+    def instances(self) -> list[Status]:
+        """All there is of this network's replicas: running, ended and half-made ones."""
+
+    def start(self, order: Order) -> Status:
+        """Start a replica, or find it running. Raises SandboxFailed and what `prepare` raises."""
+
+    def end(self, replica_id: str, *, grace_s: float) -> Ended:
+        """End a replica; what it used up to its last instruction stays there until `clear`."""
+
+    def clear(self, replica_id: str) -> None:
+        """Take away all there is of a replica, but not its volumes."""
+
+    def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
+        """A deployment was deleted: take its logs away, and the volumes that are not to be kept."""
+
+    def metrics(self, replica_id: str) -> Metrics:
+        """What it used so far. Raises NotFound."""
+
+    def logs(self, replica_id: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
+        """Its lines."""
+
+    def exec(self, replica_id: str, command: Sequence[str], *, timeout_s: float) -> Executed:
+        """Run a command inside."""
+
+    def put_secrets(self, replica_id: str, secrets: Mapping[str, SecretBytes]) -> None:
+        """Replace its secrets while it runs."""
+
+    def close(self) -> None:
+        """Let go of connections; replicas go on."""
+
+
+class Hosts(Protocol):
+    """The hosts of a network, as they come and go."""
+
+    def now(self) -> Mapping[str, Host]:
+        """Those that are there, by name."""
+
+    def close(self) -> None:
+        """Let go of all of them."""

@@ -1,0 +1,375 @@
+"""This machine as a host: its runtimes, what they run for one network, and the volumes that lie here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretBytes
+
+from rios.deploy.runtimes.protocol import (
+    Allowed,
+    Base,
+    Capabilities,
+    Executed,
+    HostBase,
+    Isolation,
+    Launch,
+    Limits,
+    LogLine,
+    Metrics,
+    Mount,
+    Runtime,
+    Status,
+)
+from rios.deploy.scheduling import Amounts, HostOffer
+from rios.deploy.spec import App
+from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
+from rios.words.errors import InvalidRequest, NotFound, RiosError
+
+log = logging.getLogger(__name__)
+
+CPU_SHARES = 4
+"""Cores are shared: so many times the machine's may be promised. Memory is not: what is promised is there."""
+_MEMORY_SHARE = 0.8
+_LOOK_S = 5.0
+"""A runtime without instances of ours is asked no more often whether it has some."""
+REPLICAS_MAX = 500
+LOG_LINES, LOGS_KEPT = 5000, 20
+"""Of a replica that was cleared away, and of how many of one deployment."""
+
+
+class LocalHost:
+    """This machine. Close it; what runs goes on."""
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        runtimes: Iterable[Runtime],
+        *,
+        network_id: str,
+        region: str = "",
+        ask_bp: int = 10_000,
+        isolation: Isolation = Isolation.PROCESS,
+    ) -> None:
+        """directory: where volumes lie. isolation: no replica runs here with less."""
+        self.name = name
+        self._directory = directory
+        self._network_id = network_id
+        self._runtimes = list(runtimes)
+        self._least = isolation
+        self._lock = threading.Lock()
+        self._where: dict[str, Runtime] = {}
+        self._looked_at: dict[str, float] = {}
+        self._bases: dict[str, Base] = {}
+        self._can: list[tuple[Runtime, Capabilities]] | None = None
+        self._offer: HostOffer | None = None
+        self._region, self._ask_bp = region, ask_bp
+
+    def __repr__(self) -> str:
+        return f"<LocalHost {self.name}: {', '.join(runtime.name for runtime in self._runtimes) or 'no runtime'}>"
+
+    def usable(self) -> list[tuple[Runtime, Capabilities]]:
+        """The runtimes that work here, the strongest isolation first."""
+        with self._lock:
+            if self._can is None:
+                found = [(runtime, runtime.capabilities()) for runtime in self._runtimes]
+                self._can = sorted(
+                    [(runtime, can) for runtime, can in found if can.usable and can.isolation >= self._least],
+                    key=lambda pair: -pair[1].isolation,
+                )
+                for runtime, _ in self._can:
+                    for status in runtime.adopt():
+                        self._where[status.instance] = runtime
+            return self._can
+
+    def offer(self) -> HostOffer:
+        """What this machine has."""
+        if self._offer is None:
+            usable = self.usable()
+            disk = shutil.disk_usage(self._directory if self._directory.exists() else "/")
+            self._offer = HostOffer(
+                name=self.name,
+                total=Amounts(
+                    cpu_milli=len(os.sched_getaffinity(0)) * 1000 * CPU_SHARES,
+                    memory_bytes=int(_memory_bytes() * _MEMORY_SHARE),
+                    disk_bytes=disk.free,
+                    replicas=REPLICAS_MAX,
+                ),
+                isolation=max((can.isolation for _, can in usable), default=0),
+                runtimes=frozenset(can.name for _, can in usable),
+                region=self._region,
+                ask_bp=self._ask_bp,
+            )
+        return self._offer
+
+    # --- starting --------------------------------------------------------------------------------------------
+
+    def runtime_for(self, app: App) -> Runtime:
+        """The strongest runtime that can run `app`, or the one that it names.
+
+        Raises InvalidRequest, which says what each of them lacks.
+        """
+        why = []
+        for runtime, can in self.usable():
+            lacks = _lacks(app, can)
+            if not lacks:
+                return runtime
+            why.append(f"{can.name} {lacks}")
+        broken = [can for can in (runtime.capabilities() for runtime in self._runtimes) if not can.usable]
+        why += [f"{can.name} {can.why_not}" for can in broken]
+        raise InvalidRequest(f"no runtime of {self.name} can run {app.name}: {'; '.join(why) or 'it has none'}")
+
+    def pulls(self, specification: Mapping[str, Any]) -> bool:
+        """Whether an image or archive is not prepared yet."""
+        source = specification.get("image") or specification.get("rootfs")
+        return source is not None and source not in self._bases
+
+    def prepare(self, specification: Mapping[str, Any]) -> None:
+        """Fetch the image, or unpack the archive."""
+        app = App.model_validate(specification)
+        self._base(app, self.runtime_for(app))
+
+    def _base(self, app: App, runtime: Runtime) -> Base:
+        source = app.image or app.rootfs
+        if source is None:
+            return self._host_base(app)
+        key = f"{runtime.name} {source}"
+        found = self._bases.get(key)
+        if found is None:
+            found = runtime.prepare_image(source) if app.image else runtime.prepare_archive(Path(source))
+            self._bases[key] = self._bases[source] = found
+        return found
+
+    def _host_base(self, app: App) -> HostBase:
+        return HostBase()
+
+    def start(self, order: Order) -> Status:
+        """Start a replica, or find it running."""
+        app = App.model_validate(order.specification)
+        runtime = self.runtime_for(app)
+        launch = Launch(
+            instance=order.replica_id,
+            base=self._base(app, runtime),
+            command=app.command,
+            env={**app.env, **({} if app.port is None else {"PORT": str(app.port)}), "RIOS_APP": app.name},
+            workdir=app.workdir,
+            user=app.user,
+            limits=Limits(
+                cpu=app.resources.cpu, memory_bytes=app.resources.memory, pids=app.resources.pids,
+                files=app.resources.files, tmp_bytes=app.resources.tmp,
+            ),
+            port=app.port,
+            egress=tuple(Allowed(rule.host, rule.port) for rule in app.egress),
+            secrets=order.secrets,
+            files={} if app.python is None else {"function": base64.b64decode(app.python.payload)},
+            mounts=self._mounts(order, app),
+            labels={NETWORK: self._network_id, APP: order.app_id, REVISION: str(order.revision)},
+        )  # fmt: skip
+        # Known before it is there: whoever ends it meanwhile looks in the right place.
+        self._where[order.replica_id] = runtime
+        return runtime.start(launch)
+
+    # --- volumes ---------------------------------------------------------------------------------------------
+
+    def _volume(self, organisation_id: str, app_id: str, path: str) -> Path:
+        safe = path.strip("/").replace("/", "+")
+        return self._directory / "volumes" / organisation_id / app_id / safe
+
+    def _mounts(self, order: Order, app: App) -> tuple[Mount, ...]:
+        found = []
+        for path, volume in app.volumes.items():
+            source = self._volume(order.organisation_id, order.app_id, path)
+            source.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.chown(source, app.user, app.user)
+            found.append(Mount(source=source, path=path, read_only=volume.read_only))
+        return tuple(found)
+
+    def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
+        """Take away the logs of a deleted deployment, and the volumes that are not to be kept."""
+        shutil.rmtree(self._logs(app_id), ignore_errors=True)
+        for path, volume in specification.get("volumes", {}).items():
+            if not volume.get("keep", True):
+                shutil.rmtree(self._volume(organisation_id, app_id, path), ignore_errors=True)
+
+    # --- what runs -------------------------------------------------------------------------------------------
+
+    def instances(self) -> list[Status]:
+        """All there is of this network's replicas."""
+        found = []
+        now = time.monotonic()
+        for runtime, _ in self.usable():
+            known = any(one is runtime for one in list(self._where.values()))
+            if not known and now < self._looked_at.get(runtime.name, 0.0) + _LOOK_S:
+                continue
+            self._looked_at[runtime.name] = now
+            for status in runtime.instances({NETWORK: self._network_id}):
+                self._where[status.instance] = runtime
+                found.append(status)
+        return found
+
+    def end(self, replica_id: str, *, grace_s: float) -> Ended:
+        """End a replica."""
+        try:
+            runtime = self._of(replica_id)
+            status = runtime.stop(replica_id, grace_s=grace_s)
+            metrics: Metrics | None = runtime.metrics(replica_id)
+        except NotFound:
+            return Ended(status=None, metrics=None)
+        return Ended(status=status, metrics=metrics)
+
+    def clear(self, replica_id: str) -> None:
+        """Take away all there is of it, but the end of its log."""
+        known = self._where.get(replica_id)
+        try:
+            self._keep_log(replica_id)
+        except (RiosError, OSError) as error:
+            log.info("a log is not kept", extra={"replica": replica_id, "reason": str(error)})
+        for runtime in [known] if known is not None else [runtime for runtime, _ in self.usable()]:
+            runtime.remove(replica_id)
+        self._where.pop(replica_id, None)
+
+    def _keep_log(self, replica_id: str) -> None:
+        runtime = self._of(replica_id)
+        app_id = runtime.status(replica_id).labels.get(APP)
+        if app_id is None:
+            return
+        lines: deque[str] = deque(maxlen=LOG_LINES)
+        lines.extend(json.dumps([line.at, line.stream, line.text]) for line in runtime.logs(replica_id))
+        if lines:
+            place = self._logs(app_id)
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (place / f"{replica_id}.jsonl").write_text("\n".join(lines) + "\n")
+            for old in sorted(place.iterdir(), key=lambda path: path.stat().st_mtime)[:-LOGS_KEPT]:
+                old.unlink()
+
+    def _logs(self, app_id: str) -> Path:
+        return self._directory / "logs" / app_id
+
+    def metrics(self, replica_id: str) -> Metrics:
+        """What it used so far."""
+        return self._of(replica_id).metrics(replica_id)
+
+    def logs(self, replica_id: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
+        """Its lines; the last of them where it has been cleared away."""
+        try:
+            runtime = self._of(replica_id)
+        except NotFound:
+            kept = next(self._directory.glob(f"logs/*/{replica_id}.jsonl"), None)
+            if kept is None:
+                raise
+            return iter([line for line in _kept_lines(kept) if line.at > since])
+        return runtime.logs(replica_id, since=since, follow=follow)
+
+    def exec(self, replica_id: str, command: Sequence[str], *, timeout_s: float) -> Executed:
+        """Run a command inside."""
+        return self._of(replica_id).exec(replica_id, tuple(command), timeout_s=timeout_s)
+
+    def put_secrets(self, replica_id: str, secrets: Mapping[str, SecretBytes]) -> None:
+        """Replace its secrets while it runs."""
+        self._of(replica_id).put_secrets(replica_id, secrets)
+
+    def _of(self, replica_id: str) -> Runtime:
+        known = self._where.get(replica_id)
+        if known is not None:
+            return known
+        for runtime, _ in self.usable():
+            try:
+                runtime.status(replica_id)
+            except NotFound:
+                continue
+            self._where[replica_id] = runtime
+            return runtime
+        raise NotFound(f"there is no replica {replica_id} on {self.name}")
+
+    def close(self) -> None:
+        """Let go of the runtimes."""
+        for runtime in self._runtimes:
+            try:
+                runtime.close()
+            except RiosError as error:
+                log.warning("a runtime did not close", extra={"runtime": runtime.name, "reason": str(error)})
+
+
+def _lacks(app: App, can: Capabilities) -> str:
+    """What a runtime lacks for `app`; empty where it can run it."""
+    if app.runtime is not None and can.name != app.runtime:
+        return f"is not the {app.runtime} that it names"
+    if can.isolation < Isolation.named(app.schedule.isolation):
+        return f"isolates by {can.isolation.name.lower()}, less than {app.schedule.isolation}"
+    if app.image is not None and not can.images:
+        return "takes no images"
+    if app.image is None and app.rootfs is None and not can.host_base:
+        return "needs an image or a root file system"
+    if app.port is not None and not can.port:
+        return "serves no port"
+    if app.egress and not can.egress:
+        return "has no egress"
+    return ""
+
+
+def _kept_lines(path: Path) -> list[LogLine]:
+    return [LogLine(*json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class LocalHosts:
+    """This machine as the only host."""
+
+    def __init__(self, host: LocalHost, *, end: Callable[[], None] = lambda: None) -> None:
+        """end: what is done last."""
+        self._hosts: Mapping[str, Host] = {host.name: host}
+        self._end = end
+
+    def __repr__(self) -> str:
+        return f"<LocalHosts {', '.join(self._hosts)}>"
+
+    def now(self) -> Mapping[str, Host]:
+        """This machine."""
+        return self._hosts
+
+    def close(self) -> None:
+        """Let go of it."""
+        for host in self._hosts.values():
+            host.close()
+        self._end()
+
+
+def place_of(home: Path | None, network_id: str) -> Path | None:
+    """Where the sandboxes of a network lie; None without a home.
+
+    Sandboxes run as users of their own where they can, who have to pass through; a home is closed to others.
+    """
+    if home is None:
+        return None
+    return Path("/var/lib/rios") / network_id if os.getuid() == 0 else home / "apps"
+
+
+def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
+    """This machine with the runtimes that it has.
+
+    directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without.
+    """
+    from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
+
+    if directory is None:
+        made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
+        made.chmod(0o711)  # sandboxes have users of their own
+        host = LocalHost("localhost", made, [BubblewrapRuntime(made)], network_id=network_id)
+        return LocalHosts(host, end=lambda: shutil.rmtree(made, ignore_errors=True))
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    return LocalHosts(LocalHost("localhost", directory, [BubblewrapRuntime(directory)], network_id=network_id))

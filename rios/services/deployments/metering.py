@@ -1,0 +1,243 @@
+"""What replicas use, and what that costs: held for ahead of time, period by period, and posted as it was measured.
+
+A replica is held for before it starts: for all that it may use in one period and the time that ending it may take. When
+the period is over, the next is held for first; where there is no money for it, the deployment pauses, and what it used
+until its last instruction is covered by what is held already. Each period is posted together with the row that says so,
+in one transaction: whoever is killed in between posts it once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, update
+
+from rios.billing.books import BYTES
+from rios.billing.ledger import holds, settling
+from rios.billing.ledger.values import Wanted
+from rios.billing.pricing import Host, Terms
+from rios.billing.rating import Charge, rate, total_wei
+from rios.billing.usage import UsageRecord, resource_record
+from rios.deploy.deciding import SECOND
+from rios.services.accounting import pinned_terms
+from rios.services.deployments.store import AppStore, require_leader, take_step
+from rios.services.deployments.values import App, Replica, Step
+from rios.storage.deployment_models import AppReplicaRow, AppSpendRow
+
+if TYPE_CHECKING:
+    from rios.billing.ledger.batch import Batch
+    from rios.deploy.runtimes.protocol import Metrics
+    from rios.services.charging import Charging
+
+PERIOD_S = 60
+RESERVE_S = 60
+"""What is held for beyond a period: its end is noticed late, and a replica is given time to end."""
+_EGRESS_BYTES = 10 * 10**9
+"""Of a period, what is held for; what is sent beyond it costs nothing."""
+_DAY = 86_400 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a replica reserves, and what it used up to a moment."""
+
+    cpu_ns: int
+    egress_bytes: int
+
+    @classmethod
+    def read(cls, text: str) -> Taken:
+        """What `to_json` wrote; nothing for an empty text."""
+        return cls(**json.loads(text)) if text else cls(0, 0)
+
+    @classmethod
+    def of(cls, metrics: Metrics) -> Taken:
+        """What a runtime measured."""
+        return cls(round(metrics.cpu_seconds * 10**9), metrics.egress_bytes)
+
+    def to_json(self) -> str:
+        """As it is kept."""
+        return json.dumps({"cpu_ns": self.cpu_ns, "egress_bytes": self.egress_bytes})
+
+
+class Metering:
+    """Holds for replicas and posts what they used."""
+
+    def __init__(
+        self,
+        store: AppStore,
+        charging: Charging,
+        hosts: Callable[[str], Host],
+        *,
+        period_s: int = PERIOD_S,
+        reserve_s: int = RESERVE_S,
+    ) -> None:
+        """hosts: who is paid for the host of a name, and what it asks."""
+        self._store = store
+        self._charging = charging
+        self._hosts = hosts
+        self.period_us = period_s * SECOND
+        self._held_us = (period_s + reserve_s) * SECOND
+
+    def __repr__(self) -> str:
+        return f"<Metering every {self.period_us / SECOND:g} s>"
+
+    def begin(self, app: App, replica: Replica, specification: Mapping[str, Any], lease: tuple[str, int]) -> None:
+        """Hold for the first period of a replica that is about to start; once, however often it is asked.
+
+        Raises InsufficientBalance, BudgetExceeded.
+        """
+        if replica.period:
+            return
+        at = self._store.ledger.now()
+        wanted = self._wanted(app, replica, specification, 1)
+
+        def run(batch: Batch) -> None:
+            require_leader(batch.connection, *lease)
+            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
+            row = AppReplicaRow
+            changed = update(row).where(row.id == replica.id, row.period == 0).values(period=1, period_at=at)
+            batch.connection.execute(changed)
+
+        self._store.transact(run)
+
+    def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
+        """Whether the first period of one replica could be held for now."""
+        terms = self._charging.terms({host: self._hosts(host)})
+        return self._charging.ledger().balance(app.user_id).available_wei >= self._most(terms, host, specification)
+
+    def turn(
+        self, app: App, replica: Replica, specification: Mapping[str, Any], metrics: Metrics, lease: tuple[str, int]
+    ) -> None:
+        """Post the period that is over, and hold for the next: both or none.
+
+        Raises InsufficientBalance, BudgetExceeded: the replica is to be ended then.
+        """
+        at, taken = self._store.ledger.now(), Taken.of(metrics)
+        charges = self._charges(app, replica, specification, taken, until=at)
+        wanted = self._wanted(app, replica, specification, replica.period + 1)
+
+        def run(batch: Batch) -> None:
+            require_leader(batch.connection, *lease)
+            if not _same(batch, replica):
+                return
+            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
+            self._settle(batch, app, replica, charges, at=at)
+            row = AppReplicaRow
+            values = {"period": replica.period + 1, "period_at": at, "metered": taken.to_json()}
+            batch.connection.execute(update(row).where(row.id == replica.id).values(**values))
+
+        self._store.transact(run)
+
+    def finish(
+        self,
+        app: App,
+        replica: Replica,
+        specification: Mapping[str, Any],
+        metrics: Metrics | None,
+        step: Step,
+        *,
+        until: int,
+        lease: tuple[str, int],
+    ) -> None:
+        """Post the last period of a replica that has ended, together with the state that says so.
+
+        metrics: None where its host is gone; what was measured before is all that is known then.
+        """
+        at = self._store.ledger.now()
+        taken = Taken.read(replica.metered) if metrics is None else Taken.of(metrics)
+        ran = replica.period > 0 and (metrics is not None or replica.started_at > 0)
+        charges = self._charges(app, replica, specification, taken, until=until) if ran else ()
+
+        def run(batch: Batch) -> None:
+            require_leader(batch.connection, *lease)
+            if not _same(batch, replica):
+                return
+            if replica.period:
+                self._settle(batch, app, replica, charges, at=at)
+            take_step(batch.connection, step, at=at)
+
+        self._store.transact(run)
+
+    # --- what it costs ---------------------------------------------------------------------------------------
+
+    def _settle(self, batch: Batch, app: App, replica: Replica, charges: Sequence[Charge], *, at: int) -> None:
+        hold_id = _hold_id(replica.id, replica.period)
+        settled = settling.settle(batch, hold_id, charges, deployment=app.id, final=True, at=at)
+        if settled.new:
+            row = AppSpendRow
+            spent = batch.connection.scalar(select(row.amount_wei).where(row.app_id == app.id)) or 0
+            changed = update(row).where(row.app_id == app.id).values(amount_wei=spent + settled.amount_wei)
+            batch.connection.execute(changed)
+
+    def _wanted(self, app: App, replica: Replica, specification: Mapping[str, Any], period: int) -> Wanted:
+        terms = self._charging.terms({replica.host: self._hosts(replica.host)})
+        most = self._most(terms, replica.host, specification)
+        return Wanted(_hold_id(replica.id, period), app.user_id, most, request_id=replica.id, terms=terms)
+
+    def _most(self, terms: Terms, host: str, specification: Mapping[str, Any]) -> int:
+        """The highest price of one period and its reserve."""
+        rented = _rented(specification, self._held_us)
+        cpu_ns = int(specification["resources"]["cpu"] * self._held_us * 1000)
+        quantities = {**rented, "cpu": cpu_ns, BYTES: _EGRESS_BYTES if specification["egress"] else 0}
+        return total_wei(rate(one, terms) for one in self._records("highest", host, "", quantities, 1))
+
+    def _charges(
+        self, app: App, replica: Replica, specification: Mapping[str, Any], taken: Taken, *, until: int
+    ) -> tuple[Charge, ...]:
+        before = Taken.read(replica.metered)
+        hold = self._store.ledger.hold_of(_hold_id(replica.id, replica.period))
+        assert hold is not None, f"replica {replica.id} has period {replica.period} and no hold"
+        terms = pinned_terms(self._store.ledger, hold.id)
+        # Nobody acted for longer than was held for: what is held is all that can be asked for.
+        elapsed = min(max(until - replica.period_at, 0), self._held_us)
+        cpu_most = int(specification["resources"]["cpu"] * self._held_us * 1000)
+        quantities = {
+            **_rented(specification, elapsed),
+            "cpu": min(max(taken.cpu_ns - before.cpu_ns, 0), cpu_most),
+            BYTES: min(max(taken.egress_bytes - before.egress_bytes, 0), _EGRESS_BYTES),
+        }
+        found = self._records(replica.id, replica.host, app.name, quantities, replica.period)
+        return tuple(rate(one, terms) for one in found)
+
+    def _records(
+        self, source: str, host: str, name: str, quantities: Mapping[str, int], period: int
+    ) -> list[UsageRecord]:
+        who = self._hosts(host)
+        return [
+            resource_record(
+                source, who, resource, quantity, period=period, model=name, measured_ns=_ns(resource, quantity)
+            )
+            for resource, quantity in quantities.items()
+            if quantity
+        ]
+
+
+def _rented(specification: Mapping[str, Any], for_us: int) -> dict[str, int]:
+    """What is reserved, for so long, in base units: whoever reserves memory keeps others from it."""
+    resources = specification["resources"]
+    disk = sum(volume["size"] for volume in specification["volumes"].values())
+    seconds = Fraction(for_us, SECOND)
+    return {
+        "memory": int(resources["memory"] * seconds),
+        "gpu": resources["gpu"] * for_us * 1000,
+        "storage": int(disk * seconds),
+    }
+
+
+def _ns(resource: str, quantity: int) -> int:
+    return quantity if resource in ("cpu", "gpu") else 0
+
+
+def _hold_id(replica_id: str, period: int) -> str:
+    return f"{replica_id}:{period}"
+
+
+def _same(batch: Batch, replica: Replica) -> bool:
+    """Whether a replica is as it was read: nobody has posted its period meanwhile."""
+    row = AppReplicaRow
+    found = batch.connection.execute(select(row.period, row.ended_at).where(row.id == replica.id)).first()
+    return found is not None and tuple(found) == (replica.period, 0)

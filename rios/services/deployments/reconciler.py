@@ -1,0 +1,433 @@
+"""The loop that makes hosts agree with the tables. It alone acts, and only where it leads.
+
+A pass reads what hosts run, then what the tables say, and writes what follows from both: states with their events, new
+replicas with the host that was chosen. What then has to be done on a host (`acting`) is begun from what is written, so
+whoever is killed at any point is followed by one who reads the same and does the same: a replica's id is the name of
+its instance, and no host runs one name twice. Instances of no living replica are cleared away.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rios.deploy.deciding import SECOND, Decision, Wanted, backoff_us, decide
+from rios.deploy.lifecycle import State, Wish
+from rios.deploy.runtimes.protocol import Isolation, Status
+from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
+from rios.services.deployments.acting import Acting
+from rios.services.deployments.health import Prober, probes_of
+from rios.services.deployments.hosts import Host, Hosts
+from rios.services.deployments.leader import Leadership
+from rios.services.deployments.scaling import Scalers
+from rios.services.deployments.store import AppStore, NotLeader
+from rios.services.deployments.values import App, NewReplica, Replica, Step
+from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
+
+log = logging.getLogger(__name__)
+
+PASS_S = 0.25
+HOST_LOST_S = 4.0
+"""A host that has not answered for so long is lost, with all that ran there."""
+_RETRY_US = SECOND
+_MONEY_US = 2 * SECOND
+"""How often a deployment without money is looked at for some."""
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one pass has found and is going to write."""
+
+    now: int
+    offers: dict[str, HostOffer]
+    hosts: Mapping[str, Host]
+    answers: dict[str, dict[str, Status]]
+    """By host: what it runs. A host that does not answer is not in it."""
+    lost: frozenset[str] = frozenset()
+    steps: list[Step] = field(default_factory=list)
+    new: list[NewReplica] = field(default_factory=list)
+
+
+class Reconciler:
+    """One of those that would act. Close it; what runs goes on."""
+
+    def __init__(self, store: AppStore, hosts: Hosts, acting: Acting, prober: Prober, scalers: Scalers) -> None:
+        self._store = store
+        self._hosts = hosts
+        self._acting = acting
+        self._prober = prober
+        self._scalers = scalers
+        self.leadership = Leadership(store)
+        self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
+        self._answered_at: dict[str, float] = {}
+        self._money_at: dict[str, int] = {}
+        self._led_since = 0.0
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="rios-reconciler", daemon=True)
+        acting.done = self.nudge
+
+    def __repr__(self) -> str:
+        return f"<Reconciler {self.leadership!r}>"
+
+    def start(self) -> None:
+        """Begin to look, in a thread."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Something has changed: look now."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Finish what is under way and let another one lead. What runs goes on."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._acting.close()
+        try:
+            self.leadership.give_up()
+        except (LedgerUnavailable, NetworkClosed) as error:
+            log.warning("the lease ends by itself", extra={"reason": str(error)})
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            started = time.monotonic()
+            try:
+                again = self.look()
+            except NotLeader:
+                self.leadership.lost()
+                again = False
+            except LedgerUnavailable as error:
+                log.warning("deployments are not looked after now", extra={"reason": str(error)})
+                again = False
+            except Exception:
+                # Whatever it is: the next pass begins from the tables again, and nobody else would do it.
+                log.exception("a pass over the deployments failed")
+                again = False
+            took = time.monotonic() - started
+            if not again:
+                self._wake.wait(max(PASS_S, 2 * took))
+
+    # --- one pass --------------------------------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """One pass; whether something was written, so that another should follow at once.
+
+        Raises NotLeader, LedgerUnavailable.
+        """
+        led = self.leadership.leads
+        if not self.leadership.look():
+            return False
+        if not led:
+            self._led_since = time.monotonic()
+        found = self._observed()
+        # After what hosts run: an instance that is there has its row by then, or its row has ended.
+        apps, replicas = self._store.snapshot()
+        self._use(found, apps, replicas)
+        self._clear_orphans(found, replicas)
+        for app in apps:
+            self._one(found, app, replicas.get(app.id, []))
+        late = self._store.write(found.steps, new=found.new, at=found.now, lease=self.leadership.lease)
+        self._probe(replicas, apps)
+        for app in apps:
+            for one in replicas.get(app.id, []):
+                host = found.hosts.get(one.host)
+                self._acting.consider(
+                    app, one, self._specification(app.id, one.revision), host,
+                    status=found.answers.get(one.host, {}).get(one.id),
+                    lost=one.host in found.lost, lease=self.leadership.lease,
+                )  # fmt: skip
+        return bool(found.new) or len(found.steps) > len(late)
+
+    def _observed(self) -> _Pass:
+        hosts = self._hosts.now()
+        answers: dict[str, dict[str, Status]] = {}
+        offers: dict[str, HostOffer] = {}
+        for name, host in hosts.items():
+            try:
+                offers[name] = host.offer()
+                answers[name] = {status.instance: status for status in host.instances()}
+            except RiosError as error:
+                log.warning("a host does not answer", extra={"host": name, "reason": str(error)})
+                continue
+            self._answered_at[name] = time.monotonic()
+        return _Pass(self._store.ledger.now(), offers, hosts, answers)
+
+    def _use(self, found: _Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
+        """Count what replicas take of their hosts, and find out which hosts are lost."""
+        names = set(self._answered_at)
+        for app in apps:
+            for one in replicas.get(app.id, ()):
+                names.add(one.host)
+                offer = found.offers.get(one.host)
+                if offer is not None:
+                    used = offer.used + _amounts(self._specification(app.id, one.revision))
+                    found.offers[one.host] = replace(offer, used=used)
+        clock = time.monotonic()
+        silent = names - found.answers.keys()
+        # A reconciler that has just begun has not heard of anybody, which says nothing.
+        heard = {name: max(self._answered_at.get(name, 0.0), self._led_since) for name in silent}
+        found.lost = frozenset(name for name, at in heard.items() if clock - at > HOST_LOST_S)
+
+    def _clear_orphans(self, found: _Pass, replicas: Mapping[str, Sequence[Replica]]) -> None:
+        known = {one.id: one.host for of_app in replicas.values() for one in of_app}
+        for name, statuses in found.answers.items():
+            for instance in statuses:
+                if known.get(instance) != name:
+                    self._acting.clear(found.hosts[name], instance)
+
+    def _specification(self, app_id: str, revision: int) -> dict[str, Any]:
+        key = (app_id, revision)
+        found = self._specifications.get(key)
+        if found is None:
+            found = self._specifications[key] = self._store.specification(app_id, revision)
+        return found
+
+    # --- one deployment --------------------------------------------------------------------------------------
+
+    def _one(self, found: _Pass, app: App, replicas: Sequence[Replica]) -> None:
+        specification = self._specification(app.id, app.revision)
+        views: list[Replica] = []
+        for one in replicas:
+            step = self._observe(found, app, one)
+            if step is None:
+                views.append(one)
+                continue
+            found.steps.append(step)
+            views.append(replace(one, state=step.to, **step.changes))
+            if step.changes.get("outcome"):
+                app = self._count_end(found, app, one, step, specification)
+        app = self._scaled(found, app, specification, views)
+        if not app.paid and app.wish is Wish.RUN:
+            app = self._paid_again(found, app, specification)
+        decision = decide(_wanted(app, specification), [one.seen() for one in views], now=found.now)
+        self._follow(found, app, specification, views, decision)
+
+    def _observe(self, found: _Pass, app: App, one: Replica) -> Step | None:
+        """What hosts and probes say of a replica, where that is another state."""
+        if not one.lives:
+            return None
+        if one.host in found.lost:
+            return _failed(one, f"host {one.host} is lost")
+        if (why := self._acting.failure(one.id)) is not None:
+            return _failed(one, f"it could not be started: {why}")
+        status = found.answers.get(one.host, {}).get(one.id)
+        if status is not None and status.state == "exited":
+            return _exited(one, status)
+        if one.started_at and one.host in found.answers and status is None and not self._acting.is_busy(one.id):
+            return _failed(one, f"it is not on host {one.host} any more")
+        if not one.started_at:
+            return None
+        return self._judged(found, app, one)
+
+    def _judged(self, found: _Pass, app: App, one: Replica) -> Step | None:
+        probes = probes_of(self._specification(app.id, one.revision))
+        if probes is None:
+            return None
+        verdict = self._prober.verdict(one.id)
+        if not verdict.alive:
+            return _failed(one, f"it does not live: {verdict.said}")
+        if verdict.ready and one.state in (State.STARTING, State.DEGRADED):
+            changes = {} if one.ready_at else {"ready_at": found.now}
+            return Step(one, State.READY, "its probe is answered", changes=changes)
+        if verdict.ready is False and one.state is State.READY:
+            return Step(one, State.DEGRADED, f"its probe is not answered: {verdict.said}", changes={})
+        late = found.now - one.started_at > probes["deadline"] * SECOND
+        if one.state is State.STARTING and late:
+            said = verdict.said or "no probe was answered"
+            return _failed(one, f"it was not ready within {probes['deadline']:g} s: {said}")
+        return None
+
+    def _count_end(self, found: _Pass, app: App, one: Replica, step: Step, specification: Mapping[str, Any]) -> App:
+        """A replica has ended by itself: what that means for the deployment."""
+        if (one.revision, one.round) != (app.revision, app.round):
+            return app
+        good = step.changes["outcome"] == State.STOPPED
+        policy = specification["restart"]
+        if app.wish is Wish.RUN and (policy == "never" or (policy == "on-failure" and good)):
+            if good:
+                changes: dict[str, Any] = {"wish": str(Wish.DONE), "reason": "it has done its work"}
+                found.steps.append(Step(app, app.state, "it has done its work", changes=changes, kind="done"))
+                return replace(app, wish=Wish.DONE, reason="it has done its work")
+            changes = {"failures": max(app.failures + 1, 1), "reason": step.cause}
+            found.steps.append(Step(app, State.FAILED, step.cause, changes=changes))
+            return replace(app, state=State.FAILED, failures=changes["failures"], reason=step.cause)
+        failures = 1 if one.ready_at and found.now - one.ready_at > _STEADY_US else app.failures + 1
+        changes = {"failures": failures, "retry_at": found.now + backoff_us(failures), "reason": step.cause}
+        wait_s = backoff_us(failures) / SECOND
+        cause = f"replica {one.id}: {step.cause}; {failures} in a row, the next in {wait_s:g} s"
+        found.steps.append(Step(app, app.state, cause, changes=changes, kind="failure"))
+        return replace(app, failures=failures, retry_at=changes["retry_at"], reason=step.cause)
+
+    def _scaled(self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> App:
+        if app.wish is not Wish.RUN or not app.paid or app.replicas_min == app.replicas_max:
+            return app
+        ready = sum(one.state is State.READY for one in views)
+        wanted, why = self._scalers.wanted(app, specification, ready=ready, now=found.now)
+        if wanted == app.replicas:
+            return app
+        changes = {"replicas": wanted, "reached": min(app.reached, wanted)}
+        found.steps.append(Step(app, app.state, f"{app.replicas} -> {wanted}: {why}", changes=changes, kind="scaled"))
+        return replace(app, replicas=wanted, reached=changes["reached"])
+
+    def _paid_again(self, found: _Pass, app: App, specification: Mapping[str, Any]) -> App:
+        if found.now < self._money_at.get(app.id, 0) or not found.offers:
+            return app
+        self._money_at[app.id] = found.now + _MONEY_US
+        if not self._acting.affordable(app, next(iter(found.offers)), specification):
+            return app
+        changes: dict[str, Any] = {
+            "paid": True,
+            "settled_revision": None,
+            "reached": 0,
+            "failures": 0,
+            "retry_at": 0,
+            "reason": "",
+        }
+        found.steps.append(Step(app, State.REQUESTED, "there is money again", changes=changes, kind="state"))
+        return replace(app, state=State.REQUESTED, **changes)
+
+    def _follow(
+        self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], decision: Decision
+    ) -> None:
+        """Write down what was decided."""
+        if decision.back_to is not None:
+            cause = f"revision {app.revision} does not become ready: back to {decision.back_to}; {app.reason}"
+            back = {"revision": decision.back_to, "failures": 0, "retry_at": 0, "since": found.now}
+            found.steps.append(Step(app, app.state, cause, changes=back, kind="rolled back"))
+            return
+        by_id = {one.id: one for one in views}
+        for name, cause in decision.end:
+            found.steps.append(Step(by_id[name], State.STOPPING, cause, changes={"outcome": str(State.STOPPED)}))
+        nowhere = self._place(found, app, specification, views, decision.begin)
+        changes: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("settled_revision", decision.settled_revision),
+                ("good_revision", decision.good_revision),
+                ("reached", decision.reached),
+            )
+            if value != getattr(app, name)
+        }
+        if decision.state is State.STOPPED and app.wish is Wish.DELETE:
+            self._acting.finish(app, specification, found.hosts, lease=self.leadership.lease)
+            return
+        if decision.state is not app.state:
+            if decision.state in (State.READY, State.STOPPED) and app.wish is Wish.RUN:
+                changes["reason"] = ""
+            found.steps.append(Step(app, decision.state, self._why(app, decision, views), changes=changes))
+            app = replace(app, state=decision.state)
+        elif changes:
+            found.steps.append(Step(app, app.state, "", changes=changes, kind=""))
+        if nowhere is not None and nowhere != app.reason:
+            changes = {"reason": nowhere, "retry_at": found.now + _RETRY_US}
+            found.steps.append(Step(app, app.state, nowhere, changes=changes, kind="not scheduled"))
+
+    def _place(
+        self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], count: int
+    ) -> str | None:
+        """Put so many new replicas on hosts; why not all of them, where that is so."""
+        siblings: dict[str, int] = {}
+        for one in views:
+            if one.lives:
+                siblings[one.host] = siblings.get(one.host, 0) + 1
+        need = _need(specification)
+        beside = siblings if specification["schedule"]["spread"] else {}
+        for _ in range(count):
+            choice = choose(need, found.offers.values(), siblings=beside)
+            if choice.host is None:
+                return choice.reason
+            replica_id = f"{app.name[:30]}-{secrets.token_hex(5)}"
+            found.new.append(NewReplica(app, replica_id, choice.host, choice.reason))
+            siblings[choice.host] = siblings.get(choice.host, 0) + 1
+            offer = found.offers[choice.host]
+            found.offers[choice.host] = replace(offer, used=offer.used + need.amounts)
+        return None
+
+    def _why(self, app: App, decision: Decision, views: Sequence[Replica]) -> str:
+        mark = (app.revision, app.round)
+        ready = sum(one.state is State.READY and (one.revision, one.round) == mark for one in views)
+        if decision.state is State.FAILED:
+            return app.reason or "it failed"
+        if decision.state is State.PAUSED:
+            return "paused" if app.wish is Wish.PAUSE else "out of money"
+        if decision.state in (State.STOPPING, State.STOPPED):
+            return app.reason or "deleted"
+        return f"{ready} of {app.replicas} replicas of revision {app.revision} are ready"
+
+    def _probe(self, replicas: Mapping[str, Sequence[Replica]], apps: Sequence[App]) -> None:
+        alive = {app.id for app in apps}
+        watched = set()
+        for app_id, of_app in replicas.items():
+            for one in of_app:
+                if app_id not in alive or not one.lives or not one.started_at:
+                    continue
+                probes = probes_of(self._specification(app_id, one.revision))
+                if probes is None:
+                    continue
+                watched.add(one.id)
+                ready = one.state in (State.READY, State.DEGRADED)
+                run = self._acting.runner(one)
+                self._prober.watch(one.id, one.address, probes, run, ready=ready)
+        self._prober.keep(watched)
+
+
+_STEADY_US = 10 * SECOND
+
+
+def _failed(one: Replica, cause: str) -> Step:
+    return Step(one, State.STOPPING, cause, changes={"outcome": str(State.FAILED)})
+
+
+def _exited(one: Replica, status: Status) -> Step:
+    code = status.exit_code
+    if status.out_of_memory:
+        cause = "it was killed for want of memory: raise resources.memory"
+    elif code is None:
+        cause = "it ended, and nobody saw how"
+    elif code > 128:
+        cause = f"it was killed by signal {code - 128}"
+    else:
+        cause = f"it ended with exit code {code}"
+    good = code == 0 and not status.out_of_memory
+    return Step(one, State.STOPPING, cause, changes={"outcome": str(State.STOPPED if good else State.FAILED)})
+
+
+def _wanted(app: App, specification: Mapping[str, Any]) -> Wanted:
+    change = specification["update"]
+    return Wanted(
+        wish=app.wish, state=app.state, paid=app.paid, revision=app.revision, round=app.round, replicas=app.replicas,
+        settled_revision=app.settled_revision, good_revision=app.good_revision, reached=app.reached,
+        failures=app.failures, retry_at=app.retry_at, since=app.since, surge=change["surge"],
+        unavailable=change["unavailable"], strategy=change["strategy"], deadline_us=int(change["deadline"] * SECOND),
+        restarts=specification["restart"],
+    )  # fmt: skip
+
+
+def _amounts(specification: Mapping[str, Any]) -> Amounts:
+    resources = specification["resources"]
+    return Amounts(
+        cpu_milli=int(resources["cpu"] * 1000),
+        memory_bytes=resources["memory"],
+        gpus=resources["gpu"],
+        disk_bytes=sum(volume["size"] for volume in specification["volumes"].values()),
+        replicas=1,
+    )
+
+
+def _need(specification: Mapping[str, Any]) -> Need:
+    schedule = specification["schedule"]
+    return Need(
+        amounts=_amounts(specification),
+        isolation=int(Isolation.named(schedule["isolation"])),
+        runtime=specification["runtime"],
+        region=schedule["region"],
+        objective=schedule["objective"],
+    )

@@ -1,0 +1,269 @@
+"""Which replicas take requests, and which of them takes the next one.
+
+A router reads the tables: every change of a state comes with an event, so one number tells whether to read again. It
+sends to ready replicas alone: the one with the fewest requests in its hands, none whose circuit is open, and of two
+revisions each its share.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, func, insert, select
+
+from rios.deploy.deciding import SECOND
+from rios.deploy.lifecycle import State, Wish
+from rios.services.deployments.values import App, Replica
+from rios.storage.deployment_models import AppEventRow, AppLoadRow
+from rios.words.errors import LedgerUnavailable
+
+if TYPE_CHECKING:
+    from rios.services.deployments.store import AppStore
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+"""A router knows of a change after so long at the latest."""
+REPORT_S = 1.0
+_STALE_US = 10 * SECOND
+FAILURES_OPEN = 3
+"""So many failures in a row open a replica's circuit."""
+OPEN_S = 1.0
+"""An open circuit lets one request try again after this; each failure doubles it, up to `_OPEN_MAX_S`."""
+_OPEN_MAX_S = 30.0
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """A replica that is ready, and what this router has going on with it."""
+
+    replica_id: str
+    host: str
+    port: int
+    revision: int
+    mark: tuple[int, int]
+    running: int = 0
+    failures: int = 0
+    open_until: float = 0.0
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One deployment, as a router sees it."""
+
+    app: App
+    specification: Mapping[str, Any]
+    endpoints: list[Endpoint] = field(default_factory=list)
+    requests: int = 0
+    running: int = 0
+    waiting: int = 0
+    turn: int = 0
+    """Counts what a canary takes its share of."""
+
+    @property
+    def may_come(self) -> bool:
+        """Whether a replica may become ready without anybody's doing more than asking."""
+        return self.app.wish is Wish.RUN and self.app.paid and self.app.state is not State.FAILED
+
+
+class Routes:
+    """The routes of one process. Close it."""
+
+    def __init__(self, store: AppStore, *, woken: Callable[[], None] = lambda: None) -> None:
+        """woken: called when a request waits that no replica can take."""
+        self.router = f"router-{secrets.token_hex(6)}"
+        self._store = store
+        self._woken = woken
+        self._lock = threading.Lock()
+        self._routes: dict[str, Route] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
+        self._hands: dict[str, Endpoint] = {}
+        self._seq = -1
+        self._reported: dict[str, tuple[int, int, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="rios-routes", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Routes of {len(self._routes)} deployments>"
+
+    def close(self) -> None:
+        """Route no more."""
+        self._stop.set()
+        self._thread.join(self._store.ledger.database.timeout_s)
+
+    # --- who takes a request ---------------------------------------------------------------------------------
+
+    def find(self, organisation_id: str, name: str) -> Route | None:
+        """The route of a name, or None."""
+        with self._lock:
+            app_id = self._names.get((organisation_id, name))
+            return None if app_id is None else self._routes.get(app_id)
+
+    def of(self, app_id: str) -> Route | None:
+        """The route of a deployment, or None."""
+        with self._lock:
+            return self._routes.get(app_id)
+
+    def take(self, route: Route, *, avoid: Collection[str] = ()) -> Endpoint | None:
+        """The replica for the next request, which counts as being in its hands until `give_back`; None for now.
+
+        avoid: replicas that this request has tried.
+        """
+        with self._lock:
+            now = time.monotonic()
+            usable = [one for one in route.endpoints if one.replica_id not in avoid and one.open_until <= now]
+            usable = _share(route, usable)
+            if not usable:
+                return None
+            found = min(usable, key=lambda one: (one.running, one.replica_id))
+            if found.failures >= FAILURES_OPEN:
+                # One request tries; the others go elsewhere until it is back.
+                found.open_until = now + OPEN_S
+            found.running += 1
+            return found
+
+    def give_back(self, endpoint: Endpoint, *, good: bool) -> None:
+        """A request is not in a replica's hands any more. good: whether the replica answered."""
+        with self._lock:
+            endpoint.running -= 1
+            if good:
+                endpoint.failures, endpoint.open_until = 0, 0.0
+            else:
+                endpoint.failures += 1
+                if (beyond := endpoint.failures - FAILURES_OPEN) >= 0:
+                    endpoint.open_until = time.monotonic() + min(OPEN_S * 2 ** min(beyond, 10), _OPEN_MAX_S)
+
+    def count(self, route: Route, *, running: int = 0, waiting: int = 0, requests: int = 0) -> None:
+        """So many requests more that run, wait, or were answered; fewer where it is below 0."""
+        with self._lock:
+            route.running += running
+            route.waiting += waiting
+            route.requests += requests
+
+    def running(self, replica_id: str) -> int:
+        """The requests in a replica's hands that came by this router."""
+        with self._lock:
+            return self._hands.get(replica_id, _NOBODY).running
+
+    def wake(self, route: Route) -> None:
+        """A request waits: say so at once where nothing runs."""
+        self._report({route.app.id: route})
+        self._woken()
+
+    # --- what there is ---------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read what has changed. Raises LedgerUnavailable."""
+        with self._store.ledger.database.reading() as connection:
+            seq = connection.scalar(select(func.max(AppEventRow.seq))) or 0
+        if seq == self._seq:
+            return
+        apps, replicas = self._store.snapshot()
+        for app in apps:
+            mark = (app.id, app.revision)
+            if mark not in self._specifications:
+                self._specifications[mark] = self._store.specification(*mark)
+        with self._lock:
+            self._take_in(apps, replicas)
+            self._seq = seq
+
+    def _take_in(self, apps: list[App], replicas: Mapping[str, list[Replica]]) -> None:
+        routes: dict[str, Route] = {}
+        hands = self._hands
+        for app in apps:
+            specification = self._specifications[app.id, app.revision]
+            route = self._routes.get(app.id) or Route(app, specification)
+            route.app, route.specification = app, specification
+            route.endpoints = []
+            for replica in replicas.get(app.id, []):
+                if replica.state is not State.READY or not replica.address:
+                    continue
+                endpoint = hands.get(replica.id)
+                if endpoint is None:
+                    host, _, port = replica.address.rpartition(":")
+                    mark = (replica.revision, replica.round)
+                    endpoint = hands[replica.id] = Endpoint(replica.id, host, int(port), replica.revision, mark)
+                route.endpoints.append(endpoint)
+            routes[app.id] = route
+        alive = {replica.id for found in replicas.values() for replica in found}
+        self._hands = {name: one for name, one in hands.items() if name in alive or one.running}
+        self._routes = routes
+        self._names = {(app.organisation_id, app.name): app.id for app in apps}
+        known = {(app.id, app.revision) for app in apps}
+        self._specifications = {mark: one for mark, one in self._specifications.items() if mark in known}
+
+    def _loop(self) -> None:
+        report_at = 0.0
+        while not self._stop.wait(LOOK_S):
+            try:
+                self.refresh()
+                if time.monotonic() >= report_at:
+                    report_at = time.monotonic() + REPORT_S
+                    with self._lock:
+                        routes = dict(self._routes)
+                    self._report(routes)
+            except LedgerUnavailable as error:
+                log.warning("routes are as they were", extra={"reason": str(error)})
+
+    def _report(self, routes: Mapping[str, Route]) -> None:
+        """Tell the scaler what goes on, where something does."""
+        now, rows = self._store.ledger.now(), []
+        for app_id, route in routes.items():
+            found = (route.requests, route.running, route.waiting)
+            if found != self._reported.get(app_id, (0, 0, 0)) or route.running or route.waiting:
+                self._reported[app_id] = found
+                rows.append(
+                    {
+                        "app_id": app_id, "router": self.router, "at": now, "requests": found[0], "running": found[1],
+                        "waiting": found[2],
+                    }
+                )  # fmt: skip
+        if not rows:
+            return
+        mine = (AppLoadRow.router == self.router, AppLoadRow.app_id.in_([row["app_id"] for row in rows]))
+
+        def run(batch: Any) -> None:
+            batch.connection.execute(delete(AppLoadRow).where(*mine))
+            batch.connection.execute(insert(AppLoadRow), rows)
+
+        self._store.transact(run)
+
+    def others(self) -> bool:
+        """Whether other processes route too."""
+        row = AppLoadRow
+        recent = (row.router != self.router, row.at > self._store.ledger.now() - _STALE_US)
+        with self._store.ledger.database.reading() as connection:
+            return connection.execute(select(row.router).where(*recent).limit(1)).first() is not None
+
+
+_NOBODY = Endpoint("", "", 0, 0, (0, 0))
+
+
+def _share(route: Route, usable: list[Endpoint]) -> list[Endpoint]:
+    """Of two revisions, the replicas of the one whose turn it is."""
+    mark = (route.app.revision, route.app.round)
+    new = [one for one in usable if one.mark == mark]
+    old = [one for one in usable if one.mark != mark]
+    if not new or not old:
+        return usable
+    update = route.specification["update"]
+    if update["strategy"] == "blue-green":
+        return old
+    if update["strategy"] == "canary":
+        route.turn += 1
+        weight = update["weight"]
+        return new if route.turn * weight // 100 > (route.turn - 1) * weight // 100 else old
+    return usable

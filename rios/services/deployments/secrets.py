@@ -1,0 +1,115 @@
+"""Secrets of deployments: AES-256-GCM under one key of the network, which is in a file or the environment.
+
+What is encrypted is bound to whose it is and what it is called: a row that was moved elsewhere does not open.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import SecretBytes, SecretStr
+from sqlalchemy import delete, insert, select
+
+from rios.storage.deployment_models import AppSecretRow
+from rios.words.errors import InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.services.deployments.store import AppStore
+    from rios.services.deployments.values import App
+
+KEY_VARIABLE = "RIOS_SECRETS_KEY"
+_FILE = "secrets.key"
+_KEY_BYTES, _NONCE_BYTES = 32, 12
+
+
+def open_secrets_key(home: Path | None) -> bytes:
+    """The key: of RIOS_SECRETS_KEY (64 hexadecimal digits), of the home's file, or one that ends with the process.
+
+    Raises InvalidRequest for a key of another form.
+    """
+    said = os.environ.get(KEY_VARIABLE)
+    if said is None and home is not None:
+        path = home / _FILE
+        if not path.exists():
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with_mode = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(with_mode, "w") as file:
+                file.write(secrets.token_hex(_KEY_BYTES))
+            # Of two processes that make one at the same time, both take the first.
+            try:
+                os.link(path.with_suffix(".new"), path)
+            except FileExistsError:
+                said = None
+            path.with_suffix(".new").unlink(missing_ok=True)
+        said = path.read_text().strip()
+    if said is None:
+        return secrets.token_bytes(_KEY_BYTES)
+    try:
+        key = bytes.fromhex(said)
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise InvalidRequest(f"the key of secrets is not {2 * _KEY_BYTES} hexadecimal digits; look at {KEY_VARIABLE}")
+    return key
+
+
+class SecretStore:
+    """The secrets of a network's deployments."""
+
+    def __init__(self, store: AppStore, key: bytes) -> None:
+        self._store = store
+        self._cipher = AESGCM(key)
+
+    def __repr__(self) -> str:
+        return "<SecretStore>"
+
+    def put(self, connection: Connection, app: App, values: Mapping[str, SecretStr], *, at: int) -> None:
+        """Keep values of a deployment's secrets, in a transaction of the caller's; other ones stay."""
+        for name, value in values.items():
+            mine = {"organisation_id": app.organisation_id, "app_id": app.id, "name": name}
+            connection.execute(delete(AppSecretRow).where(*[getattr(AppSecretRow, k) == v for k, v in mine.items()]))
+            nonce = secrets.token_bytes(_NONCE_BYTES)
+            sealed = nonce + self._cipher.encrypt(nonce, value.get_secret_value().encode(), _about(mine))
+            connection.execute(insert(AppSecretRow), [{**mine, "sealed": sealed, "changed_at": at}])
+
+    def drop(self, connection: Connection, app: App) -> None:
+        """Forget the secrets of a deployment."""
+        connection.execute(delete(AppSecretRow).where(AppSecretRow.app_id == app.id))
+
+    def of(self, app: App, references: Mapping[str, Mapping[str, str]]) -> dict[str, SecretBytes]:
+        """The secrets that a specification refers to, by the names they have inside. Raises NotFound."""
+        row = AppSecretRow
+        found: dict[str, SecretBytes] = {}
+        with self._store.ledger.database.reading() as connection:
+            for name, reference in references.items():
+                kept = reference.get("store", name)
+                wanted = (row.organisation_id == app.organisation_id, row.name == kept, row.app_id.in_((app.id, "")))
+                # Its own comes before the organisation's.
+                order = row.app_id.desc()
+                one = connection.execute(select(row.__table__).where(*wanted).order_by(order)).mappings().first()
+                if one is None:
+                    raise NotFound(f"{app.name} refers to the secret {kept!r}, which is not kept; give its value again")
+                found[name] = SecretBytes(self._opened(dict(one)))
+        return found
+
+    def _opened(self, row: dict[str, Any]) -> bytes:
+        mine = {name: row[name] for name in ("organisation_id", "app_id", "name")}
+        sealed = bytes(row["sealed"])
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _about(mine))
+        except InvalidTag as error:
+            raise InvalidRequest(
+                f"the secret {row['name']!r} does not open with this network's key; is {KEY_VARIABLE} right?"
+            ) from error
+
+
+def _about(mine: Mapping[str, str]) -> bytes:
+    return "\0".join(mine[name] for name in ("organisation_id", "app_id", "name")).encode()

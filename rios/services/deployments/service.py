@@ -1,0 +1,181 @@
+"""The verbs of deployments, for one user: `net.deploy`. They write what is wanted, and act on nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+from rios.deploy.lifecycle import State, Wish
+from rios.deploy.spec import App as Specification
+from rios.deploy.spec import SecretRef, differences
+from rios.services.deployments.handle import Deployment
+from rios.services.deployments.reading import read_app, read_file
+from rios.services.deployments.values import App
+from rios.words.errors import InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.services.deployments.platform import Platform
+    from rios.services.deployments.store import AppStore
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What applying a file would do to one deployment."""
+
+    name: str
+    action: str
+    """create, update, or nothing."""
+    fields: tuple[tuple[str, Any, Any], ...] = ()
+    """Field, what it is, what it would be."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.action} {self.name}"]
+        lines += [f"  {field}: {before!r} -> {after!r}" for field, before, after in self.fields]
+        return "\n".join(lines)
+
+
+class Plan(tuple[Change, ...]):
+    """What applying a file would do, in the file's order."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "nothing"
+
+    def __repr__(self) -> str:
+        counted = {one: sum(change.action == one for change in self) for one in ("create", "update", "nothing")}
+        return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
+
+
+class Deployments:
+    """Applications and models on a network: `net.deploy`."""
+
+    def __init__(self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str) -> None:
+        self._platform = platform
+        self._user_id = user_id
+        self._organisation_id = organisation_id
+
+    def __repr__(self) -> str:
+        return f"<Deployments of {self._organisation_id}>"
+
+    def create(self, *, name: str, **fields: Any) -> Deployment:
+        """Want a deployment. It starts in the background: `wait()` until it is ready.
+
+        name: lower case letters, digits and hyphens; unique among those there are. One of `image`, `rootfs`, `python`,
+        `model`, or `command` alone, says what runs. The other fields, with their defaults, are those of
+        `rios.deploy.spec.App`: port, env, secrets, volumes, resources, replicas, runtime, egress, health, scale,
+        schedule, update, restart, grace, access, budget.
+
+        Raises InvalidRequest, which names the field, and AlreadyExists.
+        """
+        return self.create_from(read_app({"name": name, **fields}))
+
+    def create_from(self, wanted: Specification) -> Deployment:
+        """As `create`, of a specification that was read already."""
+        platform = self._platform()
+        store = platform.store
+        wanted = resolved(wanted)
+        now = store.ledger.now()
+        app = App(
+            id=f"app-{secrets.token_hex(8)}", organisation_id=self._organisation_id, user_id=self._user_id,
+            name=wanted.name, state=State.REQUESTED, wish=Wish.RUN, reason="", revision=1, settled_revision=None,
+            good_revision=None, round=0, replicas=max(wanted.replicas.min, 1), replicas_min=wanted.replicas.min,
+            replicas_max=wanted.replicas.max, reached=0, failures=0, retry_at=0, since=now, asked_at=now, paid=True,
+            created_at=now, ended_at=0,
+        )  # fmt: skip
+        given = wanted.secret_values()
+        store.create(
+            app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it",
+            also=lambda connection: platform.secrets.put(connection, app, given, at=now),
+        )  # fmt: skip
+        platform.changed()
+        return Deployment(self._platform, app.id, app.name, by=self._user_id)
+
+    def get(self, name: str) -> Deployment:
+        """A deployment by its name. Raises NotFound."""
+        found = self._platform().store.named(self._organisation_id, name)
+        return Deployment(self._platform, found.id, found.name, by=self._user_id)
+
+    def list(self) -> tuple[Deployment, ...]:
+        """The deployments of the organisation, by name."""
+        found = self._platform().store.apps(self._organisation_id)
+        return tuple(Deployment(self._platform, app.id, app.name, by=self._user_id) for app in found)
+
+    def plan(self, source: str | Path | Sequence[Specification]) -> Plan:
+        """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
+        store = self._platform().store
+        changes = []
+        for wanted in _read(source):
+            try:
+                app = store.named(self._organisation_id, wanted.name)
+            except NotFound:
+                changes.append(Change(wanted.name, "create"))
+                continue
+            before = store.specification(app.id, app.revision)
+            found = tuple(differences(before, wanted.stored()))
+            found += tuple((f"secrets.{name}", "kept", "given anew") for name in wanted.secret_values())
+            changes.append(Change(wanted.name, "update" if found else "nothing", found))
+        return Plan(changes)
+
+    def apply(self, source: str | Path | Sequence[Specification]) -> tuple[Deployment, ...]:
+        """Make deployments what a file says: new ones are created, others updated where they differ; none is deleted.
+
+        Raises InvalidRequest before anything is changed where the file has a mistake.
+        """
+        wanted = _read(source)
+        done = []
+        for one in wanted:
+            try:
+                found = self.get(one.name)
+            except NotFound:
+                done.append(self.create_from(one))
+                continue
+            found.update_to(one)
+            done.append(found)
+        return tuple(done)
+
+
+def _read(source: str | Path | Sequence[Specification]) -> list[Specification]:
+    if isinstance(source, str | Path):
+        return list(read_file(Path(source)).apps)
+    return list(source)
+
+
+def resolved(wanted: Specification) -> Specification:
+    """The specification with the values of secrets that it refers to in this process's environment.
+
+    Raises InvalidRequest where a variable is not set.
+    """
+    found: dict[str, SecretStr | SecretRef] = {}
+    for name, value in wanted.secrets.items():
+        if isinstance(value, SecretRef) and value.env is not None:
+            said = os.environ.get(value.env)
+            if said is None:
+                raise InvalidRequest(
+                    f"secrets.{name} of {wanted.name} is to come from {value.env}, which is not set here"
+                )
+            found[name] = SecretStr(said)
+        else:
+            found[name] = value
+    return wanted.model_copy(update={"secrets": found}) if wanted.secrets else wanted
+
+
+def ask_to_end(store: AppStore, app_id: str, *, cause: str = "deleted") -> None:
+    """Want a deployment gone."""
+    now = store.ledger.now()
+
+    def change(_app: App, _connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+        return {"wish": str(Wish.DELETE), "state": str(State.STOPPING), "reason": cause}, "state", cause
+
+    store.change(app_id, change, at=now)
+
+
+__all__ = ["Change", "Deployments", "Plan", "ask_to_end", "resolved"]

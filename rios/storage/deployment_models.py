@@ -1,0 +1,154 @@
+"""The tables of deployments: what is wanted, its revisions, its replicas, what happened, and who acts now."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from rios.storage.models import Base
+from rios.storage.types import Big, Whole
+
+
+class AppRow(Base):
+    """A deployment: an application or a model that somebody wants to run."""
+
+    __tablename__ = "apps"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    organisation_id: Mapped[str]
+    user_id: Mapped[str]
+    """Who pays."""
+    name: Mapped[str]
+    state: Mapped[str]
+    wish: Mapped[str]
+    reason: Mapped[str]
+    """Why it is in that state, for people."""
+    revision: Mapped[int]
+    """The wanted one."""
+    settled_revision: Mapped[int | None]
+    """The one that was ready last, since the deployment was started or resumed."""
+    good_revision: Mapped[int | None]
+    """The last that was ever ready: what a failed update goes back to."""
+    round: Mapped[int]
+    """Counts restarts by wish; replicas of an earlier one are replaced as those of an earlier revision are."""
+    replicas: Mapped[int]
+    """How many are wanted now."""
+    replicas_min: Mapped[int]
+    replicas_max: Mapped[int]
+    reached: Mapped[int]
+    failures: Mapped[int]
+    """In a row, since a replica was ready."""
+    retry_at: Mapped[int]
+    """No replica is begun before."""
+    since: Mapped[int]
+    """When the wanted revision became that."""
+    asked_at: Mapped[int]
+    """When a request last waited for a replica, or was answered."""
+    paid: Mapped[bool]
+    """Whether the next period could be held for when that was last tried."""
+    created_at: Mapped[int]
+    ended_at: Mapped[int]
+    """0 while there is such a deployment: names are unique among these."""
+    __table_args__ = (
+        UniqueConstraint("organisation_id", "name", "ended_at"),
+        Index("ix_apps_ended_at", "ended_at"),
+    )
+
+
+class AppRevisionRow(Base):
+    """What was wanted of a deployment at some time. Never changed."""
+
+    __tablename__ = "app_revisions"
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    specification: Mapped[str]
+    """As JSON, secrets by name alone."""
+    digest: Mapped[str]
+    created_by: Mapped[str]
+    created_at: Mapped[int]
+
+
+class AppReplicaRow(Base):
+    """One process, or group of them, on one host, from its first moment to its last. Its id is its name there."""
+
+    __tablename__ = "app_replicas"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"))
+    revision: Mapped[int]
+    round: Mapped[int]
+    host: Mapped[str]
+    state: Mapped[str]
+    outcome: Mapped[str]
+    """The state it comes to when it has been ended: stopped or failed; empty while it lives."""
+    address: Mapped[str]
+    """HOST:PORT where it answers; empty without one."""
+    created_at: Mapped[int]
+    started_at: Mapped[int]
+    """When its process was first seen to run; 0 before."""
+    ready_at: Mapped[int]
+    ended_at: Mapped[int]
+    """0 until nothing is left of it."""
+    period: Mapped[int]
+    """Accounting periods begun; each has a hold of its own."""
+    period_at: Mapped[int]
+    """When the last of them began."""
+    metered: Mapped[str]
+    """What the kernel had counted at that moment, as JSON."""
+    __table_args__ = (Index("ix_app_replicas_app", "app_id", "ended_at"), Index("ix_app_replicas_ended", "ended_at"))
+
+
+class AppEventRow(Base):
+    """Something that happened to a deployment. Written with what it tells, in one transaction. Never changed."""
+
+    __tablename__ = "app_events"
+    seq: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"))
+    replica_id: Mapped[str]
+    """Empty for an event of the whole deployment."""
+    at: Mapped[int]
+    kind: Mapped[str]
+    """"state", or what else happened."""
+    state: Mapped[str]
+    cause: Mapped[str]
+    __table_args__ = (Index("ix_app_events_app", "app_id", "seq"),)
+
+
+class AppLoadRow(Base):
+    """What one router measured of a deployment in its last interval: what the scaler goes by."""
+
+    __tablename__ = "app_loads"
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"), primary_key=True)
+    router: Mapped[str] = mapped_column(Text, primary_key=True)
+    at: Mapped[int]
+    requests: Mapped[int]
+    """Answered since the router began."""
+    running: Mapped[int]
+    waiting: Mapped[int]
+
+
+class LeaseRow(Base):
+    """Who does a thing that one alone may do, until when, and the how-manieth holder that is."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    holder: Mapped[str]
+    term: Mapped[int]
+    until: Mapped[int]
+
+
+class AppSpendRow(Base):
+    """What a deployment has cost so far: the sum of its usage, so that nobody has to add it up."""
+
+    __tablename__ = "app_spend"
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"), primary_key=True)
+    amount_wei: Mapped[int] = mapped_column(Whole)
+
+
+class AppSecretRow(Base):
+    """A secret of a deployment, or of an organisation (with an empty `app_id`): encrypted, never in clear."""
+
+    __tablename__ = "app_secrets"
+    organisation_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    app_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    sealed: Mapped[bytes]
+    changed_at: Mapped[int]
