@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rios import money_cli
+from rios import money_cli, report_cli
 from rios.client import commands as client_commands
 from rios.gateway import commands as gateway_commands
 from rios.words.errors import RiosError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 money_cli.add_to(app)
+report_cli.add_to(app)
 gateway_commands.add_to(app)
 client_commands.add_to(app)
 

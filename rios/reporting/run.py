@@ -62,29 +62,30 @@ def run(name: str, *, root: Path, out: Path, parameters: dict[str, Any] | None =
             raise InvalidRequest(f"{source.name} has no parameter {key!r}; it has {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     failed = out / f"{name}.failed.ipynb"
-    with tempfile.TemporaryDirectory(prefix="rios-report-") as folder, _jupyter_in(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="rios-report-") as folder, jupyter_in(Path(folder)):
         executed = Path(folder) / "executed.ipynb"
         try:
-            _execute(source, executed, parameters or {})
+            execute(source, executed, parameters or {})
         except RiosError:
             if executed.exists():
-                _publish(failed, executed.read_text())
+                publish(failed, executed.read_text())
             raise
         notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
-    _without_traces(notebook)
+    without_traces(notebook)
     failed.unlink(missing_ok=True)
     page = out / f"{name}.html"
-    _publish(out / f"{name}.ipynb", nbformat.writes(notebook) + "\n")  # type: ignore[no-untyped-call]
-    _publish(page, to_html(notebook, name))
+    publish(out / f"{name}.ipynb", nbformat.writes(notebook) + "\n")  # type: ignore[no-untyped-call]
+    publish(page, to_html(notebook, name))
     return page
 
 
-def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
+def execute(source: Path, executed: Path, parameters: dict[str, Any], *, cell_timeout_s: float | None = None) -> None:
     """Papermill, with its and the kernel's failures as errors of ours."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    timeout_s = CELL_TIMEOUT_S if cell_timeout_s is None else cell_timeout_s
     try:
         papermill.execute_notebook(
             source,
@@ -96,18 +97,18 @@ def _execute(source: Path, executed: Path, parameters: dict[str, Any]) -> None:
             progress_bar=False,
             log_output=False,
             start_timeout=START_TIMEOUT_S,
-            execution_timeout=CELL_TIMEOUT_S,
+            execution_timeout=timeout_s,
         )
     except PapermillExecutionError as error:
         raise RiosError(f"{source.name}, cell [{error.exec_count}]: {error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
-        raise RiosError(f"{source.name}: a cell took more than {CELL_TIMEOUT_S} s") from error
+        raise RiosError(f"{source.name}: a cell took more than {timeout_s:g} s") from error
     except DeadKernelError as error:
         raise RiosError(f"{source.name}: its Python process ended; was memory short?") from error
 
 
 @contextmanager
-def _jupyter_in(folder: Path) -> Iterator[None]:
+def jupyter_in(folder: Path) -> Iterator[None]:
     """Settings, histories, connection files and a kernel specification that starts this interpreter, in `folder`.
 
     HOME may be unset or read-only, and what somebody keeps there must not change a report.
@@ -141,15 +142,16 @@ def _jupyter_in(folder: Path) -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _without_traces(notebook: Any) -> None:
-    """Remove when and where it ran: paths of this machine are nobody's business."""
+def without_traces(notebook: Any) -> None:
+    """Remove when and where it ran, and names drawn by chance: paths of this machine are nobody's business."""
     notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
+    for place, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{place:02d}"
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
 
 
-def _publish(path: Path, text: str) -> None:
+def publish(path: Path, text: str) -> None:
     """Write beside, then rename: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,0 +1,265 @@
+"""Schedules, runs and their history in the database. Every verb here is one transaction that no other writer shares.
+
+So two schedulers cannot take the same run: one finds it taken. Who took it has a lease and a name of its own, `holder`;
+who has lost the lease can finish nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
+
+from rios.services.reports.cron import dues
+from rios.services.reports.periods import parse_span
+from rios.services.reports.values import ENDED, Identity, Past, Run, RunState, Schedule
+from rios.storage import report_models as m
+from rios.words.errors import NotFound
+from rios.words.ids import derived_id
+
+if TYPE_CHECKING:
+    from rios.billing.ledger.batch import Batch
+    from rios.billing.ledger.ledger import Ledger
+
+CAUGHT_UP_MAX = 400
+"""Of one schedule that was asleep, so many are made; a yearly sleep of a daily report."""
+Row = RowMapping | Mapping[str, Any]
+T = TypeVar("T")
+Tell = Callable[["Batch", Schedule, Run, int], None]
+"""Puts what came of a run into the outbox, for the moment at which a schedule was due."""
+
+
+class Store:
+    """The tables of reports."""
+
+    def __init__(self, ledger: Ledger, tell: Tell) -> None:
+        self._ledger = ledger
+        self._tell = tell
+
+    # --- schedules -------------------------------------------------------------------------------------------
+
+    def add_schedule(self, schedule: Schedule) -> None:
+        """Keep a new schedule."""
+        row = {**asdict(schedule), "emails": json.dumps(schedule.emails), "webhooks": json.dumps(schedule.webhooks)}
+        self._write(lambda batch: batch.connection.execute(insert(m.ReportScheduleRow), [row]))
+
+    def schedules(self, owner: str | None = None) -> list[Schedule]:
+        """The schedules that were not deleted, oldest first."""
+        row = m.ReportScheduleRow
+        wanted = select(row.__table__).where(row.closed_at.is_(None)).order_by(row.created_at, row.id)
+        if owner is not None:
+            wanted = wanted.where(row.owner == owner)
+        with self._ledger.database.reading() as connection:
+            return [_schedule(found) for found in connection.execute(wanted).mappings()]
+
+    def schedule(self, name: str) -> Schedule:
+        """A schedule that was not deleted. Raises NotFound."""
+        row = m.ReportScheduleRow
+        with self._ledger.database.reading() as connection:
+            found = connection.execute(select(row.__table__).where(row.id == name, row.closed_at.is_(None))).mappings()
+            one = found.one_or_none()
+        if one is None:
+            raise NotFound(f"there is no schedule {name!r}; `rios report list` shows all")
+        return _schedule(one)
+
+    def change_schedule(self, name: str, **changes: Any) -> None:
+        """Change columns of a schedule."""
+        row = m.ReportScheduleRow
+        self._write(lambda batch: batch.connection.execute(update(row).where(row.id == name).values(changes)))
+
+    def tick(self, now: int) -> int:
+        """Have a run for each moment at which a schedule was due until `now`; how many moments there were."""
+
+        def run(batch: Batch) -> int:
+            row, count = m.ReportScheduleRow, 0
+            wanted = select(row.__table__).where(row.next_at <= now, row.paused_at.is_(None), row.closed_at.is_(None))
+            for found in batch.connection.execute(wanted).mappings().all():
+                count += self._due(batch, _schedule(found), now)
+            return count
+
+        row = m.ReportScheduleRow
+        with self._ledger.database.reading() as connection:  # most often there is nothing, and nobody need wait
+            first = select(row.id).where(row.next_at <= now, row.paused_at.is_(None), row.closed_at.is_(None)).limit(1)
+            if connection.scalar(first) is None:
+                return 0
+        return self._write(run)
+
+    def _due(self, batch: Batch, schedule: Schedule, now: int) -> int:
+        later = dues(schedule.cron, schedule.zone, after_us=schedule.next_at)
+        missed = [schedule.next_at, *takewhile(lambda at: at <= now, later)]
+        wanted = missed[-CAUGHT_UP_MAX:] if schedule.catch_up else missed[-1:]
+        for at in wanted:
+            span = parse_span(schedule.period, at_us=at)
+            identity = Identity(schedule.name, schedule.subject, schedule.parameters, span)
+            found = self._wanted(batch.connection, identity, owner=schedule.owner, now=now)
+            due = {"schedule_id": schedule.id, "due_at": at, "run_id": found.id, "told": False}
+            batch.connection.execute(insert(m.ReportDueRow), [due])
+            if found.state in ENDED:
+                self._tell_all(batch, found)
+        row = m.ReportScheduleRow
+        next_at = next(dues(schedule.cron, schedule.zone, after_us=now))
+        batch.connection.execute(update(row).where(row.id == schedule.id).values(next_at=next_at))
+        return len(wanted)
+
+    # --- runs ------------------------------------------------------------------------------------------------
+
+    def want(self, identity: Identity, *, owner: str) -> Run:
+        """The run of this identity; a new one where there was none."""
+        now = self._ledger.now()
+        return self._write(lambda batch: self._wanted(batch.connection, identity, owner=owner, now=now))
+
+    def _wanted(self, connection: Connection, identity: Identity, *, owner: str, now: int) -> Run:
+        row, span = m.ReportRunRow, identity.span
+        known = select(row.__table__).where(row.identity == identity.digest)
+        found = connection.execute(known).mappings().one_or_none()
+        if found is not None:
+            return _run(found)
+        new: dict[str, Any] = {
+            "id": derived_id("report", identity.digest), "identity": identity.digest, "owner": owner,
+            "subject": identity.subject, "name": identity.name, "parameters": identity.parameters, "label": span.label,
+            "since_us": span.since_us, "until_us": span.until_us, "state": RunState.QUEUED, "created_at": now,
+            "not_before": now, "attempts": 0, "holder": None, "lease_until": None, "height": None, "head": None,
+            "facts": None, "version": None,
+        }  # fmt: skip
+        connection.execute(insert(row), [new])
+        return Run(**new)
+
+    def run(self, run_id: str) -> Run:
+        """A run. Raises NotFound."""
+        row = m.ReportRunRow
+        with self._ledger.database.reading() as connection:
+            found = connection.execute(select(row.__table__).where(row.id == run_id)).mappings().one_or_none()
+        if found is None:
+            raise NotFound(f"there is no report {run_id!r}; `rios report history` shows all")
+        return _run(found)
+
+    def take(self, holder: str, *, lease_us: int, run_id: str | None = None, ended: bool = False) -> Run | None:
+        """Take what is to be made next, or the run `run_id`; None where nothing is, or somebody makes it now.
+
+        ended: take also what has ended, to make it again.
+        """
+        now, row = self._ledger.now(), m.ReportRunRow
+        ready = or_(
+            and_(row.state == RunState.QUEUED, row.not_before <= now),
+            and_(row.state == RunState.RUNNING, row.lease_until < now),
+            # Nobody's lease ends later than this: what seems to was taken before the clock was set back.
+            and_(row.state == RunState.RUNNING, row.lease_until > now + 2 * lease_us),
+        )
+        if run_id is not None:
+            states = (RunState.QUEUED, *(ENDED if ended else ()))
+            ready = and_(row.id == run_id, or_(ready, row.state.in_(states)))
+
+        def run(batch: Batch) -> Run | None:
+            wanted = select(row.__table__).where(ready).order_by(row.not_before, row.id).limit(1)
+            found = batch.connection.execute(wanted).mappings().one_or_none()
+            if found is None:
+                return None
+            changes = {
+                "state": RunState.RUNNING, "holder": holder, "lease_until": now + lease_us,
+                "attempts": found["attempts"] + 1,
+            }  # fmt: skip
+            batch.connection.execute(update(row).where(row.id == found["id"]).values(changes))
+            return _run({**found, **changes})
+
+        with self._ledger.database.reading() as connection:
+            if connection.scalar(select(row.id).where(ready).limit(1)) is None:
+                return None
+        return self._write(run)
+
+    def renew(self, run_id: str, holder: str, *, lease_us: int) -> bool:
+        """Go on making a run; False where somebody else does now."""
+        until = self._ledger.now() + lease_us
+        return self._held(run_id, holder, {"lease_until": until})
+
+    def pin(self, run_id: str, holder: str, *, height: int, head: str, facts: str) -> bool:
+        """Keep up to which entry a run counts, and what was true besides."""
+        return self._held(run_id, holder, {"height": height, "head": head, "facts": facts})
+
+    def _held(self, run_id: str, holder: str, values: Mapping[str, Any]) -> bool:
+        row = m.ReportRunRow
+        wanted = update(row).where(row.id == run_id, row.holder == holder, row.state == RunState.RUNNING).values(values)
+        return self._write(lambda batch: batch.connection.execute(wanted).rowcount == 1)
+
+    def finish(
+        self,
+        run: Run,
+        holder: str,
+        past: Mapping[str, Any],
+        *,
+        again_at: int | None = None,
+        bill: Callable[[Batch], int] = lambda _: 0,
+    ) -> bool:
+        """End an attempt: history, state, its own price and the messages about it in one transaction.
+
+        past: the columns of the history but its number, run and price. again_at: when to try again, instead of an end.
+        bill: posts what it cost, and returns that. False where another holder has it: then nothing is written.
+        """
+        row = m.ReportRunRow
+
+        def write(batch: Batch) -> bool:
+            version = past["version"] if past["state"] == RunState.OK else run.version
+            state = RunState.QUEUED if again_at is not None else past["state"]
+            changes = {"state": state, "holder": None, "lease_until": None, "version": version}
+            if again_at is not None:
+                changes["not_before"] = again_at
+            mine = (row.id == run.id, row.holder == holder, row.state == RunState.RUNNING)
+            if batch.connection.execute(update(row).where(*mine).values(changes)).rowcount != 1:
+                return False
+            seq = (batch.connection.scalar(select(func.max(m.ReportHistoryRow.seq))) or 0) + 1
+            entry = {**past, "seq": seq, "run_id": run.id, "cost_wei": bill(batch)}
+            batch.connection.execute(insert(m.ReportHistoryRow), [entry])
+            if again_at is None:
+                self._tell_all(batch, _run({**asdict(run), **changes}))
+            return True
+
+        return self._write(write)
+
+    def _tell_all(self, batch: Batch, run: Run) -> None:
+        row, other = m.ReportDueRow, m.ReportScheduleRow
+        wanted = select(row.schedule_id, row.due_at).where(row.run_id == run.id, row.told.is_(False))
+        for schedule_id, due_at in batch.connection.execute(wanted).all():
+            found = batch.connection.execute(select(other.__table__).where(other.id == schedule_id)).mappings().one()
+            self._tell(batch, _schedule(found), run, due_at)
+            mine = and_(row.schedule_id == schedule_id, row.due_at == due_at)
+            batch.connection.execute(update(row).where(mine).values(told=True))
+
+    # --- the history -----------------------------------------------------------------------------------------
+
+    def history(self, *, name: str | None = None, run_id: str | None = None, limit: int = 100) -> list[Past]:
+        """Attempts, the last first."""
+        row = m.ReportHistoryRow
+        wanted: list[ColumnElement[bool]] = []
+        if name is not None:
+            wanted.append(row.name == name)
+        if run_id is not None:
+            wanted.append(row.run_id == run_id)
+        query = select(row.__table__).where(*wanted).order_by(row.seq.desc()).limit(limit)
+        with self._ledger.database.reading() as connection:
+            return [_past(found) for found in connection.execute(query).mappings()]
+
+    def waiting(self) -> Iterator[Run]:
+        """Runs that have not ended, oldest first."""
+        row = m.ReportRunRow
+        query = select(row.__table__).where(row.state.not_in(ENDED)).order_by(row.created_at)
+        with self._ledger.database.reading() as connection:
+            yield from [_run(found) for found in connection.execute(query).mappings()]
+
+    def _write(self, run: Callable[[Batch], T]) -> T:
+        return self._ledger.transact(run, alone=True)
+
+
+def _schedule(row: Row) -> Schedule:
+    lists = {name: tuple(json.loads(row[name])) for name in ("emails", "webhooks")}
+    return Schedule(**{**row, **lists})
+
+
+def _past(row: Row) -> Past:
+    return Past(**{**row, "files": json.loads(row["files"]), "state": RunState(row["state"])})
+
+
+def _run(row: Row) -> Run:
+    return Run(**{**row, "state": RunState(row["state"])})

@@ -1,0 +1,106 @@
+"""The tables of reports: schedules, what is due by them, runs, and the history, which is only ever added to."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, Index, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from rios.storage.models import Base
+from rios.storage.types import Big, Whole
+
+
+class ReportScheduleRow(Base):
+    """A report that is made again and again."""
+
+    __tablename__ = "report_schedules"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    owner: Mapped[str] = mapped_column(Text, index=True)
+    """The user who made it: whose rights it has, and who pays for it."""
+    subject: Mapped[str]
+    """Whose costs it is about; empty for everybody's."""
+    name: Mapped[str]
+    parameters: Mapped[str]
+    """As canonical JSON."""
+    cron: Mapped[str]
+    zone: Mapped[str]
+    period: Mapped[str]
+    """A word such as "yesterday", said at the moment at which it is due."""
+    emails: Mapped[str]
+    webhooks: Mapped[str]
+    """Both as JSON lists."""
+    catch_up: Mapped[bool]
+    """Whether each one that was missed is made later, or the last alone."""
+    created_at: Mapped[int]
+    paused_at: Mapped[int | None]
+    closed_at: Mapped[int | None]
+    next_at: Mapped[int] = mapped_column(Big, index=True)
+
+
+class ReportRunRow(Base):
+    """One report about one period: made once, however many schedules and people ask for it."""
+
+    __tablename__ = "report_runs"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity: Mapped[str] = mapped_column(Text, unique=True)
+    """SHA-256 of name, subject, parameters and period."""
+    owner: Mapped[str]
+    """Who asked first, and pays."""
+    subject: Mapped[str]
+    name: Mapped[str]
+    parameters: Mapped[str]
+    label: Mapped[str]
+    since_us: Mapped[int]
+    until_us: Mapped[int]
+    state: Mapped[str]
+    created_at: Mapped[int]
+    not_before: Mapped[int]
+    attempts: Mapped[int]
+    holder: Mapped[str | None]
+    lease_until: Mapped[int | None]
+    """Who makes it now says so again before this; afterwards another one may take it over."""
+    height: Mapped[int | None]
+    head: Mapped[str | None]
+    facts: Mapped[str | None]
+    """The pin: which entries count, and what was true besides them. Kept, so that it can be made again as it was."""
+    version: Mapped[int | None]
+    """Of what was published last."""
+    __table_args__ = (Index("ix_report_runs_state", "state", "not_before"),)
+
+
+class ReportDueRow(Base):
+    """A moment at which a schedule was due, and the run that serves it."""
+
+    __tablename__ = "report_dues"
+    schedule_id: Mapped[str] = mapped_column(ForeignKey("report_schedules.id"), primary_key=True)
+    due_at: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    run_id: Mapped[str] = mapped_column(ForeignKey("report_runs.id"), index=True)
+    told: Mapped[bool]
+    """Whether what came of it is in the outbox."""
+
+
+class ReportHistoryRow(Base):
+    """One attempt to make a report. Never changed, never deleted."""
+
+    __tablename__ = "report_history"
+    seq: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    run_id: Mapped[str] = mapped_column(ForeignKey("report_runs.id"), index=True)
+    name: Mapped[str]
+    label: Mapped[str]
+    subject: Mapped[str]
+    attempt: Mapped[int]
+    state: Mapped[str]
+    started_at: Mapped[int]
+    ended_at: Mapped[int]
+    key: Mapped[str]
+    """SHA-256 of notebook, parameters, period and ledger height: the same key has the same bytes."""
+    height: Mapped[int | None]
+    notebook: Mapped[str]
+    """SHA-256 of the notebook that was executed."""
+    version: Mapped[int | None]
+    folder: Mapped[str]
+    files: Mapped[str]
+    """As JSON: name to SHA-256 and size."""
+    runtime: Mapped[str]
+    cpu_ns: Mapped[int] = mapped_column(Whole)
+    cost_wei: Mapped[int] = mapped_column(Whole)
+    error: Mapped[str]
