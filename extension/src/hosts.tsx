@@ -1,0 +1,84 @@
+/** Workers and models: who is there, how full, and who holds what of a model under which load. */
+import * as React from 'react';
+import { size, useEnv, useSnapshot } from './env';
+import { Asked, Bar, SectionProblem } from './parts';
+import type { Worker } from './shapes';
+
+export function HostsView(): React.ReactElement {
+  const { model, trans } = useEnv();
+  const { sections, jobs } = useSnapshot();
+  const [shown, setShown] = React.useState<string | null>(null);
+  const workers = sections.workers;
+  const models = sections.models;
+  return (
+    <section className="rios-hosts" aria-label={trans.__('Workers and models')}>
+      {workers ? <SectionProblem problem={workers.error} at={workers.data ? workers.at : null} /> : null}
+      <h3>{trans.__('Workers')}</h3>
+      {workers?.data?.workers.length === 0 ? <p>{trans.__('No worker has joined.')}</p> : null}
+      <ul>{workers?.data?.workers.map(one => <WorkerView key={one.name} worker={one} />)}</ul>
+      <h3>{trans.__('Models')}</h3>
+      {models?.data?.models.length === 0 ? <p>{trans.__('None is deployed. net.dmoe.deploy("demo") does it.')}</p> : null}
+      <ul>
+        {models?.data?.models.map(one => (
+          <li key={one.name}>
+            <button
+              className="rios-button"
+              aria-expanded={shown === one.name}
+              onClick={() => setShown(shown === one.name ? null : one.name)}
+            >
+              {one.name}
+            </button>
+            {shown === one.name ? (
+              <Asked ask={() => model.api.placement(one.name)} again={`${one.name} ${jobs.size}`}>
+                {found => (
+                  <div className="rios-placement">
+                    <ul>
+                      {found.hosts.map(host => (
+                        <li key={host.name}>
+                          <b>{host.name}</b> {host.role} · {host.state}
+                          <br />
+                          {trans.__('%1 experts, %2, %3 % of the load', host.experts, size(host.bytes), Math.round(host.load * 100))}
+                          <Bar share={host.load} label={trans.__('Load of %1', host.name)} />
+                        </li>
+                      ))}
+                    </ul>
+                    <p className="rios-explain">{found.explain}</p>
+                  </div>
+                )}
+              </Asked>
+            ) : null}
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function WorkerView(props: { worker: Worker }): React.ReactElement {
+  const { trans } = useEnv();
+  const { worker } = props;
+  const part = worker.memory_bytes ? worker.reserved_bytes / worker.memory_bytes : 0;
+  const memory = trans.__('%1 of %2', size(worker.reserved_bytes), size(worker.memory_bytes));
+  return (
+    <li>
+      <span className={worker.state === 'serving' ? 'rios-good' : 'rios-bad'} aria-hidden="true">
+        ●
+      </span>{' '}
+      <b>{worker.name}</b> {worker.state} · {worker.device} · {trans.__('%1 experts', worker.experts)}
+      <br />
+      {memory}
+      <Bar share={part} label={trans.__('Memory of %1: %2', worker.name, memory)} level={part > 0.9 ? 'bad' : 'ok'} />
+      {worker.gpu ? (
+        <div className="rios-gpu">
+          {trans.__(
+            'GPU %1 %, %2 of %3',
+            worker.gpu.percent,
+            size(worker.gpu.used_bytes),
+            size(worker.gpu.total_bytes)
+          )}
+          <Bar share={worker.gpu.percent / 100} label={trans.__('GPU load of %1', worker.name)} />
+        </div>
+      ) : null}
+    </li>
+  );
+}

@@ -1,0 +1,72 @@
+/** The extension: only wires what the other files have. */
+import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
+import { ICommandPalette, Notification } from '@jupyterlab/apputils';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { IStateDB } from '@jupyterlab/statedb';
+import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import { commands, IDS } from './commands';
+import { DEFAULT_PREFS, Env, Prefs } from './env';
+import { JupyterTransport } from './jupyter';
+import { PanelModel } from './model';
+import { Sidebar } from './sidebar';
+
+const PLUGIN = 'rios-lab:panel';
+type Notify = 'all' | 'failed' | 'never';
+
+const plugin: JupyterFrontEndPlugin<void> = {
+  id: PLUGIN,
+  description: 'Wallet and jobs of a rios network in the sidebar.',
+  autoStart: true,
+  optional: [ICommandPalette, ILayoutRestorer, IStateDB, ISettingRegistry, ITranslator],
+  activate: async (
+    app: JupyterFrontEnd,
+    palette: ICommandPalette | null,
+    restorer: ILayoutRestorer | null,
+    state: IStateDB | null,
+    registry: ISettingRegistry | null,
+    translator: ITranslator | null
+  ): Promise<void> => {
+    const trans = (translator ?? nullTranslator).load('rios');
+    const kept = (await state?.fetch(PLUGIN)) as Partial<Prefs> | undefined;
+    const prefs: Prefs = { ...DEFAULT_PREFS, ...kept };
+    const model = new PanelModel(new JupyterTransport(app.serviceManager.serverSettings), prefs.network);
+    const keep = (change: Partial<Prefs>) => {
+      Object.assign(prefs, change);
+      void state?.save(PLUGIN, { ...prefs });
+    };
+    model.onChosen(network => keep({ network }));
+    const openNotebook = (path: string) => void app.commands.execute('docmanager:open', { path });
+    const signIn = trans.__('Jupyter does not let you in. Reload the page and sign in again.');
+    const env: Env = { model, trans, prefs, keep, openNotebook, manages: true, signIn };
+    const sidebar = new Sidebar(env);
+    app.shell.add(sidebar, 'left', { rank: 650, type: 'rios' });
+    restorer?.add(sidebar, sidebar.id);
+    commands(app, env, sidebar);
+    if (palette !== null) {
+      for (const command of IDS) {
+        palette.addItem({ command, category: 'rios' });
+      }
+    }
+    let notify: Notify = 'all';
+    if (registry !== null) {
+      const settings = await registry.load(PLUGIN);
+      const read = () => {
+        notify = settings.get('notify').composite as Notify;
+      };
+      settings.changed.connect(read);
+      read();
+    }
+    model.onEnded(job => {
+      if (notify === 'all' && job.state === 'done') {
+        Notification.success(trans.__('%1 is done: %2 tokens.', job.name, job.tokens));
+      } else if (notify !== 'never' && job.state === 'failed') {
+        Notification.error(trans.__('%1 failed: %2', job.name, job.error || trans.__('no reason was given')), {
+          autoClose: false,
+          actions: [{ label: trans.__('Show'), callback: () => void app.commands.execute('rios:jobs') }]
+        });
+      }
+    });
+  }
+};
+
+export default plugin;

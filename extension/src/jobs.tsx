@@ -1,0 +1,260 @@
+/** The jobs: found, sorted, grouped, and each with its log and what can be done about it. */
+import * as React from 'react';
+import { age, useEnv, useNow, useSnapshot } from './env';
+import { isLive } from './model';
+import { Amount, Asked, Bar, Line, said } from './parts';
+import type { Job } from './shapes';
+import { GROUPS, Row, rowsOf, SORTS, STATES } from './sorting';
+import { UsageDialog } from './usage';
+import { VirtualList } from './virtual';
+
+const ROW_HEIGHT = 44;
+const SIGNS: Record<Job['state'], string> = {
+  queued: '◌',
+  running: '▶',
+  paused: '⏸',
+  done: '✓',
+  failed: '✕',
+  cancelled: '■'
+};
+
+export function useStateName(): (state: string) => string {
+  const { trans } = useEnv();
+  const names: Record<string, string> = {
+    all: trans.__('all states'),
+    live: trans.__('going on'),
+    queued: trans.__('queued'),
+    running: trans.__('running'),
+    paused: trans.__('waits for money'),
+    done: trans.__('done'),
+    failed: trans.__('failed'),
+    cancelled: trans.__('cancelled')
+  };
+  return state => names[state] ?? state;
+}
+
+export function JobsView(): React.ReactElement {
+  const { trans, prefs, keep } = useEnv();
+  const { jobs, status } = useSnapshot();
+  const [filters, setFilters] = React.useState({ search: prefs.search, state: prefs.state, sort: prefs.sort, group: prefs.group });
+  const [opened, setOpened] = React.useState<string | null>(null);
+  const stateName = useStateName();
+  const rows = React.useMemo(
+    () => rowsOf(jobs.values(), filters.search, filters.state, filters.sort, filters.group),
+    [jobs, filters]
+  );
+  const anyLive = React.useMemo(() => [...jobs.values()].some(isLive), [jobs]);
+  const now = useNow(anyLive ? 1000 : 30_000);
+  const change = (changed: Partial<typeof filters>) => {
+    setFilters({ ...filters, ...changed });
+    keep(changed);
+  };
+  const job = opened === null ? undefined : jobs.get(opened);
+  if (job !== undefined) {
+    return <JobDetail job={job} onBack={() => setOpened(null)} onOpen={setOpened} />;
+  }
+  const sorts: Record<string, string> = {
+    newest: trans.__('newest first'),
+    oldest: trans.__('oldest first'),
+    cost: trans.__('most costly first'),
+    speed: trans.__('fastest first'),
+    tokens: trans.__('longest first')
+  };
+  const groups: Record<string, string> = {
+    none: trans.__('not grouped'),
+    model: trans.__('by model'),
+    owner: trans.__('by owner'),
+    state: trans.__('by state')
+  };
+  return (
+    <section className="rios-jobs" aria-label={trans.__('Jobs')}>
+      <div className="rios-filters" role="search">
+        <input
+          type="search"
+          aria-label={trans.__('Search jobs')}
+          placeholder={trans.__('Search jobs')}
+          value={filters.search}
+          onChange={event => change({ search: event.target.value })}
+        />
+        <Choice label={trans.__('State')} value={filters.state} all={STATES} name={stateName} onChange={state => change({ state })} />
+        <Choice label={trans.__('Order')} value={filters.sort} all={SORTS} name={one => sorts[one] ?? one} onChange={sort => change({ sort })} />
+        <Choice label={trans.__('Groups')} value={filters.group} all={GROUPS} name={one => groups[one] ?? one} onChange={group => change({ group })} />
+      </div>
+      <p className="rios-count" role="status">
+        {jobs.size === 0 ? (status === 'live' ? trans.__('No job yet. model.generate("...") starts one.') : '') : trans.__('%1 of %2 jobs', rows.filter(row => 'job' in row).length, jobs.size)}
+      </p>
+      {jobs.size > 0 ? (
+        <VirtualList
+          rows={rows}
+          rowHeight={ROW_HEIGHT}
+          label={trans.__('Jobs')}
+          keyOf={row => row.key}
+          onOpen={row => ('job' in row ? setOpened(row.job.id) : undefined)}
+          render={row => <RowView row={row} now={now} />}
+        />
+      ) : null}
+    </section>
+  );
+}
+
+function Choice(props: {
+  label: string;
+  value: string;
+  all: readonly string[];
+  name: (one: string) => string;
+  onChange: (value: string) => void;
+}): React.ReactElement {
+  return (
+    <select aria-label={props.label} value={props.value} onChange={event => props.onChange(event.target.value)}>
+      {props.all.map(one => (
+        <option key={one} value={one}>
+          {props.name(one)}
+        </option>
+      ))}
+    </select>
+  );
+}
+
+const RowView = React.memo(function RowView(props: { row: Row; now: number }): React.ReactElement {
+  const { trans } = useEnv();
+  const stateName = useStateName();
+  const { row, now } = props;
+  if (!('job' in row)) {
+    return (
+      <div className="rios-heading">
+        {row.heading} · {row.count}
+      </div>
+    );
+  }
+  const { job } = row;
+  const speed = job.tokens_per_second === null ? '' : trans.__(' · %1/s', job.tokens_per_second.toFixed(1));
+  return (
+    <>
+      <div className="rios-row-top">
+        <span className={`rios-state rios-state-${job.state}`} role="img" aria-label={stateName(job.state)} title={stateName(job.state)}>
+          {SIGNS[job.state]}
+        </span>
+        <span className="rios-name" title={job.id}>
+          {job.name}
+        </span>
+        <span className="rios-cost" title={job.posted ? trans.__('posted') : trans.__('so far, about')}>
+          {job.posted ? '' : '≈ '}
+          <Amount wei={job.cost_wei} />
+        </span>
+      </div>
+      <div className="rios-row-low">
+        <span>
+          {trans.__('%1/%2 tokens', job.tokens, job.tokens_max)}
+          {speed}
+        </span>
+        <span>
+          {job.owner} · {age(now - job.started_at * 1000, trans)}
+        </span>
+      </div>
+      {isLive(job) ? (
+        <div className="rios-progress" aria-hidden="true">
+          <div style={{ width: `${job.tokens_max ? (100 * job.tokens) / job.tokens_max : 0}%` }} />
+        </div>
+      ) : null}
+    </>
+  );
+});
+
+function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) => void }): React.ReactElement {
+  const { model, trans, openNotebook } = useEnv();
+  const { status, network } = useSnapshot();
+  const stateName = useStateName();
+  const [error, setError] = React.useState('');
+  const [usage, setUsage] = React.useState(false);
+  const { job } = props;
+  const live = isLive(job);
+  const back = React.useRef<HTMLButtonElement>(null);
+  React.useEffect(() => back.current?.focus(), []);
+  const run = async (work: () => Promise<unknown>) => {
+    setError('');
+    try {
+      await work();
+    } catch (caught) {
+      setError(said(caught));
+    }
+  };
+  const seconds = (job.ended_at ?? Date.now() / 1000) - job.started_at;
+  return (
+    <section className="rios-detail" aria-label={trans.__('Job %1', job.name)}>
+      <button ref={back} className="rios-button" onClick={props.onBack}>
+        ← {trans.__('All jobs')}
+      </button>
+      <h3>{job.name}</h3>
+      {error ? (
+        <p className="rios-notice rios-outage" role="alert">
+          {error}
+        </p>
+      ) : null}
+      {job.error ? (
+        <p className="rios-notice rios-outage" role="status">
+          {job.error}
+        </p>
+      ) : null}
+      <dl>
+        <Line label={trans.__('State')}>
+          <span className={`rios-state rios-state-${job.state}`}>{SIGNS[job.state]}</span> {stateName(job.state)}
+        </Line>
+        <Line label={trans.__('Tokens')}>
+          {trans.__('%1 of %2, after %3 of prompt', job.tokens, job.tokens_max, job.prompt_tokens)}
+          <Bar share={job.tokens_max ? job.tokens / job.tokens_max : 0} label={trans.__('Tokens')} />
+        </Line>
+        <Line label={trans.__('Tokens a second')}>{job.tokens_per_second === null ? '–' : job.tokens_per_second.toFixed(1)}</Line>
+        <Line label={job.posted ? trans.__('Cost') : trans.__('Cost so far, about')}>
+          <Amount wei={job.cost_wei} exact={job.posted} label={trans.__('Usage of this job:')} onOpen={() => setUsage(true)} />
+        </Line>
+        <Line label={trans.__('Owner')}>{job.owner}</Line>
+        <Line label={trans.__('Hosts')}>{job.hosts.join(', ') || '–'}</Line>
+        <Line label={trans.__('Started')}>{new Date(job.started_at * 1000).toLocaleString()}</Line>
+        <Line label={trans.__('Took')}>{seconds < 60 ? trans.__('%1 s', seconds.toFixed(1)) : age(seconds * 1000, trans)}</Line>
+      </dl>
+      <div className="rios-buttons">
+        {live ? (
+          <button className="rios-button" disabled={status !== 'live'} onClick={() => void run(() => model.api.cancel(job.id))}>
+            {trans.__('Cancel the job')}
+          </button>
+        ) : null}
+        <button
+          className="rios-button"
+          disabled={status !== 'live'}
+          onClick={() => void run(async () => props.onOpen((await model.api.retry(job.id)).id))}
+        >
+          {job.state === 'failed' || job.state === 'cancelled' ? trans.__('Retry') : trans.__('Run again')}
+        </button>
+        {openNotebook !== null && network?.notebook ? (
+          <button className="rios-button" onClick={() => openNotebook(network.notebook)}>
+            {trans.__('Open the notebook')}
+          </button>
+        ) : null}
+      </div>
+      <Log job={job} />
+      {usage ? (
+        <UsageDialog
+          title={trans.__('Usage of %1', job.name)}
+          filters={{ request_id: job.id }}
+          onClose={() => setUsage(false)}
+        />
+      ) : null}
+    </section>
+  );
+}
+
+/** Prompt and answer, again with each step that the job takes. */
+function Log(props: { job: Job }): React.ReactElement {
+  const { model, trans } = useEnv();
+  const { job } = props;
+  return (
+    <Asked ask={() => model.api.job(job.id)} again={`${job.id} ${job.tokens} ${job.state}`}>
+      {found => (
+        <div className="rios-log" tabIndex={0} role="log" aria-label={trans.__('Prompt and answer')}>
+          <span className="rios-prompt">{found.prompt}</span>
+          <span>{found.answer}</span>
+        </div>
+      )}
+    </Asked>
+  );
+}

@@ -1,0 +1,160 @@
+/** What a panel may say, checked before anything shows it. Unknown fields are dropped. */
+import { z } from 'zod';
+import { isWei } from './money';
+
+const wei = z.string().refine(isWei, 'not an amount of wei');
+const seconds = z.number().nonnegative();
+
+export const Problem = z.object({ type: z.string(), detail: z.string() });
+export type Problem = z.infer<typeof Problem>;
+
+export const Network = z.object({
+  id: z.string().regex(/^[0-9a-f]{16}$/),
+  kind: z.enum(['local', 'remote']),
+  address: z.string(),
+  kernel: z.string().nullable(),
+  started_at: seconds,
+  notebook: z.string().default('')
+});
+export type Network = z.infer<typeof Network>;
+
+export const Job = z.object({
+  id: z.string(),
+  kind: z.string(),
+  name: z.string(),
+  model: z.string(),
+  owner: z.string(),
+  state: z.enum(['queued', 'running', 'paused', 'done', 'failed', 'cancelled']),
+  tokens: z.number().int().nonnegative(),
+  tokens_max: z.number().int().nonnegative(),
+  prompt_tokens: z.number().int().nonnegative(),
+  tokens_per_second: z.number().nullable(),
+  started_at: seconds,
+  ended_at: seconds.nullable(),
+  cost_wei: wei,
+  posted: z.boolean(),
+  hosts: z.array(z.string()),
+  error: z.string()
+});
+export type Job = z.infer<typeof Job>;
+
+const Who = z.object({ address: z.string(), kind: z.string(), account: z.string() });
+const Wallet = z.object({
+  address: z.string().nullable(),
+  deposited_wei: wei,
+  trial_wei: wei,
+  held_wei: wei,
+  withdrawing_wei: wei,
+  overdrawn_wei: wei,
+  available_wei: wei
+});
+const Budget = z.object({
+  period: z.enum(['day', 'week', 'month', 'total']),
+  limit_wei: wei,
+  spent_wei: wei,
+  held_wei: wei,
+  hard: z.boolean()
+});
+export type Budget = z.infer<typeof Budget>;
+const Day = z.object({ day: z.string(), wei });
+export type Day = z.infer<typeof Day>;
+const Spend = z.object({ today_wei: wei, month_wei: wei, days: z.array(Day), budgets: z.array(Budget) });
+const Earnings = z.object({
+  owner: z.string(),
+  earned_wei: wei,
+  pending_wei: wei,
+  claimable_wei: wei,
+  claimed_wei: wei
+});
+const Worker = z.object({
+  name: z.string(),
+  state: z.string(),
+  device: z.string(),
+  experts: z.number(),
+  memory_bytes: z.number(),
+  reserved_bytes: z.number(),
+  gpu: z.object({ percent: z.number(), used_bytes: z.number(), total_bytes: z.number() }).nullable()
+});
+export type Worker = z.infer<typeof Worker>;
+
+/** A section: its data, or why there are none now. */
+function section<T extends z.ZodType>(data: T) {
+  return z.object({ at: seconds, data: data.nullable(), error: Problem.nullable() });
+}
+
+export const Sections = z.object({
+  network: section(Who),
+  wallet: section(Wallet),
+  spend: section(Spend),
+  earnings: section(Earnings),
+  workers: section(z.object({ workers: z.array(Worker) })),
+  models: section(z.object({ models: z.array(z.object({ name: z.string() })) }))
+});
+export type Sections = z.infer<typeof Sections>;
+export type SectionName = keyof Sections;
+
+export const State = z.object({ last: z.string(), sections: Sections, jobs: z.array(Job) });
+export type State = z.infer<typeof State>;
+
+export const Event = z.object({ id: z.string(), name: z.string(), data: z.unknown() });
+export const JobsEvent = z.object({ jobs: z.array(Job) });
+export const SectionEvent = z.object({ name: z.string(), section: z.unknown() });
+
+export const Chain = z.object({ at: seconds, on_chain_wei: wei });
+export const Usage = z.object({
+  rows: z.array(
+    z.object({
+      usage_id: z.string(),
+      at: seconds,
+      model: z.string(),
+      worker: z.string(),
+      resource: z.string(),
+      quantity: z.string(),
+      unit: z.string(),
+      price: z.string(),
+      amount_wei: wei,
+      epoch: z.number().nullable()
+    })
+  ),
+  count: z.number(),
+  total_wei: wei
+});
+export type Usage = z.infer<typeof Usage>;
+export const Proof = z.object({
+  usage_id: z.string(),
+  verified: z.boolean(),
+  links: z.array(z.object({ name: z.string(), state: z.string(), reason: z.string() }))
+});
+export type Proof = z.infer<typeof Proof>;
+export const Placement = z.object({
+  model: z.string(),
+  explain: z.string(),
+  hosts: z.array(
+    z.object({
+      name: z.string(),
+      state: z.string(),
+      role: z.string(),
+      experts: z.number(),
+      bytes: z.number(),
+      load: z.number()
+    })
+  )
+});
+export type Placement = z.infer<typeof Placement>;
+export const JobDetail = z.object({
+  job: Job,
+  prompt: z.string(),
+  answer: z.string(),
+  params: z.record(z.string(), z.unknown())
+});
+export type JobDetail = z.infer<typeof JobDetail>;
+export const Plan = z.object({
+  plan: z.string(),
+  action: z.string(),
+  changes: z.array(z.object({ what: z.string(), before_wei: wei.nullable(), after_wei: wei.nullable() })),
+  notes: z.array(z.string())
+});
+export type Plan = z.infer<typeof Plan>;
+export const Done = z.object({ plan: z.string(), said: z.string(), wei: wei.optional() });
+export type Done = z.infer<typeof Done>;
+export const JobId = z.object({ id: z.string() });

@@ -1,0 +1,57 @@
+/** The sidebar: the network above, then wallet, jobs and hosts as sections that fold. */
+import { LabIcon, ReactWidget, SidePanel } from '@jupyterlab/ui-components';
+import * as React from 'react';
+import type { Env } from './env';
+import { PanelName, PanelView } from './panels';
+
+export const icon = new LabIcon({
+  name: 'rios:icon',
+  svgstr:
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="16"><g class="jp-icon3" fill="#616161">' +
+    '<circle cx="12" cy="5" r="3"/><circle cx="5" cy="18" r="3"/><circle cx="19" cy="18" r="3"/>' +
+    '<path d="M11 7 5.5 16M13 7l5.5 9M8 18h8" stroke="#616161" class="jp-icon-selectable" stroke-width="1.6" fill="none"/></g></svg>'
+});
+
+class View extends ReactWidget {
+  constructor(
+    private readonly env: Env,
+    private readonly panel: PanelName,
+    title: string
+  ) {
+    super();
+    this.id = `rios-${panel}`;
+    this.title.label = title;
+    this.title.caption = title;
+    this.addClass('rios-view');
+    this.addClass(`rios-view-${panel}`);
+  }
+
+  protected render(): React.ReactElement {
+    return React.createElement(PanelView, { env: this.env, name: this.panel });
+  }
+}
+
+export class Sidebar extends SidePanel {
+  private readonly places: Record<string, number> = { wallet: 0, jobs: 1, hosts: 2 };
+
+  constructor(env: Env) {
+    super();
+    this.header.addWidget(new View(env, 'network', ''));
+    this.id = 'rios-sidebar';
+    this.title.icon = icon;
+    this.title.caption = env.trans.__('rios: wallet and jobs');
+    this.addClass('rios-sidebar');
+    this.addWidget(new View(env, 'wallet', env.trans.__('Wallet')));
+    this.addWidget(new View(env, 'jobs', env.trans.__('Jobs')));
+    this.addWidget(new View(env, 'hosts', env.trans.__('Workers and models')));
+  }
+
+  /** Unfold a section and give it the keyboard. */
+  reveal(name: 'wallet' | 'jobs' | 'hosts'): void {
+    const place = this.places[name] ?? 0;
+    const content = this.content as unknown as { expand(index: number): void; widgets: ReadonlyArray<View> };
+    content.expand(place);
+    const first = content.widgets[place]?.node.querySelector<HTMLElement>('input, button, [tabindex="0"]');
+    first?.focus();
+  }
+}
