@@ -1,0 +1,446 @@
+"""Containers by an engine that speaks Docker's API: podman, with runc, gVisor or Kata as what starts them.
+
+The engine makes the container; rios makes what is around it: the network namespace with its relay, the control group
+that limits and meters it, and the files in memory. So these are the same in every runtime, and outlive the container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests.exceptions
+from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import NotFound as DockerNotFound
+from pydantic import SecretBytes
+
+from rios.deploy.runtimes import arguments, cgroup, seccomp
+from rios.deploy.runtimes.beside import start_beside
+from rios.deploy.runtimes.cgroup import Cgroup
+from rios.deploy.runtimes.containers import container_request, state_of
+from rios.deploy.runtimes.durable import read_json, write_json
+from rios.deploy.runtimes.engine_exec import run_inside
+from rios.deploy.runtimes.engine_logs import follow_lines, read_lines, seconds
+from rios.deploy.runtimes.engine_service import EngineService, Kind
+from rios.deploy.runtimes.memory_files import MemoryFiles
+from rios.deploy.runtimes.protocol import (
+    Base,
+    Capabilities,
+    Executed,
+    HostBase,
+    ImageBase,
+    Launch,
+    LogLine,
+    Metrics,
+    Status,
+)
+from rios.deploy.runtimes.records import Record, Records
+from rios.deploy.runtimes.relay import Counters
+from rios.deploy.runtimes.rootfs import check, digest_of, is_image
+from rios.deploy.runtimes.watching import Policy, until_exited
+from rios.deploy.spec import RuntimeName
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
+
+_ENDED_WITHIN_S = 15.0
+_CHUNK_BYTES = 1 << 20
+_PROCESSES_MAX = 1 << 15
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """The engine's errors as rios' own."""
+    try:
+        yield
+    except APIError as error:
+        raise SandboxFailed(f"{what}: {error.explanation or error}") from error
+    except (DockerException, requests.exceptions.RequestException) as error:
+        raise SandboxFailed(f"{what}: the engine does not answer: {error}") from error
+
+
+class EngineRuntime:
+    """Containers of one kind. It meets `protocol.Runtime`."""
+
+    def __init__(self, kind: Kind, directory: Path, *, policy: Policy | None = None) -> None:
+        """directory: where records of instances are, and the storage of the engine, which all kinds share."""
+        self.name: RuntimeName = kind.name
+        self._kind = kind
+        self._directory = directory.resolve()
+        self._policy = policy or Policy()
+        self._records = Records(self._directory / kind.name)
+        self._service = EngineService(kind, self._directory / "engine")
+
+    # What works here.
+
+    @functools.cached_property
+    def _layout(self) -> int:
+        return cgroup.version()
+
+    @functools.cached_property
+    def _why_not(self) -> str:
+        if why_not := self._kind.why_not():
+            return why_not
+        if not self._layout:
+            return "no control group can be made here, and containers are not run without limits: mount the controllers"
+        try:
+            self._service.client()
+        except SandboxFailed as error:
+            return str(error)
+        return ""
+
+    @functools.cached_property
+    def _profile(self) -> Path | None:
+        """The file with the system call filter, where it can be made."""
+        if not seccomp.available():
+            return None
+        path = self._directory / "seccomp.json"
+        seccomp.write_profile(path)
+        return path
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            name=self.name,
+            isolation=self._kind.isolation,
+            why_not=self._why_not,
+            images=True,
+            cpu="cgroup",
+            memory="cgroup",
+            pids="cgroup",
+            port=True,
+            egress=True,
+            pause=True,
+            metered=True,
+            volume_quota="enforced",
+            seccomp=True,
+        )
+
+    def _client(self) -> docker.APIClient:
+        if self._why_not:
+            raise UnsupportedRuntime(self._why_not)
+        return self._service.client()
+
+    # Images.
+
+    def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
+        client = self._client()
+        with contextlib.suppress(ImageNotFound), _translated(f"the image {reference}"):
+            return ImageBase(str(client.inspect_image(reference)["Id"]))
+        try:
+            with self._service.patient(timeout_s) as patient, _translated(f"the image {reference}"):
+                patient.pull(reference)
+                return ImageBase(str(client.inspect_image(reference)["Id"]))
+        except (ImageNotFound, SandboxFailed) as error:
+            raise NotFound(f"the image {reference} is not on this host and cannot be pulled: {error}") from error
+
+    def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
+        client = self._client()
+        image = is_image(archive)
+        if not image:
+            check(archive)
+        tag = f"localhost/rios/{'image' if image else 'rootfs'}:{digest_of(archive).removeprefix('sha256:')}"
+        with contextlib.suppress(ImageNotFound):
+            return ImageBase(str(client.inspect_image(tag)["Id"]))
+        with (
+            self._service.patient(timeout_s) as patient,
+            _translated(f"the archive {archive}"),
+            archive.open("rb") as file,
+        ):
+            if image:
+                name = str(list(patient.load_image(file))[-1]["stream"]).strip().rpartition("Loaded image: ")[2]
+            else:
+                # A generator, for the library announces chunks, and a file would be sent without them.
+                said = patient.import_image_from_stream(iter(lambda: file.read(_CHUNK_BYTES), b""))
+                name = str(json.loads(said.splitlines()[-1])["id"])
+            client.tag(name, *tag.rsplit(":", 1))
+            return ImageBase(str(client.inspect_image(tag)["Id"]))
+
+    # Starting.
+
+    def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
+        self._client()
+        if not isinstance(launch.base, ImageBase):
+            raise UnsupportedRuntime(
+                f"{self.name} runs images and archives, and the instance {launch.instance} has neither: "
+                + ("give an image, or ask for bubblewrap" if isinstance(launch.base, HostBase) else "prepare it anew")
+            )
+        record = self._records.of(launch.instance)
+        with record.turn():
+            record.make(launch)
+            if not (record.directory / "started.json").exists():
+                try:
+                    with self._service.patient(timeout_s) as client:
+                        self._start(client, record, launch, launch.base.digest, timeout_s)
+                except BaseException:
+                    self._take_away(record)
+                    raise
+        return self.status(launch.instance)
+
+    def _start(self, client: docker.APIClient, record: Record, launch: Launch, image: str, timeout_s: float) -> None:
+        self._remove_container(record)  # of an attempt that was cut off
+        self._end_relay(record)
+        memory = MemoryFiles(launch.instance)
+        memory.make({k: v.get_secret_value() for k, v in launch.secrets.items()}, launch.files, owner=launch.user)
+        for mount in launch.mounts:
+            if not mount.read_only:
+                os.chown(mount.source, launch.user, launch.user)
+        arguments.write_etc(record.directory, launch)
+        limits, kind = launch.limits, self._kind
+        pids, memory_bytes = limits.pids + kind.own_pids, limits.memory_bytes + kind.own_bytes
+        # Beside the container, its monitor is in the group.
+        group = Cgroup(launch.instance, layout=self._layout)
+        group.make(cpu=limits.cpu, memory_bytes=memory_bytes + (16 << 20), pids=pids + 64)
+        network = "none"
+        if launch.port is not None or launch.egress:
+            task = {"relay": self._policy.relay(launch.port, launch.egress), "join": None}
+            made = start_beside("rios.deploy.runtimes.relay_process", record, task, timeout_s=timeout_s)
+            network = f"ns:/proc/{made['inside']}/ns/net"
+        request = container_request(
+            launch,
+            image=image,
+            network=network,
+            parent=group.name,
+            pids=pids,
+            memory_bytes=memory_bytes,
+            etc=record.directory / "etc",
+            memory=memory,
+            profile=self._profile,
+            nproc=_processes_of_a_user(),
+        )
+        with _translated(f"the instance {launch.instance} could not be started"):
+            created = client.create_container_from_config(request, name=_name(record))
+            client.start(created["Id"])
+            details = client.inspect_container(created["Id"])
+        write_json(
+            record.directory / "started.json",
+            {"at": time.time(), "container": details["Id"], "log": details.get("LogPath") or ""},
+        )
+
+    def adopt(self) -> list[Status]:
+        for record in self._records.all():
+            with contextlib.suppress(NotFound), record.turn():
+                self._mend(record)
+        return self.instances()
+
+    def _mend(self, record: Record) -> None:
+        """Give a running container whose relay died a new one."""
+        asked = record.asked
+        if record.alive or (asked["port"] is None and not asked["egress"]):
+            return
+        details = self._details(record)
+        if details is None or state_of(details) != "running":
+            return
+        before = read_json(record.directory / "relay.json") or {"port": None}
+        relay = self._policy.relay(asked["port"], asked["egress"], before["port"])
+        start_beside(
+            "rios.deploy.runtimes.relay_process",
+            record,
+            {"relay": relay, "join": details["State"]["Pid"]},
+            timeout_s=_ENDED_WITHIN_S,
+        )
+
+    # What is true.
+
+    def _details(self, record: Record) -> dict[str, Any] | None:
+        """What the engine says of the container, or None where it has none."""
+        client = self._client()
+        try:
+            with _translated(f"the instance {record.instance}"):
+                return dict(client.inspect_container(_name(record)))
+        except SandboxFailed as error:
+            if isinstance(error.__cause__, DockerNotFound):
+                return None
+            raise
+
+    def instances(self, labels: Mapping[str, str] | None = None) -> list[Status]:
+        found = []
+        for record in self._records.all(labels):
+            with contextlib.suppress(NotFound):  # removed meanwhile
+                found.append(self._status(record))
+        return found
+
+    def status(self, instance: str) -> Status:
+        record = self._records.of(instance)
+        if not record.directory.is_dir():
+            raise NotFound(f"there is no instance {instance} on this host")
+        return self._status(record)
+
+    def _status(self, record: Record) -> Status:
+        asked = (record.read() or {"asked": {"labels": {}}})["asked"]
+        started = read_json(record.directory / "started.json")
+        ended = read_json(record.directory / "exit.json") or self._ended(record, started)
+        group = Cgroup(record.instance, layout=self._layout)
+        if started is None:
+            return Status(instance=record.instance, state="created", labels=asked["labels"])
+        relay = read_json(record.directory / "relay.json")
+        endpoint = ("127.0.0.1", int(relay["port"])) if relay and relay["port"] else None
+        return Status(
+            instance=record.instance,
+            state="exited" if ended else "paused" if group.frozen else "running",
+            labels=asked["labels"],
+            exit_code=ended["code"] if ended else None,
+            out_of_memory=bool(ended and ended["out_of_memory"])
+            or (group.exists and group.counted().out_of_memory > 0),
+            started_at=started["at"],
+            finished_at=ended["at"] if ended else None,
+            endpoint=None if ended else endpoint,
+        )
+
+    def _ended(self, record: Record, started: dict[str, Any] | None) -> dict[str, Any] | None:
+        """How the container ended, kept once it is known; None while it runs."""
+        if started is None:
+            return None
+        details = self._details(record)
+        if details is not None and state_of(details) != "exited":
+            return None
+        ended: dict[str, Any] = {"code": None, "at": None, "out_of_memory": False}
+        if details is not None:
+            state = details["State"]
+            ended = {
+                "code": int(state["ExitCode"]),
+                "at": seconds(state["FinishedAt"]) or time.time(),
+                "out_of_memory": bool(state.get("OOMKilled")),
+            }
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            write_json(record.directory / "exit.json", ended)
+        return ended
+
+    def wait(self, instance: str, *, timeout_s: float) -> Status:
+        return until_exited(self, instance, timeout_s)
+
+    def metrics(self, instance: str) -> Metrics:
+        record = self._records.of(instance)
+        counted = Cgroup(record.asked["instance"], layout=self._layout).counted()
+        sent, received = Counters.read(record.directory / "bytes")
+        return Metrics(
+            at=time.time(),
+            cpu_seconds=counted.cpu_seconds,
+            memory_bytes=counted.memory_bytes,
+            memory_peak_bytes=counted.memory_peak_bytes,
+            pids=counted.pids,
+            egress_bytes=sent,
+            ingress_bytes=received,
+        )
+
+    def logs(self, instance: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
+        record = self._records.of(instance)
+        record.asked  # noqa: B018 -- raises NotFound now, and not at the first line
+        started = read_json(record.directory / "started.json")
+        path = Path(started["log"] if started and started["log"] else record.directory / "log")
+        if not follow:
+            return read_lines(path, since)
+        return follow_lines(path, since, lambda: self.status(instance).state == "exited")
+
+    # What is done to it.
+
+    def stop(self, instance: str, *, grace_s: float = 10.0) -> Status:
+        if self.status(instance).state == "paused":
+            self.resume(instance)
+        record = self._records.of(instance)
+        client = self._client()
+        if self.status(instance).state == "running":
+            with contextlib.suppress(SandboxFailed), _translated(instance):  # it ended meanwhile
+                client.kill(_name(record), signal.SIGTERM)
+            with contextlib.suppress(DeadlineExceeded):
+                return until_exited(self, instance, grace_s)
+        return self.kill(instance)
+
+    def kill(self, instance: str) -> Status:
+        status = self.status(instance)
+        if status.state not in ("running", "paused"):
+            return status
+        if status.state == "paused":
+            self.resume(instance)
+        record = self._records.of(instance)
+        with contextlib.suppress(SandboxFailed), _translated(instance):  # it ended meanwhile
+            self._client().kill(_name(record), signal.SIGKILL)
+        return until_exited(self, instance, _ENDED_WITHIN_S)
+
+    def remove(self, instance: str) -> None:
+        record = self._records.of(instance)
+        if not record.directory.is_dir():
+            return
+        with record.turn():
+            self._take_away(record)
+
+    def _take_away(self, record: Record) -> None:
+        group = Cgroup(record.instance, layout=self._layout)
+        if group.frozen:
+            group.freeze(False)
+        self._remove_container(record)
+        self._end_relay(record)
+        group.remove()
+        MemoryFiles(record.instance).remove()
+        record.remove()
+
+    def _remove_container(self, record: Record) -> None:
+        try:
+            with _translated(f"the container of {record.instance} cannot be removed"):
+                self._client().remove_container(_name(record), force=True, v=True)
+        except SandboxFailed as error:
+            if not isinstance(error.__cause__, DockerNotFound):
+                raise
+
+    def _end_relay(self, record: Record) -> None:
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while record.alive:
+            if relay := read_json(record.directory / "relay.json"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(relay["watcher"]), signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise SandboxFailed(f"the relay of {record.instance} did not end within {_ENDED_WITHIN_S:g} s")
+            time.sleep(0.01)
+
+    def pause(self, instance: str) -> Status:
+        self._freeze(instance, frozen=True)
+        return self.status(instance)
+
+    def resume(self, instance: str) -> Status:
+        self._freeze(instance, frozen=False)
+        return self.status(instance)
+
+    def _freeze(self, instance: str, *, frozen: bool) -> None:
+        status = self.status(instance)
+        if status.state not in ("running", "paused"):
+            raise InvalidRequest(f"the instance {instance} is {status.state}: what runs can be paused and resumed")
+        Cgroup(instance, layout=self._layout).freeze(frozen)
+
+    def exec(
+        self, instance: str, command: tuple[str, ...], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
+    ) -> Executed:
+        status = self.status(instance)
+        if status.state != "running":
+            raise InvalidRequest(f"the instance {instance} is {status.state}: commands run in what runs")
+        record = self._records.of(instance)
+        with _translated(f"{command[0]} in {instance}"):
+            return run_inside(
+                self._client(), _name(record), command, user=record.asked["user"], env=env or {}, timeout_s=timeout_s
+            )
+
+    def put_secrets(self, instance: str, secrets: Mapping[str, SecretBytes]) -> None:
+        owner = self._records.of(instance).asked["user"]
+        values = {name: value.get_secret_value() for name, value in secrets.items()}
+        MemoryFiles(instance).replace(values, owner=owner)
+
+    def close(self) -> None:
+        self._service.close()
+
+
+def _processes_of_a_user() -> int:
+    """What a user may have on the whole host, all containers together: far above the bound of one of them.
+
+    podman lowers its own limit at its start, and cannot give containers more than it has itself.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    return _PROCESSES_MAX if hard == resource.RLIM_INFINITY else min(hard // 4, _PROCESSES_MAX)
+
+
+def _name(record: Record) -> str:
+    return f"rios-{record.instance}"

@@ -1,0 +1,162 @@
+"""Container engines on this host: which programs they start containers with, and the service that is asked.
+
+Podman has no daemon: its service is started when it is needed, one for each kind of runtime, and ends when nobody has
+asked for some minutes. Images and containers lie in storage of rios' own, apart from the host's other containers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import requests.exceptions
+from docker.errors import DockerException
+
+from rios.deploy.runtimes.protocol import Isolation
+from rios.deploy.spec import RuntimeName
+from rios.words.errors import SandboxFailed
+
+_UP_WITHIN_S = 30.0
+_IDLE_S = 300
+_CALL_TIMEOUT_S = 60.0
+API_VERSION = "1.41"
+SEARCHED = os.pathsep.join(
+    (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/local/bin", "/opt/kata/bin")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A program that starts containers, and what it needs for itself beside what an application gets."""
+
+    name: RuntimeName
+    isolation: Isolation
+    program: str
+    package: str
+    flags: tuple[str, ...] = ()
+    own_pids: int = 8
+    own_bytes: int = 0
+    needs_kvm: bool = False
+
+    def found(self) -> str | None:
+        return shutil.which(self.program, path=SEARCHED)
+
+    def why_not(self) -> str:
+        """What is missing for it on this host; empty where nothing is."""
+        if shutil.which("podman", path=SEARCHED) is None:
+            return "podman is not installed: install the package podman"
+        if os.getuid() != 0:
+            return "containers are started as root here, and this process is not: run the host agent as root"
+        if self.found() is None:
+            return f"{self.program} is not installed: install {self.package}"
+        if self.needs_kvm and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return f"{self.program} needs virtual machines, and /dev/kvm cannot be opened: run on a host that has KVM"
+        return ""
+
+    def command(self, program: str, storage: Path, address: str) -> list[str]:
+        """How podman's service is started for it."""
+        flags = [word for flag in self.flags for word in ("--runtime-flag", flag)]
+        return [
+            "podman",
+            *("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--cgroup-manager", "cgroupfs"),
+            *("--runtime", program, *flags),
+            *("system", "service", "--time", str(_IDLE_S), address),
+        ]
+
+
+RUNC = Kind("runc", Isolation.CONTAINER, "runc", "the package runc")
+# The sentry's sockets are those of the container's network namespace (network=host), which holds a loopback device and
+# nothing else: its own network stack would leave the relay outside. Its threads and its memory are counted with the
+# application's: 200 threads were too few (runsc 20221219).
+GVISOR = Kind("gvisor", Isolation.KERNEL, "runsc", "the package runsc", ("network=host",), 320, 64 << 20)
+KATA = Kind(
+    "kata", Isolation.MACHINE, "kata-runtime", "Kata Containers", own_pids=256, own_bytes=256 << 20, needs_kvm=True
+)
+KINDS = {kind.name: kind for kind in (RUNC, GVISOR, KATA)}
+
+
+class EngineService:
+    """The engine's service of one kind, started when it does not answer."""
+
+    def __init__(self, kind: Kind, directory: Path) -> None:
+        self._kind, self._directory = kind, directory
+        self._socket = directory / f"{kind.name}.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: docker.APIClient | None = None
+        self._lock = threading.Lock()
+
+    def client(self) -> docker.APIClient:
+        """A client of the running service. SandboxFailed where it cannot be started."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._made(_CALL_TIMEOUT_S)
+            if not self._answers():
+                self._start()
+            return self._client
+
+    @contextlib.contextmanager
+    def patient(self, timeout_s: float) -> Iterator[docker.APIClient]:
+        """A client whose calls may take longer."""
+        self.client()
+        with contextlib.closing(self._made(timeout_s)) as client:
+            yield client
+
+    def _made(self, timeout_s: float) -> docker.APIClient:
+        return docker.APIClient(base_url=f"unix://{self._socket}", version=API_VERSION, timeout=max(1, int(timeout_s)))
+
+    def _answers(self) -> bool:
+        assert self._client is not None
+        try:
+            return self._socket.exists() and bool(self._client.ping())
+        except (DockerException, requests.exceptions.RequestException):
+            return False
+
+    def _start(self) -> None:
+        program = self._kind.found()
+        if program is None:
+            raise SandboxFailed(self._kind.why_not())
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._socket.unlink(missing_ok=True)
+        self._reap()
+        address = f"unix://{self._socket}"
+        with (self._directory / f"{self._kind.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._kind.command(program, self._directory, address),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={"PATH": SEARCHED, "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": str(self._directory)},
+            )
+        deadline = time.monotonic() + _UP_WITHIN_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SandboxFailed(f"podman's service does not answer: {self._last_words()}")
+            time.sleep(0.02)
+
+    def _last_words(self) -> str:
+        lines = (self._directory / f"{self._kind.name}.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+            self._process = None
+
+    def close(self) -> None:
+        """End the service where this object started it; containers go on."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+            self._reap()
