@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from rios.storage import deployment_models, gateway_models, migrate, sign_in_models
+from rios.storage import deployment_models, gateway_models, migrate, report_models, sign_in_models
 from rios.storage.engine import Database
 from rios.storage.models import AccountRow, Base, EpochRow, HoldRow, TransferRow, UsageRow
 from rios.words.errors import LedgerUnavailable
@@ -66,6 +66,7 @@ def test_the_tables_are_those_of_the_models(database: Database) -> None:
     assert sign_in_models.CookieRow.__tablename__ in Base.metadata.tables
     assert gateway_models.OnceRow.__tablename__ in Base.metadata.tables
     assert deployment_models.AppRow.__tablename__ in Base.metadata.tables
+    assert report_models.ReportRunRow.__tablename__ in Base.metadata.tables
     with database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
