@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments.health import Exec, probes_of
-from rios.services.deployments.hosts import Host, Order
+from rios.services.deployments.hosts import APP, Host, Order
 from rios.services.deployments.store import AppStore, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
@@ -259,6 +259,9 @@ class Acting:
 
     def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
         for host in hosts.values():
+            for status in host.instances():
+                if status.labels.get(APP) == app.id:  # its replicas have ended; this is being cleared away, or was not
+                    host.clear(status.instance)
             host.forget(app.organisation_id, app.id, specification)
         at = self._store.ledger.now()
 

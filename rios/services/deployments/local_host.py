@@ -35,6 +35,7 @@ from rios.deploy.runtimes.protocol import (
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.spec import App
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
+from rios.services.deployments.reaper import end_reaper, start_reaper
 from rios.words.errors import InvalidRequest, NotFound, RiosError
 
 log = logging.getLogger(__name__)
@@ -370,6 +371,12 @@ def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
         made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
         made.chmod(0o711)  # sandboxes have users of their own
         host = LocalHost("localhost", made, [BubblewrapRuntime(made)], network_id=network_id)
-        return LocalHosts(host, end=lambda: shutil.rmtree(made, ignore_errors=True))
+        reaper = start_reaper(made)
+
+        def end() -> None:
+            end_reaper(reaper)
+            shutil.rmtree(made, ignore_errors=True)
+
+        return LocalHosts(host, end=end)
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     return LocalHosts(LocalHost("localhost", directory, [BubblewrapRuntime(directory)], network_id=network_id))

@@ -24,6 +24,7 @@ ANSWER_S = 300.0
 _CONNECT_S = 2.0
 _LOOK_S = 0.02
 _TRIES = 4
+_SAME_S = 1.0
 BUFFER_BYTES = 1 << 20
 """A body of so many bytes is kept at hand, to be sent again."""
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -63,6 +64,8 @@ class Proxy:
         tried: set[str] = set()
         why = "no replica is ready"
         deadline = asyncio.get_running_loop().time() + HELD_S
+        # One that a replica ended by may be what it ended by: it is not shown to all of them.
+        sent_before = False
         for _ in range(_TRIES):
             endpoint = await self._taken(route, tried, deadline)
             if endpoint is None:
@@ -79,8 +82,9 @@ class Proxy:
                 sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
                 if answer.begun:
                     raise ConnectionError(why) from error
-                if body.spent or (sent and scope["method"] not in _IDEMPOTENT):
+                if body.spent or (sent and (scope["method"] not in _IDEMPOTENT or sent_before)):
                     break
+                sent_before = sent_before or sent
             except asyncio.CancelledError:
                 good = True  # the client went away, which says nothing of the replica
                 raise
@@ -93,16 +97,16 @@ class Proxy:
         found = self._routes.take(route, avoid=tried)
         if found is not None:
             return found
-        if tried and (found := self._routes.take(route)) is not None:
-            return found  # all were tried: the one that is there may be back
-        asked = route
+        asked, begun = route, asyncio.get_running_loop().time()
         self._routes.count(asked, waiting=1)
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, self._routes.wake, route)
             while loop.time() < deadline and route.may_come:
                 await asyncio.sleep(_LOOK_S)
-                if (found := self._routes.take(route)) is not None:
+                # All that there are were tried: one of them may be back after a while, if no other comes.
+                avoid = tried if loop.time() < begun + _SAME_S else ()
+                if (found := self._routes.take(route, avoid=avoid)) is not None:
                     return found
                 route = self._routes.of(route.app.id) or route
         finally:
