@@ -18,18 +18,17 @@ const plugin: JupyterFrontEndPlugin<void> = {
   description: 'Wallet and jobs of a rios network in the sidebar.',
   autoStart: true,
   optional: [ICommandPalette, ILayoutRestorer, IStateDB, ISettingRegistry, ITranslator],
-  activate: async (
+  activate: (
     app: JupyterFrontEnd,
     palette: ICommandPalette | null,
     restorer: ILayoutRestorer | null,
     state: IStateDB | null,
     registry: ISettingRegistry | null,
     translator: ITranslator | null
-  ): Promise<void> => {
+  ): void => {
     const trans = (translator ?? nullTranslator).load('rios');
-    const kept = (await state?.fetch(PLUGIN)) as Partial<Prefs> | undefined;
-    const prefs: Prefs = { ...DEFAULT_PREFS, ...kept };
-    const model = new PanelModel(new JupyterTransport(app.serviceManager.serverSettings), prefs.network);
+    const prefs: Prefs = { ...DEFAULT_PREFS };
+    const model = new PanelModel(new JupyterTransport(app.serviceManager.serverSettings));
     const keep = (change: Partial<Prefs>) => {
       Object.assign(prefs, change);
       void state?.save(PLUGIN, { ...prefs });
@@ -47,15 +46,20 @@ const plugin: JupyterFrontEndPlugin<void> = {
         palette.addItem({ command, category: 'rios' });
       }
     }
+    // Lab restores its state after all plugins are active, so none may wait for it.
+    const begun = (kept: unknown) => {
+      Object.assign(prefs, kept);
+      model.start(prefs.network);
+    };
+    void (state === null ? Promise.resolve(undefined) : state.fetch(PLUGIN)).then(begun, () => begun(undefined));
     let notify: Notify = 'all';
-    if (registry !== null) {
-      const settings = await registry.load(PLUGIN);
+    void registry?.load(PLUGIN).then(settings => {
       const read = () => {
         notify = settings.get('notify').composite as Notify;
       };
       settings.changed.connect(read);
       read();
-    }
+    });
     model.onEnded(job => {
       if (notify === 'all' && job.state === 'done') {
         Notification.success(trans.__('%1 is done: %2 tokens.', job.name, job.tokens));

@@ -41,24 +41,24 @@ export class PanelModel implements Listener {
 
   private readonly listeners = new Set<() => void>();
   private readonly ended = new Set<Ended>();
-  private readonly following: Following;
+  private following: Following | null = null;
   private last: string | null = null;
   private jobs = new Map<string, shapes.Job>();
-  private wanted: string | null;
+  private wanted: string | null = null;
   private readonly chosen = new Set<(id: string | null) => void>();
   private timer: ReturnType<typeof setTimeout> | undefined;
   private fetches = 0;
   private tries = 0;
   private closed = false;
 
-  /** wanted: the network that was looked at before, where there was one. */
-  constructor(
-    private readonly transport: Transport,
-    wanted: string | null = null
-  ) {
-    this.wanted = wanted;
+  constructor(private readonly transport: Transport) {
     this.allNetworks = new Networks(transport);
-    this.following = transport.follow(this);
+  }
+
+  /** Begin. wanted: the network that was looked at before, where there was one. */
+  start(wanted: string | null): void {
+    this.wanted = wanted;
+    this.following = this.transport.follow(this);
   }
 
   /** The panel of the network that is looked at. Throws PanelError where there is none. */
@@ -111,7 +111,7 @@ export class PanelModel implements Listener {
   close(): void {
     this.closed = true;
     clearTimeout(this.timer);
-    this.following.end();
+    this.following?.end();
     this.listeners.clear();
   }
 
@@ -188,7 +188,7 @@ export class PanelModel implements Listener {
     const found =
       networks.find(one => one.id === this.wanted) ?? networks.find(one => one.id === network?.id) ?? networks.at(-1) ?? null;
     if (found === null) {
-      this.following.network(null, () => null);
+      this.following?.network(null, () => null);
       const nothing = { network: null, sections: {}, jobs: EMPTY, onChainWei: null, heardAt: null };
       this.set({ status: 'none', problem: '', ...nothing });
       return;
@@ -224,7 +224,7 @@ export class PanelModel implements Listener {
       this.last = state.last;
       this.jobs = new Map(state.jobs.map(job => [job.id, job]));
       this.set({ status: 'live', heardAt: Date.now(), problem: '', sections: this.kept(state.sections), jobs: this.jobs });
-      this.following.network(network.id, () => this.last);
+      this.following?.network(network.id, () => this.last);
     } catch (error) {
       if (fetch !== this.fetches) {
         return;

@@ -73,6 +73,7 @@ class Jupyter:
             f"--ServerApp.root_dir={self.work}", f"--ServerApp.base_url={self.base_url}", "--LabApp.news_url=null",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
             f"--LabApp.app_settings_dir={self.folder / 'overrides'}", "--ServerApp.terminals_enabled=False",
+            "--LabApp.expose_app_in_browser=True",
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,101 @@
+"""Chromium, as a user of JupyterLab has it: the page, and what the tests do in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests.campaigns import ROOT
+from tests.lab.jupyter import Jupyter
+from tests.waiting import until
+
+LOAD_MS = 120_000
+ACT_MS = 30_000
+SHOTS = ROOT / ".make" / "shots"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser for as long as the block runs."""
+    path = shutil.which("chromium")
+    assert path is not None, "chromium is not installed: make system"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def open_lab(browser: Any, server: Jupyter, *, path: str = "/lab", token: bool = True, **options: Any) -> Page:
+    """A page with JupyterLab ready in it, in a context of its own: cookies are not shared."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+    page: Page = context.new_page()
+    page.set_default_timeout(ACT_MS)
+    page.goto(f"{server.url}{path}{f'?token={server.token}' if token else ''}", timeout=LOAD_MS)
+    ready(page)
+    return page
+
+
+def ready(page: Page) -> None:
+    """Wait until Lab is there, and the sidebar with it."""
+    page.wait_for_selector("#jp-main-dock-panel", timeout=LOAD_MS)
+    page.wait_for_function("window.jupyterapp?.commands?.hasCommand('rios:wallet')", timeout=LOAD_MS)
+    page.evaluate("window.jupyterapp.restored")
+
+
+def command(page: Page, name: str, **args: Any) -> None:
+    """Execute a command of Lab, without waiting for its end."""
+    page.evaluate("([name, args]) => { window.jupyterapp.commands.execute(name, args); }", [name, args])
+
+
+def notebook(server: Jupyter, name: str, *cells: str) -> str:
+    """A notebook with these cells in the server's folder; its path there."""
+    made = [
+        {"cell_type": "code", "id": f"c{place}", "source": cell, "metadata": {}, "outputs": [], "execution_count": None}
+        for place, cell in enumerate(cells)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    said = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    (server.work / name).write_text(json.dumps(said))
+    return name
+
+
+def run_all(page: Page, path: str) -> None:
+    """Open a notebook and start all of its cells."""
+    page.evaluate(
+        """async path => {
+            const app = window.jupyterapp;
+            const widget = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
+            await widget.context.ready;
+            await widget.context.sessionContext.ready;
+            app.commands.execute('notebook:run-all-cells');
+        }""",
+        path,
+    )
+
+
+def said(server: Jupyter, name: str, deadline_s: float = 120.0) -> dict[str, Any]:
+    """What a notebook wrote into a JSON file beside it."""
+    file = server.work / name
+    until(file.exists, f"{name} written by the notebook", deadline_s=deadline_s, pause_s=0.1)
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def shot(page: Page, name: str) -> Path:
+    """Keep a picture."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    path = SHOTS / f"{name}.png"
+    page.screenshot(path=path)
+    return path
