@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rios.dmoe.link import Peer
+from rios.storage.breaker import Breaker
 from rios.words.config import Settings
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,15 @@ class Membership:
         self._listeners: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self.hosts: dict[str, tuple[Peer, dict[str, Any]]] = {}
-        self.scheduler_alive = True
+        self.breaker = Breaker("scheduler")
         self.refresh()
         self._thread = threading.Thread(target=self._watch, name="rios-membership", daemon=True)
         self._thread.start()
+
+    @property
+    def scheduler_alive(self) -> bool:
+        """Whether the scheduler answered when it was asked last."""
+        return self.breaker.why is None
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever hosts have come, gone or moved."""
@@ -57,7 +63,9 @@ class Membership:
             self._listeners.remove(listener)
 
     def refresh(self) -> bool:
-        """Ask now. True when something changed."""
+        """Ask now, unless it is known that nobody answers. True when something changed."""
+        if not self.breaker.allows():
+            return False
         try:
             answer = self._client.sync(
                 self._client.scheduler.identity,
@@ -70,11 +78,9 @@ class Membership:
             AttributeError,
             ValueError,
         ) as error:  # TimeoutError and CommClosedError are OSError
-            if self.scheduler_alive:
-                log.warning("scheduler out of reach: going on with the hosts known", extra={"reason": repr(error)})
-            self.scheduler_alive = False
+            self.breaker.failed(error)  # it says so; we go on with the hosts known
             return False
-        self.scheduler_alive = True
+        self.breaker.succeeded()
         hosts = peers_of(answer["workers"])
         changed = {name: peer for name, (peer, _) in hosts.items()} != {
             name: peer for name, (peer, _) in self.hosts.items()

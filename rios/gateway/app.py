@@ -17,6 +17,7 @@ from rios.gateway.once import Idempotent
 from rios.gateway.protect import Protect
 from rios.gateway.routes import (
     accounts,
+    apps,
     events,
     health,
     jobs,
@@ -26,6 +27,7 @@ from rios.gateway.routes import (
     openai,
     own,
     pages,
+    proxied,
     sign_in,
     treasury,
 )
@@ -61,8 +63,10 @@ PUBLIC = frozenset(
 
 ROUTERS = tuple(
     module.router
-    for module in (pages, health, events, openai, models, jobs, money, treasury, own, accounts, oauth, sign_in)
-)
+    for module in (
+        pages, health, events, openai, models, apps, proxied, jobs, money, treasury, own, accounts, oauth, sign_in,
+    )
+)  # fmt: skip
 
 
 def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
@@ -85,7 +89,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.settings = settings
     app.state.limits = limits
     app.state.streams = {}
-    app.state.parts = limits.parts()
+    app.state.parts = [*limits.parts(), *gate.network.parts()]
     share(app)
     app.state.oauth = OAuth(gate.accounts)
     app.state.openid = None

@@ -12,6 +12,7 @@ from rios.services.events import Events
 from rios.services.gate import Gate
 from rios.services.outbound import networks
 from rios.services.rotation import Rotation
+from rios.services.watch import Watch
 from rios.services.webhooks import Webhooks
 from rios.storage.redis import Forgetting
 
@@ -44,5 +45,8 @@ def shared_parts(app: FastAPI) -> Iterator[None]:
         rotation = Rotation(gate.accounts.signer)
         ends.callback(rotation.close)
         rotation.start()
+        watch = Watch(gate.network._purse.books)
+        ends.callback(watch.close)
+        watch.start()
         gate.network._purse.alerts.on_alert(events.alert)
         yield

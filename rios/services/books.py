@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from rios.storage.breaker import Breaker
 from rios.words.config import Settings
 from rios.words.errors import LedgerUnavailable, NetworkClosed
 from rios.words.ids import Address
@@ -34,6 +35,8 @@ class Books:
         self._home = home
         self._lock = threading.Lock()
         self._chain: NetworkChain | None = None
+        self.chain_breaker = Breaker("chain")
+        """Of the node, also while it could not be reached yet."""
         self._opened: Future[Ledger] = Future()
         self._closed = False
         # Its libraries take a second to import, which would else be the first request's.
@@ -103,6 +106,7 @@ class Books:
                     confirmations=options.chain_confirmations,
                     final_timeout_s=self.final_timeout_s,
                     challenge_window_s=options.challenge_window_s,
+                    breaker=self.chain_breaker,
                 )
             return self._chain
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rios.billing.keystore import KeySigner
     from rios.billing.ledger.chain import ChainEvent
     from rios.billing.ledger.ledger import Ledger
+    from rios.storage.breaker import Breaker
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,15 @@ class NetworkChain(SettlementView):
         confirmations: int = CONFIRMATIONS,
         final_timeout_s: float = 600.0,
         challenge_window_s: int = 0,
+        breaker: Breaker | None = None,
     ) -> None:
         """Connect, and make the contracts where there are none yet.
 
         home: where the embedded chain and the addresses of its contracts are kept. url: a node instead of the embedded
         chain. contracts: a file with their addresses, where somebody else has made them. confirmations: after how many
         blocks one of a node is taken as final. final_timeout_s: how long that may take. challenge_window_s: how long a
-        root can be challenged, where the contracts are made here.
+        root can be challenged, where the contracts are made here. breaker: of a node, so that nobody waits for one that is
+        known not to answer.
 
         Raises ChainUnavailable, ChainMismatch, TransactionFailed.
         """
@@ -74,7 +77,7 @@ class NetworkChain(SettlementView):
             fund = {wallet.address: GAS_MONEY_WEI, operator.address: GAS_MONEY_WEI}
             self._chain = EmbeddedChain(home, fund=fund)
         else:
-            self._chain = RpcChain(url, chain_id=chain_id)
+            self._chain = RpcChain(url, chain_id=chain_id, breaker=breaker)
         self._embedded = embedded
         self._confirmations = confirmations
         self._final_timeout_s = final_timeout_s
@@ -110,6 +113,10 @@ class NetworkChain(SettlementView):
             temporary.write_text(json.dumps(found.to_dict()))
             temporary.replace(path)
         return found
+
+    def block_number(self) -> int:
+        """The newest block. Raises ChainUnavailable."""
+        return self._chain.block_number()
 
     def close(self) -> None:
         """Let go of the node, or of the embedded chain's file."""

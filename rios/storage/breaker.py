@@ -18,7 +18,7 @@ class Breaker:
 
     def __init__(self, name: str, *, retry_s: float = RETRY_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
-        self._retry_s = retry_s
+        self.retry_s = retry_s
         self._clock = clock
         self._lock = threading.Lock()
         self._again_at: float | None = None
@@ -38,14 +38,14 @@ class Breaker:
             now = self._clock()
             if now < self._again_at:
                 return False
-            self._again_at = now + self._retry_s
+            self._again_at = now + self.retry_s
             return True
 
     def failed(self, error: BaseException) -> None:
         """The part did not answer."""
         with self._lock:
             first = self._again_at is None
-            self._again_at = self._clock() + self._retry_s
+            self._again_at = self._clock() + self.retry_s
             self._why = f"{type(error).__name__}: {error}"
         if first:
             log.warning("%s does not answer", self.name, extra={"reason": self._why})

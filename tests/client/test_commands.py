@@ -9,13 +9,19 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import rios
 from rios.cli import app
+from rios.dmoe.authority import Authority
+from rios.dmoe.greeting import connect
+from rios.dmoe.trust import Trust
+from rios.gateway import serve
 from rios.words.config import settings
-from rios.words.errors import RiosError
+from rios.words.errors import RiosError, Unauthorized
 from tests.gateway.servers import Door, serves, up
 
 PROMPT = "Once upon a time"
@@ -82,7 +88,8 @@ def test_roles_need_no_gateway(tmp_path: Path) -> None:
     assert "settlement:write" in call("roles", home=tmp_path)
 
 
-def test_a_gateway_that_was_killed_comes_back_as_it_was(door: Door, home: Path) -> None:
+def test_a_gateway_that_was_killed_comes_back_as_it_was_and_by_tls(door: Door, home: Path) -> None:
+    """Started again it is told to speak TLS, before and behind its door: what it had is the same."""
     with door.client() as http:
         user = http.post("/v1/users", json={"login": "stays", "role": "developer"}).json()
         http.post(f"/v1/users/{user['id']}/credit", json={"amount": "2 ROS"}, headers={"Idempotency-Key": "a"})
@@ -92,14 +99,41 @@ def test_a_gateway_that_was_killed_comes_back_as_it_was(door: Door, home: Path) 
     door.process.send_signal(signal.SIGKILL)
     door.process.wait(30)
     assert "rios up" in call("audit", home=home, code=1), "the file of a gateway that was killed is no gateway"
-    with up(home, "--workers", "1") as again, again.client() as http:
-        assert again.token == door.token
+    with serve.bind("127.0.0.1", 0) as place:
+        port = place.getsockname()[1]
+    with up(home, "--tls", "--redirect", str(port), "--workers", "1") as again:
+        assert again.url.startswith("https://")
+        again.ca = home / "certs" / "ca.pem"
+        _is_as_it_was(again, door.token, before, user, text)
+        _is_secured(again, home, port)
+
+
+def _is_as_it_was(again: Door, token: str, before: list[Any], user: dict[str, Any], text: str) -> None:
+    with again.client() as http:
+        assert again.token == token
         assert [http.get(path).json() for path in ("/v1/wallet", "/v1/users", "/v1/audit", "/v1/costs")] == before
         serves(http, "demo")
         answer = http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_new_tokens": 6}).json()
         assert http.get(f"/v1/jobs/{answer['id']}", params={"wait_s": 60}).json()["result"]["text"] == text
         with again.client(user["token"]) as own:
             assert own.get("/v1/wallet").json()["available_wei"] == str(2 * 10**18)
+
+
+def _is_secured(door: Door, home: Path, port: int) -> None:
+    """Plain HTTP is sent on to TLS, and a worker behind it takes members of the network alone."""
+    with door.client() as http:
+        answer = http.get(f"http://127.0.0.1:{port}/live", follow_redirects=True)
+        assert (str(answer.url), answer.status_code) == (f"{door.url}/live", 200)
+    with rios.connect(door.url, token=door.token, ca=door.ca) as network:
+        (worker,) = network.workers
+    host, _, data_port = worker.address.rpartition(":")
+    where = (host, int(data_port))
+    hello = {"role": "control", "key": "guess", "session": "x"}
+    with pytest.raises(RiosError):
+        connect(where, hello, timeout_s=20, max_bytes=1 << 16, trust=None)
+    trust = Trust(Authority(home / "certs").host("guest"))
+    with pytest.raises(Unauthorized, match="wrong key"):  # which is said by TLS, to a member
+        connect(where, hello, timeout_s=20, max_bytes=1 << 16, trust=trust)
 
 
 def test_what_up_refuses(home: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 
-from tests.gateway.servers import Door
+from tests.gateway.servers import NO_TLS, Door
 
 PASSWORD = "correct horse battery"
 BACK = "http://127.0.0.1:9/back"
@@ -56,7 +56,7 @@ class Person:
     token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        self.http = httpx2.Client(base_url=self.door.url, timeout=30, follow_redirects=False)
+        self.http = httpx2.Client(base_url=self.door.url, timeout=30, follow_redirects=False, verify=NO_TLS)
         _OPEN.append(self.http)
 
     def get(self, place: str) -> httpx2.Response:
@@ -125,7 +125,7 @@ class Program:
 
     def post(self, place: str, **form: str) -> httpx2.Response:
         """A request of the program's own, with its secret where it has one."""
-        with httpx2.Client(base_url=self.door.url, timeout=30) as http:
+        with httpx2.Client(base_url=self.door.url, timeout=30, verify=NO_TLS) as http:
             if self.secret is None:
                 return http.post(place, data={"client_id": self.id, **form})
             return http.post(place, data=form, auth=(self.id, self.secret))

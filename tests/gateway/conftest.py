@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+import rios
+from rios.services.gate import Gate
 from tests.gateway.browsing import close_all
 from tests.gateway.secrets_seen import searched
-from tests.gateway.servers import Door, deploy, lean, up
+from tests.gateway.servers import UNLIMITED, Door, deploy, lean, serving
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -27,10 +29,14 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 @pytest.fixture(scope="package")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """`rios up` with one worker, and the demo model on it."""
-    with up(tmp_path_factory.mktemp("up") / "home", "--workers", "1") as found:
-        deploy(found)
-        yield found
+    """A network with one worker, its gateway in this process, and the demo model on it."""
+    with rios.local(workers=1, threads=1, home=tmp_path_factory.mktemp("network") / "home") as behind:
+        gate = Gate.open(behind)
+        with serving(gate, UNLIMITED) as url:
+            found = Door(url, gate.accounts.first_token(), gate=gate, network=behind)
+            deploy(found)
+            yield found
+        gate.close()
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ FILES: list[Path] = []
 """The logs of gateways that are processes of their own."""
 
 
+_MARK = logging.getLogger("rios.search")
 CANARY = "rios.canary"
 """What this logger says is meant to be found, and by the nearest search alone."""
 
@@ -48,13 +49,17 @@ def searched(*, canaries: bool = False) -> Iterator[list[str]]:
         logger.addHandler(heard)
     ours.setLevel(logging.DEBUG)
     before = len(FILES)
+    _MARK.debug("the search begins")
     try:
         yield heard.lines
     finally:
+        _MARK.debug("the search ends")
         for logger in (root, ours):
             logger.removeHandler(heard)
         ours.setLevel(level)
+    begin, end = (len([line for line in heard.lines if f"the search {word}" in line]) for word in ("begins", "ends"))
+    assert begin, "not even the beginning of the search was heard"
+    assert end, "not even the end of the search was heard: somebody has turned logs off meanwhile"
     lines = heard.lines + [line for path in FILES[before:] for line in path.read_text(errors="replace").splitlines()]
-    assert lines, "nothing was logged at all"
     found = [f"{line[:200]} ..." for line in lines if SECRETS.search(line)]
     assert not found, f"{len(found)} lines of {len(lines)} have a secret in them: {found[:3]}"

@@ -7,6 +7,7 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -33,6 +34,8 @@ from tests.campaigns import ROOT
 from tests.gateway.secrets_seen import FILES
 
 START_S = 200
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of plain HTTP: to read the authorities that this machine trusts takes each of them 50 ms."""
 UNLIMITED = GatewaySettings(burst=10**6, rate_per_s=10**6, drain_s=5)
 
 
@@ -43,14 +46,20 @@ class Door:
     url: str
     token: str
     gate: Any = None
+    """What it serves, where it runs in this process."""
+    network: Any = None
+    """What has the workers, where this process made it."""
     process: Any = None
     log: Path = field(default_factory=Path)
+    ca: Path | None = None
+    """Who certified it, where it speaks TLS."""
 
     def client(self, token: str | None = None) -> httpx2.Client:
         """Asks with a token; "" for none, the first admin's without."""
         found = self.token if token is None else token
         headers = {"Authorization": f"Bearer {found}"} if found else {}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
+        verify = NO_TLS if self.ca is None else ssl.create_default_context(cafile=self.ca)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, verify=verify)
 
 
 @contextmanager
@@ -104,8 +113,9 @@ def lean(
     options = Settings(home=home)
     with Purse(options) as purse:
         network: Any = SimpleNamespace(
-            _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe()
-        )
+            _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe(),
+            parts=list,
+        )  # fmt: skip
         accounts = Accounts(purse.books.ledger, home=home)
         gate = Gate(network, accounts, Tenancy(network, accounts.store, models=models))
         with serving(gate, settings, certificates, port=port) as url:

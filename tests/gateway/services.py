@@ -27,6 +27,11 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", port)) == 0
+
+
 def binary(name: str, *first: str) -> str:
     """Where a program lies."""
     found = shutil.which(name, path=os.pathsep.join([*first, SYSTEM_PATH]))
@@ -43,9 +48,14 @@ class Server:
     answers: Callable[[], bool]
     process: Any = field(default=None)
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
+    def launch(self) -> None:
+        """Start it; `start` then waits until it answers."""
         self.process = self.begin()
+
+    def start(self) -> None:
+        """Start it where it does not run, and wait until it answers."""
+        if self.process is None or self.process.poll() is not None:
+            self.launch()
         deadline = time.monotonic() + START_S
         while not self.answers():
             assert self.process.poll() is None, f"{self.url} ended at its start"
@@ -59,10 +69,10 @@ class Server:
 
 
 @contextmanager
-def running(server: Server) -> Iterator[Server]:
-    """The server, started; killed at the end."""
+def running(server: Server, *, wait: bool = True) -> Iterator[Server]:
+    """The server, started; killed at the end. Without `wait` its own `start` waits until it answers."""
     try:
-        server.start()
+        (server.start if wait else server.launch)()
         yield server
     finally:
         if server.process is not None and server.process.poll() is None:
@@ -123,6 +133,8 @@ def rabbitmq_server(folder: Path) -> Server:
     url = f"amqp://guest:guest@127.0.0.1:{port}/"
 
     def answers() -> bool:
+        if not _listens(port):  # the driver would log each attempt at length
+            return False
         found = pika.URLParameters(url)
         found.socket_timeout = found.stack_timeout = 2
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from rios.gateway.settings import GatewaySettings
 from tests.gateway.hooks import Told, told
 from tests.gateway.servers import Door, lean, problem
-from tests.gateway.services import Server, rabbitmq_server, running
 from tests.waiting import until
 
 HERE = {"burst": 10**6, "rate_per_s": 10**6, "drain_s": 1, "webhook_networks": "127.0.0.0/8"}
@@ -29,13 +27,6 @@ def hook() -> Iterator[Told]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A gateway without a broker whose operator lets webhooks reach this machine."""
     with lean(tmp_path_factory.mktemp("plain") / "home", GatewaySettings(**HERE)) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A RabbitMQ."""
-    with running(rabbitmq_server(tmp_path_factory.mktemp("rabbit") / "data")) as found:
         yield found
 
 
@@ -110,27 +101,3 @@ def test_a_redirect_is_not_followed(plain: Door, hook: Told) -> None:
         assert not inner.paths
     with plain.client() as http:
         http.delete(f"/v1/webhooks/{made['id']}")
-
-
-@pytest.mark.needs("rabbitmqctl")
-def test_events_survive_the_brokers_death(broker: Server, hook: Told, tmp_path: Path) -> None:
-    settings = GatewaySettings(**HERE, broker=broker.url)
-    with lean(tmp_path / "home", settings) as door:
-        _hook(door, hook, "user.")
-        _user(door, "before")
-        until(lambda: hook.kinds() == ["user.create"], "it goes through the broker", deadline_s=20)
-        broker.stop()
-        _user(door, "meanwhile")
-        with door.client() as http:
-            said = until(lambda: _broken(http), "it is said", deadline_s=20)
-        assert "events wait in the outbox" in said
-        assert len(hook.events) == 1
-        broker.start()
-        until(lambda: len(hook.events) == 2, "what waited comes", deadline_s=5)
-        ids = [one["id"] for one in hook.events]
-        assert len(set(ids)) == len(ids) == 2, "each once"
-
-
-def _broken(http: Any) -> str:
-    found: str = http.get("/ready").json()["checks"]["broker"]
-    return "" if found == "ok" else found

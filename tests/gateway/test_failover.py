@@ -1,49 +1,44 @@
-"""Two gateways on one PostgreSQL and one Redis are one network; one of them may be killed at any moment."""
+"""Two gateways are one network; under load one of them is killed, and what they depend on stopped in turn."""
 
 from __future__ import annotations
 
+import json
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-import rios
 from rios.billing.ledger.ledger import Ledger
+from rios.words.money import WEI_PER_ROS
+from tests.billing.chain.conftest import needs_npm
 from tests.gateway.load import Load
-from tests.gateway.pairs import joined
-from tests.gateway.servers import Door, deploy, problem, serves
-from tests.gateway.services import redis_server, running
-from tests.storage.databases import drop_database, new_database
+from tests.gateway.servers import Door, problem
+from tests.gateway.town import Town, town
 from tests.waiting import until
 
-pytestmark = pytest.mark.needs("redis-server")
+pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.needs("rabbitmqctl"), *needs_npm]
+RECOVERY_S = 5.0
+OUTAGE_S = 2.0
+NOTICED_S = 5.0
+WITHOUT = {
+    "chain": "deposits, settlement and claims wait",
+    "scheduler": "nobody joins",
+    "redis": "limits are this gateway's own",
+    "broker": "events wait in the outbox",
+    "database": "does not answer",
+}
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Door, Door, str]]:
-    """Two gateways that serve the demo model, and the URL of their database."""
-    folder = tmp_path_factory.mktemp("pair")
-    url = new_database("postgres", folder)
-    with ExitStack() as stack:
-        shared = stack.enter_context(running(redis_server(folder / "redis")))
-        network = stack.enter_context(rios.local(workers=1, home=folder / "cluster"))
-        arguments = ("--database", url, "--redis", shared.url)
-        doors = [
-            stack.enter_context(joined(folder / "home", network.address, *arguments, log=folder / f"{name}.log"))
-            for name in ("first", "second")
-        ]
-        deploy(doors[0])
-        with doors[1].client() as http:
-            until(lambda: http.get("/v1/deployments/demo").status_code == 200, "the other sees it", deadline_s=10)
-            serves(http, "demo")
-        yield doors[0], doors[1], url
-    drop_database(url)
+def pair(tmp_path_factory: pytest.TempPathFactory, network: Door) -> Iterator[Town]:
+    with town(tmp_path_factory.mktemp("town"), network.network) as found:
+        yield found
 
 
-def test_two_gateways_are_one(pair: tuple[Door, Door, str]) -> None:
-    first, second, _ = pair
+def test_two_gateways_are_one(pair: Town) -> None:
+    first, second = pair.first, pair.second
     body = {"model": "demo", "prompt": "Once", "max_tokens": 5, "temperature": 0}
     with first.client() as one, second.client() as other:
         key = {"Idempotency-Key": "both"}
@@ -65,9 +60,9 @@ def test_two_gateways_are_one(pair: tuple[Door, Door, str]) -> None:
         problem(other.get("/v1/deployments/none"), 404)
 
 
-def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: tuple[Door, Door, str]) -> None:
-    """Last of this module: the second gateway is gone afterwards."""
-    first, second, url = pair
+def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: Town) -> None:
+    """The second gateway is gone afterwards."""
+    first, second = pair.first, pair.second
     load = Load([first, second], users=4)
     load.start()
     job = {"model": "demo", "prompt": "It was a job", "max_new_tokens": 300, "ignore_eos": True}
@@ -92,8 +87,99 @@ def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: tuple[Door
             again = _again(http, name)
             assert again.headers["idempotent-replayed"] == "true"
             assert again.json() == answer, "what was accepted is not lost"
-    with Ledger.open(url) as ledger:
+    with Ledger.open(pair.database) as ledger:
         _billed_once(ledger, load.answers)
+
+
+@pytest.mark.parametrize("part", WITHOUT)
+def test_a_part_is_stopped_under_load_and_comes_back(pair: Town, part: str) -> None:
+    server, load = pair.parts[part], Load([pair.first], users=3, name=part)
+    load.start()
+    until(lambda: len(load.answers) > 5, "the load runs", deadline_s=60)
+    with pair.first.client() as http:
+        assert _deposit(http, f"before-{part}").status_code == 200
+        server.stop()
+        _goes_on(http, part)
+        until(lambda: _checks(http).get(part) != "ok", "it is noticed", deadline_s=NOTICED_S)
+        assert [name for name, said in _checks(http).items() if said != "ok"] == [part], "it says what is broken"
+        assert WITHOUT[part] in _checks(http)[part], "and how the gateway does without"
+        if part in ("chain", "database"):
+            asked = time.monotonic()
+            refused = problem(_deposit(http, f"after-{part}"), 503)
+            assert time.monotonic() - asked < NOTICED_S, "nobody waits for what is known not to answer"
+            assert "did not answer" in refused["detail"] or "does not answer" in refused["detail"]
+            kind = {"chain": "ChainUnavailable", "database": "LedgerUnavailable"}[part]
+            assert refused["type"].rpartition(":")[2] == kind
+        server.start()
+        back = time.monotonic()
+        until(lambda: [at for at in load.times if at > back], "answers come again", deadline_s=RECOVERY_S)
+        until(lambda: _well(http, part), f"{part} is used again", deadline_s=RECOVERY_S - (time.monotonic() - back))
+        until(lambda: _deposit(http, f"after-{part}").status_code == 200, "deposits again", deadline_s=RECOVERY_S)
+    load.stop()
+    for _, status, text in load.refusals:
+        assert part == "database", f"without {part} the gateway goes on"
+        assert status == 503
+        said = json.loads(text)["error"]
+        assert "the ledger in" in said["message"]
+        assert "password" not in said["message"]
+    _events_came(pair, part)
+    with Ledger.open(pair.database) as ledger:
+        until(lambda: ledger.balance("local").held_wei == 0, "nothing is held", deadline_s=15)
+        wanted = {answer["id"].rpartition("-")[2] for answer in load.answers.values()}
+        paid = {one.request_id for one in ledger.usage(user="local") if one.amount_wei > one.refunded_wei}
+        assert wanted <= paid, "who got an answer paid for it"
+        whole(ledger)
+
+
+def test_the_books_agree_to_the_wei_after_all_of_it(pair: Town) -> None:
+    with pair.first.client() as http:
+        assert http.post("/v1/settlement").status_code == 200
+        found = http.get("/v1/reconciliation").json()
+        assert (found["sound"], found["difference_wei"]) == (True, "0"), found
+    with Ledger.open(pair.database) as ledger:
+        amounts = [int(event.args["amount"]) for event in ledger.chain_events(name="Deposited")]
+        assert amounts == [WEI_PER_ROS] * 2 * len(WITHOUT), "what was refused is done once when it is asked for again"
+
+
+def _goes_on(http: Any, part: str) -> None:
+    """What needs no broken part is served meanwhile."""
+    stopped = time.monotonic()
+    while time.monotonic() < stopped + OUTAGE_S:
+        assert http.get("/live").status_code == 200
+        # Who asks is known for seconds; then the database has to be asked whether that was revoked.
+        models = http.get("/v1/models")
+        assert models.status_code in ((200, 503) if part == "database" else (200,)), models.text
+        time.sleep(0.1)
+    if part == "database":
+        assert http.get("/v1/usage").status_code == 503
+    else:
+        made = http.post("/v1/users", json={"login": f"during-{part}", "role": "viewer"})
+        assert made.status_code == 201, made.text
+    if part == "chain":  # somebody has to need it before it is missed
+        assert _deposit(http, "after-chain").status_code == 503
+
+
+def _checks(http: Any) -> dict[str, str]:
+    found: dict[str, str] = http.get("/ready").json()["checks"]
+    return found
+
+
+def _deposit(http: Any, key: str) -> Any:
+    return http.post("/v1/wallet/deposits", json={"amount": "1 ROS"}, headers={"Idempotency-Key": key})
+
+
+def _well(http: Any, part: str) -> bool:
+    http.post("/v1/users", json={"login": f"well-{part}-{time.monotonic_ns()}", "role": "viewer"})
+    return _checks(http)[part] == "ok"
+
+
+def _events_came(found: Town, part: str) -> None:
+    """What was made while or after a part was broken is told to the webhook, each once."""
+    with found.first.client() as http:
+        made = http.post("/v1/users", json={"login": f"after-{part}", "role": "viewer"}).json()["id"]
+    until(lambda: made in [one["object"] for one in found.hook.events], "the event comes", deadline_s=10)
+    ids = [one["id"] for one in found.hook.events]
+    assert len(ids) == len(set(ids))
 
 
 def _job(http: Any, job: dict[str, Any], key: dict[str, str], lost: str) -> str:

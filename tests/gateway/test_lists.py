@@ -45,22 +45,22 @@ def _asked(door: Door, path: str) -> list[tuple[str, Any]]:
     return [one for one in found if "audit.seq > ?" not in one[0] or path == "/v1/audit"]
 
 
-@pytest.mark.parametrize("path", LISTS)
-def test_many_rows_take_no_more_questions_than_few(door: Door, path: str) -> None:
-    few = len(_asked(door, path))
+def test_many_rows_take_no_more_questions_than_few(door: Door) -> None:
+    few = {path: len(_asked(door, path)) for path in LISTS}
     with door.client() as http:
         for number in range(30):
-            name = f"{path.rpartition('/')[2]}-{number}"
+            name = f"many-{number}"
             assert http.post("/v1/users", json={"login": name, "role": "viewer"}).status_code == 201
             assert http.post("/v1/tokens", json={"name": name}).status_code == 201
-    many = _asked(door, path)
-    assert len(many) <= few
-    assert len(many) <= 6, many
-    with door.gate.tenancy.ledger.database.reading() as connection:
-        for statement, parameters in many:
-            if statement.lstrip().upper().startswith("SELECT"):
-                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-                assert not [row for row in plan if row[3].startswith("SCAN") and "CONSTANT" not in row[3]], statement
+    for path in LISTS:
+        many = _asked(door, path)
+        assert len(many) <= few[path], path
+        assert len(many) <= 6, many
+        with door.gate.tenancy.ledger.database.reading() as connection:
+            for statement, parameters in many:
+                if statement.lstrip().upper().startswith("SELECT"):
+                    plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                    assert not [row for row in plan if row[3].startswith("SCAN") and "CONSTANT" not in row[3]], plan
 
 
 def _filled(door: Door) -> None:

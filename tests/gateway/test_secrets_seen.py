@@ -40,6 +40,9 @@ def test_each_kind_of_secret_is_found(door: Door, tmp_path_factory: pytest.TempP
             logging.getLogger(CANARY).debug(f"a request about {kind}, by the key {door.token[:12]}")  # noqa: G004
 
 
-def test_a_search_of_nothing_is_no_search() -> None:
-    with pytest.raises(AssertionError, match="nothing was logged"), searched():
-        pass
+def test_a_search_that_hears_nothing_is_no_search() -> None:
+    ours = logging.getLogger("rios")
+    with pytest.raises(AssertionError, match="the end of the search was heard"), searched():
+        ours.setLevel(logging.ERROR)
+    with searched() as lines:
+        assert lines, "its own beginning"

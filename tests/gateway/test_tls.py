@@ -18,14 +18,11 @@ import pytest
 from cryptography import x509
 
 import rios
-from rios.dmoe.authority import Authority
-from rios.dmoe.greeting import connect
-from rios.dmoe.trust import Trust
 from rios.gateway import certs, serve
 from rios.gateway.certs import Certificates, init
 from rios.gateway.redirect import Redirect
-from rios.words.errors import GatewayLost, InvalidRequest, RiosError, Unauthorized
-from tests.gateway.servers import Door, lean, up
+from rios.words.errors import GatewayLost, InvalidRequest
+from tests.gateway.servers import Door, lean
 
 
 @pytest.fixture(scope="module")
@@ -165,26 +162,3 @@ def test_nonsense_is_no_reason_to_redirect(redirected: tuple[str, int], request_
     with contextlib.suppress(ConnectionResetError):  # no answer is an answer
         assert b"308" not in _ask(redirected, request_)
     assert b" 308 " in _ask(redirected, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-
-
-def test_rios_up_secures_the_network_behind_its_door(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    with serve.bind("127.0.0.1", 0) as place:
-        port = place.getsockname()[1]
-    with up(home, "--tls", "--redirect", str(port), "--workers", "1") as door:
-        assert door.url.startswith("https://")
-        with httpx2.Client(verify=ssl.create_default_context(cafile=home / "certs" / "ca.pem")) as client:
-            answer = client.get(f"http://127.0.0.1:{port}/live", follow_redirects=True)
-            assert (str(answer.url), answer.status_code) == (f"{door.url}/live", 200)
-        with rios.connect(door.url, token=door.token, ca=home / "certs" / "ca.pem") as network:
-            with network.dmoe.deploy("demo", progress=False) as model:
-                assert len(model.generate("Once upon a time", max_new_tokens=3).token_ids) == 3
-            (worker,) = network.workers
-        host, _, data_port = worker.address.rpartition(":")
-        where = (host, int(data_port))
-        hello = {"role": "control", "key": "guess", "session": "x"}
-        with pytest.raises(RiosError):
-            connect(where, hello, timeout_s=20, max_bytes=1 << 16, trust=None)
-        trust = Trust(Authority(home / "certs").host("guest"))
-        with pytest.raises(Unauthorized, match="wrong key"):  # which is said by TLS, to a member
-            connect(where, hello, timeout_s=20, max_bytes=1 << 16, trust=trust)

@@ -20,6 +20,7 @@ from rios.billing.chain.protocol import (
     Topics,
     Verdict,
 )
+from rios.storage.breaker import Breaker
 from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, TransactionFailed
 from rios.words.ids import Address
 
@@ -52,11 +53,19 @@ class _Refused(Exception):
 class RpcChain:
     """See `Chain`. Nothing is asked before the first call."""
 
-    def __init__(self, url: str, *, chain_id: int | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        chain_id: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        breaker: Breaker | None = None,
+    ) -> None:
         """url: http:// or https://; what follows the host may be a secret and is never shown.
 
         chain_id: which chain it has to be; without, the one it is at first.
         timeout_s: each call ends within it.
+        breaker: while it is open, calls end at once; without, each asks the node.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -65,6 +74,7 @@ class RpcChain:
         self._name = f"{parts.scheme}://{parts.hostname}{port}"
         self._url = url
         self._timeout_s = timeout_s
+        self._breaker = breaker
         self._chain_id = chain_id
         self._checked = False
         self._provider: Any = None
@@ -88,11 +98,19 @@ class RpcChain:
 
     def _request(self, method: str, *parameters: Any) -> Any:
         """What a node answers to a method. Raises _Refused, ChainUnavailable."""
+        breaker = self._breaker
+        if breaker is not None and not breaker.allows():
+            raise ChainUnavailable(f"{breaker.why}; it is asked again every {breaker.retry_s:g} s")
         answer = _within(self._timeout_s, lambda: self._post(method, parameters))
         if isinstance(answer, str):
-            raise ChainUnavailable(f"{self._name} did not answer {method} within {self._timeout_s:g} s: {answer}")
-        if error := answer.get("error"):
-            raise _Refused(method, error if isinstance(error, Mapping) else {"message": error})
+            error = ChainUnavailable(f"{self._name} did not answer {method} within {self._timeout_s:g} s: {answer}")
+            if breaker is not None:
+                breaker.failed(error)
+            raise error
+        if breaker is not None:
+            breaker.succeeded()
+        if refusal := answer.get("error"):
+            raise _Refused(method, refusal if isinstance(refusal, Mapping) else {"message": refusal})
         if "result" not in answer:
             raise ChainUnavailable(f"{self._name} answered {method} with neither a result nor an error")
         return answer["result"]

@@ -16,6 +16,7 @@ from rios.billing.chain.intents import MemoryIntentStore
 from rios.billing.chain.protocol import GAS_MAX, Verdict
 from rios.billing.chain.rpc import RpcChain
 from rios.billing.chain.sender import Sender
+from rios.storage.breaker import Breaker
 from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, TransactionFailed
 from tests.billing.chain.anvil import ANVIL_CHAIN_ID, Anvil
 from tests.billing.chain.conftest import needs_npm
@@ -234,3 +235,36 @@ class TestRestarted:
         with anvil.frozen(), pytest.raises(ChainUnavailable, match="it took too long"):
             chain.block_number()
         assert RpcChain(anvil.url).block_number() == 0
+
+
+class TestBreaker:
+    def test_nobody_waits_for_a_node_that_is_known_not_to_answer(self) -> None:
+        now = 0.0
+        breaker = Breaker("chain", clock=lambda: now)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            chain = RpcChain(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2, breaker=breaker)
+            with pytest.raises(ChainUnavailable, match="it took too long"):
+                chain.block_number()
+            first, _ = silent.accept()
+            silent.setblocking(False)
+            for _ in range(3):
+                with pytest.raises(ChainUnavailable, match=r"within 0.2 s.*asked again every 1 s"):
+                    chain.block_number()
+            with pytest.raises(BlockingIOError):  # nobody has asked
+                silent.accept()
+            now = 1.0
+            with pytest.raises(ChainUnavailable, match="it took too long"):
+                chain.block_number()
+            silent.accept()[0].close()
+            first.close()
+
+    def test_what_a_node_refuses_is_an_answer(self) -> None:
+        breaker = Breaker("chain")
+        breaker.failed(OSError("it was away"))
+        with Proxy(lambda call: refusal(call, "no")) as node:
+            with pytest.raises(ChainUnavailable, match="it was away"):
+                RpcChain(node.url, breaker=breaker).block_number()
+            breaker.succeeded()
+            with pytest.raises(ChainUnavailable, match="refused"):
+                RpcChain(node.url, breaker=breaker).block_number()
+            assert breaker.why is None
