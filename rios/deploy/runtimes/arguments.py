@@ -127,7 +127,7 @@ def bubblewrap(launch: Launch, directory: Path, memory: MemoryFiles, root: Path 
     limit = str(launch.limits.tmp_bytes)
     for place in ("/tmp", "/home", "/dev/shm", *launch.scratch):  # noqa: S108 -- inside
         arguments += ["--perms", "1777", "--size", limit, "--tmpfs", place]
-    arguments += ["--perms", "0755", "--size", str(_RUN_BYTES), "--tmpfs", "/run"]
+    arguments += ["--perms", "1777", "--size", str(_RUN_BYTES), "--tmpfs", "/run"]
     arguments += ["--ro-bind", str(memory.secrets), "/run/secrets", "--ro-bind", str(memory.files), "/run/rios"]
     for mount in launch.mounts:
         arguments += ["--ro-bind" if mount.read_only else "--bind", str(mount.source), mount.path]

@@ -160,13 +160,20 @@ class BubblewrapRuntime:
         record = self._records.of(launch.instance)
         with record.turn():
             record.make(launch)
-            if not record.alive and not (record.directory / "started.json").exists():
+            self._await_watcher(record)
+            if not (record.directory / "started.json").exists():
                 try:
                     self._start(record, launch, timeout_s)
                 except BaseException:
                     self._take_away(record)
                     raise
         return self.status(launch.instance)
+
+    def _await_watcher(self, record: Record) -> None:
+        """Where an earlier starter was cut off, its watcher may just be starting the sandbox: let it, or see it end."""
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while record.alive and not (record.directory / "started.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _start(self, record: Record, launch: Launch, timeout_s: float) -> None:
         memory = MemoryFiles(launch.instance)
@@ -316,13 +323,16 @@ class BubblewrapRuntime:
         return self.status(instance)
 
     def _end(self, record: Record) -> None:
-        if self._layout:
-            Cgroup(record.instance, layout=self._layout).kill()
-        if first := self._first(record):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(first, signal.SIGKILL)
+        group = Cgroup(record.instance, layout=self._layout)
         deadline = time.monotonic() + _ENDED_WITHIN_S
-        while record.alive:
+        while True:  # again and again, for its watcher may just be starting it
+            if self._layout:
+                group.kill()
+            if first := self._first(record):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(first, signal.SIGKILL)
+            if not record.alive:
+                return
             if time.monotonic() > deadline:
                 raise SandboxFailed(f"the watcher of {record.instance} did not end within {_ENDED_WITHIN_S:g} s")
             time.sleep(0.005)

@@ -33,7 +33,7 @@ def container_request(
     limits = launch.limits
     scratch = f"rw,nosuid,nodev,size={limits.tmp_bytes},mode=1777"
     tmpfs = dict.fromkeys(("/tmp", "/home", *launch.scratch), scratch)  # noqa: S108 -- inside
-    tmpfs["/run"] = f"rw,nosuid,nodev,size={_RUN_BYTES},mode=755"
+    tmpfs["/run"] = f"rw,nosuid,nodev,size={_RUN_BYTES},mode=1777"
     binds = [
         _bind(memory.secrets, "/run/secrets", read_only=True),
         _bind(memory.files, "/run/rios", read_only=True),
