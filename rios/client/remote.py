@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rios.client.http import Http, error_of
 from rios.client.job import RemoteJob
+from rios.client.jobs import RemoteJobs
 from rios.client.money import RemoteBilling
 from rios.client.wallet import RemoteEarnings, RemoteWallet
 from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.params import check_timeout
+from rios.services.edges import announce, edge
 from rios.services.prompts import count_of, one_of, params_of, prompts_of
 from rios.words.errors import (
     AlreadyExists,
@@ -25,6 +27,7 @@ from rios.words.errors import (
 )
 
 if TYPE_CHECKING:
+    from rios.client.apps import RemoteDeployments
     from rios.services.views import Placement, Workers
 
 _DEPLOY_S = 600.0
@@ -58,6 +61,8 @@ class RemoteNetwork:
         self.wallet = RemoteWallet(self._http)
         self.billing = RemoteBilling(self._http)
         self.earnings = RemoteEarnings(self._http)
+        self.jobs = RemoteJobs(self._http)
+        self._unannounce = announce(self, kind="remote")
 
     def __enter__(self) -> Self:
         return self
@@ -70,9 +75,25 @@ class RemoteNetwork:
         return f"<RemoteNetwork {self.address} {state}>"
 
     @property
+    def account(self) -> str:
+        """Who pays for what is done through this object."""
+        return str(self._me["login"])
+
+    def widget(self, view: str = "all") -> Any:
+        """The panel of JupyterLab's sidebar in the notebook, live: all of it, or "wallet", "jobs" or "hosts"."""
+        return edge("widgets").of_network(self, view)
+
+    @property
     def dmoe(self) -> RemoteDmoe:
         """Mixture-of-experts models on this network."""
         return RemoteDmoe(self._http)
+
+    @property
+    def deploy(self) -> RemoteDeployments:
+        """Applications with a life cycle on this network."""
+        from rios.client.apps import RemoteDeployments
+
+        return RemoteDeployments(self._http)
 
     @property
     def models(self) -> tuple[RemoteModel, ...]:
@@ -109,6 +130,7 @@ class RemoteNetwork:
     def close(self) -> None:
         """Close the connections. What is deployed stays."""
         self._closed = True
+        self._unannounce()
         self._http.close()
 
 
@@ -253,6 +275,15 @@ class RemoteModel:
             self._empty(ids, params)
             return iter(())
         return self._submitted({"prompt": ids}, params).stream(timeout)
+
+    @property
+    def jobs(self) -> RemoteJobs:
+        """The user's jobs at the gateway."""
+        return RemoteJobs(self._http)
+
+    def widget(self) -> Any:
+        """A prompt and its answer, live in the notebook: speed, cost, hosts and their load, and a stop button."""
+        return edge("widgets").of_model(self)
 
     def submit(self, prompt: Any, **params: Any) -> RemoteJob:
         """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`."""

@@ -20,6 +20,7 @@ from rios.gateway.routes import (
     apps,
     events,
     health,
+    job_list,
     jobs,
     models,
     money,
@@ -64,7 +65,7 @@ PUBLIC = frozenset(
 ROUTERS = tuple(
     module.router
     for module in (
-        pages, health, events, openai, models, apps, proxied, jobs, money, treasury, own, accounts, oauth, sign_in,
+        pages, health, events, openai, models, apps, proxied, job_list, jobs, money, treasury, own, accounts, oauth, sign_in,
     )
 )  # fmt: skip
 
@@ -76,6 +77,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with signing_in(app), shared_parts(app):
             yield
+        await proxied.close(app)
         await app.state.runs.close()
         await app.state.limits.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +48,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     dense.mkdir()
     (dense / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
     (models / "empty").mkdir()
-    with rios.local(workers=1, threads=1, home=home) as network:
+    apps = Path(tempfile.mkdtemp(prefix="rios-apps-"))  # where sandboxes' own users may pass through
+    apps.chmod(0o711)
+    with rios.local(workers=1, threads=1, home=home, apps=apps) as network:
         gate = Gate.open(network, models=models)
         with serving(gate, UNLIMITED) as url:
             yield Both(network, gate, url, gate.accounts.first_token(), models)
         gate.close()
+    shutil.rmtree(apps)
 
 
 @pytest.fixture(scope="package", params=["local", "http", "tls"])

@@ -48,20 +48,23 @@ RESOURCES = {"cpu": 0.5, "memory": "64MiB"}
 class Stage:
     """One network's deployments. Close it."""
 
-    def __init__(self, *, home: Path | None = None, apps: Path | None = None, period_s: int = 60) -> None:
+    def __init__(
+        self, *, home: Path | None = None, apps: Path | None = None, period_s: int = 60, lease_s: float = 4.0
+    ) -> None:
         options = settings() if home is None else settings().model_copy(update={"home": home})
         self.options: Settings = options
         self.purse = Purse(options, background=False)
-        self.lazy = LazyPlatform(lambda: self._made(home, apps, period_s))
+        self.lazy = LazyPlatform(lambda: self._made(home, apps, period_s, lease_s))
         self.deploy = Deployments(self.lazy, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
-    def _made(self, home: Path | None, apps: Path | None, period_s: int) -> Platform:
+    def _made(self, home: Path | None, apps: Path | None, period_s: int, lease_s: float) -> Platform:
         return Platform(
             self.purse.charging,
             lambda store: local_hosts(store.network_id(), apps),
             lambda _name: self.purse.books.address,
             home=home,
             period_s=period_s,
+            lease_s=lease_s,
         )
 
     @property

@@ -163,7 +163,7 @@ def test_a_job_is_done_once_and_its_log_stays_until_it_is_deleted(stage: Stage) 
     )
     job.wait("stopped", timeout=WAIT_S)
     assert job.logs() == ["one", "two"]
-    assert list(job.logs(follow=True)) == []
+    assert list(job.logs(follow=True)) == ["one", "two"]
     assert job.reason == "it has done its work"
     job.restart()
     until(lambda: job.logs() == ["one", "two"] * 2, deadline_s=WAIT_S)
@@ -242,7 +242,7 @@ def test_volumes_outlive_replicas_and_go_when_that_was_wanted(stage: Stage) -> N
     assert app.exec(["cat", "/data/file"]).stdout == b"kept\n"
     host = stage.platform.hosts.now()["localhost"]
     app.delete()
-    assert not [path for path in host._directory.glob(f"volumes/*/{app.id}/*")]
+    assert not list(host._directory.glob(f"volumes/*/{app.id}/*"))
 
 
 def test_without_a_probe_the_port_is_what_makes_it_ready(stage: Stage) -> None:

@@ -51,7 +51,7 @@ def test_what_is_not_in_the_table_is_refused_with_what_may_follow() -> None:
     check_step("deployment", "web", S.READY, S.DEGRADED)
     assert not may_follow("replica", S.READY, S.STARTING)
     with pytest.raises(
-        InvalidRequest, match="deployment web is paused and cannot become ready; .* requested, stopping"
+        InvalidRequest, match=r"deployment web is paused and cannot become ready; .* requested, stopping"
     ):
         check_step("deployment", "web", S.PAUSED, S.READY)
     with pytest.raises(InvalidRequest, match="nothing: it has ended"):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rios.words.errors import RiosError
+from rios.words.errors import NotFound, RiosError
 
 if TYPE_CHECKING:
     from rios.services.deployments.hosts import Host
@@ -29,12 +29,14 @@ def follow(platform: Platform, app_id: str, replica: str | None, alive: Callable
                 if left.is_set():
                     return
                 lines.put(line.text)
+        except NotFound:
+            return  # nothing of it is kept any more
         except RiosError as error:
             lines.put(f"(the log of {name} ends: {error})")
 
     def look() -> None:
         hosts = platform.hosts.now()
-        for one in platform.store.replicas(app_id):
+        for one in platform.store.replicas(app_id, ended=True):
             if one.id in readers or not one.started_at or replica not in (None, one.id) or one.host not in hosts:
                 continue
             thread = threading.Thread(target=read, args=(hosts[one.host], one.id), name="rios-logs", daemon=True)

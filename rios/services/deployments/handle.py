@@ -39,11 +39,21 @@ class Cost(int):
 class Deployment:
     """A deployment. The handle holds nothing: another one of the same name is as good."""
 
-    def __init__(self, platform: Callable[[], Platform], app_id: str, name: str, *, by: str) -> None:
+    def __init__(
+        self,
+        platform: Callable[[], Platform],
+        app_id: str,
+        name: str,
+        *,
+        by: str,
+        checked: Callable[[Specification], None],
+    ) -> None:
+        """checked: raises InvalidRequest for a specification that this user may not have."""
         self._platform = platform
         self.id = app_id
         self.name = name
         self._by = by
+        self._checked = checked
 
     def __repr__(self) -> str:
         return f"<Deployment {self.name!r} {self.status}>"
@@ -129,9 +139,10 @@ class Deployment:
         kept. follow: an iterator that goes on until the deployment has ended."""
         if follow:
             return self._following(replica)
-        return [line.text for _, line in self._lines(replica)]
+        return [line.text for _, line in self.lines(replica=replica)]
 
-    def _lines(self, replica: str | None) -> list[tuple[str, LogLine]]:
+    def lines(self, *, replica: str | None = None, since: float = 0.0) -> list[tuple[str, LogLine]]:
+        """The lines after the moment `since` (seconds since 1970), each with its replica's id."""
         hosts = self._platform().hosts.now()
         streams: list[Iterable[tuple[str, LogLine]]] = []
         for one in self._store.replicas(self.id, ended=True):
@@ -139,7 +150,7 @@ class Deployment:
             if host is None or replica not in (None, one.id):
                 continue
             try:
-                streams.append([(one.id, line) for line in host.logs(one.id)])
+                streams.append([(one.id, line) for line in host.logs(one.id, since=since)])
             except NotFound:
                 continue
         return list(heapq.merge(*streams, key=lambda pair: pair[1].at))
@@ -167,27 +178,19 @@ class Deployment:
 
         Raises DeadlineExceeded, and DeploymentFailed where it has failed or ended in another way.
         """
-        wanted = State(state)
-        seconds = WAIT_S if timeout is None else timeout
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def seen() -> tuple[State, str]:
             app = self._app()
-            if app.state is wanted:
-                return self
-            if app.state in (State.FAILED, State.STOPPED) and not (app.wish is Wish.RUN and app.state is State.STOPPED):
-                raise DeploymentFailed(f"{self.name} is {app.state}: {app.reason or 'deleted'}; its logs may say more")
-            if time.monotonic() > deadline:
-                said = f": {app.reason}" if app.reason else ""
-                raise DeadlineExceeded(f"{self.name} is {app.state}, not {wanted}, after {seconds:g} s{said}")
-            time.sleep(_LOOK_S)
+            return app.state, app.reason
+
+        awaited(self.name, State(state), seen, timeout=timeout, look_s=_LOOK_S)
+        return self
 
     # --- what is wanted of it --------------------------------------------------------------------------------
 
     def scale(self, replicas: int | tuple[int, int]) -> None:
         """Want so many replicas, or from so many to so many as the load asks for."""
-        low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
-        if isinstance(replicas, bool) or not 0 <= low <= high:
-            raise InvalidRequest(f"{replicas!r} is no number of replicas, nor two of them with the smaller first")
+        low, high = span_of(replicas)
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             wanted = low if isinstance(replicas, int) else min(max(app.replicas, low, 1), high)
@@ -201,11 +204,7 @@ class Deployment:
 
         It takes over step by step, and where it does not become ready the one before stays. Raises InvalidRequest.
         """
-        now = self.specification
-        kept = {name: value for name, value in now.items() if name != "secrets"}
-        references = {name: fields.get("secrets", {}).get(name, one) for name, one in now["secrets"].items()}
-        secrets = {**references, **fields.get("secrets", {})}
-        return self.update_to(read_app({**kept, **fields, "secrets": secrets}))
+        return self.update_to(read_app(given_secrets(self.specification, fields)))
 
     def update_to(self, wanted: Specification) -> int:
         """As `update`, to a whole specification."""
@@ -213,6 +212,7 @@ class Deployment:
 
         if wanted.name != self.name:
             raise InvalidRequest(f"{self.name} cannot become {wanted.name}: a name stays; create another deployment")
+        self._checked(wanted)
         platform, wanted = self._platform(), resolved(wanted)
         stored, digest, values = wanted.stored(), wanted.digest, wanted.secret_values()
         at = self._store.ledger.now()
@@ -308,6 +308,42 @@ class Deployment:
 
     def _app(self) -> App:
         return self._store.app(self.id)
+
+
+def awaited(
+    name: str,
+    wanted: State,
+    seen: Callable[[], tuple[State, str]],
+    *,
+    timeout: float | None,
+    look_s: float,
+) -> None:
+    """Until the state that `seen` returns with its reason is the wanted one: see `Deployment.wait`."""
+    seconds = WAIT_S if timeout is None else timeout
+    deadline = time.monotonic() + seconds
+    while True:
+        state, reason = seen()
+        if state is wanted:
+            return
+        if state in (State.FAILED, State.STOPPED):
+            raise DeploymentFailed(f"{name} is {state}: {reason or 'deleted'}; its logs may say more")
+        if time.monotonic() > deadline:
+            said = f": {reason}" if reason else ""
+            raise DeadlineExceeded(f"{name} is {state}, not {wanted}, after {seconds:g} s{said}")
+        time.sleep(look_s)
+
+
+def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:
+    """At least and at most so many. Raises InvalidRequest."""
+    low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
+    if isinstance(replicas, bool) or not 0 <= low <= high:
+        raise InvalidRequest(f"{replicas!r} is no number of replicas, nor two of them with the smaller first")
+    return low, high
+
+
+def given_secrets(now: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification with some fields in place of others; secrets that are not given stay."""
+    return {**now, **fields, "secrets": {**now["secrets"], **fields.get("secrets", {})}}
 
 
 def _begun(app: App) -> dict[str, Any]:

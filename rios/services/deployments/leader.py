@@ -58,7 +58,7 @@ class Leadership:
     def look(self) -> bool:
         """Renew the lease, or take one that is over; whether this one leads. Raises LedgerUnavailable."""
         now = self._clock()
-        if self._term is not None and self.leads and now < self._renewed_at + RENEW_S:
+        if self._term is not None and self.leads and now < self._renewed_at + min(RENEW_S, self._lease_s / 4):
             return True
         found = self._read()
         if self._term is None and not self._may_take(found, now):

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from rios.deploy.runtimes.protocol import (
     Status,
 )
 from rios.deploy.scheduling import Amounts, HostOffer
-from rios.deploy.spec import App
+from rios.deploy.spec import App, RuntimeName
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
 from rios.services.deployments.reaper import end_reaper, start_reaper
 from rios.words.errors import InvalidRequest, NotFound, RiosError
@@ -43,9 +43,10 @@ log = logging.getLogger(__name__)
 CPU_SHARES = 4
 """Cores are shared: so many times the machine's may be promised. Memory is not: what is promised is there."""
 _MEMORY_SHARE = 0.8
-_LOOK_S = 5.0
-"""A runtime without instances of ours is asked no more often whether it has some."""
+HOST_BASED: RuntimeName = "bubblewrap"
+"""The runtime that needs no image: its base is a view of the host."""
 REPLICAS_MAX = 500
+_RESET_S = 60.0
 LOG_LINES, LOGS_KEPT = 5000, 20
 """Of a replica that was cleared away, and of how many of one deployment."""
 
@@ -57,48 +58,43 @@ class LocalHost:
         self,
         name: str,
         directory: Path,
-        runtimes: Iterable[Runtime],
+        runtimes: Mapping[Runtime, Isolation],
         *,
         network_id: str,
         region: str = "",
         ask_bp: int = 10_000,
         isolation: Isolation = Isolation.PROCESS,
     ) -> None:
-        """directory: where volumes lie. isolation: no replica runs here with less."""
+        """directory: where volumes lie. runtimes: with what they promise. isolation: no replica runs here with less."""
         self.name = name
         self._directory = directory
         self._network_id = network_id
-        self._runtimes = list(runtimes)
+        self._runtimes = sorted(runtimes, key=lambda runtime: -runtimes[runtime])
+        self._isolation = {runtime.name: isolation for runtime, isolation in runtimes.items()}
         self._least = isolation
         self._lock = threading.Lock()
         self._where: dict[str, Runtime] = {}
-        self._looked_at: dict[str, float] = {}
         self._bases: dict[str, Base] = {}
-        self._can: list[tuple[Runtime, Capabilities]] | None = None
+        self._ready = False
         self._offer: HostOffer | None = None
         self._region, self._ask_bp = region, ask_bp
 
     def __repr__(self) -> str:
         return f"<LocalHost {self.name}: {', '.join(runtime.name for runtime in self._runtimes) or 'no runtime'}>"
 
-    def usable(self) -> list[tuple[Runtime, Capabilities]]:
-        """The runtimes that work here, the strongest isolation first."""
+    def _adopted(self) -> None:
+        """Mend once what was running before this process was."""
         with self._lock:
-            if self._can is None:
-                found = [(runtime, runtime.capabilities()) for runtime in self._runtimes]
-                self._can = sorted(
-                    [(runtime, can) for runtime, can in found if can.usable and can.isolation >= self._least],
-                    key=lambda pair: -pair[1].isolation,
-                )
-                for runtime, _ in self._can:
-                    for status in runtime.adopt():
-                        self._where[status.instance] = runtime
-            return self._can
+            if self._ready:
+                return
+            for runtime in self._runtimes:
+                if runtime.instances() and runtime.capabilities().usable:
+                    self._where.update({status.instance: runtime for status in runtime.adopt()})
+            self._ready = True
 
     def offer(self) -> HostOffer:
-        """What this machine has."""
+        """What this machine has. What its engines really can is found out when something is to run on them."""
         if self._offer is None:
-            usable = self.usable()
             disk = shutil.disk_usage(self._directory if self._directory.exists() else "/")
             self._offer = HostOffer(
                 name=self.name,
@@ -108,8 +104,8 @@ class LocalHost:
                     disk_bytes=disk.free,
                     replicas=REPLICAS_MAX,
                 ),
-                isolation=max((can.isolation for _, can in usable), default=0),
-                runtimes=frozenset(can.name for _, can in usable),
+                isolation=max(self._isolation.values(), default=0),
+                runtimes=frozenset(self._isolation),
                 region=self._region,
                 ask_bp=self._ask_bp,
             )
@@ -123,14 +119,29 @@ class LocalHost:
         Raises InvalidRequest, which says what each of them lacks.
         """
         why = []
-        for runtime, can in self.usable():
-            lacks = _lacks(app, can)
+        for runtime in self._runtimes:
+            if app.image is None and app.rootfs is None and runtime.name != HOST_BASED:
+                lacks = "needs an image or a root file system"
+            else:
+                can = runtime.capabilities()
+                lacks = can.why_not or self._lacks(app, can)
             if not lacks:
                 return runtime
-            why.append(f"{can.name} {lacks}")
-        broken = [can for can in (runtime.capabilities() for runtime in self._runtimes) if not can.usable]
-        why += [f"{can.name} {can.why_not}" for can in broken]
+            why.append(f"{runtime.name} {lacks}")
         raise InvalidRequest(f"no runtime of {self.name} can run {app.name}: {'; '.join(why) or 'it has none'}")
+
+    def _lacks(self, app: App, can: Capabilities) -> str:
+        """What a runtime lacks for `app`; empty where it can run it."""
+        least = max(Isolation.named(app.schedule.isolation), self._least)
+        if app.runtime is not None and can.name != app.runtime:
+            return f"is not the {app.runtime} that it names"
+        if can.isolation < least:
+            return f"isolates as a {can.isolation.name.lower()} does, and a {least.name.lower()} is asked for"
+        if app.image is not None and not can.images:
+            return "takes no images"
+        if app.port is not None and not can.port:
+            return "serves no port"
+        return "has no egress" if app.egress and not can.egress else ""
 
     def pulls(self, specification: Mapping[str, Any]) -> bool:
         """Whether an image or archive is not prepared yet."""
@@ -208,13 +219,9 @@ class LocalHost:
 
     def instances(self) -> list[Status]:
         """All there is of this network's replicas."""
+        self._adopted()
         found = []
-        now = time.monotonic()
-        for runtime, _ in self.usable():
-            known = any(one is runtime for one in list(self._where.values()))
-            if not known and now < self._looked_at.get(runtime.name, 0.0) + _LOOK_S:
-                continue
-            self._looked_at[runtime.name] = now
+        for runtime in self._runtimes:
             for status in runtime.instances({NETWORK: self._network_id}):
                 self._where[status.instance] = runtime
                 found.append(status)
@@ -237,7 +244,7 @@ class LocalHost:
             self._keep_log(replica_id)
         except (RiosError, OSError) as error:
             log.info("a log is not kept", extra={"replica": replica_id, "reason": str(error)})
-        for runtime in [known] if known is not None else [runtime for runtime, _ in self.usable()]:
+        for runtime in self._runtimes if known is None else [known]:
             runtime.remove(replica_id)
         self._where.pop(replica_id, None)
 
@@ -285,7 +292,7 @@ class LocalHost:
         known = self._where.get(replica_id)
         if known is not None:
             return known
-        for runtime, _ in self.usable():
+        for runtime in self._runtimes:
             try:
                 runtime.status(replica_id)
             except NotFound:
@@ -301,23 +308,6 @@ class LocalHost:
                 runtime.close()
             except RiosError as error:
                 log.warning("a runtime did not close", extra={"runtime": runtime.name, "reason": str(error)})
-
-
-def _lacks(app: App, can: Capabilities) -> str:
-    """What a runtime lacks for `app`; empty where it can run it."""
-    if app.runtime is not None and can.name != app.runtime:
-        return f"is not the {app.runtime} that it names"
-    if can.isolation < Isolation.named(app.schedule.isolation):
-        return f"isolates by {can.isolation.name.lower()}, less than {app.schedule.isolation}"
-    if app.image is not None and not can.images:
-        return "takes no images"
-    if app.image is None and app.rootfs is None and not can.host_base:
-        return "needs an image or a root file system"
-    if app.port is not None and not can.port:
-        return "serves no port"
-    if app.egress and not can.egress:
-        return "has no egress"
-    return ""
 
 
 def _kept_lines(path: Path) -> list[LogLine]:
@@ -350,6 +340,38 @@ class LocalHosts:
         self._end()
 
 
+def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
+    """The runtimes whose programs this machine has, on a directory, with the isolation that they promise."""
+    from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
+    from rios.deploy.runtimes.engine import EngineRuntime
+    from rios.deploy.runtimes.engine_service import KINDS
+
+    found: dict[Runtime, Isolation] = {BubblewrapRuntime(directory): Isolation.PROCESS}
+    for kind in KINDS.values():
+        if not kind.why_not():
+            found[EngineRuntime(kind, directory)] = kind.isolation
+    return found
+
+
+def clear_up(directory: Path) -> None:
+    """Take a directory away, with all that runs there and the storage of its engines."""
+    for runtime in runtimes_of(directory):
+        for status in runtime.instances():
+            runtime.remove(status.instance)
+        runtime.close()
+    storage = directory / "engine"
+    if storage.exists():
+        # Its layers are mounts, which only the engine takes away.
+        place = ["--root", str(storage / "root"), "--runroot", str(storage / "run")]
+        subprocess.run(
+            ["podman", *place, "system", "reset", "--force"], capture_output=True, timeout=_RESET_S, check=False
+        )
+        subprocess.run(
+            ["umount", str(storage / "root" / "overlay")], capture_output=True, timeout=_RESET_S, check=False
+        )
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def place_of(home: Path | None, network_id: str) -> Path | None:
     """Where the sandboxes of a network lie; None without a home.
 
@@ -365,18 +387,15 @@ def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without.
     """
-    from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
-
     if directory is None:
         made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
         made.chmod(0o711)  # sandboxes have users of their own
-        host = LocalHost("localhost", made, [BubblewrapRuntime(made)], network_id=network_id)
         reaper = start_reaper(made)
 
         def end() -> None:
+            clear_up(made)
             end_reaper(reaper)
-            shutil.rmtree(made, ignore_errors=True)
 
-        return LocalHosts(host, end=end)
+        return LocalHosts(LocalHost("localhost", made, runtimes_of(made), network_id=network_id), end=end)
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    return LocalHosts(LocalHost("localhost", directory, [BubblewrapRuntime(directory)], network_id=network_id))
+    return LocalHosts(LocalHost("localhost", directory, runtimes_of(directory), network_id=network_id))

@@ -14,6 +14,7 @@ from rios.services.deployments.acting import Acting
 from rios.services.deployments.front import Front
 from rios.services.deployments.health import Prober
 from rios.services.deployments.hosts import Hosts
+from rios.services.deployments.leader import LEASE_S
 from rios.services.deployments.metering import PERIOD_S, Metering
 from rios.services.deployments.reconciler import Reconciler
 from rios.services.deployments.routing import Routes
@@ -43,6 +44,7 @@ class Platform:
         *,
         home: Path | None,
         period_s: int = PERIOD_S,
+        lease_s: float = LEASE_S,
     ) -> None:
         """owner: who is paid for the host of a name. home: where what outlives the process is; nothing does without."""
         ledger = charging.ledger()
@@ -60,7 +62,7 @@ class Platform:
         self.prober = Prober(changed=self._nudge)
         metering = Metering(store, charging, priced, period_s=period_s)
         acting = Acting(store, metering, self.secrets, self.routes)
-        self.reconciler = Reconciler(store, self.hosts, acting, self.prober, Scalers(store))
+        self.reconciler = Reconciler(store, self.hosts, acting, self.prober, Scalers(store), lease_s=lease_s)
         self.front = Front(self.routes)
         self.reconciler.start()
 

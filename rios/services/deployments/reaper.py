@@ -6,7 +6,6 @@ A process of its own that waits for its parent's end; then it removes all instan
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -37,13 +36,9 @@ def main(directory: Path, parent: int) -> None:
     """Wait, and clear up."""
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
-    from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
+    from rios.services.deployments.local_host import clear_up
 
-    runtime = BubblewrapRuntime(directory)
-    for status in runtime.instances():
-        runtime.remove(status.instance)
-    runtime.close()
-    shutil.rmtree(directory, ignore_errors=True)
+    clear_up(directory)
 
 
 if __name__ == "__main__":

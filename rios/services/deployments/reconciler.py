@@ -23,7 +23,7 @@ from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
 from rios.services.deployments.acting import Acting
 from rios.services.deployments.health import Prober, probes_of
 from rios.services.deployments.hosts import Host, Hosts
-from rios.services.deployments.leader import Leadership
+from rios.services.deployments.leader import LEASE_S, Leadership
 from rios.services.deployments.scaling import Scalers
 from rios.services.deployments.store import AppStore, NotLeader
 from rios.services.deployments.values import App, NewReplica, Replica, Step
@@ -56,13 +56,22 @@ class _Pass:
 class Reconciler:
     """One of those that would act. Close it; what runs goes on."""
 
-    def __init__(self, store: AppStore, hosts: Hosts, acting: Acting, prober: Prober, scalers: Scalers) -> None:
+    def __init__(
+        self,
+        store: AppStore,
+        hosts: Hosts,
+        acting: Acting,
+        prober: Prober,
+        scalers: Scalers,
+        *,
+        lease_s: float = LEASE_S,
+    ) -> None:
         self._store = store
         self._hosts = hosts
         self._acting = acting
         self._prober = prober
         self._scalers = scalers
-        self.leadership = Leadership(store)
+        self.leadership = Leadership(store, lease_s=lease_s)
         self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
         self._answered_at: dict[str, float] = {}
         self._money_at: dict[str, int] = {}

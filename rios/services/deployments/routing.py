@@ -112,6 +112,17 @@ class Routes:
             app_id = self._names.get((organisation_id, name))
             return None if app_id is None else self._routes.get(app_id)
 
+    def public(self, name: str) -> Route | None:
+        """The route of a name that everybody may use; of several organisations' the oldest, so that nobody takes over
+        an address that others use."""
+        with self._lock:
+            found = [
+                route
+                for route in self._routes.values()
+                if route.app.name == name and route.specification["access"] == "public"
+            ]
+        return min(found, key=lambda route: route.app.created_at, default=None)
+
     def of(self, app_id: str) -> Route | None:
         """The route of a deployment, or None."""
         with self._lock:

@@ -55,11 +55,22 @@ class Plan(tuple[Change, ...]):
         return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
 
 
+Check = Callable[[Specification], None]
+
+
+def _anything(_: Specification) -> None:
+    """Whoever has the process may have all that it may."""
+
+
 class Deployments:
     """Applications and models on a network: `net.deploy`."""
 
-    def __init__(self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str) -> None:
+    def __init__(
+        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, checked: Check = _anything
+    ) -> None:
+        """checked: raises InvalidRequest for a specification that this user may not have."""
         self._platform = platform
+        self._checked = checked
         self._user_id = user_id
         self._organisation_id = organisation_id
 
@@ -82,6 +93,7 @@ class Deployments:
         """As `create`, of a specification that was read already."""
         platform = self._platform()
         store = platform.store
+        self._checked(wanted)
         wanted = resolved(wanted)
         now = store.ledger.now()
         app = App(
@@ -97,17 +109,20 @@ class Deployments:
             also=lambda connection: platform.secrets.put(connection, app, given, at=now),
         )  # fmt: skip
         platform.changed()
-        return Deployment(self._platform, app.id, app.name, by=self._user_id)
+        return self._handle(app)
+
+    def _handle(self, app: App) -> Deployment:
+        return Deployment(self._platform, app.id, app.name, by=self._user_id, checked=self._checked)
 
     def get(self, name: str) -> Deployment:
         """A deployment by its name. Raises NotFound."""
         found = self._platform().store.named(self._organisation_id, name)
-        return Deployment(self._platform, found.id, found.name, by=self._user_id)
+        return self._handle(found)
 
     def list(self) -> tuple[Deployment, ...]:
         """The deployments of the organisation, by name."""
         found = self._platform().store.apps(self._organisation_id)
-        return tuple(Deployment(self._platform, app.id, app.name, by=self._user_id) for app in found)
+        return tuple(self._handle(app) for app in found)
 
     def plan(self, source: str | Path | Sequence[Specification]) -> Plan:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""

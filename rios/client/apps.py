@@ -1,0 +1,276 @@
+"""Deployments behind a gateway, as `net.deploy` of a network in this process gives them."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from pydantic import SecretStr
+
+from rios.client.http import Http
+from rios.deploy.lifecycle import State
+from rios.deploy.runtimes.protocol import Executed
+from rios.deploy.spec import App, SecretRef
+from rios.services.deployments.handle import Cost, awaited, given_secrets, span_of
+from rios.services.deployments.reading import read_app, read_file
+from rios.services.deployments.service import Change, Plan, resolved
+from rios.services.deployments.values import Event
+from rios.words.errors import NotFound
+
+_LOOK_S, _LINES_S = 0.1, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteReplica:
+    """One replica of a deployment."""
+
+    id: str
+    revision: int
+    host: str
+    state: State
+    created_at: int
+    started_at: int
+    ready_at: int
+
+
+class RemoteDeployments:
+    """Applications on a network: `net.deploy`."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def __repr__(self) -> str:
+        return f"<Deployments at {self._http.url}>"
+
+    def create(self, *, name: str, **fields: Any) -> RemoteDeployment:
+        """As of a local network. Values of secrets are sent to the gateway, which keeps them encrypted."""
+        return self.create_from(read_app({"name": name, **fields}))
+
+    def create_from(self, wanted: App) -> RemoteDeployment:
+        """As `create`, of a specification that was read already."""
+        self._http.post("/v1/apps", _body(wanted))
+        return RemoteDeployment(self._http, wanted.name)
+
+    def get(self, name: str) -> RemoteDeployment:
+        """A deployment by its name. Raises NotFound."""
+        self._http.get(f"/v1/apps/{name}")
+        return RemoteDeployment(self._http, name)
+
+    def list(self) -> tuple[RemoteDeployment, ...]:
+        """The deployments of the organisation, by name."""
+        return tuple(RemoteDeployment(self._http, one["name"]) for one in self._http.get("/v1/apps")["data"])
+
+    def plan(self, source: str | Path | Sequence[App]) -> Plan:
+        """What `apply` would do. Nothing is changed."""
+        rows = self._http.post("/v1/apps/plan", _file(source))["data"]
+        return Plan(
+            Change(
+                row["name"],
+                row["action"],
+                tuple((one["field"], one["before"], one["after"]) for one in row["fields"]),
+            )
+            for row in rows
+        )
+
+    def apply(self, source: str | Path | Sequence[App]) -> tuple[RemoteDeployment, ...]:
+        """Make deployments what a file says: new ones are created, others updated where they differ."""
+        rows = self._http.post("/v1/apps/apply", _file(source))["data"]
+        return tuple(RemoteDeployment(self._http, row["name"]) for row in rows)
+
+
+class RemoteDeployment:
+    """A deployment behind a gateway."""
+
+    def __init__(self, http: Http, name: str) -> None:
+        self._http = http
+        self.name = name
+        self._path = f"/v1/apps/{name}"
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<RemoteDeployment {self.name!r} at {self._http.url}>"
+
+    def _found(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._http.get(self._path)
+        return found
+
+    @property
+    def id(self) -> str:
+        """The same for its life; its name may be another's afterwards."""
+        return str(self._found()["id"])
+
+    @property
+    def status(self) -> str:
+        """requested, scheduled, pulling, starting, ready, degraded, updating, paused, stopping, stopped or failed."""
+        try:
+            return str(self._found()["status"])
+        except NotFound:
+            if self._ended:
+                return "stopped"
+            raise
+
+    @property
+    def reason(self) -> str:
+        """Why it is in that state, where there is something to say."""
+        return str(self._found()["reason"])
+
+    @property
+    def revision(self) -> int:
+        """The number of the revision that is wanted now."""
+        return int(self._found()["revision"])
+
+    @property
+    def revisions(self) -> list[dict[str, Any]]:
+        """All revisions: number, digest, created_by, created_at."""
+        found: list[dict[str, Any]] = self._http.get(f"{self._path}/revisions")["data"]
+        return found
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """What is wanted now. Secrets are in it by name alone."""
+        found: dict[str, Any] = self._found()["specification"]
+        return found
+
+    @property
+    def replicas(self) -> list[RemoteReplica]:
+        """The replicas that have not ended."""
+        rows = self._http.get(f"{self._path}/replicas")["data"]
+        return [RemoteReplica(**{**row, "state": State(row["state"])}) for row in rows]
+
+    @property
+    def url(self) -> str:
+        """Where the gateway answers for it, with its token unless it is public."""
+        return f"{self._http.url}/apps/{self.name}/"
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened to it and to its replicas, oldest first, with causes."""
+        found: list[Event] = []
+        while rows := self._http.get(f"{self._path}/events", after=found[-1].seq if found else 0)["data"]:
+            found += [Event(**row) for row in rows]
+        return found
+
+    @property
+    def cost(self) -> Cost:
+        """What it has cost so far, in wei; periods that go on are not in it."""
+        return Cost(int(self._found()["cost_wei"]))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What each replica used so far, as its host's kernel counted."""
+        found: list[dict[str, Any]] = self._http.get(f"{self._path}/metrics")["data"]
+        return found
+
+    @overload
+    def logs(self, *, follow: Literal[False] = False, replica: str | None = None) -> list[str]: ...
+
+    @overload
+    def logs(self, *, follow: Literal[True], replica: str | None = None) -> Iterator[str]: ...
+
+    def logs(self, *, follow: bool = False, replica: str | None = None) -> list[str] | Iterator[str]:
+        """Its lines in the order they were written. follow: an iterator that goes on until it has ended."""
+        if follow:
+            return self._following(replica)
+        return [row["text"] for row in self._lines(replica, 0.0)]
+
+    def _lines(self, replica: str | None, since: float) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._http.get(f"{self._path}/logs", replica=replica, since=since)["data"]
+        return found
+
+    def _following(self, replica: str | None) -> Iterator[str]:
+        since = 0.0
+        while True:
+            try:
+                last = self.status == "stopped"
+                rows = self._lines(replica, since)
+            except NotFound:
+                return
+            for row in rows:
+                since = max(since, row["at"])
+                yield row["text"]
+            if last:
+                return
+            time.sleep(_LINES_S)
+
+    def exec(self, command: Sequence[str], *, replica: str | None = None, timeout: float = 30.0) -> Executed:
+        """Run a command inside a replica: exit_code, stdout, stderr."""
+        body = {"command": list(command), "replica": replica, "timeout_s": float(timeout)}
+        done = self._http.post(f"{self._path}/exec", body)
+        return Executed(done["exit_code"], base64.b64decode(done["stdout"]), base64.b64decode(done["stderr"]))
+
+    def wait(self, state: str = "ready", *, timeout: float | None = None) -> RemoteDeployment:
+        """Until it is in that state; itself. Raises DeadlineExceeded, DeploymentFailed."""
+
+        def seen() -> tuple[State, str]:
+            found = self._found()
+            return State(found["status"]), found["reason"]
+
+        awaited(self.name, State(state), seen, timeout=timeout, look_s=_LOOK_S)
+        return self
+
+    def scale(self, replicas: int | tuple[int, int]) -> None:
+        """Want so many replicas, or from so many to so many as the load asks for."""
+        low, high = span_of(replicas)
+        body = {"min": low, "max": None if isinstance(replicas, int) else high}
+        self._http.post(f"{self._path}/scale", body)
+
+    def update(self, **fields: Any) -> int:
+        """Want another revision: the given fields in place of those that are. Its number; the same for no change."""
+        wanted = read_app({**given_secrets(self.specification, fields)})
+        return self.update_to(wanted, only=set(fields))
+
+    def update_to(self, wanted: App, *, only: set[str] | None = None) -> int:
+        """As `update`, to a whole specification. only: the fields that may differ."""
+        body = _body(wanted)
+        fields = {name: value for name, value in body.items() if name != "name" and (only is None or name in only)}
+        found: dict[str, Any] = self._http.ask("PATCH", self._path, json={"fields": fields})
+        return int(found["revision"])
+
+    def rollback(self, revision: int | None = None) -> int:
+        """Want an earlier revision: the one before, or the one of that number."""
+        return int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"])
+
+    def restart(self) -> None:
+        """Want all replicas replaced by new ones, step by step."""
+        self._http.ask("POST", f"{self._path}/restart")
+
+    def pause(self) -> None:
+        """Want no replica to run."""
+        self._http.ask("POST", f"{self._path}/pause")
+
+    def resume(self) -> None:
+        """Want a paused deployment to run again."""
+        self._http.ask("POST", f"{self._path}/resume")
+
+    def delete(self, *, wait: bool = True, timeout: float = 60.0) -> None:
+        """Want it gone. wait: until nothing is left. Raises DeadlineExceeded."""
+        mine = self._http.ask("DELETE", self._path)["id"]
+        self._ended = True
+
+        def seen() -> tuple[State, str]:
+            try:
+                found = self._found()
+            except NotFound:
+                return State.STOPPED, ""
+            return (State.STOPPED if found["id"] != mine else State.STOPPING), found["reason"]
+
+        if wait:
+            awaited(self.name, State.STOPPED, seen, timeout=timeout, look_s=_LOOK_S)
+
+
+def _body(wanted: App) -> dict[str, Any]:
+    """What is sent: values of secrets too, those of this process's environment among them."""
+    wanted = resolved(wanted)
+    return {**wanted.stored(), "secrets": {name: _secret(value) for name, value in wanted.secrets.items()}}
+
+
+def _secret(value: SecretStr | SecretRef) -> str | dict[str, Any]:
+    return value.model_dump(exclude_none=True) if isinstance(value, SecretRef) else value.get_secret_value()
+
+
+def _file(source: str | Path | Sequence[App]) -> Mapping[str, Any]:
+    apps = read_file(Path(source)).apps if isinstance(source, str | Path) else source
+    return {"version": 1, "apps": [_body(one) for one in apps]}

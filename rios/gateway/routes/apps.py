@@ -1,0 +1,229 @@
+"""Applications: what the organisation wants to run, what became of it, and what is wanted next."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+
+from rios.accounts.values import Principal
+from rios.deploy.spec import App, AppFile
+from rios.gateway.auth import gate_of, needs
+from rios.gateway.schemas import Name, Strict
+from rios.services.deployments.handle import Deployment
+from rios.services.deployments.service import Deployments, Plan
+from rios.services.deployments.tenants import deployments_of
+from rios.services.deployments.values import Event
+
+router = APIRouter(prefix="/v1/apps", tags=["apps"])
+Reader = Annotated[Principal, Depends(needs("models:read"))]
+Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
+_REPLICAS_MAX = 1000
+_EXEC_S = 60.0
+_LINES_MAX = 5000
+
+
+class Replicas(Strict):
+    """How many replicas."""
+
+    min: int = Field(ge=0, le=_REPLICAS_MAX)
+    max: int | None = Field(default=None, ge=1, le=_REPLICAS_MAX, description="The same as `min` without.")
+
+
+class Revision(Strict):
+    """Which revision to go back to."""
+
+    revision: int | None = Field(default=None, ge=1, le=2**31, description="The one before without.")
+
+
+class Command(Strict):
+    """A command to run inside a replica."""
+
+    command: list[Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]] = Field(min_length=1, max_length=256)
+    replica: Name | None = None
+    timeout_s: float = Field(default=30.0, gt=0, le=_EXEC_S)
+
+
+class Changes(Strict):
+    """Fields of the specification in place of those that are; secrets that are not named stay."""
+
+    fields: dict[str, Any] = Field(min_length=1, max_length=40)
+
+
+def _apps(request: Request, who: Principal) -> Deployments:
+    return deployments_of(gate_of(request).network._apps, who)
+
+
+def _app(request: Request, who: Principal, name: str) -> Deployment:
+    return _apps(request, who).get(name)
+
+
+def _said(app: Deployment) -> dict[str, Any]:
+    found = app._app()
+    return {
+        "id": found.id, "name": found.name, "status": str(found.state), "reason": found.reason,
+        "revision": found.revision, "replicas": found.replicas, "replicas_min": found.replicas_min,
+        "replicas_max": found.replicas_max, "created_at": found.created_at, "ended": found.ended_at > 0,
+        "url": f"/apps/{found.name}/", "cost_wei": str(int(app.cost)), "specification": app.specification,
+    }  # fmt: skip
+
+
+def _event(one: Event) -> dict[str, Any]:
+    return {
+        "seq": one.seq, "at": one.at, "kind": one.kind, "state": one.state, "replica": one.replica, "cause": one.cause
+    }  # fmt: skip
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "data": [
+            {
+                "name": change.name,
+                "action": change.action,
+                "fields": [{"field": field, "before": old, "after": new} for field, old, new in change.fields],
+            }
+            for change in plan
+        ]
+    }
+
+
+@router.get("", summary="The applications that the organisation wants to run")
+def get_apps(request: Request, who: Reader) -> dict[str, Any]:
+    """By name, with their states."""
+    return {"data": [_said(app) for app in _apps(request, who).list()]}
+
+
+@router.post("", status_code=202, summary="Deploy an application")
+def post_app(request: Request, who: Deployer, body: App) -> dict[str, Any]:
+    """It starts in the background, in a sandbox, and is paid for by the user. Values of secrets are in no answer."""
+    return _said(_apps(request, who).create_from(body))
+
+
+@router.post("/plan", summary="What applying a file would change")
+def post_plan(request: Request, who: Deployer, body: AppFile) -> dict[str, Any]:
+    """Nothing is changed."""
+    return _plan(_apps(request, who).plan(body.apps))
+
+
+@router.post("/apply", status_code=202, summary="Make applications what a file says")
+def post_apply(request: Request, who: Deployer, body: AppFile) -> dict[str, Any]:
+    """New ones are created, others updated where they differ; none is deleted."""
+    return {"data": [_said(app) for app in _apps(request, who).apply(body.apps)]}
+
+
+@router.get("/{name}", summary="An application")
+def get_app(request: Request, who: Reader, name: str) -> dict[str, Any]:
+    """State, revision, replicas, cost and specification."""
+    return _said(_app(request, who, name))
+
+
+@router.patch("/{name}", status_code=202, summary="Want another revision")
+def patch_app(request: Request, who: Deployer, name: str, body: Changes) -> dict[str, Any]:
+    """It takes over step by step; where it does not become ready, the one before stays."""
+    app = _app(request, who, name)
+    app.update(**body.fields)
+    return _said(app)
+
+
+@router.delete("/{name}", status_code=202, summary="Take an application down")
+def delete_app(request: Request, who: Deployer, name: str) -> dict[str, Any]:
+    """It is gone when nobody finds it any more."""
+    app = _app(request, who, name)
+    app.delete(wait=False)
+    return _said(app)
+
+
+@router.post("/{name}/scale", status_code=202, summary="Want so many replicas")
+def post_scale(request: Request, who: Deployer, name: str, body: Replicas) -> dict[str, Any]:
+    """Exactly so many, or between two numbers as the load asks for."""
+    app = _app(request, who, name)
+    app.scale(body.min if body.max is None else (body.min, body.max))
+    return _said(app)
+
+
+@router.post("/{name}/rollback", status_code=202, summary="Want an earlier revision")
+def post_rollback(request: Request, who: Deployer, name: str, body: Revision) -> dict[str, Any]:
+    """The one before, or the one of that number."""
+    app = _app(request, who, name)
+    app.rollback(body.revision)
+    return _said(app)
+
+
+@router.post("/{name}/pause", status_code=202, summary="Want no replica to run")
+def post_pause(request: Request, who: Deployer, name: str) -> dict[str, Any]:
+    """Volumes and revisions stay."""
+    app = _app(request, who, name)
+    app.pause()
+    return _said(app)
+
+
+@router.post("/{name}/resume", status_code=202, summary="Want a paused application to run again")
+def post_resume(request: Request, who: Deployer, name: str) -> dict[str, Any]:
+    """With the revision that it had."""
+    app = _app(request, who, name)
+    app.resume()
+    return _said(app)
+
+
+@router.post("/{name}/restart", status_code=202, summary="Want all replicas replaced")
+def post_restart(request: Request, who: Deployer, name: str) -> dict[str, Any]:
+    """Step by step; one that failed or is done begins anew."""
+    app = _app(request, who, name)
+    app.restart()
+    return _said(app)
+
+
+@router.post("/{name}/exec", summary="Run a command inside a replica")
+def post_exec(request: Request, who: Deployer, name: str, body: Command) -> dict[str, Any]:
+    """Output is in base64, at most 1 MiB of each kind."""
+    done = _app(request, who, name).exec(body.command, replica=body.replica, timeout=body.timeout_s)
+    return {
+        "exit_code": done.exit_code,
+        "stdout": base64.b64encode(done.stdout).decode(),
+        "stderr": base64.b64encode(done.stderr).decode(),
+    }
+
+
+@router.get("/{name}/events", summary="What happened to an application")
+def get_events(
+    request: Request, who: Reader, name: str, after: Annotated[int, Query(ge=0, le=2**53)] = 0
+) -> dict[str, Any]:
+    """Oldest first, at most 1000 after the event of that number."""
+    app = _app(request, who, name)
+    return {"data": [_event(one) for one in app._store.events(app.id, after=after)]}
+
+
+@router.get("/{name}/logs", summary="What an application wrote")
+def get_logs(
+    request: Request,
+    who: Reader,
+    name: str,
+    since: Annotated[float, Query(ge=0, le=2**40, description="Seconds since 1970.")] = 0.0,
+    replica: Annotated[str | None, Query(max_length=63)] = None,
+) -> dict[str, Any]:
+    """Lines of all replicas, oldest first: the last 5000 after that moment."""
+    lines = _app(request, who, name).lines(replica=replica, since=since)
+    rows = [{"at": line.at, "replica": one, "stream": line.stream, "text": line.text} for one, line in lines]
+    return {"data": rows[-_LINES_MAX:]}
+
+
+@router.get("/{name}/replicas", summary="The replicas of an application")
+def get_replicas(request: Request, who: Reader, name: str) -> dict[str, Any]:
+    """Those that have not ended."""
+    names = ("id", "revision", "host", "state", "created_at", "started_at", "ready_at")
+    found = _app(request, who, name).replicas
+    return {"data": [{**{field: getattr(one, field) for field in names}, "state": str(one.state)} for one in found]}
+
+
+@router.get("/{name}/metrics", summary="What an application's replicas used")
+def get_metrics(request: Request, who: Reader, name: str) -> dict[str, Any]:
+    """As the kernels of their hosts counted."""
+    return {"data": _app(request, who, name).metrics()}
+
+
+@router.get("/{name}/revisions", summary="The revisions of an application")
+def get_revisions(request: Request, who: Reader, name: str) -> dict[str, Any]:
+    """Oldest first."""
+    return {"data": _app(request, who, name).revisions}

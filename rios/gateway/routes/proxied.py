@@ -1,0 +1,98 @@
+"""`/apps/NAME/...`: requests to applications, with the platform's authentication or for everybody.
+
+What answers is a stranger's program under the gateway's address. So it gets no token and no cookie of the gateway and
+sets none, and its pages run in an origin of their own (Content-Security-Policy: sandbox).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from rios.accounts.values import Principal
+from rios.gateway.auth import buckets_of, gate_of
+from rios.services.deployments.proxy import Proxy
+from rios.services.deployments.routing import Route, Routes
+from rios.words.errors import NotFound, NotSignedIn
+
+router = APIRouter()
+_METHODS = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
+_SANDBOX = b"sandbox allow-scripts allow-forms allow-popups allow-downloads"
+_NOT_ASKED = frozenset((b"authorization", b"cookie", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"))
+_NOT_SAID = frozenset((b"set-cookie", b"content-security-policy", b"strict-transport-security", b"clear-site-data"))
+
+
+class _Forwarded(Response):
+    """The answer of an application, streamed."""
+
+    def __init__(self, proxy: Proxy, route: Route, path: str) -> None:
+        super().__init__()
+        self._proxy, self._route, self._path = proxy, route, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward the request of `scope`."""
+        asked = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in _NOT_ASKED]}
+
+        async def said(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(name, value) for name, value in message["headers"] if name not in _NOT_SAID]
+                message = {**message, "headers": [*headers, (b"content-security-policy", _SANDBOX)]}
+            await send(message)
+
+        await self._proxy.forward(self._route, asked, receive, said, path=self._path)
+
+
+@router.api_route("/apps/{name}", methods=_METHODS, include_in_schema=False)
+async def at_root(name: str) -> Response:
+    """Relative links of an application need the slash."""
+    return RedirectResponse(f"/apps/{name}/", status_code=308)
+
+
+@router.api_route("/apps/{name}/{path:path}", methods=_METHODS, include_in_schema=False)
+async def forwarded(request: Request, name: str, path: str) -> Response:
+    """Whatever an application answers."""
+    platform = await run_in_threadpool(gate_of(request).network._apps)
+    who = await _who(request)
+    route = _route(platform.routes, who, name)
+    if route is None and who is None:
+        raise NotSignedIn("there is no token, and no public application of that name: send `Authorization: Bearer ...`")
+    if route is None:
+        raise NotFound(f"there is no application {name!r}; GET /v1/apps lists those that there are")
+    proxy: Any = getattr(request.app.state, "proxy", None)
+    if proxy is None:
+        proxy = request.app.state.proxy = Proxy(platform.routes)
+    raw = request.scope["raw_path"].decode("ascii").partition("?")[0]
+    return _Forwarded(proxy, route, "/" + raw.split("/", 3)[3])
+
+
+async def close(app: FastAPI) -> None:
+    """Close the connections to applications."""
+    proxy: Proxy | None = getattr(app.state, "proxy", None)
+    if proxy is not None:
+        await proxy.close()
+
+
+def _route(routes: Routes, who: Principal | None, name: str) -> Route | None:
+    """The application of the own organisation, else a public one."""
+    own = None if who is None else routes.find(who.organisation_id, name)
+    return own or routes.public(name)
+
+
+async def _who(request: Request) -> Principal | None:
+    """Who asks, where somebody says so. Raises NotSignedIn for a token that is none."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        return None
+    tokens = gate_of(request).accounts.tokens
+    found = tokens.known(token.strip())
+    if found is None:
+        found = await run_in_threadpool(tokens.authenticate, token.strip())
+    wanted = [name for name in buckets_of(found) if name not in request.state.limited]
+    if wanted:
+        request.state.room = await request.app.state.limits.room(wanted)
+    found.require("generate")
+    return found

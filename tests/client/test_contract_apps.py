@@ -1,0 +1,159 @@
+"""What `net.deploy` promises, in this process and through a gateway: each case runs on both."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.deploy.lifecycle import State
+from rios.words.errors import AlreadyExists, DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
+from tests.client.conftest import Both
+from tests.deployments.stage import RESOURCES, SERVER, WEB
+from tests.waiting import until
+
+WAIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def web(network: Any) -> Iterator[Any]:
+    app = network.deploy.create(
+        name="web", command=[*WEB, SERVER], port=8000, health={"http": "/", "interval": 0.5}, grace=3,
+        env={"SAYS": "first"}, secrets={"TOKEN": "shibboleth"}, resources=RESOURCES,
+    )  # fmt: skip
+    app.wait(timeout=WAIT_S)
+    yield app
+    app.delete()
+    assert app.status == "stopped"
+    with pytest.raises(NotFound):
+        network.deploy.get("web")
+
+
+def ask(app: Any, both: Both, path: str = "", *, data: bytes | None = None) -> tuple[int, str]:
+    """What an application answers at its address."""
+    request = urllib.request.Request(f"{app.url.rstrip('/')}/{path}", data=data)
+    request.add_header("Authorization", f"Bearer {both.token}")
+    request.add_header("Cookie", "session=secret")
+    plain = ssl.create_default_context()
+    plain.check_hostname, plain.verify_mode = False, ssl.CERT_NONE  # which certificate it shows is another test's
+    try:
+        with urllib.request.urlopen(request, timeout=30, context=plain) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_it_is_ready_and_answers(web: Any, both: Both) -> None:
+    assert web.status == "ready"
+    assert ask(web, both) == (200, "first GET / ")
+    assert ask(web, both, "a%20b?c=d", data=b"body") == (200, "first POST /a%20b?c=d body")
+    assert [one.state for one in web.replicas] == [State.READY]
+    assert web.replicas[0].host == "localhost"
+    assert web.revision == 1
+    assert web.wait() is web
+
+
+def test_what_is_shown(web: Any, network: Any) -> None:
+    assert "serves" in web.logs()
+    assert web.logs(replica=web.replicas[0].id)[0] == "serves"
+    lines = web.logs(follow=True)
+    assert next(lines) == "serves"
+    lines.close()
+    states = [event.state for event in web.events if event.kind == "state" and not event.replica]
+    assert (states[0], states[-1]) == ("requested", "ready")
+    assert web.metrics()[0]["cpu_seconds"] > 0
+    assert web.cost >= 0
+    assert str(web.cost).endswith(" ROS")
+    assert web.specification["secrets"] == {"TOKEN": {"store": "TOKEN"}}
+    assert [one["number"] for one in web.revisions] == [1]
+    assert "web" in [one.name for one in network.deploy.list()]
+    assert network.deploy.get("web").id == web.id
+    assert "'web'" in repr(web)
+
+
+def test_commands_run_inside(web: Any) -> None:
+    done = web.exec(["sh", "-c", "cat /run/secrets/TOKEN; echo wrong >&2; exit 4"])
+    assert (done.exit_code, done.stdout, done.stderr) == (4, b"shibboleth", b"wrong\n")
+    with pytest.raises(NotFound):
+        web.exec(["true"], replica="none")
+
+
+def test_what_is_refused(web: Any, network: Any) -> None:
+    with pytest.raises(AlreadyExists):
+        network.deploy.create(name="web", command=["true"])
+    for wrong in ({"command": []}, {"command": ["true"], "made_up": 1}, {"command": ["true"], "replicas": (3, 1)}):
+        with pytest.raises(InvalidRequest):
+            network.deploy.create(name="wrong", **wrong)
+    with pytest.raises(InvalidRequest):
+        network.deploy.create(name="Wrong Name", command=["true"])
+    with pytest.raises(InvalidRequest):
+        network.deploy.create(name="wrong", command=["true"], secrets={"A": {"env": "NO_SUCH_VARIABLE"}})
+    with pytest.raises(InvalidRequest):
+        web.scale((3, 1))
+    with pytest.raises(NotFound):
+        network.deploy.get("none")
+    with pytest.raises(InvalidRequest):
+        web.resume()
+    with pytest.raises(DeadlineExceeded):
+        web.wait("paused", timeout=0.1)
+
+
+def test_updates_and_the_way_back(web: Any, both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOTHER_VALUE", "sesame")
+    assert web.update(env={"SAYS": "second"}, secrets={"OTHER": {"env": "ANOTHER_VALUE"}}) == 2
+    until(lambda: ask(web, both) == (200, "second GET / "), deadline_s=WAIT_S)
+    web.wait(timeout=WAIT_S)
+    assert web.exec(["sh", "-c", "cat /run/secrets/*"]).stdout in (b"sesameshibboleth", b"shibbolethsesame")
+    assert web.update(env={"SAYS": "second"}) == 2
+    assert web.rollback() == 1
+    until(lambda: ask(web, both) == (200, "first GET / "), deadline_s=WAIT_S)
+    web.wait(timeout=WAIT_S)
+
+
+def test_scale_pause_resume_restart(web: Any) -> None:
+    web.scale(2)
+    until(lambda: sum(one.state is State.READY for one in web.replicas) == 2, deadline_s=WAIT_S)
+    web.scale((1, 1))
+    until(lambda: len(web.replicas) == 1, deadline_s=WAIT_S)
+    before = web.replicas[0].id
+    web.restart()
+    until(lambda: web.status == "ready" and before not in [one.id for one in web.replicas], deadline_s=WAIT_S)
+    web.pause()
+    assert web.status == "paused"
+    web.resume()
+    web.wait(timeout=WAIT_S)
+
+
+def test_a_job_and_a_failure(network: Any) -> None:
+    job = network.deploy.create(name="job", command=["echo", "done"], restart="on-failure", resources=RESOURCES)
+    job.wait("stopped", timeout=WAIT_S)
+    assert job.logs() == ["done"]
+    assert list(job.logs(follow=True)) == ["done"]
+    job.delete()
+    bad = network.deploy.create(name="bad", command=["sh", "-c", "exit 9"], restart="never", resources=RESOURCES)
+    with pytest.raises(DeploymentFailed, match="exit code 9"):
+        bad.wait("stopped", timeout=WAIT_S)
+    bad.delete()
+
+
+def test_plan_and_apply(network: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rios.yaml"
+    text = """
+version: 1
+apps:
+- {name: a, command: [sleep, "100"], resources: {cpu: 0.5, memory: 64MiB}, env: {A: "1"}}
+"""
+    file.write_text(text)
+    assert str(network.deploy.plan(file)) == "create a"
+    (app,) = network.deploy.apply(file)
+    app.wait(timeout=WAIT_S)
+    assert str(network.deploy.plan(file)) == "nothing a"
+    file.write_text(text.replace('"1"', '"2"'))
+    assert str(network.deploy.plan(str(file))) == "update a\n  env.A: '1' -> '2'"
+    assert [one.revision for one in network.deploy.apply(file)] == [2]
+    app.delete()

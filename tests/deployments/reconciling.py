@@ -1,0 +1,44 @@
+"""Processes that reconcile the deployments of a home until they are killed, which campaigns do at any moment.
+
+`python -m tests.deployments.reconciling HOME APPS` forks one for each line that it reads and writes its number: a fork
+begins at once, for it has imported all that it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import rios.services.accounts
+import rios.services.deployments.platform
+import rios.services.keys
+from rios.billing.ledger.ledger import Ledger
+from tests.deployments.stage import Stage
+
+LEASE_S = 1.0
+
+
+def reconcile(home: Path, apps: Path) -> None:
+    """Until somebody kills this process."""
+    stage = Stage(home=home, apps=apps, lease_s=LEASE_S)
+    stage.platform  # noqa: B018  it begins
+    threading.Event().wait()
+
+
+def main(home: Path, apps: Path) -> None:
+    """Fork whoever is asked for."""
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            os.setsid()
+            reconcile(home, apps)
+        sys.stdout.write(f"{child}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    assert Ledger
+    assert rios.services
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
