@@ -14,8 +14,6 @@ import os
 import platform
 import secrets
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -28,6 +26,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from rios.dmoe import comms
 from rios.dmoe.greeting import connect
+from rios.dmoe.template import Serving, start_supervisor
 from rios.dmoe.trust import trust_of
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest, RiosError
@@ -89,7 +88,7 @@ class HostPlugin(WorkerPlugin):
         self.worker_name = ""
         self.address = ""
         self._orders: dict[str, Any] = {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Serving | None = None
         self._lock = threading.Lock()
         self._ending = threading.Event()
 
@@ -159,21 +158,15 @@ class HostPlugin(WorkerPlugin):
                 return
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rios.dmoe.supervisor"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # A group of its own: a signal to the worker's group must not end the host in mid-sentence.
-            start_new_session=True,
-        )
+    def _start(self) -> Serving:
+        process = start_supervisor()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # ended at once: its exit code says so
             process.stdin.write(json.dumps(self._orders).encode() + b"\n")
             process.stdin.flush()
         return process
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> str:
+    def _listen(self, process: Serving) -> str:
         """Until the serving process ends: take its announcements. Returns what it gave as the reason."""
         last_words = ""
         assert process.stdout is not None

@@ -20,7 +20,7 @@ ADAPTERS = """
     architecture authority batching calls certified certifying checkpoint cluster combine comms control conversion
     data deployment device dispatch experts fetch forward generation_config generator greeting host hosted job kv
     layer_run link links loading member membership offer probe quantized rotary safetensors sampling sealed serving
-    session shard_cache shard_server shelves shm supervisor tensors tls tokenizer trunk trust wire
+    session shard_cache shard_server shelves shm supervisor template tensors tls tokenizer trunk trust wire
 """
 BILLING_DOMAIN = "books budgets estimate merkle pricing rating recursion split usage verify"
 REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf templates"

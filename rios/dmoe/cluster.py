@@ -12,11 +12,13 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from rios.dmoe.comms import environment as comms_environment
+from rios.dmoe.template import CHANNEL, Template
 from rios.words.config import Settings, settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
 
@@ -95,7 +97,9 @@ class LocalCluster:
 
     def add_worker(self, name: str, *, memory_bytes: int | None = None, host_class: str | None = None) -> None:
         """One more worker; it is there when the network lists it."""
-        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or ""}
+        # One import of torch for all workers, and for those of the next cluster of this process.
+        template = Template.shared(self._environment())
+        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or "", CHANNEL: str(template.fileno())}
         limit = memory_bytes or self._memory_bytes
         if limit:
             environment["RIOS_MEMORY_BYTES"] = str(limit)
@@ -107,9 +111,11 @@ class LocalCluster:
                 *("--preload", _WATCH, "--preload", "rios.worker", "--local-directory", self._folder.name),
             ],
             environment,
+            [template.fileno()],
         )
 
-    def _spawn(self, name: str, command: list[str], more: list[str], extra: dict[str, str] | None = None) -> None:
+    def _environment(self) -> dict[str, str]:
+        """What every process of the cluster starts with."""
         environment = dict(os.environ)
         for setting, value in self._settings:
             if value != getattr(settings(), setting):  # given to `rios.local`; hosts read their environment
@@ -118,11 +124,23 @@ class LocalCluster:
         environment |= comms_environment(self._settings)
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[variable] = str(self.threads)
-        environment.update({key: value for key, value in (extra or {}).items() if value})
         environment.setdefault("HF_HUB_OFFLINE", "1")
         # Whoever started this process may not have installed rios: the children import it from where it is.
         root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        return environment
+
+    def _spawn(
+        self,
+        name: str,
+        command: list[str],
+        more: list[str],
+        extra: dict[str, str] | None = None,
+        handed: Sequence[int] = (),
+    ) -> None:
+        """handed: descriptors that the process is given."""
+        environment = self._environment()
+        environment.update({key: value for key, value in (extra or {}).items() if value})
         log = (Path(self._folder.name) / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             [sys.executable, "-m", *command, *more],
@@ -130,6 +148,7 @@ class LocalCluster:
             stdout=log,
             stderr=log,
             env=environment,
+            pass_fds=handed,
             start_new_session=True,
         )
         log.close()

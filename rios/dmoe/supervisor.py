@@ -1,4 +1,4 @@
-"""The parent of a host process: `python -m rios.dmoe.supervisor`, started by the Dask preload.
+"""The parent of a host process: `python -m rios.dmoe.supervisor`, started by the Dask preload, or a fork of a template.
 
 It owns the listening port and imports torch once; the host is a fork of it. A host that dies is forked again in
 milliseconds, on the same port, so whoever reconnects finds it. It reads its orders from standard input:
@@ -39,8 +39,6 @@ def main() -> None:
     """Read the orders, then keep one host alive."""
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     os.environ["RIOS_DEVICE_INDEX"] = str(orders.get("device_index", 0))
-    # Torch asks NVML then how many devices there are: asked of CUDA, it could no longer be used after a fork.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     configure(context={"worker": orders["name"]})
     try:
         _prepared(orders).run()
@@ -50,6 +48,17 @@ def main() -> None:
         raise
 
 
+def heavy_imports() -> None:
+    """What hosts need, once: a fork shares its memory."""
+    # Torch asks NVML then how many devices there are: asked of CUDA, it could no longer be used after a fork.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import transformers.generation.utils
+    import transformers.masking_utils
+    import transformers.modeling_layers  # noqa: F401  what nearly every architecture imports
+
+    from rios.dmoe import host  # noqa: F401
+
+
 def _prepared(orders: dict[str, Any]) -> _Supervisor:
     """The port is open and torch imported."""
     address = orders.get("bind") or "127.0.0.1", int(orders.get("port", 0))
@@ -57,11 +66,8 @@ def _prepared(orders: dict[str, Any]) -> _Supervisor:
         listener = socket.create_server(address, backlog=256)
     except OSError as error:
         raise OSError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}") from error
-    # The heavy imports happen here, once: a fork shares their memory.
+    heavy_imports()
     import torch
-    import transformers.generation.utils
-    import transformers.masking_utils
-    import transformers.modeling_layers  # noqa: F401  what nearly every architecture imports
 
     from rios.dmoe import host as _host
 

@@ -1,0 +1,225 @@
+"""A process that has imported torch once, of which the serving processes of an embedded network are forked.
+
+`import torch` and what models need beside it takes seconds of a core, and hundreds of megabytes, in each process. The
+workers of an embedded network are on one machine, so one process does it for them all, and for the next network of the
+same program: it waits for orders on a socket that only its children and their parent have, forks a supervisor
+(`rios.dmoe.supervisor`) with the environment and the standard streams of the worker that asked, and does nothing else.
+It ends when nobody is left who could ask, or when it had no child for `_IDLE_S`.
+
+A worker that was started by anybody else, or whose template has gone, starts its supervisor as a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from typing import IO, ClassVar, NoReturn, Protocol
+
+from rios.words.config import settings
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "RIOS_TEMPLATE"
+"""Environment variable of workers: the descriptor of the socket to the template."""
+_IDLE_S = 60.0
+_LOOK_S = 5.0
+_ORDER_MAX = 1 << 18  # an environment; Linux' own bound on a message of this kind of socket is a little less
+
+
+class Serving(Protocol):
+    """A supervisor, as far as whoever started it deals with it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """Its orders."""
+
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """What it announces."""
+
+    def wait(self) -> int | None:
+        """Until it ends. Its exit code; None where it is somebody else's child."""
+
+
+def start_supervisor() -> Serving:
+    """A supervisor: forked of this worker's template where there is one, else a command of its own."""
+    channel = os.environ.get(CHANNEL)
+    if channel is not None:
+        try:
+            return _Forked(int(channel))
+        except (OSError, ValueError) as error:
+            log.info("no serving process of the template; starting one", extra={"reason": repr(error)})
+    return subprocess.Popen(
+        [sys.executable, "-m", "rios.dmoe.supervisor"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A group of its own: a signal to the worker's group must not end the host in mid-sentence.
+        start_new_session=True,
+    )
+
+
+class _Forked:
+    """A supervisor that the template forked."""
+
+    def __init__(self, channel: int) -> None:
+        """channel: a descriptor of the socket to the template. Raises OSError where it does not answer in time."""
+        orders_read, orders = os.pipe()
+        said, said_write = os.pipe()
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with socket.socket(fileno=os.dup(channel)) as asked, mine, theirs:
+                order = json.dumps({"environment": dict(os.environ), "folder": os.getcwd()}).encode()
+                socket.send_fds(asked, [order], [orders_read, said_write, 2, theirs.fileno()])
+                theirs.close()
+                mine.settimeout(settings().start_timeout_s)
+                answer, found, _, _ = socket.recv_fds(mine, 64, 1)
+                if not found:
+                    raise ConnectionError("the template has gone")
+        except BaseException:
+            os.close(orders)
+            os.close(said)
+            raise
+        finally:
+            os.close(orders_read)
+            os.close(said_write)
+        self.pid = int(answer)
+        self._process = found[0]  # whoever has this descriptor cannot mistake another process for it
+        self.stdin: IO[bytes] | None = os.fdopen(orders, "wb")
+        self.stdout: IO[bytes] | None = os.fdopen(said, "rb")
+
+    def wait(self) -> None:
+        """Until it ends."""
+        select.select([self._process], [], [])
+        os.close(self._process)
+
+
+class Template:
+    """The template of this program's embedded networks."""
+
+    _shared: ClassVar[Template | None] = None
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+    _all: ClassVar[weakref.WeakSet[Template]] = weakref.WeakSet()
+
+    @classmethod
+    def shared(cls, environment: Mapping[str, str]) -> Template:
+        """The one that there is; started anew where it has ended. It may still be importing: who asks waits."""
+        with cls._guard:
+            if cls._shared is None or cls._shared._process.poll() is not None:
+                cls._shared = cls(environment)
+            return cls._shared
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """environment: what it imports with; each of its children gets that of the worker that asked."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        Template._all.add(self)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "rios.dmoe.template"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what it cannot import, its worker's own supervisor cannot either, and says
+                env=dict(environment),
+                start_new_session=True,
+            )
+
+    def fileno(self) -> int:
+        """The descriptor that workers are given."""
+        return self._channel.fileno()
+
+    @classmethod
+    def _let_go(cls) -> None:
+        """In a process forked of this program: it must not keep the template alive."""
+        for template in cls._all:
+            template._channel.close()
+        cls._shared = None
+
+
+os.register_at_fork(after_in_child=Template._let_go)
+
+
+def main() -> None:
+    """Import, then fork whenever somebody asks."""
+    channel = socket.socket(fileno=0)
+    # By its name: as `__main__` this module is another one.
+    from rios.dmoe import supervisor
+
+    supervisor.heavy_imports()
+    gc.collect()
+    gc.freeze()  # the collector would touch, and so copy, every page that the children share
+    children: set[int] = set()
+    idle_since = time.monotonic()
+    while children or time.monotonic() - idle_since < _IDLE_S:
+        readable, _, _ = select.select([channel], [], [], _LOOK_S)
+        if readable:
+            order, found, _, _ = socket.recv_fds(channel, _ORDER_MAX, 4)
+            if not order:
+                return
+            children.add(_fork(json.loads(order), found))
+        for child in list(children):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                children.discard(child)
+                idle_since = time.monotonic()
+
+
+def _fork(order: dict[str, object], streams: list[int]) -> int:
+    """A supervisor with somebody's environment and streams; its process."""
+    child = os.fork()
+    if child == 0:
+        _become(order, streams)
+    with socket.socket(fileno=streams.pop()) as answer:
+        process = os.pidfd_open(child)
+        with contextlib.suppress(OSError):  # whoever asked has gone, and the supervisor finds no orders
+            socket.send_fds(answer, [str(child).encode()], [process])
+        os.close(process)
+    for stream in streams:
+        os.close(stream)
+    return child
+
+
+def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
+    """In the child: the supervisor itself."""
+    code = 1
+    try:
+        os.setsid()
+        for place, stream in enumerate(streams[:3]):
+            os.dup2(stream, place)
+        for stream in streams:
+            os.close(stream)
+        environment = order["environment"]
+        assert isinstance(environment, dict)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:0] = [x for x in environment.get("PYTHONPATH", "").split(os.pathsep) if x and x not in sys.path]
+        with contextlib.suppress(OSError):  # it may have gone, as for the worker itself
+            os.chdir(str(order["folder"]))
+        settings.cache_clear()
+        signal.set_wakeup_fd(-1)
+        from rios.dmoe import supervisor
+
+        supervisor.main()
+        code = 0
+    except Exception:
+        log.exception("a supervisor failed")
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
