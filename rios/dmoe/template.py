@@ -25,6 +25,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, ClassVar, NoReturn, Protocol
 
 from rios.words.config import settings
@@ -84,7 +85,7 @@ class _Forked:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with socket.socket(fileno=os.dup(channel)) as asked, mine, theirs:
-                order = json.dumps({"environment": dict(os.environ), "folder": os.getcwd()}).encode()
+                order = json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())}).encode()
                 socket.send_fds(asked, [order], [orders_read, said_write, 2, theirs.fileno()])
                 theirs.close()
                 mine.settimeout(settings().start_timeout_s)
