@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rios import money_cli, report_cli
+from rios.client import app_commands
 from rios.client import commands as client_commands
 from rios.gateway import commands as gateway_commands
 from rios.words.errors import RiosError
@@ -25,6 +26,7 @@ money_cli.add_to(app)
 report_cli.add_to(app)
 gateway_commands.add_to(app)
 client_commands.add_to(app)
+app_commands.add_to(app)
 
 Scheduler = Annotated[
     str | None, typer.Option(help="A Dask scheduler such as tcp://head:8786; without it, workers start here.")

@@ -1,0 +1,157 @@
+"""The commands for applications: `rios apps`, `rios apply`, `rios logs` ... They talk to a gateway."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rios.client.apps import RemoteDeployments
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="As `rios apps` shows it.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Until it is ready.")]
+File = Annotated[Path, typer.Option("-f", "--file", exists=True, dir_okay=False, help="A specification in YAML.")]
+_WAIT_S = 600.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add all of them to the command line."""
+    for command in (apply, apps, app_, logs, events, scale, rollback, pause, resume, restart, delete, exec_):
+        app.command(command.__name__.rstrip("_"))(command)
+
+
+@contextmanager
+def _deploy() -> Iterator[RemoteDeployments]:
+    from rios.client.where import must_find
+
+    with must_find().connect() as network:
+        yield network.deploy
+
+
+def _say(value: object, as_json: bool, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rios.services.views import text_table
+
+    sys.stdout.write((json.dumps(value) if as_json else text_table(columns, rows)) + "\n")
+
+
+def apply(
+    file: File,
+    dry_run: Annotated[bool, typer.Option("--plan", help="Show what would change, and change nothing.")] = False,
+    wait: Wait = False,
+) -> None:
+    """Make applications what a file says: new ones are created, others updated where they differ."""
+    with _deploy() as deploy:
+        sys.stdout.write(f"{deploy.plan(file)}\n")
+        if dry_run:
+            return
+        for app in deploy.apply(file):
+            if wait:
+                app.wait(timeout=_WAIT_S)
+            sys.stdout.write(f"{app.name} {app.status}\n")
+
+
+def apps(as_json: AsJson = False) -> None:
+    """The applications of the organisation."""
+    with _deploy() as deploy:
+        found = deploy._http.get("/v1/apps")["data"]
+    rows = [(one["name"], one["status"], one["replicas"], one["revision"], one["url"], one["reason"]) for one in found]
+    _say(found, as_json, ("name", "status", "replicas", "revision", "url", "reason"), rows)
+
+
+def app_(name: Name, as_json: AsJson = False) -> None:
+    """One application with its replicas."""
+    with _deploy() as deploy:
+        app = deploy.get(name)
+        found: dict[str, Any] = {**app._found(), "data": app._http.get(f"/v1/apps/{name}/replicas")["data"]}
+    rows = [(one["id"], one["state"], one["revision"], one["host"], _moment(one["ready_at"])) for one in found["data"]]
+    if not as_json:
+        sys.stdout.write(f"{name} {found['status']} {found['reason']}\n")
+    _say(found, as_json, ("replica", "state", "revision", "host", "ready since"), rows)
+
+
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until it has ended.")] = False,
+    replica: Annotated[str | None, typer.Option(help="Of this replica alone.")] = None,
+) -> None:
+    """What an application wrote."""
+    with _deploy() as deploy:
+        app = deploy.get(name)
+        for line in app.logs(follow=True, replica=replica) if follow else app.logs(replica=replica):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+def events(name: Name, as_json: AsJson = False) -> None:
+    """What happened to an application, oldest first."""
+    with _deploy() as deploy:
+        found = deploy.get(name).events
+    value = [{"seq": one.seq, "at": one.at, "kind": one.kind, "said": str(one)} for one in found]
+    _say(value, as_json, ("at", "what"), [(_moment(one.at), str(one)) for one in found])
+
+
+def scale(
+    name: Name,
+    replicas: Annotated[int, typer.Argument(min=0)],
+    most: Annotated[int | None, typer.Argument(min=1, help="Up to so many, as the load asks for.")] = None,
+) -> None:
+    """Want so many replicas."""
+    with _deploy() as deploy:
+        deploy.get(name).scale(replicas if most is None else (replicas, most))
+
+
+def rollback(name: Name, revision: Annotated[int | None, typer.Argument(min=1)] = None) -> None:
+    """Want the revision before, or one by its number."""
+    with _deploy() as deploy:
+        sys.stdout.write(f"{name} revision {deploy.get(name).rollback(revision)}\n")
+
+
+def pause(name: Name) -> None:
+    """Want no replica to run."""
+    with _deploy() as deploy:
+        deploy.get(name).pause()
+
+
+def resume(name: Name) -> None:
+    """Want a paused application to run again."""
+    with _deploy() as deploy:
+        deploy.get(name).resume()
+
+
+def restart(name: Name) -> None:
+    """Want all replicas replaced by new ones."""
+    with _deploy() as deploy:
+        deploy.get(name).restart()
+
+
+def delete(name: Name) -> None:
+    """Take an application down, with what is not to be kept."""
+    with _deploy() as deploy:
+        deploy.get(name).delete()
+
+
+def exec_(
+    name: Name,
+    command: Annotated[list[str], typer.Argument(help="After `--`.")],
+    replica: Annotated[str | None, typer.Option(help="In this replica.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, max=60)] = 30.0,
+) -> None:
+    """Run a command inside a replica; its exit code is that of this command."""
+    with _deploy() as deploy:
+        done = deploy.get(name).exec(command, replica=replica, timeout=timeout)
+    sys.stdout.buffer.write(done.stdout)
+    sys.stdout.flush()
+    sys.stderr.buffer.write(done.stderr)
+    raise typer.Exit(done.exit_code)
+
+
+def _moment(at: int) -> str:
+    return "" if not at else f"{datetime.fromtimestamp(at / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
