@@ -51,10 +51,9 @@ def sandbox_directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="rios-sandboxes-"))
     directory.chmod(0o711)
     yield directory
-    if shutil.which("podman"):
-        storage = ["--root", directory / "engine" / "root", "--runroot", directory / "engine" / "run"]
-        subprocess.run(["podman", *storage, "system", "reset", "--force"], capture_output=True, timeout=60, check=False)
-        subprocess.run(["umount", directory / "engine" / "root" / "overlay"], capture_output=True, check=False)
+    overlay = directory / "engine" / "root" / "overlay"
+    if overlay.is_dir():
+        subprocess.run(["umount", "--lazy", *overlay.glob("*/merged"), overlay], capture_output=True, check=False)
     shutil.rmtree(directory)
 
 

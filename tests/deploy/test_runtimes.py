@@ -20,7 +20,7 @@ from pydantic import SecretBytes
 
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.protocol import Allowed, Isolation, Limits, Mount
-from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound
 from tests.deploy.conftest import HIDDEN, OUTSIDE, Bench, assert_nothing_left, make_runtime
 from tests.waiting import until
 
@@ -114,7 +114,7 @@ def test_a_command_runs_to_its_end(bench: Bench) -> None:
     lines = list(bench.runtime.logs(status.instance))
     assert [line.text for line in lines if line.stream == "stderr"] == ["wrong"]
     out = [line.text for line in lines if line.stream == "stdout"]
-    assert re.match(r"uid=10001(\(app\))? gid=10001(\(app\))?", out[0])
+    assert re.match(r"uid=10001\S* gid=10001\S*( groups=10001\S*)?$", out[0])
     assert out[1:] == ["good morning", "/tmp"]
     assert bench.runtime.instances(labels)[0].instance == status.instance
     assert not bench.runtime.instances({"owner": "somebody else"})
@@ -126,12 +126,7 @@ def test_a_killed_command_says_so(bench: Bench) -> None:
 
 
 def test_what_is_not_there_does_not_run(bench: Bench) -> None:
-    # An engine knows at once, bubblewrap only once it is inside.
-    if bench.name == "bubblewrap":
-        assert bench.run("no-such-program")[0].exit_code == 127
-    else:
-        with pytest.raises(SandboxFailed, match="no-such-program"):
-            bench.run("no-such-program")
+    assert bench.run("no-such-program")[0].exit_code == 127
     for call in (bench.runtime.status, bench.runtime.metrics, bench.runtime.logs, bench.runtime.kill):
         with pytest.raises(NotFound, match="nobody"):
             call("nobody")
@@ -236,7 +231,7 @@ def test_what_is_measured_is_what_the_kernel_counts(bench: Bench) -> None:
     status = bench.start("python3", "-S", "-c", work)
     _said(bench, status.instance, "done")
     measured = bench.runtime.metrics(status.instance)
-    assert measured.cpu_seconds >= 0.5
+    assert measured.cpu_seconds >= 0.4  # a kernel of its own counts in coarser steps
     assert measured.pids >= 1
     assert 1 << 20 < measured.memory_bytes <= measured.memory_peak_bytes
     bench.runtime.kill(status.instance)
@@ -359,7 +354,7 @@ def test_a_starter_killed_at_any_point_leaves_one_or_none(bench: Bench) -> None:
     with _starters(bench) as starters:
         assert starters.stdin is not None
         assert starters.stdout is not None
-        for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4):
+        for delay in (0.0, 0.02, 0.06, 0.15, 0.4):
             launch = bench.launch("sh", "-c", "echo started; sleep 300", port=8000, limits=Limits())
             starters.stdin.write(f"{launch.instance}\n")
             starters.stdin.flush()
@@ -369,7 +364,7 @@ def test_a_starter_killed_at_any_point_leaves_one_or_none(bench: Bench) -> None:
                 os.kill(pid, signal.SIGKILL)
             assert starters.stdout.readline() == "ended\n"
             bench.runtime.adopt()
-            if delay not in (0.01, 0.1):  # repeated, it is there once; else it is taken away, whatever there is of it
+            if delay not in (0.02, 0.15):  # repeated, it is there once; else it is taken away, whatever there is of it
                 assert bench.runtime.start(launch).state == "running"
                 _said(bench, launch.instance, "started")
                 assert bench.output(launch.instance) == "started"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import resource
@@ -23,7 +24,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.errors import NotFound as DockerNotFound
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes import arguments, cgroup, seccomp
+from rios.deploy.runtimes import arguments, cgroup, gvisor, seccomp
 from rios.deploy.runtimes.beside import start_beside
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.containers import container_request, state_of
@@ -52,6 +53,9 @@ from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, Sandbo
 
 _ENDED_WITHIN_S = 15.0
 _CHUNK_BYTES = 1 << 20
+_KILLED = 137
+_COMMAND_NOT_FOUND = 127
+_NEARLY_BYTES = 1 << 20
 _PROCESSES_MAX = 1 << 15
 
 
@@ -95,6 +99,10 @@ class EngineRuntime:
         except SandboxFailed as error:
             return str(error)
         return ""
+
+    @functools.cached_property
+    def _program(self) -> str:
+        return self._kind.found() or self._kind.program
 
     @functools.cached_property
     def _profile(self) -> Path | None:
@@ -205,6 +213,7 @@ class EngineRuntime:
         request = container_request(
             launch,
             image=image,
+            runtime=self.name,
             network=network,
             parent=group.name,
             pids=pids,
@@ -215,7 +224,7 @@ class EngineRuntime:
             nproc=_processes_of_a_user(),
         )
         with _translated(f"the instance {launch.instance} could not be started"):
-            created = client.create_container_from_config(request, name=_name(record))
+            created = self._created(client, request, _name(record))
             client.start(created["Id"])
             details = client.inspect_container(created["Id"])
         write_json(
@@ -223,11 +232,38 @@ class EngineRuntime:
             {"at": time.time(), "container": details["Id"], "log": details.get("LogPath") or ""},
         )
 
+    def _created(self, client: docker.APIClient, request: dict[str, Any], name: str) -> dict[str, Any]:
+        """A new container. One that a starter asked for before it was killed may just be coming: it is taken away."""
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while True:
+            try:
+                return dict(client.create_container_from_config(request, name=name))
+            except APIError as error:
+                if time.monotonic() > deadline:
+                    raise
+                if "unlinkat" in str(error.explanation):
+                    self._service.heal()
+                elif error.status_code in (409, 500) and "in use" in str(error.explanation):
+                    with contextlib.suppress(APIError):
+                        client.remove_container(name, force=True, v=True)
+                else:
+                    raise
+            time.sleep(0.05)
+
     def adopt(self) -> list[Status]:
         for record in self._records.all():
             with contextlib.suppress(NotFound), record.turn():
                 self._mend(record)
+        self._sweep()
         return self.instances()
+
+    def _sweep(self) -> None:
+        """Take away containers that no record knows: their starter was killed, and its record removed."""
+        client = self._client()
+        with _translated("containers that nobody knows cannot be removed"):
+            for container in client.containers(all=True, filters={"label": f"rios.runtime={self.name}"}):
+                if not self._records.of(container["Labels"]["rios.instance"]).exists:
+                    client.remove_container(container["Id"], force=True, v=True)
 
     def _mend(self, record: Record) -> None:
         """Give a running container whose relay died a new one."""
@@ -302,15 +338,30 @@ class EngineRuntime:
             return None
         ended: dict[str, Any] = {"code": None, "at": None, "out_of_memory": False}
         if details is not None:
-            state = details["State"]
+            code = int(details["State"]["ExitCode"])
+            if code == 1 and self._not_found(details):
+                code = _COMMAND_NOT_FOUND
             ended = {
-                "code": int(state["ExitCode"]),
-                "at": seconds(state["FinishedAt"]) or time.time(),
-                "out_of_memory": bool(state.get("OOMKilled")),
+                "code": code,
+                "at": seconds(details["State"]["FinishedAt"]) or time.time(),
+                "out_of_memory": code == _KILLED and self._reached_limit(record),
             }
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             write_json(record.directory / "exit.json", ended)
         return ended
+
+    def _not_found(self, details: dict[str, Any]) -> bool:
+        """Whether the container's first process, which passes signals on, found no command to run."""
+        lines = read_lines(Path(details.get("LogPath") or "/nonexistent"), 0.0, ended=True)
+        return any(
+            line.stream == "stderr" and "failed to exec pid1" in line.text for line in itertools.islice(lines, 3)
+        )
+
+    def _reached_limit(self, record: Record) -> bool:
+        """Whether it used all memory that it may. The count of kills in the container's own group went with that."""
+        group = Cgroup(record.instance, layout=self._layout)
+        limit = arguments.limits_of(record.asked).memory_bytes
+        return group.exists and group.counted().memory_peak_bytes >= limit - _NEARLY_BYTES
 
     def wait(self, instance: str, *, timeout_s: float) -> Status:
         return until_exited(self, instance, timeout_s)
@@ -335,7 +386,7 @@ class EngineRuntime:
         started = read_json(record.directory / "started.json")
         path = Path(started["log"] if started and started["log"] else record.directory / "log")
         if not follow:
-            return read_lines(path, since)
+            return read_lines(path, since, ended=self.status(instance).state == "exited")
         return follow_lines(path, since, lambda: self.status(instance).state == "exited")
 
     # What is done to it.
@@ -376,6 +427,10 @@ class EngineRuntime:
             group.freeze(False)
         self._remove_container(record)
         self._end_relay(record)
+        # The engine's own clean-up runs in the group; killed half-way, it would leave the storage in disorder.
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while any(_is_engine(pid) for pid in group.processes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
         group.remove()
         MemoryFiles(record.instance).remove()
         record.remove()
@@ -421,7 +476,13 @@ class EngineRuntime:
         record = self._records.of(instance)
         with _translated(f"{command[0]} in {instance}"):
             return run_inside(
-                self._client(), _name(record), command, user=record.asked["user"], env=env or {}, timeout_s=timeout_s
+                self._client(),
+                _name(record),
+                command,
+                user=record.asked["user"],
+                env=env or {},
+                timeout_s=timeout_s,
+                kill_inside=functools.partial(gvisor.kill_inside, self._program) if self.name == "gvisor" else None,
             )
 
     def put_secrets(self, instance: str, secrets: Mapping[str, SecretBytes]) -> None:
@@ -431,6 +492,12 @@ class EngineRuntime:
 
     def close(self) -> None:
         self._service.close()
+
+
+def _is_engine(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "podman"
+    return False
 
 
 def _processes_of_a_user() -> int:

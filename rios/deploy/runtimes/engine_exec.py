@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import docker
+from docker.utils import socket as frames
 
 from rios.deploy.runtimes.executing import OUTPUT_MAX
 from rios.deploy.runtimes.protocol import Executed
@@ -25,33 +26,48 @@ def run_inside(
     user: int,
     env: Mapping[str, str],
     timeout_s: float,
+    kill_inside: Callable[[str, str], None] | None,
 ) -> Executed:
-    """The command's exit code and output, each output up to its bound. DeadlineExceeded kills it."""
+    """The command's exit code and output, each output up to its bound. DeadlineExceeded kills it.
+
+    kill_inside: given container and command, ends it where the process on the host is not the command itself.
+    """
     made = client.exec_create(
         container, list(command), user=f"{user}:{user}", environment=[f"{k}={v}" for k, v in env.items()]
     )
-    outputs = [bytearray(), bytearray()]
+    outputs = {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
     failed: list[Exception] = []
+    stream = client.exec_start(made["Id"], socket=True)
 
     def collect() -> None:
         try:
-            for parts in client.exec_start(made["Id"], stream=True, demux=True):
-                for kept, data in zip(outputs, parts, strict=True):
-                    kept += (data or b"")[: max(0, OUTPUT_MAX - len(kept))]
+            for number, data in frames.frames_iter(stream, tty=False):
+                kept = outputs[number]
+                kept += data[: max(0, OUTPUT_MAX - len(kept))]
         except Exception as error:  # noqa: BLE001 -- raised again by whoever waits
             failed.append(error)
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        pid = int(client.exec_inspect(made["Id"]).get("Pid") or 0)
-        with contextlib.suppress(ProcessLookupError):
-            if pid > 1:
-                os.kill(pid, signal.SIGKILL)
-        thread.join(_KILLED_WITHIN_S)
-        raise DeadlineExceeded(f"{command[0]} in {container} did not end within {timeout_s:g} s and was killed")
+    try:
+        thread.join(timeout_s)
+        if thread.is_alive():
+            _kill(client, made["Id"])
+            if kill_inside is not None:
+                kill_inside(str(client.inspect_container(container)["Id"]), command[0])
+            thread.join(_KILLED_WITHIN_S)
+            raise DeadlineExceeded(f"{command[0]} in {container} did not end within {timeout_s:g} s and was killed")
+    finally:
+        stream._response.close()  # the library keeps the connection's response there, and nothing else closes it
+        stream.close()
     if failed:
         raise failed[0]
     code = client.exec_inspect(made["Id"])["ExitCode"]
-    return Executed(int(code), bytes(outputs[0]), bytes(outputs[1]))
+    return Executed(int(code), bytes(outputs[frames.STDOUT]), bytes(outputs[frames.STDERR]))
+
+
+def _kill(client: docker.APIClient, execution: str) -> None:
+    pid = int(client.exec_inspect(execution).get("Pid") or 0)
+    if pid > 1:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -41,8 +41,8 @@ def _parsed(raw: str) -> tuple[float, Literal["stdout", "stderr"], str, bool] | 
         return None
 
 
-def read_lines(path: Path, since: float) -> Iterator[LogLine]:
-    """The lines of a log file with `at` > since; parts of a line are put together."""
+def read_lines(path: Path, since: float, *, ended: bool) -> Iterator[LogLine]:
+    """The lines of a log file with `at` > since; parts of a line are put together. ended: nothing more will come."""
     begun = {"stdout": "", "stderr": ""}
     if not path.exists():
         return
@@ -60,17 +60,22 @@ def read_lines(path: Path, since: float) -> Iterator[LogLine]:
                 if last > since:
                     yield LogLine(last, stream, begun[stream].rstrip("\r"))
                 begun[stream] = ""
+    for stream, text in (("stdout", begun["stdout"]), ("stderr", begun["stderr"])):
+        if ended and text:
+            last += 1e-6
+            if last > since:
+                yield LogLine(last, "stdout" if stream == "stdout" else "stderr", text)
 
 
 def follow_lines(path: Path, since: float, ended: Callable[[], bool]) -> Iterator[LogLine]:
     """The lines that are there, and those to come until `ended` says so."""
-    seen = -1
+    seen = None
     while True:
         last = ended()
-        size = path.stat().st_size if path.exists() else -1
-        if size != seen:
-            seen = size
-            for line in read_lines(path, since):
+        now = (path.stat().st_size if path.exists() else -1, last)
+        if now != seen:
+            seen = now
+            for line in read_lines(path, since, ended=last):
                 since = line.at
                 yield line
         if last:

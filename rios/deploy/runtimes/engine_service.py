@@ -7,6 +7,7 @@ asked for some minutes. Images and containers lie in storage of rios' own, apart
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,11 @@ from rios.words.errors import SandboxFailed
 _UP_WITHIN_S = 30.0
 _IDLE_S = 300
 _CALL_TIMEOUT_S = 60.0
+_SETTINGS = """# The engine's settings, whatever the host's are.
+[engine]
+# Seconds that the monitor of a command run inside stays, so that its exit code can be asked for; 300 would be many.
+exit_command_delay = 10
+"""
 API_VERSION = "1.41"
 SEARCHED = os.pathsep.join(
     (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/local/bin", "/opt/kata/bin")
@@ -126,6 +132,9 @@ class EngineService:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
         self._reap()
+        self.heal()
+        settings = self._directory / "containers.conf"
+        settings.write_text(_SETTINGS)
         address = f"unix://{self._socket}"
         with (self._directory / f"{self._kind.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -134,13 +143,28 @@ class EngineService:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={"PATH": SEARCHED, "HOME": "/root", "LANG": "C.UTF-8", "TMPDIR": str(self._directory)},
+                env={
+                    "PATH": SEARCHED,
+                    "HOME": "/root",
+                    "LANG": "C.UTF-8",
+                    "TMPDIR": str(self._directory),
+                    "CONTAINERS_CONF": str(settings),
+                },
             )
         deadline = time.monotonic() + _UP_WITHIN_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise SandboxFailed(f"podman's service does not answer: {self._last_words()}")
             time.sleep(0.02)
+
+    def heal(self) -> None:
+        """Unmount layers that a killed engine left half-made: it cannot remove them while they are mounted."""
+        known = self._directory / "root" / "overlay-layers" / "layers.json"
+        layers = json.loads(known.read_text()) if known.exists() else []
+        for layer in layers:
+            if (layer.get("flags") or {}).get("incomplete"):
+                merged = self._directory / "root" / "overlay" / str(layer["id"]) / "merged"
+                subprocess.run(["umount", "--lazy", merged], capture_output=True, timeout=_UP_WITHIN_S, check=False)
 
     def _last_words(self) -> str:
         lines = (self._directory / f"{self._kind.name}.log").read_text(errors="replace").strip().splitlines()
