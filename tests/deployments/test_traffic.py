@@ -1,0 +1,159 @@
+"""Requests while replicas come and go: none is lost by an update, few by a death, and one wakes what sleeps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from rios.deploy.lifecycle import State
+from tests.deployments.stage import Stage, get
+from tests.waiting import until
+
+WAIT_S = 60.0
+
+
+class Load:
+    """Clients that ask all the time."""
+
+    def __init__(self, url: str, clients: int, *, data: bytes | None = None) -> None:
+        self._url, self._data = url, data
+        self.answers: Counter[tuple[int, str]] = Counter()
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def _ask(self) -> None:
+        while not self.stop.is_set():
+            status, text = get(self._url, data=self._data, timeout_s=60)
+            self.answers[status, text if status == 200 else "failed"] += 1
+
+    def failed(self) -> int:
+        return sum(count for (status, _), count in self.answers.items() if status != 200)
+
+    def good(self) -> int:
+        return sum(count for (status, _), count in self.answers.items() if status == 200)
+
+
+@contextmanager
+def load(url: str, clients: int = 3, **more: Any) -> Iterator[Load]:
+    found = Load(url, clients, **more)
+    for thread in found.threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        found.stop.set()
+        for thread in found.threads:
+            thread.join(WAIT_S)
+
+
+def ready(app: Any, count: int) -> Callable[[], bool]:
+    return lambda: sum(one.state is State.READY for one in app.replicas) == count
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "blue-green"])
+def test_no_update_fails_a_request_and_broken_ones_are_rolled_back(stage: Stage, strategy: str) -> None:
+    app = stage.web(f"roll-{strategy}", replicas=2, env={"SAYS": "v1"}, update={"strategy": strategy})
+    app.wait(timeout=WAIT_S)
+    with load(f"{app.url}/slow?0.02", 3) as found:
+        before = found.good()
+        number = app.update(env={"SAYS": "v2"})
+        until(lambda: app.status == "ready" and app._app().settled_revision == number, deadline_s=WAIT_S)
+        broken = app.update(command=["sh", "-c", "exit 1"])
+        until(lambda: app.revision != broken, "the broken one is rolled back", deadline_s=WAIT_S)
+        app.wait(timeout=WAIT_S)
+        until(lambda: found.good() > before + 20, deadline_s=WAIT_S)
+    assert found.failed() == 0
+    assert {text.split()[0] for _, text in found.answers} == {"v1", "v2"}
+    assert get(app.url)[1].startswith("v2")
+    app.delete()
+
+
+def test_of_three_replicas_one_is_killed(stage: Stage) -> None:
+    app = stage.web("three", replicas=3)
+    app.wait(timeout=WAIT_S)
+    host = stage.platform.hosts.now()["localhost"]
+    with load(f"{app.url}/slow?0.05", 4) as safe, load(f"{app.url}/slow?0.05", 4, data=b"x") as unsafe:
+        until(lambda: safe.good() > 10 and unsafe.good() > 10, deadline_s=WAIT_S)
+        victim = app.replicas[0].id
+        began = time.monotonic()
+        host.end(victim, grace_s=0.0)
+        until(lambda: victim not in {one.id for one in app.replicas} and ready(app, 3)(), deadline_s=WAIT_S)
+        took_s = time.monotonic() - began
+        until(lambda: safe.good() > 30 and unsafe.good() > 30, deadline_s=WAIT_S)
+    assert safe.failed() == 0, "what may be asked again was asked again"
+    assert unsafe.failed() <= 4, "the requests in its hands, and no more"
+    assert took_s < WAIT_S
+    app.delete()
+
+
+def test_to_zero_and_back_with_the_request_held(stage: Stage) -> None:
+    app = stage.web("sleeper", replicas=(0, 2), scale={"idle": 1.0, "target": 2.0, "stabilise": 1.0})
+    app.wait(timeout=WAIT_S)
+    assert get(app.url)[0] == 200
+    until(lambda: not app.replicas, "it falls asleep", deadline_s=WAIT_S)
+    assert app.status == "ready", "it is as it should be: whoever asks is answered"
+    answers: list[tuple[int, str]] = []
+    threads = [threading.Thread(target=lambda: answers.append(get(app.url, timeout_s=60))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert answers == [(200, "hello GET / ")] * 3
+    told = [str(event) for event in app.events if event.kind == "scaled"]
+    assert any("nothing was asked for" in one for one in told)
+    app.delete()
+
+
+def test_more_replicas_for_more_requests_and_fewer_afterwards(stage: Stage) -> None:
+    app = stage.web("grows", replicas=(1, 3), scale={"target": 2.0, "stabilise": 1.0})
+    app.wait(timeout=WAIT_S)
+    with load(f"{app.url}/slow?0.2", 6):
+        until(ready(app, 3), "three replicas share the load", deadline_s=WAIT_S)
+    until(ready(app, 1), "one is enough again", deadline_s=WAIT_S)
+    app.delete()
+
+
+def test_a_canary_gets_its_share(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rios.deploy.deciding.CANARY_S", 8.0)
+    app = stage.web("bird", env={"SAYS": "old"}, update={"strategy": "canary", "weight": 25})
+    app.wait(timeout=WAIT_S)
+    app.update(env={"SAYS": "new"})
+    until(ready(app, 2), deadline_s=WAIT_S)
+    until(lambda: get(app.url)[1].startswith("new"), deadline_s=WAIT_S)
+    said = Counter(get(app.url)[1].split()[0] for _ in range(40))
+    if ready(app, 2)():  # on a slow machine its time may be over
+        assert said["new"] == 10
+    until(lambda: app.status == "ready" and len(app.replicas) == 1, deadline_s=WAIT_S)
+    assert get(app.url)[1].startswith("new")
+    app.delete()
+
+
+def test_a_replica_that_does_not_answer_is_left_alone_and_tried_again(stage: Stage) -> None:
+    """The circuit of a replica opens by failures in a row, and one good answer closes it."""
+    from rios.services.deployments.routing import FAILURES_OPEN
+
+    app = stage.web("circuit", replicas=2)
+    app.wait(timeout=WAIT_S)
+    routes = stage.platform.routes
+    until(lambda: (route := routes.of(app.id)) is not None and len(route.endpoints) == 2, deadline_s=WAIT_S)
+    route = routes.of(app.id)
+    assert route is not None
+    bad = routes.take(route)
+    assert bad is not None
+    for _ in range(FAILURES_OPEN):
+        routes.give_back(bad, good=False)
+        bad.running += 1
+    taken = [routes.take(route) for _ in range(4)]
+    assert bad not in taken
+    bad.open_until = 0.0
+    until(lambda: routes.take(route) is bad, deadline_s=5)
+    assert bad.open_until > time.monotonic(), "one request tries, and no second one"
+    routes.give_back(bad, good=True)
+    assert (bad.failures, bad.open_until) == (0, 0.0)
+    app.delete()
