@@ -1,0 +1,116 @@
+"""What applications use is held for, measured by the kernel, posted once, and paid to the owner of the host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rios.billing.pricing import DEFAULT_BOOK
+from rios.deploy.lifecycle import State
+from rios.services.accounting import reconcile
+from rios.services.books import LOCAL_USER
+from rios.words.keccak import keccak256
+from tests.deployments.stage import RESOURCES, Stage
+from tests.waiting import until
+
+WAIT_S = 60.0
+BUSY = "import time\nend = time.time() + 2.5\nwhile time.time() < end: pass\ntime.sleep(0.3)"
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[Stage]:
+    """A stage whose accounting periods are of 1 s."""
+    with Stage(period_s=1) as found:
+        yield found
+
+
+def usage(stage: Stage, app: Any) -> list[Any]:
+    """What was posted for all replicas of a deployment."""
+    replicas = stage.platform.store.replicas(app.id, ended=True)
+    return [one for replica in replicas for one in stage.ledger.usage(request_id=replica.id)]
+
+
+def test_what_the_kernel_counted_is_what_is_paid(short: Stage) -> None:
+    app = short.deploy.create(
+        name="busy", command=["python3", "-c", BUSY], restart="on-failure", resources={"cpu": 1, "memory": "64MiB"}
+    )
+    until(app.metrics, deadline_s=WAIT_S)
+    last = 0.0
+    while app.status != "stopped":
+        last = max([last, *(row["cpu_seconds"] for row in app.metrics())])
+        time.sleep(0.05)
+    posted = usage(short, app)
+    cpu_ns = sum(one.quantity for one in posted if one.resource == "cpu")
+    assert len({one.step for one in posted}) >= 2, "several periods were posted"
+    assert cpu_ns / 1e9 >= last > 0.5, "all that was seen, and what came after"
+    assert cpu_ns / 1e9 == pytest.approx(last, rel=0.01, abs=0.05)
+    (replica,) = short.platform.store.replicas(app.id, ended=True)
+    seconds = sum(one.quantity for one in posted if one.resource == "memory") / (64 << 20)
+    lived = (replica.ended_at - replica.period_at) / 1e6
+    assert 0 < seconds <= (replica.ended_at - replica.created_at) / 1e6
+    assert seconds > lived
+    assert sum(one.amount_wei for one in posted) == int(app.cost)
+    app.delete()
+
+
+def test_ninety_per_cent_are_the_hosts_owners_and_the_books_agree(short: Stage) -> None:
+    app = short.deploy.create(name="owner", command=["sleep", "0.5"], restart="on-failure", resources=RESOURCES)
+    app.wait("stopped", timeout=WAIT_S)
+    posted = usage(short, app)
+    assert {one.owner for one in posted} == {short.purse.books.address}
+    assert all(abs(one.worker_wei - 9 * one.amount_wei / 10) <= 1 for one in posted)
+    assert {one.deployment for one in posted} == {app.id}
+    line = DEFAULT_BOOK.lines["memory"]
+    memory = [one for one in posted if one.resource == "memory"]
+    assert all(one.amount_wei == int(line.price(one.quantity)) for one in memory)
+    app.delete()
+    found = reconcile(short.ledger, None, keccak=keccak256)
+    assert found.sound
+    assert found.difference_wei == 0
+    assert short.ledger.balance(LOCAL_USER).held_wei == 0
+
+
+def test_without_money_it_pauses_and_with_a_deposit_it_goes_on(short: Stage) -> None:
+    ledger = short.ledger
+    app = short.web("poor", volumes={"/data": {"size": "2MiB"}})
+    app.wait(timeout=WAIT_S)
+    app.exec(["sh", "-c", "echo kept > /data/file"])
+    before = usage(short, app)
+    # All that is there is held by something else.
+    from rios.services.accounting import pinned_terms
+
+    replica = app.replicas[0]
+    terms = pinned_terms(ledger, f"{replica.id}:{replica.period}")
+    ledger.hold("elsewhere", LOCAL_USER, ledger.balance(LOCAL_USER).available_wei, request_id="elsewhere", terms=terms)
+    until(lambda: app.status == "paused", deadline_s=WAIT_S)
+    until(lambda: not app.replicas, deadline_s=WAIT_S)
+    assert "out of money" in str(app.events)
+    assert ledger.balance(LOCAL_USER).overdrawn_wei == 0
+    posted = usage(short, app)
+    assert len(posted) > len(before)
+    used = sum(one.quantity for one in posted if one.resource == "memory") / (64 << 20)
+    ran = sum((one.ended_at - one.created_at) / 1e6 for one in short.platform.store.replicas(app.id, ended=True))
+    assert used == pytest.approx(ran, rel=0.5), "until its last moment it is paid for"
+    ledger.deposit("some", LOCAL_USER, 10**18)
+    app.wait(timeout=WAIT_S)
+    assert app.exec(["cat", "/data/file"]).stdout == b"kept\n", "nothing is lost"
+    assert any(one.cause == "there is money again" for one in app.events)
+    app.delete()
+    ledger.release("elsewhere")
+    assert ledger.balance(LOCAL_USER).held_wei == 0
+    assert reconcile(ledger, None, keccak=keccak256).sound
+
+
+def test_who_has_nothing_starts_nothing(short: Stage) -> None:
+    ledger = short.ledger
+    ledger.set_budget(LOCAL_USER, 1, period="day")
+    app = short.deploy.create(name="none", command=["sleep", "9"], resources=RESOURCES)
+    until(lambda: app.status == "paused", deadline_s=WAIT_S)
+    assert not [one for one in app.replicas if one.state is State.READY]
+    assert "budget" in app.reason
+    ledger.set_budget(LOCAL_USER, None, period="day")
+    app.wait(timeout=WAIT_S)
+    app.delete()
