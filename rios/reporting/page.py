@@ -19,6 +19,7 @@ DATA = "data.json"
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#555555", "#8C564B")
 _TOOLS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")
 SHOWN_MAX = 25
+_LABEL_MAX = 28
 REST = "all others"
 NONE = "(none)"
 
@@ -159,7 +160,7 @@ def columns(
     figure = go.Figure(
         [
             go.Bar(
-                x=list(names), y=[as_float(value) for value in values], name=name or NONE,
+                x=[_short(one) for one in names], y=[as_float(value) for value in values], name=_short(name),
                 marker_color=colors[place % len(colors)],
                 hovertemplate="%{x}<br>%{y:.6g} " + unit + "<extra>%{fullData.name}</extra>",
             )
@@ -222,5 +223,6 @@ def _float(wei: str | int) -> float:
 
 
 def _short(text: str) -> str:
+    """A label of a chart. Plotly reads some tags in labels: a name may look like one and is none."""
     name = text or NONE
-    return name if len(name) <= 28 else f"{name[:14]}…{name[-12:]}"
+    return html.escape(name if len(name) <= _LABEL_MAX else f"{name[:14]}…{name[-12:]}", quote=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,11 @@ from typing import Any
 from rios.reporting import execute
 from rios.reporting.pdf import to_pdf
 from rios.reporting.sandbox import PROCESS, apart, environment, kind
+from rios.reporting.shelf import is_alive
 
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
 _SAID_MAX = 2_000
+_PREFIX = "rios-report-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ Execute = Callable[[Job], Done]
 
 def run_job(job: Job) -> Done:
     """Execute `job` on this machine, kept apart from all else that is on it."""
-    with tempfile.TemporaryDirectory(prefix="rios-report-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as name:
         folder = Path(name).resolve()
         _prepare(folder, job)
         command = [sys.executable, "-m", "rios.reporting.execute", str(folder)]
@@ -77,6 +80,14 @@ def run_job(job: Job) -> Done:
         return Done(
             state=found["state"], files=files, error=found["error"], cpu_ns=int(found["cpu_ns"]), runtime=kind()
         )
+
+
+def sweep() -> None:
+    """Remove what jobs of processes that are gone left on this machine."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not is_alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _prepare(folder: Path, job: Job) -> None:

@@ -69,7 +69,8 @@ def _bwrap(folder: Path) -> list[str]:
     return [
         "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
         "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",  # noqa: S108
-        *binds, "--ro-bind", str(PACKAGE), str(PACKAGE), "--bind", given, given, "--chdir", given,
+        *binds, "--ro-bind", str(PACKAGE), str(PACKAGE), "--bind", given, given,
+        "--remount-ro", "/", "--chdir", given,
     ]  # fmt: skip
 
 

@@ -108,7 +108,7 @@ class Shelf:
     def sweep(self) -> None:
         """Remove what processes that are gone left half written."""
         for path in (self.out / _WORK).glob("*-*"):
-            if not _alive(int(path.name.partition("-")[0])):
+            if not is_alive(int(path.name.partition("-")[0])):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _same(self, parent: Path, key: str, listed: Mapping[str, Any]) -> Published | None:
@@ -160,7 +160,8 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from rios.reporting.runner import Execute, run_job
+from rios.reporting.runner import Execute, run_job, sweep
 from rios.reporting.shelf import Shelf
 from rios.reporting.templates import Templates
 from rios.services.mail import Send, check_email
@@ -109,7 +109,7 @@ class Reports:
 
     def rerun(self, run_id: str) -> Past:
         """Make a run again, at the ledger height of the first time."""
-        self.shelf.sweep()
+        self._sweep()
         self.store.run(run_id)
         taken = self.store.take(self._holder, lease_us=self.maker.lease_us, run_id=run_id, ended=True)
         if taken is None or not self.maker.make(taken, self._holder):
@@ -178,7 +178,7 @@ class Reports:
 
     def start(self, *, look_s: float = LOOK_S) -> None:
         """Make and deliver what is due, in threads, until `close`."""
-        self.shelf.sweep()
+        self._sweep()
         self.deliverer.start()
         self._thread = threading.Thread(target=self._loop, args=(look_s,), name="rios-reports", daemon=True)
         self._thread.start()
@@ -189,6 +189,10 @@ class Reports:
         self.deliverer.close()
         if self._thread is not None:
             self._thread.join(timeout_s)
+
+    def _sweep(self) -> None:
+        self.shelf.sweep()
+        sweep()
 
     def _loop(self, look_s: float) -> None:
         while not self._stop.is_set():

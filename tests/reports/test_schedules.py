@@ -1,0 +1,251 @@
+"""Schedules by a simulated clock: right runs, each once, whoever sleeps, dies, or does the same at the same time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rios.billing.ledger.ledger import Ledger
+from rios.billing.outbox import messages
+from rios.reporting.runner import Done, Job
+from rios.services.moments import moment_of
+from rios.services.reports.reports import Reports
+from rios.services.reports.values import RunState, Wish
+from rios.words.errors import InvalidRequest, NotAllowed, NotFound, QueueFull
+from tests.billing.clock import DAY_US, HOUR_US, SECOND_US, Clock
+from tests.reports.conftest import NOW, Make, quick
+from tests.reports.ledgers import moment
+
+BERLIN = Wish(name="cost", cron="0 6 * * *", zone="Europe/Berlin", emails=("ops@example.org",))
+
+
+def go(clock: Clock, until: int, *reports: Reports, every: int = HOUR_US) -> None:
+    """Let time pass, with every scheduler looking at it."""
+    while clock.now_us < until:
+        clock.now_us = min(clock.now_us + every, until)
+        for one in reports:
+            while one.step():
+                continue
+
+
+def labels(reports: Reports) -> list[str]:
+    """The periods of all that was made well, in their order."""
+    return [past.label for past in reversed(reports.store.history(limit=1000)) if past.state == RunState.OK]
+
+
+def told(ledger: Ledger) -> list[str]:
+    return [str(one.payload["due_at"]) for one in messages(ledger, topic="report.mail")]
+
+
+def days(first: str, count: int) -> list[str]:
+    return [f"{moment_of(moment(first) + number * DAY_US):%Y-%m-%d}" for number in range(count)]
+
+
+def test_every_morning_has_a_report_of_the_day_before(make: Make, clock: Clock, ledger: Ledger) -> None:
+    reports = make()
+    found, _ = reports.schedule(BERLIN, owner="local")
+    assert f"{moment_of(found.next_at):%m-%d %H:%M}" == "11-29 05:00"
+    go(clock, NOW + 5 * DAY_US, reports)
+    assert labels(reports) == days("2026-11-28", 5)
+    assert len(told(ledger)) == len(set(told(ledger))) == 5
+
+
+@pytest.mark.parametrize("change", ["2027-03-28", "2027-10-31"])
+def test_a_change_of_clocks_loses_and_doubles_nothing(make: Make, clock: Clock, ledger: Ledger, change: str) -> None:
+    clock.now_us = moment(change) - 2 * DAY_US + 12 * HOUR_US
+    reports, other = make(), make()
+    reports.schedule(BERLIN, owner="local")
+    reports.schedule(Wish(name="cost", cron="30 2 * * *", zone="Europe/Berlin", period="last-week"), owner="local")
+    go(clock, moment(change) + 2 * DAY_US + 12 * HOUR_US, reports, other, every=HOUR_US // 2)
+    first = f"{moment_of(moment(change) - 2 * DAY_US):%Y-%m-%d}"
+    assert [label for label in labels(reports) if "_" not in label] == days(first, 4)
+    assert len(told(ledger)) == 4
+    hours = {f"{moment_of(int(at)):%H:%M}" for at in told(ledger)}
+    assert hours == {"04:00", "05:00"}, "six in Berlin, before and after"
+
+
+def test_a_leap_day_is_reported(make: Make, clock: Clock) -> None:
+    clock.now_us = moment("2028-02-28T12:00")
+    reports = make()
+    reports.schedule(Wish(name="cost", cron="0 6 * * *"), owner="local")
+    reports.schedule(Wish(name="cost", cron="0 7 1 * *", period="last-month"), owner="local")
+    go(clock, moment("2028-03-01T12:00"), reports)
+    assert labels(reports) == ["2028-02-28", "2028-02-29", "2028-02"]
+
+
+def test_a_machine_that_slept_for_three_days_makes_up_for_them(make: Make, clock: Clock, ledger: Ledger) -> None:
+    reports = make()
+    reports.schedule(BERLIN, owner="local")
+    go(clock, NOW + DAY_US, reports)
+    go(clock, clock.now_us + 3 * DAY_US, reports, every=3 * DAY_US)
+    assert labels(reports) == days("2026-11-28", 4)
+    assert len(told(ledger)) == 4
+
+
+def test_or_makes_the_last_alone(make: Make, clock: Clock) -> None:
+    reports = make()
+    reports.schedule(Wish(name="cost", cron="0 6 * * *", catch_up=False), owner="local")
+    go(clock, NOW + 4 * DAY_US + HOUR_US, reports, every=4 * DAY_US + HOUR_US)
+    assert labels(reports) == ["2026-12-01"]
+
+
+def test_a_clock_that_is_set_back_makes_nothing_twice(make: Make, clock: Clock, ledger: Ledger) -> None:
+    reports = make()
+    reports.schedule(BERLIN, owner="local")
+    go(clock, NOW + 2 * DAY_US, reports)
+    clock.now_us -= 2 * DAY_US
+    go(clock, NOW + 2 * DAY_US, reports)
+    assert labels(reports) == days("2026-11-28", 2)
+    assert len(told(ledger)) == 2
+
+
+def test_many_schedulers_make_each_once(make: Make, clock: Clock, ledger: Ledger) -> None:
+    """Four threads, each a scheduler with a holder of its own, over 12 due reports."""
+    executed: list[str] = []
+    lock = threading.Lock()
+
+    def counted(job: Job) -> Done:
+        with lock:
+            executed.append(job.title)
+        return quick(job)
+
+    schedulers = [make(execute=counted) for _ in range(4)]
+    for user in ("", "local", "user-01"):
+        schedulers[0].schedule(
+            Wish(name="cost", cron="0 6 * * *", emails=("a@example.org",), subject=user), owner="local"
+        )
+    clock.now_us = NOW + 4 * DAY_US + HOUR_US
+    failed: list[BaseException] = []
+
+    def work(one: Reports) -> None:
+        try:
+            while one.step():
+                continue
+        except BaseException as error:  # noqa: BLE001  it is raised below
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in schedulers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not failed
+    while schedulers[0].step():  # what somebody had not yet put down when the others looked
+        continue
+    assert len(executed) == len(set(executed)) == 12
+    history = schedulers[0].store.history(limit=100)
+    assert [past.state for past in history] == [RunState.OK] * 12
+    assert len(told(ledger)) == 12
+
+
+def test_two_wishes_for_one_report_are_one_run_and_two_deliveries(make: Make, clock: Clock, ledger: Ledger) -> None:
+    reports = make()
+    reports.schedule(BERLIN, owner="local")
+    reports.schedule(Wish(name="cost", cron="0 9 * * *", emails=("other@example.org",)), owner="local")
+    go(clock, NOW + DAY_US + 4 * HOUR_US, reports)
+    assert labels(reports) == ["2026-11-27", "2026-11-28"]  # the second wish is due today, too
+    found = list(messages(ledger, topic="report.mail"))
+    sent = sorted((moment_of(int(one.payload["due_at"])).day, str(one.payload["to"])) for one in found)
+    assert sent == [(28, "other@example.org"), (29, "ops@example.org"), (29, "other@example.org")]
+
+
+def test_who_has_lost_the_lease_ends_nothing(make: Make, clock: Clock, ledger: Ledger) -> None:
+    """A process that hung while another one took its run over writes no history, no bill and no message."""
+    second: list[Reports] = []
+
+    def hangs(job: Job) -> Done:
+        clock.now_us += 3 * 60 * SECOND_US  # longer than the lease; its own thread for that hangs as well
+        assert second[0].step()
+        return quick(job)
+
+    first = make(execute=hangs, lease_s=60.0)
+    first.maker._lease_s = 10_000  # so that it says nothing; what it took, it took for a minute
+    second.append(make(lease_s=60.0))
+    first.schedule(BERLIN, owner="local")
+    clock.now_us = NOW + DAY_US
+    first.store.tick(clock.now_us)
+    taken = first.store.take("first", lease_us=60 * SECOND_US)
+    assert taken is not None
+    assert not first.maker.make(taken, "first")
+    history = first.store.history()
+    assert [(past.attempt, past.state) for past in history] == [(2, RunState.OK)]
+    assert len(told(ledger)) == 1
+    assert sum(one.resource == "cpu" for one in ledger.usage(deployment="reports")) == 1
+    assert ledger.balance("local").held_wei == 0
+
+
+def test_paused_is_not_made_up_for(make: Make, clock: Clock) -> None:
+    reports = make()
+    found, _ = reports.schedule(BERLIN, owner="local")
+    reports.pause(found.id)
+    go(clock, NOW + 2 * DAY_US, reports)
+    assert labels(reports) == []
+    reports.resume(found.id)
+    go(clock, NOW + 3 * DAY_US, reports)
+    assert labels(reports) == ["2026-11-30"]
+    reports.delete(found.id)
+    go(clock, NOW + 4 * DAY_US, reports)
+    assert labels(reports) == ["2026-11-30"]
+    with pytest.raises(NotFound, match="rios report list"):
+        reports.pause(found.id)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (Wish(name="nothing", cron="0 6 * * *"), "no report 'nothing'"),
+        (Wish(name="cost", cron="0 6 * *"), "no cron expression"),
+        (Wish(name="cost", cron="0 6 * * *", zone="Nowhere"), "no time zone"),
+        (Wish(name="cost", cron="0 6 * * *", period="2026-11"), "the same each time"),
+        (Wish(name="cost", cron="0 6 * * *", emails=("nobody",)), "no e-mail address"),
+        (Wish(name="cost", cron="0 6 * * *", webhooks=("http://127.0.0.1/x",)), "https"),
+        (Wish(name="cost", cron="0 6 * * *", webhooks=("https://10.0.0.1/x",)), "not public"),
+        (Wish(name="cost", cron="0 6 * * *", parameters={"data": "/etc/passwd"}), "no parameter 'data'"),
+        (Wish(name="cost", cron="0 6 * * *", emails=tuple(f"a{n}@b.org" for n in range(21))), "at most 20"),
+    ],
+)
+def test_what_could_never_be_made_is_refused(make: Make, wish: Wish, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        make().schedule(wish, owner="local")
+
+
+def test_nobody_schedules_without_bound(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rios.services.reports.reports.SCHEDULES_MAX", 2)
+    reports = make()
+    for _ in range(2):
+        reports.schedule(BERLIN, owner="local")
+    with pytest.raises(QueueFull, match="at most 2 schedules"):
+        reports.schedule(BERLIN, owner="local")
+
+
+def test_rights_are_those_of_the_moment(make: Make, clock: Clock) -> None:
+    """Whose right ends has no report made any more, though it was scheduled in time."""
+    allowed = {"yes": True}
+
+    def may(owner: str, subject: str) -> None:
+        if not allowed["yes"]:
+            raise NotAllowed(f"{owner} may not see the costs of {subject or 'everybody'}")
+
+    reports = make(may=may)
+    reports.schedule(BERLIN, owner="local")
+    allowed["yes"] = False
+    with pytest.raises(NotAllowed):
+        reports.schedule(BERLIN, owner="local")
+    go(clock, NOW + DAY_US, reports)
+    past = reports.store.history()[0]
+    assert (past.state, past.folder) == (RunState.FAILED, "")
+    assert "may not see" in past.error
+
+
+def test_a_template_is_whatever_lies_there(make: Make, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    source = (Path(__file__).parents[2] / "reports" / "cost.ipynb").read_text()
+    (mine / "ours.ipynb").write_text(source.replace("rows_shown = 25", "rows_shown = 3"))
+    (mine / "broken.ipynb").write_text("{")
+    reports = make()
+    assert {"ours", "cost"} <= set(reports.templates.names())
+    assert "broken" not in reports.templates.names()
+    assert reports.run("ours", owner="local", parameters={"rows_shown": 5}).state == RunState.OK
