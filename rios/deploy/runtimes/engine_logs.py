@@ -24,7 +24,7 @@ def seconds(text: str) -> float:
     digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
     zone = rest[len(digits) :] or "Z"
     base = datetime.fromisoformat(whole + zone).astimezone(UTC).timestamp()
-    return base + int(digits) / 10 ** len(digits)
+    return base + float(f"0.{digits}")
 
 
 def _parsed(raw: str) -> tuple[float, Literal["stdout", "stderr"], str, bool] | None:

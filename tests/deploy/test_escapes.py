@@ -1,0 +1,119 @@
+"""Attempts to get out of a sandbox, each denied in each runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretBytes
+
+from rios.deploy.runtimes.protocol import Limits, Mount
+from tests.deploy.conftest import Bench
+from tests.deploy.escapes import ATTEMPTS
+
+SCRIPT = Path(__file__).with_name("escapes.py").read_bytes()
+MARKER = "a-word-of-the-host"
+OF_ITS_OWN_KERNEL = {"set_up_a_ring_of_calls"}
+"""What gVisor offers itself, without asking the host's kernel."""
+
+
+@dataclass
+class Outside:
+    """What an escaped application would find, and where."""
+
+    told: dict[str, Any]
+    volume: Path
+
+
+@pytest.fixture
+def outside(bench: Bench, sandbox_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    monkeypatch.setenv("RIOS_TEST_MARKER", MARKER)
+    canary = sandbox_directory / "canary"
+    canary.write_text("canary")
+    canary.chmod(0o644)
+    volume, other_volume = (sandbox_directory / f"{name}-{bench.name}" for name in ("own", "other"))
+    for place in (volume, other_volume):
+        place.mkdir(exist_ok=True)
+    (other_volume / "private").write_text("private")
+    serve = "import socket, time\ns = socket.create_server(('0.0.0.0', 8123))\nprint('up', flush=True); time.sleep(300)"
+    other = bench.start("python3", "-S", "-c", serve, port=8123, secrets={"TOKEN": SecretBytes(b"theirs")},
+                        mounts=(Mount(source=other_volume, path="/data"),))  # fmt: skip
+    assert other.endpoint is not None
+    disk = next((part.device for part in psutil.disk_partitions() if part.mountpoint == "/"), "/dev/vda")
+    addresses = [a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family == socket.AF_INET]
+    with socket.create_server(("0.0.0.0", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind("\0rios-test-abstract")
+        abstract.listen()
+        yield Outside(
+            {
+                "canary": str(canary),
+                "directory": str(sandbox_directory),
+                "other_volume": str(other_volume),
+                "other_secret": f"/dev/shm/rios-{os.getuid()}/{other.instance}/secrets/TOKEN",
+                "other_port": other.endpoint[1],
+                "other_inside": 8123,
+                "host_pid": os.getpid(),
+                "host_port": server.getsockname()[1],
+                "host_addresses": addresses,
+                "abstract": "rios-test-abstract",
+                "engine_sockets": [
+                    "/var/run/docker.sock",
+                    "/run/podman/podman.sock",
+                    *map(str, (sandbox_directory / "engine").glob("*.sock")),
+                ],
+                "disk": disk,
+                "marker": MARKER,
+                "kernel": os.uname().release,
+            },
+            volume,
+        )
+
+
+def test_no_attempt_gets_out(bench: Bench, outside: Outside) -> None:
+    assert len(ATTEMPTS) >= 30
+    status, said = bench.run(
+        "python3", "-S", "/run/rios/escapes.py", json.dumps(outside.told), files={"escapes.py": SCRIPT},
+        mounts=(Mount(source=outside.volume, path="/data"),), limits=Limits(cpu=2.0, memory_bytes=256 << 20),
+    )  # fmt: skip
+    errors = [line.text for line in bench.runtime.logs(status.instance) if line.stream == "stderr"]
+    assert status.exit_code == 0, errors
+    results = json.loads(said)
+    assert results.keys() == ATTEMPTS.keys()
+    own = OF_ITS_OWN_KERNEL if bench.name == "gvisor" else set()
+    assert not {name: got for name, got in results.items() if got and name not in own}
+
+
+HAD_OUTSIDE = """
+    become_root find_the_environment_of_the_host have_another_network_device have_capabilities
+    open_a_packet_socket open_a_raw_socket reach_an_abstract_socket_of_the_host
+    reach_ports_of_the_host reach_the_port_of_another_application read_a_file_of_the_host
+    read_a_volume_of_another_application read_it_by_climbing read_secrets_of_another_application
+    read_the_records_of_instances read_the_shadow_of_the_host
+    rename_the_host  see_processes_of_the_host set_up_a_ring_of_calls
+    signal_a_process_of_the_host use_the_keyring mount_memory
+"""
+
+
+@pytest.mark.parametrize("bench", ["bubblewrap"], indirect=True)
+@pytest.mark.needs("bwrap")
+@pytest.mark.needs("root")
+@pytest.mark.needs("busybox")
+def test_the_same_attempts_succeed_without_a_sandbox(bench: Bench, outside: Outside) -> None:
+    """What is denied inside is there to be had: a denial says something. In namespaces of mounts and names alone."""
+    script = outside.volume / "escapes.py"
+    script.write_bytes(SCRIPT)
+    had = HAD_OUTSIDE.split()
+    inside = [sys.executable, "-S", str(script), json.dumps(outside.told), *had]
+    command = ["unshare", "--mount", "--uts", "--ipc", *inside]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    results = json.loads(done.stdout)
+    assert not {name: got for name, got in results.items() if not got or "BROKEN" in got}
