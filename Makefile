@@ -23,12 +23,14 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test test-long bench lint audit docs system clean
+.PHONY: help setup lab wheel demo test test-long bench lint audit docs system clean
 
 help:
 	@echo 'make demo       set up, generate with the demo model, and write reports/out/quickstart.html'
 	@echo 'make test       set up and run all tests but the long campaigns'
 	@echo 'make test-long  run the long campaigns; a second call resumes where the first ended'
+	@echo 'make lab        build the panels of JupyterLab into .venv (needs Node); nothing to do while they are current'
+	@echo 'make wheel      leave a wheel in dist/ that needs neither Node nor a compiler'
 	@echo 'make bench      measure this machine and write reports/out/performance.html'
 	@echo 'make lint       ruff and strict mypy'
 	@echo 'make audit      static analysis, secrets, licences and advisories; SECURITY.md answers each finding'
@@ -59,10 +61,35 @@ demo: setup
 	.venv/bin/rios generate --model demo "It was a fine morning," --max-new-tokens 40 --temperature 0.7 --seed 1
 	$(PY) -m rios.reporting.run quickstart
 
+# The panels' front end. What is built is not in the repository, and whoever installs a wheel builds nothing.
+PANELS := extension/labextension/package.json
+PANEL_SOURCES := $(wildcard extension/src/* extension/style/* extension/schema/* extension/*.json extension/*.mjs)
+
+lab: setup $(PANELS)
+	@mkdir -p .venv/share/jupyter/labextensions
+	@ln -sfn "$(CURDIR)/extension/labextension" .venv/share/jupyter/labextensions/rios-lab
+
+$(PANELS): $(PANEL_SOURCES)
+	@command -v npm >/dev/null || { echo 'the panels need npm and node to be built: make system' >&2; exit 1; }
+	@echo 'building the panels of JupyterLab ...'
+	@mkdir -p .make
+	@{ [ extension/node_modules/.package-lock.json -nt extension/package-lock.json ] || \
+	  (cd extension && npm ci --no-audit --no-fund --ignore-scripts); } > .make/panels.log 2>&1 && \
+	(cd extension && npm run build) >> .make/panels.log 2>&1 || \
+	  { tail -30 .make/panels.log >&2; echo 'the panels could not be built; .make/panels.log has the details' >&2; exit 1; }
+	@touch $@
+
+wheel: lab
+	rm -f dist/rios-*
+	PIP_CONSTRAINT=constraints.txt $(PY) -m build --outdir dist > .make/wheel.log 2>&1 || { tail -30 .make/wheel.log >&2; exit 1; }
+	@ls dist/rios-*.whl
+
 test: setup system
+	@$(MAKE) --no-print-directory lab || echo 'the panels are not built; the tests that need them are not run, or fail' >&2
 	$(PYTEST) -n $(AT_ONCE) --dist loadfile
 
 test-long: setup system
+	@$(MAKE) --no-print-directory lab || echo 'the panels are not built; the tests that need them are not run, or fail' >&2
 	$(PYTEST) -m long
 
 bench: setup
@@ -92,5 +119,5 @@ system:
 	echo "system packages missing:$$missing (sudo make system); the tests that need them are not run and are named at the end" >&2
 
 clean:
-	rm -rf .venv .make .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist reports/out *.egg-info contracts/node_modules contracts/out contracts/cache
+	rm -rf .venv .make .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist reports/out *.egg-info contracts/node_modules contracts/out contracts/cache extension/node_modules extension/lib extension/labextension rios/widgets/static rios/gateway/static
 	find rios tests -name __pycache__ -prune -exec rm -rf {} +

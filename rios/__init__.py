@@ -37,5 +37,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'rios' has no attribute {name!r}")
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext rios`: the magics `%rios` and `%%rios`."""
+    from rios.widgets import magics
+
+    magics.register(shell)
+
+
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])

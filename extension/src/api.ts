@@ -1,5 +1,5 @@
 /** All that is asked of a panel, and all that it answers, validated. How it travels is the transport's. */
-import { z } from 'zod';
+import * as z from 'zod/mini';
 import * as shapes from './shapes';
 
 /** What a transport brings of an answer. */
@@ -60,7 +60,7 @@ function kindOf(status: number): Kind {
 }
 
 /** The answer's body as `shape` has it. Throws PanelError. */
-export function read<T extends z.ZodType>(shape: T, answer: Answer): z.infer<T> {
+export function read<T extends z.ZodMiniType>(shape: T, answer: Answer): z.infer<T> {
   if (answer.status < 200 || answer.status >= 300) {
     const said = shapes.Problem.safeParse(answer.body);
     const detail = said.success ? said.data.detail : `the server answers ${answer.status}`;
@@ -122,12 +122,12 @@ export class Api {
     return this.post(shapes.JobId, 'jobs/retry', { id });
   }
 
-  private async get<T extends z.ZodType>(shape: T, path: string, query: Record<string, string> = {}) {
+  private async get<T extends z.ZodMiniType>(shape: T, path: string, query: Record<string, string> = {}) {
     const text = new URLSearchParams(query).toString();
     return read(shape, await this.transport.ask(this.network, 'GET', text ? `${path}?${text}` : path));
   }
 
-  private async post<T extends z.ZodType>(shape: T, path: string, body: unknown) {
+  private async post<T extends z.ZodMiniType>(shape: T, path: string, body: unknown) {
     return read(shape, await this.transport.ask(this.network, 'POST', path, body));
   }
 }

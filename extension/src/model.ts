@@ -133,7 +133,7 @@ export class PanelModel implements Listener {
   }
 
   networks(found: unknown): void {
-    const read = shapes.Network.array().safeParse(found);
+    const read = shapes.Networks.safeParse(found);
     if (read.success) {
       this.set({ networks: read.data });
       this.select();

@@ -7,9 +7,10 @@ import { Notice } from './parts';
 import { Picker } from './picker';
 import { WalletView } from './wallet';
 
-export type PanelName = 'network' | 'wallet' | 'jobs' | 'hosts';
+export type PanelName = 'network' | 'notice' | 'wallet' | 'jobs' | 'hosts';
 const VIEWS: Record<PanelName, () => React.ReactElement> = {
   network: NetworkView,
+  notice: () => <div>{<Notice />}</div>,
   wallet: WalletView,
   jobs: JobsView,
   hosts: HostsView
@@ -35,12 +36,13 @@ export function PanelView(props: { env: Env; name: PanelName }): React.ReactElem
 function View(props: { name: PanelName }): React.ReactElement | null {
   const { status, network, heardAt } = useSnapshot();
   const Shown = VIEWS[props.name];
-  if (props.name !== 'network' && (network === null || heardAt === null)) {
+  const always = props.name === 'network' || props.name === 'notice';
+  if (!always && (network === null || heardAt === null)) {
     return null;
   }
   return (
     <div className={`rios-panel rios-is-${status}`} data-network={network?.id ?? ''}>
-      <Shown key={props.name === 'network' ? '' : network?.id} />
+      <Shown key={always ? '' : network?.id} />
     </div>
   );
 }

@@ -1,22 +1,25 @@
 /** What a panel may say, checked before anything shows it. Unknown fields are dropped. */
-import { z } from 'zod';
+import * as z from 'zod/mini';
 import { isWei } from './money';
 
-const wei = z.string().refine(isWei, 'not an amount of wei');
-const seconds = z.number().nonnegative();
+const wei = z.string().check(z.refine(isWei, 'not an amount of wei'));
+const seconds = z.number().check(z.nonnegative());
+const count = z.int().check(z.nonnegative());
 
 export const Problem = z.object({ type: z.string(), detail: z.string() });
 export type Problem = z.infer<typeof Problem>;
 
 export const Network = z.object({
-  id: z.string().regex(/^[0-9a-f]{16}$/),
+  id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),
   kind: z.enum(['local', 'remote']),
   address: z.string(),
-  kernel: z.string().nullable(),
+  kernel: z.nullable(z.string()),
   started_at: seconds,
-  notebook: z.string().default('')
+  notebook: z._default(z.string(), '')
 });
 export type Network = z.infer<typeof Network>;
+
+export const Networks = z.array(Network);
 
 export const Job = z.object({
   id: z.string(),
@@ -25,12 +28,12 @@ export const Job = z.object({
   model: z.string(),
   owner: z.string(),
   state: z.enum(['queued', 'running', 'paused', 'done', 'failed', 'cancelled']),
-  tokens: z.number().int().nonnegative(),
-  tokens_max: z.number().int().nonnegative(),
-  prompt_tokens: z.number().int().nonnegative(),
-  tokens_per_second: z.number().nullable(),
+  tokens: count,
+  tokens_max: count,
+  prompt_tokens: count,
+  tokens_per_second: z.nullable(z.number()),
   started_at: seconds,
-  ended_at: seconds.nullable(),
+  ended_at: z.nullable(seconds),
   cost_wei: wei,
   posted: z.boolean(),
   hosts: z.array(z.string()),
@@ -40,7 +43,7 @@ export type Job = z.infer<typeof Job>;
 
 const Who = z.object({ address: z.string(), kind: z.string(), account: z.string() });
 const Wallet = z.object({
-  address: z.string().nullable(),
+  address: z.nullable(z.string()),
   deposited_wei: wei,
   trial_wei: wei,
   held_wei: wei,
@@ -73,13 +76,13 @@ const Worker = z.object({
   experts: z.number(),
   memory_bytes: z.number(),
   reserved_bytes: z.number(),
-  gpu: z.object({ percent: z.number(), used_bytes: z.number(), total_bytes: z.number() }).nullable()
+  gpu: z.nullable(z.object({ percent: z.number(), used_bytes: z.number(), total_bytes: z.number() }))
 });
 export type Worker = z.infer<typeof Worker>;
 
 /** A section: its data, or why there are none now. */
-function section<T extends z.ZodType>(data: T) {
-  return z.object({ at: seconds, data: data.nullable(), error: Problem.nullable() });
+function section<T extends z.ZodMiniType>(data: T) {
+  return z.object({ at: seconds, data: z.nullable(data), error: z.nullable(Problem) });
 }
 
 export const Sections = z.object({
@@ -113,7 +116,7 @@ export const Usage = z.object({
       unit: z.string(),
       price: z.string(),
       amount_wei: wei,
-      epoch: z.number().nullable()
+      epoch: z.nullable(z.number())
     })
   ),
   count: z.number(),
@@ -151,10 +154,10 @@ export type JobDetail = z.infer<typeof JobDetail>;
 export const Plan = z.object({
   plan: z.string(),
   action: z.string(),
-  changes: z.array(z.object({ what: z.string(), before_wei: wei.nullable(), after_wei: wei.nullable() })),
+  changes: z.array(z.object({ what: z.string(), before_wei: z.nullable(wei), after_wei: z.nullable(wei) })),
   notes: z.array(z.string())
 });
 export type Plan = z.infer<typeof Plan>;
-export const Done = z.object({ plan: z.string(), said: z.string(), wei: wei.optional() });
+export const Done = z.object({ plan: z.string(), said: z.string(), wei: z.optional(wei) });
 export type Done = z.infer<typeof Done>;
 export const JobId = z.object({ id: z.string() });

@@ -65,7 +65,9 @@ PUBLIC = frozenset(
 ROUTERS = tuple(
     module.router
     for module in (
-        pages, health, events, openai, models, apps, proxied, job_list, jobs, money, treasury, own, accounts, oauth, sign_in,
+        # Each is asked in turn whether a path is its own: what programs ask most comes first.
+        openai, models, job_list, jobs, money, treasury, own, accounts, events, apps, proxied, oauth, sign_in, pages,
+        health,
     )
 )  # fmt: skip
 

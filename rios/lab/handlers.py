@@ -15,8 +15,9 @@ from tornado import web
 
 from rios.lab.networks import Networks
 from rios.lab.proxy import client_of, lost
-from rios.lab.service import KEY_HEADER, status_of
+from rios.lab.service import KEY_HEADER
 from rios.lab.stream import Stream
+from rios.services.desk import status_of
 from rios.words.errors import InvalidRequest, RiosError
 
 RESOURCE = "rios"

@@ -18,13 +18,11 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_unix_socket
 from tornado.web import Application, HTTPError, RequestHandler
 
-from rios.services.panel import problem
 from rios.words import errors
 
 if TYPE_CHECKING:
-    from rios.services.feed import Event, Feed
-    from rios.services.panel import Panel
-    from rios.services.plans import Plans
+    from rios.services.desk import Desk
+    from rios.services.feed import Event
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +31,8 @@ _START_S = 10.0
 _ALIVE_S = 15.0
 _BODY_MAX = 1 << 20
 _THREADS = 4
-STATUSES: tuple[tuple[type[errors.RiosError], int], ...] = (
-    (errors.NotSignedIn, 401),
-    (errors.NotAllowed, 403),
-    (errors.NotFound, 404),
-    (errors.TooManyRequests, 429),
-    (errors.InsufficientBalance, 402),
-    (errors.BudgetExceeded, 402),
-    (errors.InvalidAmount, 400),
-    (errors.InvalidRequest, 400),
-    (errors.NotProvable, 409),
-    (errors.TransactionFailed, 409),
-)
-
-
-def status_of(error: errors.RiosError) -> int:
-    """The HTTP status of an error; 503 for what may be over in a while."""
-    return next((status for kind, status in STATUSES if isinstance(error, kind)), 503)
+_WAITING_MAX = 4_000
+"""Events that a reader may be behind; one that reads no faster comes back and takes up where it was."""
 
 
 class Service:
@@ -62,23 +45,20 @@ class Service:
         self._kind = kind
         self._socket = socket
         self._lock = threading.Lock()
-        self._made: tuple[Panel, Plans, Feed] | None = None
+        self._made: Desk | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rios-panel", daemon=True)
         self.pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-panel")
 
     @property
-    def parts(self) -> tuple[Panel, Plans, Feed]:
-        """Panel, plans and feed; made when somebody looks for the first time."""
+    def desk(self) -> Desk:
+        """The panel; made when somebody looks for the first time."""
         with self._lock:
             if self._made is None:
-                from rios.services.feed import Feed
-                from rios.services.panel import Panel
-                from rios.services.plans import Plans
+                from rios.services.desk import Desk
 
-                panel = Panel(self._lookup, kind=self._kind)
-                self._made = panel, Plans(panel), Feed(panel)
+                self._made = Desk(self._lookup, kind=self._kind)
             return self._made
 
     def start(self) -> None:
@@ -94,7 +74,7 @@ class Service:
         with self._lock:
             made, self._made = self._made, None
         if made is not None:
-            made[2].close()
+            made.close()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -144,6 +124,9 @@ class _Handler(RequestHandler):
 
     def problem(self, error: errors.RiosError) -> None:
         """Answer with an error."""
+        from rios.services.desk import status_of
+        from rios.services.panel import problem
+
         self.set_status(status_of(error))
         self.finish(problem(error))
 
@@ -153,33 +136,11 @@ class Ask(_Handler):
 
     async def get(self, what: str) -> None:
         """What is asked for by its path."""
-        one = self.get_query_argument
-        service = self.service
-
-        def read() -> Any:
-            panel, _, feed = service.parts
-            answers: dict[str, Callable[[], Any]] = {
-                "state": lambda: {"last": feed.last, **panel.state()},
-                "chain": panel.chain,
-                "usage": lambda: panel.usage(
-                    since=one("since", None),
-                    until=one("until", None),
-                    request_id=one("request_id", None),
-                    model=one("model", None),
-                ),
-                "proof": lambda: panel.proof(one("usage_id", "")),
-                "placement": lambda: panel.placement(one("model", "")),
-                "job": lambda: panel.job(one("id", "")),
-            }
-            if what not in answers:
-                raise errors.NotFound(f"a panel does not answer {what!r}")
-            return answers[what]()
-
-        await self._answer(read)
+        query = {name: values[-1].decode("utf-8", "replace") for name, values in self.request.query_arguments.items()}
+        await self._answer("GET", what, query)
 
     async def post(self, what: str) -> None:
         """A plan, its deed, or what is done to a job."""
-        service = self.service
         try:
             given = json.loads(self.request.body or b"{}")
         except ValueError:
@@ -187,41 +148,15 @@ class Ask(_Handler):
         if not isinstance(given, dict):
             self.problem(errors.InvalidRequest("the body must be a JSON object"))
             return
+        await self._answer("POST", what, given)
 
-        def text(name: str) -> str:
-            value = given.get(name)
-            if not isinstance(value, str):
-                raise errors.InvalidRequest(f"{name} must be a text")
-            return value
-
-        def act() -> Any:
-            panel, plans, feed = service.parts
-
-            def acted() -> Any:
-                try:
-                    return plans.act(text("plan"))
-                finally:
-                    feed.look("wallet", "spend", "earnings")
-
-            deeds: dict[str, Callable[[], Any]] = {
-                "plan": lambda: plans.plan(text("action"), {k: v for k, v in given.items() if k != "action"}),
-                "act": acted,
-                "jobs/cancel": lambda: panel.cancel(text("id")),
-                "jobs/retry": lambda: panel.retry(text("id")),
-            }
-            if what not in deeds:
-                raise errors.NotFound(f"a panel does not do {what!r}")
-            return deeds[what]()
-
-        await self._answer(act)
-
-    async def _answer(self, work: Callable[[], Any]) -> None:
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(self.service.pool, work)
-        except errors.RiosError as error:
-            self.problem(error)
-        else:
-            self.finish(json.dumps(found))
+    async def _answer(self, method: str, what: str, given: dict[str, Any]) -> None:
+        service = self.service
+        status, found = await asyncio.get_running_loop().run_in_executor(
+            service.pool, lambda: service.desk.ask(method, what, given)
+        )
+        self.set_status(status)
+        self.finish(json.dumps(found))
 
 
 class Events(_Handler):
@@ -232,9 +167,9 @@ class Events(_Handler):
         loop = asyncio.get_running_loop()
         waiting: asyncio.Queue[Event] = asyncio.Queue()
         last = self.request.headers.get("Last-Event-ID") or self.get_query_argument("last", None)
-        _, _, feed = await loop.run_in_executor(self.service.pool, lambda: self.service.parts)
+        desk = await loop.run_in_executor(self.service.pool, lambda: self.service.desk)
         try:
-            end = feed.follow(lambda event: _put(loop, waiting, event), last)
+            end = desk.feed.follow(lambda event: _put(loop, waiting, event), last)
         except errors.RiosError as error:
             self.problem(error)
             return
@@ -242,7 +177,7 @@ class Events(_Handler):
         self.set_header("Cache-Control", "no-store")
         self.write(": rios\n\n")
         try:
-            while True:
+            while waiting.qsize() < _WAITING_MAX:
                 await self.flush()
                 try:
                     event = await asyncio.wait_for(waiting.get(), _ALIVE_S)

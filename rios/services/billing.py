@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rios.billing.books import PriceBook
     from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice, Usage
     from rios.services.generation import Model
+    from rios.services.plots import Plots
 
 USAGE_COLUMNS = (
     "usage_id", "time", "user", "model", "worker", "resource", "quantity", "unit", "price", "amount_wei", "amount",
@@ -39,6 +40,10 @@ USAGE_COLUMNS = (
 def usage_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """Usage records as a frame with `USAGE_COLUMNS`; what is a whole number stays a Python int."""
     import pandas as pd
+
+    from rios.services.plots import register
+
+    register()
 
     frame = pd.DataFrame(rows, columns=list(USAGE_COLUMNS))
     return frame.astype({"quantity": object, "amount_wei": object, "epoch": object})
@@ -64,10 +69,20 @@ class Costs:
         rows = [(key, format_ros(amount)) for key, amount in self.wei.items()]
         return html_table((self.by, "cost"), [*rows, ("total", format_ros(self.total_wei))])
 
+    @property
+    def rios(self) -> Plots:
+        """Pictures: `.rios.plot()`, as of the frame."""
+        from rios.services.plots import Plots
+
+        return Plots(self.to_frame())
+
     def to_frame(self) -> pd.DataFrame:
-        """Columns: what it is by, `wei` (Python ints) and `ros` (text)."""
+        """Columns: what it is by, `wei` (Python ints) and `ros` (text); `.rios.plot()` draws it."""
         import pandas as pd
 
+        from rios.services.plots import register
+
+        register()
         rows = [(key, amount, format_ros(amount, unit=False)) for key, amount in self.wei.items()]
         frame = pd.DataFrame(rows, columns=[self.by, "wei", "ros"])
         return frame.astype({"wei": object})

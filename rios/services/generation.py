@@ -16,6 +16,7 @@ from rios.dmoe.generator import Order
 from rios.dmoe.job import Job
 from rios.dmoe.params import SamplingParams, check_timeout
 from rios.services.charging import Charging, work_of
+from rios.services.edges import edge
 from rios.services.jobs import Jobs, JobView
 from rios.services.prompts import one_of, params_of, prompts_of
 from rios.services.tab import Asked
@@ -67,6 +68,15 @@ class Model:
     def name(self) -> str:
         """The name it was deployed under."""
         return self._deployment.name
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs of its network: `model.submit` and `generate` add to them."""
+        return self._jobs
+
+    def widget(self) -> Any:
+        """A prompt and its answer, live in the notebook: speed, cost, hosts and their load, and a stop button."""
+        return edge("widgets").of_model(self)
 
     @property
     def work(self) -> Work:

@@ -111,29 +111,33 @@ class Jobs(Sequence[JobView]):
 
     def __repr__(self) -> str:
         views = self.all()
-        shown = text_table(*_table(views[-_SHOWN_ROWS:]))
+        shown = text_table(*table(views[-_SHOWN_ROWS:]))
         more = len(views) - _SHOWN_ROWS
         return f"{shown}\nand {more} before" if more > 0 else shown
 
     def _repr_html_(self) -> str:
-        return html_table(*_table(self.all()[-_SHOWN_ROWS:]))
+        return html_table(*table(self.all()[-_SHOWN_ROWS:]))
 
     def all(self, owner: str | None = None) -> list[JobView]:
         """All that are remembered, as they are now; of one account, where `owner` is named."""
         return self.peek(0, owner)[1]
 
-    def peek(self, since: int, owner: str | None = None) -> tuple[int, list[JobView]]:
-        """What changed after version `since`, and the version that this makes."""
+    def peek(self, since: int, owner: str | None = None, *, limit: int | None = None) -> tuple[int, list[JobView]]:
+        """What changed after version `since`, and the version that this makes.
+
+        limit: so many at most, those first that changed first; the version then is that of the last of them.
+        """
         with self._changed:
             for entry in self._entries.values():
                 if entry.job is not None:
                     self._look(entry)
             found = [
-                entry.view
-                for entry in self._entries.values()
-                if entry.touched > since and owner in (None, entry.view.owner)
+                entry for entry in self._entries.values() if entry.touched > since and owner in (None, entry.view.owner)
             ]
-            return self._version, found
+            if limit is None or len(found) <= limit:
+                return self._version, [entry.view for entry in found]
+            found = sorted(found, key=lambda entry: entry.touched)[:limit]
+            return found[-1].touched, [entry.view for entry in found]
 
     def changed(self, since: int, timeout: float, owner: str | None = None) -> tuple[int, list[JobView]]:
         """As `peek`, waiting up to `timeout` seconds for something to have changed."""
@@ -168,6 +172,10 @@ class Jobs(Sequence[JobView]):
         """What it was asked for with. Raises NotFound."""
         return asdict(self._entry(job_id).params)
 
+    def prompt(self, job_id: str) -> list[int]:
+        """The token ids of its prompt. Raises NotFound."""
+        return list(self._entry(job_id).prompt)
+
     def add(
         self,
         job: Job,
@@ -193,6 +201,11 @@ class Jobs(Sequence[JobView]):
             )  # fmt: skip
             self._forget()
             self._changed.notify_all()
+
+    def view(self, job_id: str, owner: str) -> JobView:
+        """A job of one account. Raises NotFound, for another's as for one that never was."""
+        found: JobView = self[job_id]
+        return found if found.owner == owner else self._missing(job_id)
 
     def _entry(self, job_id: str) -> Entry:
         with self._changed:
@@ -241,7 +254,8 @@ class Jobs(Sequence[JobView]):
                 del self._entries[job_id]
 
 
-def _table(views: Sequence[JobView]) -> tuple[list[str], list[list[object]]]:
+def table(views: Sequence[JobView]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows for people."""
     rows: list[list[object]] = []
     for view in views:
         speed = "" if view.tokens_per_second is None else f"{view.tokens_per_second:.1f}"

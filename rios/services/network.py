@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from rios.dmoe.params import check_timeout
 from rios.services.books import LOCAL_USER
 from rios.services.deployments.lazy import LazyPlatform
-from rios.services.edges import announce
+from rios.services.edges import announce, edge
 from rios.services.generation import Model
 from rios.services.jobs import Jobs
 from rios.services.owners import Owners
@@ -83,6 +83,7 @@ class Network:
         self.wallet = purse.wallet
         self.earnings = purse.earnings
         self.governance = purse.governance
+        self.wallet.network = weakref.ref(self)
         self.jobs = Jobs()
         ends.callback(self._purse.close)
         self._apps = LazyPlatform(partial(_platform, purse, self._owners, options))
@@ -127,6 +128,10 @@ class Network:
 
         self._open()
         return Deployments(self._apps, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
+
+    def widget(self, view: str = "all") -> Any:
+        """The panel of JupyterLab's sidebar in the notebook, live: all of it, or "wallet", "jobs" or "hosts"."""
+        return edge("widgets").of_network(self, view)
 
     @property
     def models(self) -> tuple[Model, ...]:

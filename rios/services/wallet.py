@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rios.services.books import LOCAL_USER, Books
+from rios.services.edges import edge
 from rios.services.settlement import Settlement
 from rios.services.views import html_table, text_table
+from rios.words.errors import NetworkClosed
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros
 
@@ -25,6 +27,15 @@ class Wallet:
     def __init__(self, books: Books, settlement: Settlement) -> None:
         self._books = books
         self._settlement = settlement
+        self.network: Callable[[], Any] = _no_network
+        """The network whose wallet this is; None where it has gone."""
+
+    def widget(self) -> Any:
+        """The wallet of JupyterLab's sidebar in the notebook, live. Raises NetworkClosed."""
+        network = self.network()
+        if network is None:
+            raise NetworkClosed("the network of this wallet was closed; make another one")
+        return edge("widgets").of_network(network, "wallet")
 
     @property
     def address(self) -> Address:
@@ -97,6 +108,10 @@ class Wallet:
             f'<div style="color:var(--jp-content-font-color1)"><b>Wallet</b> <code>{html.escape(self.address)}</code>: '
             f"{balance}</div>"
         )
+
+
+def _no_network() -> None:
+    """A wallet that was opened without a network, as by commands."""
 
 
 def earnings_frame(lines: Mapping[tuple[str, str, str], int]) -> pd.DataFrame:

@@ -1,0 +1,115 @@
+/** One model in a notebook: a prompt, its answer as it comes, its speed and cost, and who computes it. */
+import * as React from 'react';
+import * as z from 'zod/mini';
+import { ros, shortRos } from './money';
+import { Job, Problem } from './shapes';
+import { format } from './text';
+
+/** What anywidget gives a view. */
+export interface WidgetModel {
+  get(name: string): unknown;
+  set(name: string, value: unknown): void;
+  save_changes(): void;
+  send(message: unknown): void;
+  on(event: string, listener: (said: Record<string, unknown>) => void): void;
+  off(event: string, listener: (said: Record<string, unknown>) => void): void;
+}
+
+const Hosts = z.array(z.object({ name: z.string(), role: z.string(), load: z.number() }));
+const NAMES = ['answer', 'job', 'hosts', 'problem', 'prompt', 'params'];
+
+function useTraits(model: WidgetModel): void {
+  const [, again] = React.useReducer((count: number) => count + 1, 0);
+  React.useEffect(() => {
+    for (const name of NAMES) {
+      model.on(`change:${name}`, again);
+    }
+    return () => {
+      for (const name of NAMES) {
+        model.off(`change:${name}`, again);
+      }
+    };
+  }, [model]);
+}
+
+export function GenerationView(props: { model: WidgetModel }): React.ReactElement {
+  const { model } = props;
+  useTraits(model);
+  const [prompt, setPrompt] = React.useState(String(model.get('prompt')));
+  const params = (model.get('params') ?? {}) as Record<string, unknown>;
+  const job = Job.safeParse(model.get('job')).data;
+  const hosts = Hosts.safeParse(model.get('hosts')).data ?? [];
+  const problem = Problem.safeParse(model.get('problem')).data;
+  const live = job !== undefined && ['queued', 'running', 'paused'].includes(job.state);
+  const number = (name: string, label: string, step: number) => (
+    <label>
+      {label}{' '}
+      <input
+        type="number"
+        min={0}
+        step={step}
+        style={{ width: 72 }}
+        value={String(params[name] ?? '')}
+        onChange={event => {
+          model.set('params', { ...params, [name]: event.target.value === '' ? null : Number(event.target.value) });
+          model.save_changes();
+        }}
+      />
+    </label>
+  );
+  const start = () => {
+    model.set('prompt', prompt);
+    model.save_changes();
+    model.send({ do: 'start' });
+  };
+  const seconds = job === undefined ? 0 : (job.ended_at ?? Date.now() / 1000) - job.started_at;
+  const perSecond = job === undefined || seconds <= 0 ? '0' : (BigInt(job.cost_wei) / BigInt(Math.max(1, Math.ceil(seconds)))).toString();
+  return (
+    <div className="rios-widget rios-panel rios-generation">
+      <label htmlFor="rios-prompt">{String(model.get('model_name'))}</label>
+      <textarea id="rios-prompt" rows={3} value={prompt} onChange={event => setPrompt(event.target.value)} onKeyDown={event => event.stopPropagation()} />
+      <div className="rios-buttons">
+        <button className="rios-button rios-primary" disabled={live || prompt === ''} onClick={start}>
+          Generate
+        </button>
+        <button className="rios-button" disabled={!live} onClick={() => model.send({ do: 'stop' })}>
+          Stop
+        </button>
+        {number('max_new_tokens', 'tokens', 1)} {number('temperature', 'temperature', 0.1)}
+      </div>
+      {problem ? (
+        <p className="rios-notice rios-outage" role="alert">
+          {problem.detail}
+        </p>
+      ) : null}
+      <div className="rios-log" role="log" tabIndex={0} aria-label="Answer">
+        <span className="rios-prompt">{String(model.get('prompt'))}</span>
+        <span className="rios-answer">{String(model.get('answer'))}</span>
+      </div>
+      {job === undefined ? null : (
+        <p className="rios-figures" title={`${ros(job.cost_wei)} ROS`} data-wei={job.cost_wei}>
+          {format(
+            '%1 · %2 of %3 tokens · %4 tokens/s · %5%6 ROS · %7 ROS/s',
+            job.state,
+            job.tokens,
+            job.tokens_max,
+            job.tokens_per_second?.toFixed(1) ?? '–',
+            job.posted ? '' : '≈ ',
+            shortRos(job.cost_wei),
+            shortRos(perSecond)
+          )}
+        </p>
+      )}
+      <ul>
+        {hosts.map(host => (
+          <li key={host.name}>
+            {host.name} {host.role} · {Math.round(host.load * 100)} %
+            <div className="rios-bar" role="meter" aria-label={host.name} aria-valuenow={Math.round(host.load * 100)} aria-valuemin={0} aria-valuemax={100}>
+              <div style={{ width: `${host.load * 100}%` }} />
+            </div>
+          </li>
+        ))}
+      </ul>
+    </div>
+  );
+}

@@ -1,0 +1,130 @@
+/** What a notebook's widgets show: the same views, asked and told over the kernel's channel (anywidget). */
+import * as React from 'react';
+import { createRoot } from 'react-dom/client';
+import { Answer, Following, Listener, PanelError, Transport } from './api';
+import { DEFAULT_PREFS, Env } from './env';
+import { GenerationView, WidgetModel } from './generation';
+import { PanelModel } from './model';
+import { PanelName, PanelView } from './panels';
+import { format } from './text';
+
+const ANSWER_MS = 60_000;
+const SILENT_MS = 12_000;
+const NETWORK = '0000000000000000';
+
+class KernelTransport implements Transport {
+  private asked = 0;
+  private readonly waiting = new Map<number, (answer: Answer) => void>();
+  private listener: Listener | null = null;
+  private heardAt = Date.now();
+  private readonly beat: ReturnType<typeof setInterval>;
+
+  constructor(private readonly model: WidgetModel) {
+    model.on('msg:custom', this.heard);
+    this.beat = setInterval(() => {
+      if (Date.now() - this.heardAt > SILENT_MS) {
+        this.listener?.away(false);
+        this.again();
+      }
+    }, 4000);
+  }
+
+  ask(_network: string | null, method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<Answer> {
+    const [what = '', query = ''] = path.split('?');
+    const given = method === 'GET' ? Object.fromEntries(new URLSearchParams(query)) : body;
+    const id = ++this.asked;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(id, resolve);
+      setTimeout(() => {
+        if (this.waiting.delete(id)) {
+          reject(new PanelError('outage', 'KernelLost', 'The kernel does not answer. Is it running, or busy?'));
+        }
+      }, ANSWER_MS);
+      this.model.send({ id, ask: { method, what, given } });
+    });
+  }
+
+  follow(listener: Listener): Following {
+    this.listener = listener;
+    const networks = [{ id: NETWORK, kind: 'local', address: '', kernel: 'this', started_at: 0, notebook: '' }];
+    setTimeout(() => listener.networks(networks));
+    return {
+      network: (_id, last) => {
+        this.last = last;
+        this.again();
+      },
+      end: () => this.end()
+    };
+  }
+
+  private last: () => string | null = () => null;
+
+  private again(): void {
+    this.model.send({ follow: this.last() });
+  }
+
+  private end(): void {
+    clearInterval(this.beat);
+    this.listener = null;
+    this.model.off('msg:custom', this.heard);
+  }
+
+  private readonly heard = (said: Record<string, unknown>): void => {
+    this.heardAt = Date.now();
+    if (typeof said['answer'] === 'number') {
+      const resolve = this.waiting.get(said['answer']);
+      this.waiting.delete(said['answer']);
+      resolve?.({ status: Number(said['status']), body: said['body'] });
+    } else if (Array.isArray(said['events'])) {
+      this.listener?.alive();
+      for (const event of said['events']) {
+        this.listener?.event(NETWORK, event);
+      }
+    }
+  };
+}
+
+function panels(view: string): PanelName[] {
+  return view === 'wallet' || view === 'jobs' || view === 'hosts' ? [view] : ['wallet', 'jobs', 'hosts'];
+}
+
+function renderPanel(model: WidgetModel, el: HTMLElement): () => void {
+  const state = new PanelModel(new KernelTransport(model));
+  const env: Env = {
+    model: state,
+    trans: { __: format },
+    prefs: { ...DEFAULT_PREFS },
+    keep: () => undefined,
+    openNotebook: null,
+    manages: false,
+    signIn: ''
+  };
+  const root = createRoot(el);
+  root.render(
+    <div className="rios-widget">
+      <PanelView env={env} name="notice" />
+      <div className="rios-columns">
+        {panels(String(model.get('view'))).map(name => (
+          <PanelView key={name} env={env} name={name} />
+        ))}
+      </div>
+    </div>
+  );
+  state.start(null);
+  return () => {
+    state.close();
+    root.unmount();
+  };
+}
+
+function renderGeneration(model: WidgetModel, el: HTMLElement): () => void {
+  const root = createRoot(el);
+  root.render(<GenerationView model={model} />);
+  return () => root.unmount();
+}
+
+export default {
+  render({ model, el }: { model: WidgetModel; el: HTMLElement }): () => void {
+    return model.get('model_name') === undefined ? renderPanel(model, el) : renderGeneration(model, el);
+  }
+};

@@ -1,0 +1,63 @@
+"""The user's own generations by all routes: those that run, and those that ended and are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from rios.accounts.values import Principal
+from rios.gateway.auth import gate_of, needs
+from rios.gateway.events import unless_gone
+from rios.services.jobs import Jobs, JobView
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+User = Annotated[Principal, Depends(needs("generate"))]
+_LOOK_S = 0.25
+_WAIT_MAX_S = 60.0
+
+
+@router.get("", summary="The user's own generations, or what of them changed")
+async def get_jobs(
+    request: Request,
+    who: User,
+    since: Annotated[int, Query(ge=0, lt=2**53, description="The version of an answer before.")] = 0,
+    wait_s: Annotated[float, Query(ge=0, le=_WAIT_MAX_S)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """By this gateway. `version` is the `since` of the next question; where nothing changed, waits up to `wait_s`."""
+    jobs = gate_of(request).network.jobs
+    version, found = await _peek(jobs, since, who.user_id, limit)
+    if wait_s and not found and version >= since:
+        version, found = await unless_gone(request, _changed(jobs, since, who.user_id, limit, wait_s))
+    return {"data": [one.to_dict() for one in found], "version": version, "more": len(found) == limit}
+
+
+@router.get("/{job_id}/request", summary="What a generation was asked for with, and its answer so far")
+async def get_request(request: Request, who: User, job_id: str) -> dict[str, Any]:
+    """Of a job that ended too, for as long as it is remembered."""
+    jobs = gate_of(request).network.jobs
+
+    def read() -> dict[str, Any]:
+        view = jobs.view(job_id, who.user_id)
+        prompt, answer = jobs.text(job_id)
+        said = {"prompt_ids": jobs.prompt(job_id), "prompt": prompt, "answer": answer, "params": jobs.params(job_id)}
+        return {"job": view.to_dict(), **said}
+
+    return await run_in_threadpool(read)
+
+
+async def _peek(jobs: Jobs, since: int, owner: str, limit: int) -> tuple[int, list[JobView]]:
+    return await run_in_threadpool(jobs.peek, since, owner, limit=limit)
+
+
+async def _changed(jobs: Jobs, since: int, owner: str, limit: int, seconds: float) -> tuple[int, list[JobView]]:
+    """Until something changed; no thread is kept for that."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        version, found = await _peek(jobs, since, owner, limit)
+        if found or asyncio.get_running_loop().time() >= deadline:
+            return version, found

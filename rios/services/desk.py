@@ -1,0 +1,90 @@
+"""What may be asked of a panel, by name: the one table behind JupyterLab's server half, widgets and the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rios.services.feed import Feed
+from rios.services.panel import Panel, problem
+from rios.services.plans import Plans
+from rios.words import errors
+from rios.words.errors import RiosError
+
+MONEY = ("wallet", "spend", "earnings")
+# The first class that fits holds; 503 is for what may be over in a while.
+STATUSES: tuple[tuple[type[RiosError], int], ...] = (
+    (errors.NotSignedIn, 401),
+    (errors.NotAllowed, 403),
+    (errors.NotFound, 404),
+    (errors.TooManyRequests, 429),
+    (errors.InsufficientBalance, 402),
+    (errors.BudgetExceeded, 402),
+    (errors.InvalidAmount, 400),
+    (errors.InvalidRequest, 400),
+    (errors.NotProvable, 409),
+    (errors.TransactionFailed, 409),
+)
+
+
+def status_of(error: RiosError) -> int:
+    """The HTTP status of an error."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 503)
+
+
+class Desk:
+    """A panel with its plans and its feed. Safe for threads; close it."""
+
+    def __init__(self, lookup: Callable[[], Any], *, kind: str) -> None:
+        """lookup: the network, or None once it has gone. kind: local or remote."""
+        self.panel = panel = Panel(lookup, kind=kind)
+        self.plans = plans = Plans(panel)
+        self.feed = Feed(panel)
+        self._reads: dict[str, Callable[[Mapping[str, str]], Any]] = {
+            "state": lambda _: {"last": self.feed.last, **panel.state()},
+            "chain": lambda _: panel.chain(),
+            "usage": lambda given: panel.usage(**_only(given, "since", "until", "request_id", "model")),
+            "proof": lambda given: panel.proof(_text(given, "usage_id")),
+            "placement": lambda given: panel.placement(_text(given, "model")),
+            "job": lambda given: panel.job(_text(given, "id")),
+        }
+        self._deeds: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            "plan": lambda given: plans.plan(_text(given, "action"), {k: v for k, v in given.items() if k != "action"}),
+            "act": lambda given: self._act(_text(given, "plan")),
+            "jobs/cancel": lambda given: panel.cancel(_text(given, "id")),
+            "jobs/retry": lambda given: panel.retry(_text(given, "id")),
+        }
+
+    def ask(self, method: str, what: str, given: Mapping[str, Any]) -> tuple[int, Any]:
+        """Status and JSON of one request: a "GET" of what can be read, with texts, or a "POST" of a deed."""
+        known = self._reads if method == "GET" else self._deeds
+        try:
+            if what not in known:
+                raise errors.NotFound(f"a panel has no {what!r}; there are {', '.join(known)}")
+            return 200, known[what](given)
+        except RiosError as error:
+            return status_of(error), problem(error)
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        self.feed.close()
+
+    def _act(self, plan: str) -> Any:
+        try:
+            return self.plans.act(plan)
+        finally:
+            self.feed.look(*MONEY)
+
+
+def _text(given: Mapping[str, Any], name: str) -> str:
+    value = given.get(name)
+    if not isinstance(value, str) or not value:
+        raise errors.InvalidRequest(f"{name} must be a text that is not empty")
+    return value
+
+
+def _only(given: Mapping[str, str], *names: str) -> dict[str, str]:
+    unknown = set(given) - set(names)
+    if unknown:
+        raise errors.InvalidRequest(f"{', '.join(sorted(unknown))} cannot be filtered by; there are {', '.join(names)}")
+    return dict(given)

@@ -1,0 +1,23 @@
+"""Widgets of what a notebook holds: `net.widget()`, `net.wallet.widget()`, `model.widget()`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rios.widgets.generation import GenerationWidget
+    from rios.widgets.panel import PanelWidget
+
+
+def of_network(network: Any, view: str = "all") -> PanelWidget:
+    """The panel of a network, or one view of it: wallet, jobs or hosts."""
+    from rios.widgets.panel import PanelWidget
+
+    return PanelWidget(network, view)
+
+
+def of_model(model: Any) -> GenerationWidget:
+    """A prompt and its answer, as it comes."""
+    from rios.widgets.generation import GenerationWidget
+
+    return GenerationWidget(model)

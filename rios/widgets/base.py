@@ -1,0 +1,40 @@
+"""What all widgets have: the built front end, and a form that outlives the kernel."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import anywidget
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+_UNBUILT = """export default { render({ el }) {
+  el.textContent = 'The front end of this widget is not built: run make lab, then restart the kernel.';
+} };"""
+
+
+class Widget(anywidget.AnyWidget):
+    """A widget that also shows as text and as static HTML: where a notebook is read without its kernel."""
+
+    _esm = STATIC / "widget.js" if (STATIC / "widget.js").is_file() else _UNBUILT
+    _css = STATIC / "widget.css" if (STATIC / "widget.css").is_file() else ""
+
+    def plain(self) -> str:
+        """What it shows now, as text."""
+        raise NotImplementedError
+
+    def static(self) -> str:
+        """What it shows now, as HTML without scripts."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The live view, and for whoever cannot show that, how it was when it was displayed."""
+        found = super()._repr_mimebundle_(**options)
+        data, metadata = found if isinstance(found, tuple) else (found, {})
+        return {**(data or {}), "text/plain": self.plain(), "text/html": self.static()}, metadata
+
+    def __repr__(self) -> str:
+        return self.plain()

@@ -1,0 +1,120 @@
+"""`model.widget()`: a prompt, its answer as it comes, its speed, what it costs, and who computes it."""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from typing import Any
+
+import traitlets
+
+from rios.services.jobs import JobView
+from rios.services.panel import placement_of
+from rios.services.panel import problem as problem_of
+from rios.services.views import html_table, text_table
+from rios.widgets.base import Widget
+from rios.words.errors import RiosError
+from rios.words.money import format_ros
+
+# Ten updates a second are all that a person sees, and each costs the kernel a message.
+_LEAST_S = 0.1
+_HOSTS_S = 1.0
+_PARAMS = ("max_new_tokens", "temperature", "seed", "top_k", "top_p")
+
+
+class GenerationWidget(Widget):
+    """Generates where its button is pressed, and shows it; `prompt` and `answer` are its texts. Close it."""
+
+    model_name = traitlets.Unicode("").tag(sync=True)
+    prompt = traitlets.Unicode("").tag(sync=True)
+    answer = traitlets.Unicode("").tag(sync=True)
+    params = traitlets.Dict({"max_new_tokens": 64, "temperature": 0.0}).tag(sync=True)
+    job = traitlets.Dict({}).tag(sync=True)
+    hosts: Any = traitlets.List([]).tag(sync=True)
+    problem = traitlets.Dict({}).tag(sync=True)
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._running: Any = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        super().__init__(model_name=model.name)
+        self.on_msg(self._heard)
+
+    def plain(self) -> str:
+        """Prompt, answer and figures as text."""
+        return "\n".join(filter(None, (self.prompt + self.answer, text_table((self.model_name, ""), self._rows()))))
+
+    def static(self) -> str:
+        """The same as HTML."""
+        text = f"<b>{html.escape(self.prompt)}</b>{html.escape(self.answer)}"
+        return f'<pre style="white-space:pre-wrap">{text}</pre>{html_table((self.model_name, ""), self._rows())}'
+
+    def start(self) -> None:
+        """Generate what `prompt` and `params` say. Raises as `model.submit`."""
+        given = {name: value for name, value in self.params.items() if name in _PARAMS and value is not None}
+        with self._lock:
+            if self._running is not None and self._running.status in ("queued", "running", "paused"):
+                return
+            self.problem, self.answer, self.job = {}, "", {}
+            self._running = job = self._model.submit(self.prompt, **given)
+        threading.Thread(target=self._follow, args=(job,), name="rios-widget", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it; what was received so far is paid."""
+        job = self._running
+        if job is not None:
+            job.cancel()
+
+    def close(self) -> None:
+        """Stop, and tell the front end nothing any more."""
+        self._ended.set()
+        self.stop()
+        super().close()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        if not self.job:
+            return [("state", "not started")]
+        speed = self.job["tokens_per_second"]
+        return [
+            ("state", str(self.job["state"])),
+            ("tokens", f"{self.job['tokens']} of {self.job['tokens_max']}"),
+            ("tokens a second", "" if speed is None else f"{speed:.1f}"),
+            ("cost", format_ros(int(self.job["cost_wei"]))),
+            ("hosts", ", ".join(host["name"] for host in self.hosts)),
+        ]
+
+    def _heard(self, _: object, said: Any, __: object) -> None:
+        if not isinstance(said, dict):
+            return
+        if said.get("do") == "stop":
+            self.stop()
+        elif said.get("do") == "start":
+            try:
+                self.start()
+            except RiosError as error:
+                self.problem = problem_of(error)
+
+    def _follow(self, job: Any) -> None:
+        """Show how it goes on, until it has ended and its price is known."""
+        jobs, shown_at, hosts_at, version = self._model.jobs, 0.0, 0.0, 0
+        while not self._ended.is_set():
+            version, views = jobs.changed(version, 1.0)
+            view: JobView | None = next((one for one in views if one.id == job.request_id), None)
+            if view is None:
+                continue
+            now = time.monotonic()
+            if now - hosts_at > _HOSTS_S or not view.live:
+                hosts_at = now
+                try:
+                    self.hosts = placement_of(self._model.placement)["hosts"]
+                except RiosError as error:
+                    self.problem = problem_of(error)
+            with self.hold_sync():
+                self.answer = jobs.text(view.id)[1]
+                self.job = view.to_dict()
+            if not view.live and (view.posted or view.state != "done"):
+                return
+            self._ended.wait(max(0.0, _LEAST_S - (time.monotonic() - shown_at)))
+            shown_at = time.monotonic()

@@ -1,0 +1,128 @@
+"""The panel of a network in a notebook: the views of JupyterLab's sidebar, told over the kernel's own channel."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import traitlets
+
+from rios.services.desk import Desk
+from rios.services.feed import Event
+from rios.services.views import html_table, text_table
+from rios.widgets.base import Widget
+from rios.words.errors import InvalidRequest, RiosError
+from rios.words.money import format_ros
+
+VIEWS = ("all", "wallet", "jobs", "hosts")
+_THREADS = 2
+_ALIVE_S = 4.0
+# Ten updates a second are all that a person sees: events that come faster wait for the next.
+_LEAST_S = 0.1
+
+
+class PanelWidget(Widget):
+    """Live while its kernel lives; its views say so when they are not told anything any more. Close it."""
+
+    view = traitlets.Unicode("all").tag(sync=True)
+
+    def __init__(self, network: Any, view: str = "all") -> None:
+        """view: all, wallet, jobs or hosts. Raises InvalidRequest."""
+        if view not in VIEWS:
+            raise InvalidRequest(f"the view is {view!r}; it is one of {', '.join(VIEWS)}")
+        kind = "remote" if str(network.address).startswith("http") else "local"
+        self._desk = Desk(weakref.ref(network), kind=kind)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-widget")
+        self._waiting: list[Event] = []
+        self._lock = threading.Condition()
+        self._unfollow: Callable[[], None] | None = None
+        self._ended = False
+        super().__init__(view=view)
+        self.on_msg(self._heard)
+
+    def plain(self) -> str:
+        """The figures as text."""
+        return text_table(("rios", ""), self._rows())
+
+    def static(self) -> str:
+        """The figures as a table."""
+        return html_table(("rios", ""), self._rows())
+
+    def close(self) -> None:
+        """Tell the front end nothing any more."""
+        with self._lock:
+            self._ended = True
+            unfollow, self._unfollow = self._unfollow, None
+            self._lock.notify_all()
+        if unfollow is not None:
+            unfollow()
+        self._desk.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        try:
+            net = self._desk.panel.net
+            balance, jobs = net.wallet.balance, net.jobs.all()
+        except RiosError as error:
+            return [("state", str(error))]
+        rows = [
+            ("address", str(net.wallet.address)),
+            ("available", format_ros(balance.available_wei)),
+            ("held", format_ros(balance.held_wei)),
+            ("jobs", f"{sum(job.live for job in jobs)} going on, {len(jobs)} in all"),
+        ]
+        return rows if self.view != "wallet" else rows[:3]
+
+    def _heard(self, _: object, said: Any, __: object) -> None:
+        """A view asks, follows, or follows no more. Answered in other threads: a cell may be running in this one."""
+        if not isinstance(said, dict) or self._ended:
+            return
+        if "ask" in said:
+            self._pool.submit(self._answer, said)
+        elif "follow" in said:
+            last = said["follow"]
+            self._pool.submit(self._follow, last if isinstance(last, str) else None)
+
+    def _answer(self, said: dict[str, Any]) -> None:
+        asked = said["ask"] if isinstance(said["ask"], dict) else {}
+        given = asked.get("given")
+        status, body = self._desk.ask(
+            str(asked.get("method")), str(asked.get("what")), given if isinstance(given, dict) else {}
+        )
+        self.send({"answer": said.get("id"), "status": status, "body": body})
+
+    def _follow(self, last: str | None) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            before, self._unfollow = self._unfollow, None
+        if before is not None:
+            before()
+        else:
+            threading.Thread(target=self._tell, name="rios-widget", daemon=True).start()
+        unfollow = self._desk.feed.follow(self._take, last)
+        with self._lock:
+            self._unfollow = unfollow
+
+    def _take(self, event: Event) -> None:
+        with self._lock:
+            self._waiting.append(event)
+            self._lock.notify_all()
+
+    def _tell(self) -> None:
+        """Send what waits, ten times a second at most, and a sign of life where nothing does."""
+        pause = threading.Event()
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._waiting or self._ended, _ALIVE_S)
+                if self._ended:
+                    return
+                found, self._waiting = self._waiting, []
+            events = [{"id": one.id, "name": one.name, "data": json.loads(one.data)} for one in found]
+            self.send({"events": events})
+            pause.wait(_LEAST_S)
