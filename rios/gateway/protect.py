@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 UNLIMITED = ("/live", "/ready", "/metrics")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# An id is for finding a request in the log, and no secret: random bytes for each would cost as much as its routing.
+_PROCESS, _COUNT = secrets.token_hex(7), itertools.count()
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -54,7 +57,7 @@ class Protect:
         started = time.perf_counter()
         wanted = Headers(scope=scope).get("x-request-id", "")
         request.state.request_id = request_id = (
-            wanted if _REQUEST_ID.fullmatch(wanted) else f"req-{secrets.token_hex(12)}"
+            wanted if _REQUEST_ID.fullmatch(wanted) else f"req-{_PROCESS}{next(_COUNT):010x}"
         )
         status = 500
 
@@ -74,7 +77,8 @@ class Protect:
         try:
             if scope["path"] not in UNLIMITED:
                 address = scope["client"][0] if scope.get("client") else "unknown"
-                names = [f"address:{address}", *_known(request)]
+                request.state.known = who = _known(request)
+                names = [f"address:{address}", *([] if who is None else buckets_of(who))]
                 request.state.room = await self._limits.room(names)
                 request.state.limited = names
             # The parser's own limit is for headers that come in pieces alone.
@@ -140,13 +144,13 @@ class _Body:
         return HTTPException(413, f"the body is longer than {self._settings.body_bytes_max} bytes")
 
 
-def _known(request: Request) -> list[str]:
-    """The buckets of who asks, where that is known without asking anybody: one question to Redis instead of two."""
+def _known(request: Request) -> Principal | None:
+    """Who asks, where that is known without asking anybody: one question to Redis instead of two."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token:
-        return []
-    who: Principal | None = request.app.state.gate.accounts.tokens.known(token.strip())
-    return [] if who is None else buckets_of(who)
+        return None
+    found: Principal | None = request.app.state.gate.accounts.tokens.known(token.strip())
+    return found
 
 
 def _say_room(headers: MutableHeaders, room: Room | None) -> None:

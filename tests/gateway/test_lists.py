@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
+from rios.services import tokens
 from rios.services.views import WorkerInfo, Workers
 from rios.words.money import WEI_PER_ROS
 from tests.gateway.servers import Door
@@ -27,7 +28,7 @@ def statements(door: Door) -> Iterator[list[tuple[str, Any]]]:
     engine, found = door.gate.tenancy.ledger.database.engine, []
 
     def asked(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: bool) -> None:
-        if "outbox" not in statement and "cursors" not in statement and "deployments" not in statement:
+        if not any(word in statement for word in ("BEGIN", "outbox", "cursors", "deployments")):
             found.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", asked)
@@ -45,7 +46,8 @@ def _asked(door: Door, path: str) -> list[tuple[str, Any]]:
     return [one for one in found if "audit.seq > ?" not in one[0] or path == "/v1/audit"]
 
 
-def test_many_rows_take_no_more_questions_than_few(door: Door) -> None:
+def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "FRESH_S", 600.0)  # on a slow machine, too, the token stays known
     few = {path: len(_asked(door, path)) for path in LISTS}
     with door.client() as http:
         for number in range(30):
