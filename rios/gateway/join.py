@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rios.gateway.certs import Certificates
+from rios.gateway.reports import reporting
 from rios.gateway.serve import bind, serve, server_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate, first_token
@@ -47,7 +48,8 @@ def join(
                         write_file(home, url=url, token=token, ca=ca)
                     ready(url, token)
 
-                serve(server_of(gate, settings, ready=listening, certificates=certificates), place)
+                with reporting(gate):
+                    serve(server_of(gate, settings, ready=listening, certificates=certificates), place)
                 if read_file(home).get("url") == url:
                     write_file(home, url="", token=token)
             finally:

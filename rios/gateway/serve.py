@@ -15,6 +15,7 @@ import uvicorn
 from rios.gateway.app import create_app
 from rios.gateway.certs import Certificates
 from rios.gateway.redirect import Redirect
+from rios.gateway.reports import reporting
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate, first_token
 from rios.services.gate_file import write_file
@@ -183,7 +184,8 @@ def up(
                     ready(url, token)
 
                 server = server_of(gate, settings, ready=listening, certificates=certificates, redirect=sent_on)
-                serve(server, place)
+                with reporting(gate):
+                    serve(server, place)
                 write_file(home, url="", token=token)
             finally:
                 gate.close()

@@ -15,7 +15,7 @@ from rios.services.reports import documents as doc
 from rios.services.reports.anomalies import DAYS, anomalies
 from rios.services.reports.forecast import forecast
 from rios.services.reports.periods import DAY_US, Span
-from rios.services.reports.reading import REFUND, USAGE, Pin, Reading, Refunded, Used
+from rios.services.reports.reading import REFUND, USAGE, Pin, Reading, Refunded, Used, day_name
 
 GROUPS = ("user", "model", "worker", "deployment", "resource")
 SHARED = ("worker", "resource")
@@ -164,17 +164,6 @@ def cost_report(
         reconciliation=facts.reconciliation,
         samples=facts.samples,
     )
-
-
-def day_name(number: int) -> str:
-    """A day as "2026-11-27", from its number since 1970."""
-    found = _NAMES.get(number)
-    if found is None:
-        found = _NAMES[number] = f"{moment_of(number * DAY_US):%Y-%m-%d}"
-    return found
-
-
-_NAMES: dict[int, str] = {}
 
 
 def _month_start(span: Span) -> int:

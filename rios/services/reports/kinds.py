@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rios.services.reports import documents as doc
 from rios.services.reports.costs import cost_report
+from rios.services.reports.earnings import EarningsFacts, EarningsReport, earnings_facts, earnings_report
 from rios.services.reports.facts import facts_of
+from rios.services.reports.reliability import ReliabilityReport, reliability_facts, reliability_report
+from rios.services.reports.throughput import Nothing, ThroughputReport, no_facts, throughput_report
 from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -49,6 +52,9 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "cost": Kind(doc.CostReport, facts_of, doc.Facts, cost_report),
+    "earnings": Kind(EarningsReport, earnings_facts, EarningsFacts, earnings_report),
+    "reliability": Kind(ReliabilityReport, reliability_facts, ReliabilityReport, reliability_report),
+    "throughput": Kind(ThroughputReport, no_facts, Nothing, throughput_report),
 }
 
 

@@ -12,12 +12,11 @@ from rios.accounts.store import AccountStore
 from rios.reporting.templates import Templates
 from rios.services.mail import sender_of
 from rios.services.outbound import networks
-from rios.services.reports.reports import Reports, anybody
+from rios.services.reports.reports import Reports
+from rios.services.reports.rights import rights_of
 from rios.services.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rios.billing.ledger.ledger import Ledger
     from rios.reporting.runner import Execute
     from rios.services.network_chain import NetworkChain
@@ -40,7 +39,6 @@ def open_reports(
     options: Settings,
     *,
     out: Path | None = None,
-    may: Callable[[str, str], None] = anybody,
     execute: Execute | None = None,
 ) -> Reports:
     """The reports over the ledger of `purse`.
@@ -48,7 +46,7 @@ def open_reports(
     out: without it, reports/out of the checkout that is the working directory, else `reports` in the home.
     """
     home, ledger = options.home, purse.books.ledger
-    said = DeliverySettings()
+    said, store = DeliverySettings(), _store(ledger)
     url = said.mail.get_secret_value() or ("" if home is None else (home / "mail").absolute().as_uri())
     beside = Path.cwd() / "reports"
     checkout = (beside / "cost.ipynb").is_file()
@@ -58,10 +56,10 @@ def open_reports(
         ledger,
         place.absolute(),
         Templates.of(home, beside=beside if checkout else None),
-        webhooks=Webhooks(_store(ledger), ledger, home=home, allowed=networks(said.webhook_networks)),
+        webhooks=Webhooks(store, ledger, home=home, allowed=networks(said.webhook_networks)),
         payee=lambda: purse.books.address,
         chain=lambda: _chain(purse),
-        may=may,
+        may=rights_of(store),
         send=sender_of(url) if url else None,
         sender=said.mail_from,
         lease_s=options.report_lease_s,

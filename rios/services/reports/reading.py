@@ -15,9 +15,12 @@ from sqlalchemy import Connection, Text, cast, select
 from sqlalchemy.orm import aliased
 
 from rios.billing.ledger import audit
-from rios.billing.ledger.accounts import Kind, user_account
+from rios.billing.ledger.accounts import Kind, earned, user_account
+from rios.services.moments import moment_of
+from rios.services.reports.periods import DAY_US
 from rios.storage import models as m
 from rios.storage.engine import Database
+from rios.words.ids import Address
 
 _PAGE = 5_000
 USAGE, REFUND = "usage", "refund"
@@ -70,6 +73,17 @@ def pin(database: Database) -> Pin:
     with database.reading() as connection:
         height, head = audit.head(connection)
     return Pin(height, head.hex())
+
+
+def day_name(number: int) -> str:
+    """A day as "2026-11-27", from its number since 1970."""
+    found = _NAMES.get(number)
+    if found is None:
+        found = _NAMES[number] = f"{moment_of(number * DAY_US):%Y-%m-%d}"
+    return found
+
+
+_NAMES: dict[int, str] = {}
 
 
 class Reading:
@@ -133,6 +147,16 @@ class Reading:
             kinds = (Kind.HELD,) if kind == USAGE else (Kind.AVAILABLE, Kind.TRIAL)
             names = [user_account(self._user, one) for one in kinds]
             wanted = wanted.where(side.in_(select(m.AccountRow.id).where(m.AccountRow.name.in_(names))))
+        return sum(int(found[0]) for page in self._pages(wanted) for found in page)
+
+    def earned_wei(self, since_us: int, until_us: int, *, owner: str | None) -> int:
+        """The sum of the entries by which use was credited to workers' owners, or to one of them."""
+        row, account = m.TransferRow, m.AccountRow
+        mine = account.kind == str(Kind.EARNED) if owner is None else account.name == earned(Address(owner))
+        wanted = select(cast(row.amount_wei, Text)).where(
+            row.seq <= self._height, row.kind == USAGE, row.at >= since_us, row.at < until_us,
+            row.credit_id.in_(select(account.id).where(mine)),
+        )  # fmt: skip
         return sum(int(found[0]) for page in self._pages(wanted) for found in page)
 
     def sample_ids(self, since_us: int, until_us: int) -> Iterator[str]:
