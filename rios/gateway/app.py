@@ -66,7 +66,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
-        openai, models, job_list, jobs, money, treasury, own, accounts, events, apps, proxied, oauth, sign_in, pages,
+        openai, models, job_list, jobs, money, treasury, own, accounts, events, apps, oauth, sign_in, pages,
         health,
     )
 )  # fmt: skip
@@ -104,6 +104,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(proxied.router)  # what answers there is no part of this interface
     app.add_middleware(Tagged)
     app.add_middleware(Idempotent)
     app.add_middleware(Protect, settings=settings, limits=limits, metrics=metrics)

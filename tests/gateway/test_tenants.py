@@ -52,6 +52,8 @@ def lab(network: Door) -> Lab:
         http.post("/v1/webhooks", json=hook).raise_for_status()
         http.post("/v1/deployments", json={"name": "alpha-model", "dtype": "float32"}).raise_for_status()
         serves(http, "alpha-model")
+        app = {"name": "alpha-app", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
+        http.post("/v1/apps", json=app).raise_for_status()
         asked = {"model": "alpha-model", "prompt": "It was", "max_new_tokens": 2}
         job = http.post("/v1/jobs", json=asked).json()["id"]
         assert http.get(f"/v1/jobs/{job}", params={"wait_s": 60}).json()["result"]

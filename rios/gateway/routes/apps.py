@@ -16,6 +16,7 @@ from rios.services.deployments.handle import Deployment
 from rios.services.deployments.service import Deployments, Plan
 from rios.services.deployments.tenants import deployments_of
 from rios.services.deployments.values import Event
+from rios.words.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"])
 Reader = Annotated[Principal, Depends(needs("models:read"))]
@@ -41,7 +42,7 @@ class Revision(Strict):
 class Command(Strict):
     """A command to run inside a replica."""
 
-    command: list[Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]] = Field(min_length=1, max_length=256)
+    command: list[Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]] = Field(max_length=256)
     replica: Name | None = None
     timeout_s: float = Field(default=30.0, gt=0, le=_EXEC_S)
 
@@ -49,7 +50,7 @@ class Command(Strict):
 class Changes(Strict):
     """Fields of the specification in place of those that are; secrets that are not named stay."""
 
-    fields: dict[str, Any] = Field(min_length=1, max_length=40)
+    fields: dict[str, Any] = Field(max_length=40)
 
 
 def _apps(request: Request, who: Principal) -> Deployments:
@@ -178,7 +179,10 @@ def post_restart(request: Request, who: Deployer, name: str) -> dict[str, Any]:
 @router.post("/{name}/exec", summary="Run a command inside a replica")
 def post_exec(request: Request, who: Deployer, name: str, body: Command) -> dict[str, Any]:
     """Output is in base64, at most 1 MiB of each kind."""
-    done = _app(request, who, name).exec(body.command, replica=body.replica, timeout=body.timeout_s)
+    app = _app(request, who, name)
+    if not body.command:
+        raise InvalidRequest("command is empty; give a program and its arguments")
+    done = app.exec(body.command, replica=body.replica, timeout=body.timeout_s)
     return {
         "exit_code": done.exit_code,
         "stdout": base64.b64encode(done.stdout).decode(),

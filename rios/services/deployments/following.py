@@ -18,40 +18,60 @@ _LOOK_S = 0.2
 
 def follow(platform: Platform, app_id: str, replica: str | None, alive: Callable[[], bool]) -> Iterator[str]:
     """Lines of all replicas, or of one, until `alive` says that there is nothing more to come."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    readers: dict[str, threading.Thread] = {}
-    left = threading.Event()
-
-    def read(host: Host, name: str) -> None:
-        # What went wrong with one replica's log ends that one alone.
-        try:
-            for line in host.logs(name, follow=True):
-                if left.is_set():
-                    return
-                lines.put(line.text)
-        except NotFound:
-            return  # nothing of it is kept any more
-        except RiosError as error:
-            lines.put(f"(the log of {name} ends: {error})")
-
-    def look() -> None:
-        hosts = platform.hosts.now()
-        for one in platform.store.replicas(app_id, ended=True):
-            if one.id in readers or not one.started_at or replica not in (None, one.id) or one.host not in hosts:
-                continue
-            thread = threading.Thread(target=read, args=(hosts[one.host], one.id), name="rios-logs", daemon=True)
-            readers[one.id] = thread
-            thread.start()
-
+    readers = _Readers(platform, app_id, replica)
     try:
         while True:
             last = not alive()
-            look()
-            try:
-                while True:
-                    yield lines.get(timeout=_LOOK_S)
-            except queue.Empty:
-                if last and not any(thread.is_alive() for thread in readers.values()):
-                    return
+            readers.look()
+            yield from readers.lines()
+            if last and not readers.read_on():
+                return
     finally:
-        left.set()
+        readers.left.set()
+
+
+class _Readers:
+    """A thread for each replica's log."""
+
+    def __init__(self, platform: Platform, app_id: str, replica: str | None) -> None:
+        self._platform, self._app_id, self._replica = platform, app_id, replica
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._threads: dict[str, threading.Thread] = {}
+        self.left = threading.Event()
+
+    def look(self) -> None:
+        """Read the logs of replicas that are new."""
+        hosts = self._platform.hosts.now()
+        for one in self._platform.store.replicas(self._app_id, ended=True):
+            if one.id in self._threads or not one.started_at or one.host not in hosts:
+                continue
+            if self._replica in (None, one.id):
+                thread = threading.Thread(
+                    target=self._read, args=(hosts[one.host], one.id), name="rios-logs", daemon=True
+                )
+                self._threads[one.id] = thread
+                thread.start()
+
+    def lines(self) -> Iterator[str]:
+        """What has come, until nothing comes for a while."""
+        while True:
+            try:
+                yield self._lines.get(timeout=_LOOK_S)
+            except queue.Empty:
+                return
+
+    def read_on(self) -> bool:
+        """Whether a log is still being read."""
+        return any(thread.is_alive() for thread in self._threads.values())
+
+    def _read(self, host: Host, name: str) -> None:
+        # What went wrong with one replica's log ends that one alone.
+        try:
+            for line in host.logs(name, follow=True):
+                if self.left.is_set():
+                    return
+                self._lines.put(line.text)
+        except NotFound:
+            return  # nothing of it is kept any more
+        except RiosError as error:
+            self._lines.put(f"(the log of {name} ends: {error})")

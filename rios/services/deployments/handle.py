@@ -291,6 +291,7 @@ class Deployment:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"{self.name} is still being ended after {timeout:g} s; it goes on")
             time.sleep(_LOOK_S)
+        self._platform().changed()
 
     def _change(self, change: Callable[[App, Connection], tuple[Mapping[str, Any], str, str]]) -> App:
         def checked(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:

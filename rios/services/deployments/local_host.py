@@ -58,21 +58,26 @@ class LocalHost:
         self,
         name: str,
         directory: Path,
-        runtimes: Mapping[Runtime, Isolation],
+        runtimes: Callable[[Path], Mapping[Runtime, Isolation]],
+        promised: Mapping[RuntimeName, Isolation],
         *,
         network_id: str,
         region: str = "",
         ask_bp: int = 10_000,
         isolation: Isolation = Isolation.PROCESS,
     ) -> None:
-        """directory: where volumes lie. runtimes: with what they promise. isolation: no replica runs here with less."""
+        """directory: where sandboxes and volumes lie; made when the first replica starts. runtimes: makes them then.
+
+        promised: those that there will be. isolation: no replica runs here with less.
+        """
         self.name = name
         self._directory = directory
         self._network_id = network_id
-        self._runtimes = sorted(runtimes, key=lambda runtime: -runtimes[runtime])
-        self._isolation = {runtime.name: isolation for runtime, isolation in runtimes.items()}
+        self._make = runtimes
+        self._made: list[Runtime] | None = None
+        self._promised = promised
         self._least = isolation
-        self._lock = threading.Lock()
+        self._lock, self._making = threading.Lock(), threading.Lock()
         self._where: dict[str, Runtime] = {}
         self._bases: dict[str, Base] = {}
         self._ready = False
@@ -80,7 +85,17 @@ class LocalHost:
         self._region, self._ask_bp = region, ask_bp
 
     def __repr__(self) -> str:
-        return f"<LocalHost {self.name}: {', '.join(runtime.name for runtime in self._runtimes) or 'no runtime'}>"
+        return f"<LocalHost {self.name}: {', '.join(self._promised) or 'no runtime'}>"
+
+    @property
+    def _runtimes(self) -> list[Runtime]:
+        """The strongest isolation first."""
+        with self._making:
+            if self._made is None:
+                self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+                found = self._make(self._directory)
+                self._made = sorted(found, key=lambda runtime: -found[runtime])
+            return self._made
 
     def _adopted(self) -> None:
         """Mend once what was running before this process was."""
@@ -104,8 +119,8 @@ class LocalHost:
                     disk_bytes=disk.free,
                     replicas=REPLICAS_MAX,
                 ),
-                isolation=max(self._isolation.values(), default=0),
-                runtimes=frozenset(self._isolation),
+                isolation=max(self._promised.values(), default=0),
+                runtimes=frozenset(self._promised),
                 region=self._region,
                 ask_bp=self._ask_bp,
             )
@@ -219,6 +234,8 @@ class LocalHost:
 
     def instances(self) -> list[Status]:
         """All there is of this network's replicas."""
+        if self._made is None and not self._directory.exists():
+            return []
         self._adopted()
         found = []
         for runtime in self._runtimes:
@@ -303,7 +320,7 @@ class LocalHost:
 
     def close(self) -> None:
         """Let go of the runtimes."""
-        for runtime in self._runtimes:
+        for runtime in self._made or []:
             try:
                 runtime.close()
             except RiosError as error:
@@ -340,16 +357,23 @@ class LocalHosts:
         self._end()
 
 
+def promised_here() -> dict[RuntimeName, Isolation]:
+    """The runtimes whose programs this machine has."""
+    from rios.deploy.runtimes.engine_service import KINDS
+
+    engines = {kind.name: kind.isolation for kind in KINDS.values() if not kind.why_not()}
+    return {HOST_BASED: Isolation.PROCESS, **engines}
+
+
 def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
-    """The runtimes whose programs this machine has, on a directory, with the isolation that they promise."""
+    """These runtimes, on a directory."""
     from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
     from rios.deploy.runtimes.engine import EngineRuntime
     from rios.deploy.runtimes.engine_service import KINDS
 
+    promised = promised_here()
     found: dict[Runtime, Isolation] = {BubblewrapRuntime(directory): Isolation.PROCESS}
-    for kind in KINDS.values():
-        if not kind.why_not():
-            found[EngineRuntime(kind, directory)] = kind.isolation
+    found |= {EngineRuntime(kind, directory): kind.isolation for name, kind in KINDS.items() if name in promised}
     return found
 
 
@@ -387,15 +411,18 @@ def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without.
     """
-    if directory is None:
-        made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
-        made.chmod(0o711)  # sandboxes have users of their own
-        reaper = start_reaper(made)
 
-        def end() -> None:
-            clear_up(made)
-            end_reaper(reaper)
+    def host(place: Path) -> LocalHost:
+        return LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id)
 
-        return LocalHosts(LocalHost("localhost", made, runtimes_of(made), network_id=network_id), end=end)
-    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    return LocalHosts(LocalHost("localhost", directory, runtimes_of(directory), network_id=network_id))
+    if directory is not None:
+        return LocalHosts(host(directory))
+    made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
+    made.chmod(0o711)  # sandboxes have users of their own
+    reaper = start_reaper(made)
+
+    def end() -> None:
+        clear_up(made)
+        end_reaper(reaper)
+
+    return LocalHosts(host(made), end=end)
