@@ -266,8 +266,16 @@ def _owner() -> Address | None:
     return owner
 
 
+def _check_numbers() -> None:
+    """Raise InvalidRequest for a setting of this module that is no number."""
+    for variable in ("RIOS_RANK", "RIOS_DATA_PORT", "RIOS_MEMORY_BYTES"):
+        if text := os.environ.get(variable):
+            _number(variable, text)
+
+
 # Dask only logs what `dask_setup` raises, and would have a worker without a host; what the import raises ends it.
 _OWNER = _owner()
+_check_numbers()
 
 
 async def dask_setup(worker: Worker) -> None:

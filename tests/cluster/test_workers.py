@@ -197,6 +197,22 @@ def test_a_rank_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
         Seat()
 
 
+@pytest.mark.parametrize("variable", ["RIOS_RANK", "RIOS_DATA_PORT", "RIOS_MEMORY_BYTES"])
+def test_a_worker_whose_settings_are_wrong_ends(variable: str) -> None:
+    """Not one that stays without a host."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", "tcp://127.0.0.1:9", "--no-nanny"]
+    done = subprocess.run(
+        [*command, "--preload", "rios.worker", "--no-dashboard"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), variable: "many"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"{variable} is 'many'; it must be a whole number" in done.stderr
+
+
 def test_machines_without_a_name_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIOS_RANK", str(EXPLICIT))
     monkeypatch.setattr(platform, "node", lambda: "localhost.localdomain")
