@@ -14,10 +14,10 @@ from tests.conftest import SYSTEM_PATH
 
 _APPLETS = "cat chmod cp dd echo env false grep id kill ln ls mkdir mount nc ps rm sh sleep true umount wc wget"
 PYTHON = "/usr/local/bin/python3"
-_PACKAGES = {"collections", "ctypes", "encodings", "importlib", "json", "re"}
+_PACKAGES = {"collections", "concurrent", "ctypes", "encodings", "importlib", "json", "logging", "re"}
 _EXTENSIONS = """
-    _bisect _ctypes _heapq _json _posixsubprocess _random _socket _struct array binascii fcntl grp math mmap resource
-    select termios unicodedata
+    _bisect _contextvars _ctypes _heapq _json _opcode _posixsubprocess _random _socket _struct _uuid array binascii
+    fcntl grp math mmap resource select termios unicodedata
 """
 
 
