@@ -23,7 +23,7 @@ UNITS = {
     "GI": 2**30,
     "TI": 2**40,
 }
-_WRITTEN = re.compile(r"\s*(\d{1,15})(?:\.(\d{1,9}))?\s*([a-z]*)\s*", re.IGNORECASE)
+_WRITTEN = re.compile(r"\s*(\d{1,18})(?:\.(\d{1,9}))?\s*([a-z]*)\s*", re.IGNORECASE)
 
 
 def parse_size(value: Any) -> int:
