@@ -16,7 +16,15 @@ from rios.deploy.spec import App, AppFile
 from rios.words.errors import InvalidRequest
 
 FILE_MAX = 1 << 20
+DEPTH_MAX = 32
 _SHOWN_MAX = 8
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 Location = Sequence[str | int]
 
 
@@ -44,9 +52,7 @@ def read_file(path: Path) -> AppFile:
 def read_text(text: str, *, name: str = "rios.yaml") -> AppFile:
     """As `read_file`; name: what errors call the text."""
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken):
-                raise InvalidRequest(f"{name}:{token.start_mark.line + 1}: aliases are not read; write it out")
+        _check_tokens(text, name)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -61,6 +67,17 @@ def read_text(text: str, *, name: str = "rios.yaml") -> AppFile:
         return AppFile.model_validate(data)
     except ValidationError as error:
         raise InvalidRequest(_listed(error, name, root)) from error
+
+
+def _check_tokens(text: str, name: str) -> None:
+    """Before anything is built of it: aliases grow without end, and depth takes time that grows with its square."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > DEPTH_MAX:
+            raise InvalidRequest(f"{name}:{token.start_mark.line + 1}: more than {DEPTH_MAX} levels inside each other")
+        if isinstance(token, yaml.AliasToken):
+            raise InvalidRequest(f"{name}:{token.start_mark.line + 1}: aliases are not read; write it out")
 
 
 def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
