@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 _REACH_S = 2.0
 
@@ -45,6 +47,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("memory", free > 1 << 29, f"{size(free)} free for shards and trunks")
     yield Finding("machine", True, machine_id())
     yield _ports()
+    yield from _jupyter()
     if not supported:
         yield Finding("shared memory", False, "hosts of one machine talk by sockets: this needs Linux on x86-64")
         return
@@ -52,6 +55,29 @@ def examine() -> Iterator[Finding]:
     seen = Segment.open(os.getpid(), segment.fd, 1 << 16, nonce) is not None
     segment.close()
     yield Finding("shared memory", seen, "works" if seen else "/proc/PID/fd cannot be opened: sockets are used instead")
+
+
+def _jupyter() -> Iterator[Finding]:
+    """Whether JupyterLab of this environment has both halves of the panels, of this version."""
+    from importlib.metadata import version
+
+    from jupyter_core.paths import jupyter_config_path, jupyter_path
+
+    folders = [Path(one) / "rios-lab" for one in jupyter_path("labextensions")]
+    front = next((one / "package.json" for one in folders if (one / "package.json").is_file()), None)
+    if front is None:
+        yield Finding("panels", False, "JupyterLab has no panels of rios: install the wheel, or run `make lab`")
+    else:
+        there, here = str(json.loads(front.read_text())["version"]), version("rios")
+        said = f"{there} in {front.parent}" if there == here else f"{there}, but rios is {here}: install or build again"
+        yield Finding("panels", there == here, said)
+    enabled = [Path(one) / "jupyter_server_config.d" / "rios-lab.json" for one in jupyter_config_path()]
+    found = next((one for one in enabled if one.is_file()), None)
+    switched_on = found is not None and json.loads(found.read_text())["ServerApp"]["jpserver_extensions"].get(
+        "rios.lab"
+    )
+    said = f"enabled by {found}" if switched_on else "not enabled: `jupyter server extension enable rios.lab`"
+    yield Finding("panels' server", bool(switched_on), said)
 
 
 def _ports() -> Finding:

@@ -99,3 +99,36 @@ def shot(page: Page, name: str) -> Path:
     path = SHOTS / f"{name}.png"
     page.screenshot(path=path)
     return path
+
+
+def execute(page: Page, code: str, *, wait: bool = True) -> dict[str, Any]:
+    """Execute code in the kernel of the notebook in front; what it replied, where it is waited for."""
+    found: dict[str, Any] = page.evaluate(
+        """async ([code, wait]) => {
+            const widget = window.jupyterapp.shell.currentWidget;
+            const future = widget.context.sessionContext.session.kernel.requestExecute({code});
+            if (!wait) { return {}; }
+            const reply = await future.done;
+            return reply.content;
+        }""",
+        [code, wait],
+    )
+    assert not wait or found["status"] == "ok", found
+    return found
+
+
+def violations(page: Page, *selectors: str) -> list[str]:
+    """What axe finds wrong within these elements: rule and place."""
+    if not page.evaluate("typeof window.axe === 'object'"):
+        page.add_script_tag(path=ROOT / "extension" / "node_modules" / "axe-core" / "axe.min.js")
+    found = page.evaluate(
+        """async selectors => {
+            const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'];
+            const rules = {region: {enabled: false}};
+            const result = await axe.run({include: selectors}, {runOnly: {type: 'tag', values: tags}, rules});
+            return result.violations.flatMap(one => one.nodes.map(
+                node => `${one.id}: ${node.target.join(' ')}: ${node.failureSummary}`));
+        }""",
+        list(selectors),
+    )
+    return [str(one) for one in found]

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.lab.browser import command, notebook, open_lab, run_all, said, shot
+from tests.lab.browser import (
+    LOAD_MS,
+    command,
+    execute,
+    notebook,
+    open_lab,
+    ready,
+    run_all,
+    said,
+    shot,
+    violations,
+)
 from tests.lab.jupyter import Jupyter
 
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
+
+EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>'
 MADE = """
 import json, pathlib, time, rios
 net = rios.local(workers=2)
@@ -26,22 +43,209 @@ write("first.json", id=answer.request_id, wei=str(sum(rows.amount_wei)), tokens=
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, server: Jupyter) -> Page:
+def heard() -> list[str]:
+    """All that came to the browser: bodies of answers, and frames of sockets."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, server: Jupyter, heard: list[str]) -> Iterator[Page]:
     """Lab, with a notebook that made a network and generated once."""
     page = open_lab(browser, server)
+    page.on("websocket", lambda one: one.on("framereceived", lambda frame: heard.append(str(frame))))
     command(page, "rios:jobs")
-    shot(page, "empty")
+    expect(page.locator(".rios-empty")).to_contain_text("rios.local()")
     run_all(page, notebook(server, "first.ipynb", MADE))
-    return page
+    yield page
+    page.context.close()
 
 
-def test_a_generation_in_a_kernel_shows_with_its_cost(page: Page, server: Jupyter) -> None:
-    found = said(server, "first.json")
-    row = page.get_by_role("option").filter(has_text=found["id"][:8])
-    expect(row).to_be_visible()
-    expect(row).to_contain_text(f"{found['tokens']}/24 tokens")
-    expect(row.locator(".rios-cost [data-wei]")).to_have_attribute("data-wei", found["wei"])
-    shot(page, "first")
-    wallet = page.locator(".rios-view-wallet")
-    expect(wallet.locator(f"[data-wei='{found['available']}']")).to_be_visible()
-    expect(wallet).to_contain_text(found["address"][:6])
+@pytest.fixture(scope="module")
+def first(page: Page, server: Jupyter) -> dict[str, Any]:
+    """What the notebook says of its first generation."""
+    return said(server, "first.json")
+
+
+def row_of(page: Page, request_id: str) -> Locator:
+    """The row of a job."""
+    return page.get_by_role("option").filter(has_text=request_id[:8])
+
+
+def wallet_of(page: Page) -> Locator:
+    """The wallet's section."""
+    return page.locator(".rios-view-wallet")
+
+
+def line(page: Page, label: str) -> Locator:
+    """The amount in a line of the wallet."""
+    return wallet_of(page).locator(".rios-line").filter(has=page.get_by_text(label, exact=True)).locator("[data-wei]")
+
+
+def test_a_generation_in_a_kernel_shows_with_its_cost(page: Page, first: dict[str, Any]) -> None:
+    row = row_of(page, first["id"])
+    expect(row).to_contain_text(f"{first['tokens']}/24 tokens")
+    expect(row.locator(".rios-cost [data-wei]")).to_have_attribute("data-wei", first["wei"])
+    expect(line(page, "Available")).to_have_attribute("data-wei", first["available"])
+    expect(wallet_of(page)).to_contain_text(first["address"][:6])
+    expect(line(page, "Today")).to_have_attribute("data-wei", first["wei"])
+    shot(page, "light")
+
+
+def test_a_job_shows_while_it_runs_and_is_cancelled_from_the_panel(page: Page, first: dict[str, Any]) -> None:
+    execute(page, "job = model.submit('Once upon a time', max_new_tokens=450, ignore_eos=True)")
+    running = page.get_by_role("option").filter(has=page.get_by_role("img", name="running"))
+    expect(running).to_be_visible()
+    running.click()
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(page.locator(".rios-detail")).to_contain_text("cancelled")
+    execute(page, "assert job.status == 'cancelled', job.status")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator(".rios-detail")).to_contain_text("running")
+    expect(page.get_by_role("log")).to_contain_text("Once upon a time")
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(page.locator(".rios-detail")).to_contain_text("cancelled")
+    page.get_by_role("button", name="All jobs").click()
+    expect(row_of(page, first["id"])).to_be_visible()
+
+
+def test_a_deposit_is_shown_asked_for_once_and_done_once(page: Page, server: Jupyter, first: dict[str, Any]) -> None:
+    command(page, "rios:deposit")
+    dialog = page.get_by_role("dialog", name="Deposit")
+    dialog.get_by_label("Amount in ROS").fill("1.5e3")
+    dialog.get_by_role("button", name="What will happen").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("is not an amount")
+    dialog.get_by_label("Amount in ROS").fill("25.000000000000000001")
+    dialog.get_by_role("button", name="What will happen").click()
+    row = dialog.get_by_role("row").filter(has_text="Deposited")
+    expect(row).to_contain_text("25.000000000000000001 ROS")
+    assert not violations(page, ".rios-dialog")
+    shot(page, "deposit")
+    dialog.get_by_role("button", name="Deposit").dblclick()
+    expect(dialog.get_by_role("status")).to_contain_text("has moved", timeout=LOAD_MS)
+    dialog.get_by_role("button", name="Close").last.click()
+    expect(line(page, "Deposited")).to_have_attribute("data-wei", "25000000000000000001")
+    execute(page, "write('money.json', on_chain=str(net.wallet.on_chain), deposited=str(net.wallet.deposited))")
+    money = said(server, "money.json")
+    assert money["deposited"] == "25000000000000000001"
+    expect(line(page, "On chain")).to_have_attribute("data-wei", money["on_chain"])
+
+
+def test_a_budget_and_the_usage_behind_an_amount_with_its_proof(page: Page, first: dict[str, Any]) -> None:
+    command(page, "rios:budget")
+    dialog = page.get_by_role("dialog", name="Set a budget")
+    dialog.get_by_label("Limit in ROS").fill("3")
+    dialog.get_by_role("button", name="What will happen").click()
+    expect(dialog).to_contain_text("refused before they start")
+    dialog.get_by_role("button", name="Set a budget").click()
+    dialog.get_by_role("button", name="Close").last.click()
+    expect(wallet_of(page).get_by_role("meter", name=re.compile("Budget a month"))).to_be_visible()
+    execute(page, "assert net.billing.budgets[0].limit_wei == 3 * 10**18; net.billing.settle()")
+    line(page, "Today").click()
+    dialog = page.get_by_role("dialog", name="Used today")
+    expect(dialog.get_by_role("row")).not_to_have_count(1)
+    dialog.get_by_role("button", name=re.compile("^Prove")).last.click()
+    expect(dialog).to_contain_text("Every link that exists holds.", timeout=LOAD_MS)
+    shot(page, "proof")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def test_scripts_in_names_and_prompts_are_text(page: Page, first: dict[str, Any]) -> None:
+    execute(
+        page,
+        f"""evil = net.dmoe.deploy("demo", name={EVIL!r}, progress=False)
+evil.generate({EVIL!r}, max_new_tokens=4)
+evil.close()""",
+    )
+    row = page.get_by_role("option").filter(has_text="onerror").first
+    expect(row).to_contain_text(EVIL)
+    row.click()
+    expect(page.get_by_role("log")).to_contain_text(EVIL)
+    page.get_by_role("button", name="All jobs").click()
+    expect(page.locator("#rios-sidebar img, #rios-sidebar script")).to_have_count(0)
+    assert page.evaluate("window.hacked") is None
+
+
+def test_no_key_or_token_of_rios_reaches_the_browser(page: Page, server: Jupyter, heard: list[str], first: Any) -> None:
+    (file,) = server.runtime.glob("rios-network-*.json")
+    key = json.loads(file.read_text())["key"]
+    kept = page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie")
+    notebook_file = (server.work / "first.ipynb").read_text()
+    for place, text in (("page", page.content()), ("stores", kept), ("url", page.url), ("notebook", notebook_file)):
+        assert key not in text, place
+    assert heard
+    assert not [frame for frame in heard if key in frame]
+
+
+def test_hosts_and_placement(page: Page, first: dict[str, Any]) -> None:
+    command(page, "rios:hosts")
+    hosts = page.locator(".rios-view-hosts")
+    expect(hosts.get_by_text("worker-0", exact=True)).to_be_visible()
+    hosts.get_by_role("button", name="demo").click()
+    expect(hosts.get_by_role("meter", name="Load of worker-1")).to_be_visible()
+    expect(hosts).to_contain_text("trunk")
+    hosts.get_by_role("button", name="demo").click()
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast"])
+def test_nothing_for_axe_to_find(page: Page, first: dict[str, Any], theme: str) -> None:
+    command(page, "apputils:change-theme", theme=theme)
+    page.wait_for_function("name => document.body.dataset.jpThemeName === name", arg=theme)
+    page.wait_for_timeout(500)  # colours fade
+    assert not violations(page, ".rios-view")
+    shot(page, theme.removeprefix("JupyterLab ").lower().replace(" ", "-"))
+
+
+def test_ten_thousand_jobs(page: Page, first: dict[str, Any]) -> None:
+    execute(
+        page,
+        """import dataclasses
+entries = net.jobs._entries
+one = next(entry for entry in entries.values() if entry.view.state == 'done')
+with net.jobs._changed:
+    for number in range(10_000 - len(entries)):
+        view = dataclasses.replace(one.view, id=f'{number:032x}', name=f'job {number}', started_at=1e9 + number)
+        net.jobs._version += 1
+        entries[view.id] = dataclasses.replace(one, view=view, touched=net.jobs._version)
+    net.jobs._changed.notify_all()""",
+    )
+    expect(page.locator(".rios-count")).to_contain_text("10000 of 10000", timeout=LOAD_MS)
+    jobs = page.get_by_role("listbox", name="Jobs")
+    assert jobs.get_by_role("option").count() < 60
+    jobs.focus()
+    page.keyboard.press("End")
+    expect(jobs.get_by_role("option", selected=True)).to_contain_text("job 0")
+    page.keyboard.press("Enter")
+    expect(page.locator(".rios-detail h3")).to_have_text("job 0")
+    page.keyboard.press("Enter")  # the way back has the focus
+    page.get_by_label("Search jobs").fill("job 77 done")
+    expect(page.locator(".rios-count")).to_contain_text("111 of 10000")  # 77, 770-779, 7700-7799
+    page.get_by_label("Search jobs").fill("")
+
+
+def test_a_reload_restores(page: Page, first: dict[str, Any]) -> None:
+    page.get_by_label("Order").select_option("tokens")
+    page.wait_for_timeout(1500)  # Lab writes its state with a delay
+    page.reload(timeout=LOAD_MS)
+    ready(page)
+    expect(page.get_by_label("Order")).to_have_value("tokens", timeout=LOAD_MS)
+    expect(line(page, "Available")).to_be_visible()
+
+
+def test_an_outage_shows_old_figures_with_their_age_and_ends(page: Page, server: Jupyter, first: Any) -> None:
+    available = line(page, "Available").get_attribute("data-wei")
+    server.kill()
+    notice = page.locator(".rios-stale")
+    expect(notice).to_contain_text(re.compile(r"These figures are \d+ (s|min) old"))
+    expect(line(page, "Available")).to_have_attribute("data-wei", available or "")
+    expect(page.get_by_role("button", name="Deposit")).to_be_disabled()
+    shot(page, "stale")
+    server.start()
+    expect(page.locator(".rios-empty")).to_be_visible(timeout=LOAD_MS)  # the kernel went with its server
+
+
+def test_who_is_signed_out_is_told_so(page: Page, server: Jupyter, first: Any) -> None:
+    page.context.clear_cookies()
+    server.kill()
+    server.start()
+    expect(page.locator(".rios-forbidden")).to_contain_text("sign in again", timeout=LOAD_MS)
