@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_EVERY_US = SECOND
 _FRESH_US = 5 * SECOND
 """What a router said longer ago is over: it says so every second while something goes on."""
 
@@ -28,9 +29,15 @@ class Scalers:
     def __init__(self, store: AppStore) -> None:
         self._store = store
         self._scalers: dict[tuple[str, int], Scaler] = {}
+        self._asked_at: dict[str, int] = {}
 
     def wanted(self, app: App, specification: Mapping[str, Any], *, ready: int, now: int) -> tuple[int, str]:
         """How many replicas a deployment should have now, and why."""
+        load, waiting, arrivals = self._load(app, now)
+        urgent = waiting > 0 and not app.replicas
+        if now - self._asked_at.get(app.id, 0) < _EVERY_US and not urgent:
+            return app.replicas, "as it is"
+        self._asked_at[app.id] = now
         scaler = self._scalers.get((app.id, app.revision))
         if scaler is None:
             scale = specification["scale"]
@@ -39,12 +46,15 @@ class Scalers:
                 window_s=scale["stabilise"], idle_s=scale["idle"],
             )  # fmt: skip
             scaler = self._scalers[app.id, app.revision] = Scaler(target)
-        load, waiting = self._load(app, now)
-        return scaler.decide(now / SECOND, load=load, waiting=waiting, current=app.replicas)
+        return scaler.decide(now / SECOND, load=load, waiting=waiting, current=app.replicas, arrivals=arrivals)
 
-    def _load(self, app: App, now: int) -> tuple[float, float]:
+    def _load(self, app: App, now: int) -> tuple[float, float, float]:
+        """Requests under way, those of them that wait, and how many have come so far."""
         row = AppLoadRow
-        wanted = select(row.running, row.waiting).where(row.app_id == app.id, row.at > now - _FRESH_US)
         with self._store.ledger.database.reading() as connection:
-            found = connection.execute(wanted).all()
-        return float(sum(one.running for one in found)), float(sum(one.waiting for one in found))
+            found = connection.execute(select(row.__table__).where(row.app_id == app.id)).all()
+        fresh = [one for one in found if one.at > now - _FRESH_US]
+        running = sum(one.running for one in fresh)
+        # What a router answered stays counted when it says nothing any more, or there would seem to be fewer.
+        arrived = sum(one.requests for one in found) + running
+        return float(running), float(sum(one.waiting for one in fresh)), float(arrived)
