@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from rios.billing.split import BASIS_POINTS
 from rios.words.errors import BudgetExceeded, InvalidRequest
-from rios.words.money import Wei, check_wei, format_ros
+from rios.words.money import Wei, check_wei, format_ros, parse_ros
 
 BUDGET_ALERTS_BP = (5_000, 7_500, 9_000)
 """Shares of a budget at whose use somebody is told: 50, 75 and 90 %."""
@@ -77,6 +77,14 @@ def check_room(hold_wei: int, limit_wei: int, *, period: Period, spent_wei: int,
             f"for {format_ros(room)}: {format_ros(spent_wei)} are spent and {format_ros(held_wei)} held; "
             "ask for less, raise the budget, or wait for the next period"
         )
+
+
+def asked_for(limit: str | int | None, alerts: Sequence[float | str]) -> tuple[Wei | None, tuple[int, ...]]:
+    """What a budget may be in wei, and at which shares of it somebody is told, as somebody writes both.
+
+    Without shares they are the usual ones. Raises InvalidAmount, InvalidRequest.
+    """
+    return None if limit is None else parse_ros(limit, name="the budget"), shares_bp(alerts) or BUDGET_ALERTS_BP
 
 
 def shares_bp(shares: Iterable[float | str]) -> tuple[int, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from rios.client import reading
 from rios.client.http import MONEY_S, Http
+from rios.client.listening import Listener
 from rios.client.reading import Moment, text_of
 from rios.words.errors import InvalidRequest, NotAllowed, NotProvable
 from rios.words.money import parse_ros
@@ -58,6 +59,7 @@ class RemoteBilling:
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._listener = Listener(lambda: self.alerts)
 
     def __repr__(self) -> str:
         return f"<RemoteBilling at {self._http.url}: {self.balance}>"
@@ -111,10 +113,10 @@ class RemoteBilling:
         hard: bool = True,
     ) -> Budget | None:
         """Set what may be spent in each day, week, month or in total; None takes the budget away."""
-        from rios.billing.budgets import shares_bp
+        from rios.billing.budgets import asked_for
 
-        text = None if limit is None else f"{parse_ros(limit, name='the budget')} wei"
-        body = {"limit": text, "hard": hard, "alerts_bp": list(shares_bp(alerts))}
+        limit_wei, shares = asked_for(limit, alerts)
+        body = {"limit": None if limit_wei is None else f"{limit_wei} wei", "hard": hard, "alerts_bp": list(shares)}
         self._http.ask("PUT", f"/v1/budgets/{quote(period, safe='')}", json=body)
         return next((one for one in self.budgets if str(one.period) == period), None)
 
@@ -122,6 +124,15 @@ class RemoteBilling:
     def alerts(self) -> list[Alert]:
         """Every alert so far, oldest first: 50, 75 and 90 % of a budget spent, the balance below 20, 10 and 5 %."""
         return [reading.alert_of(one) for one in self._http.pages("/v1/alerts")]
+
+    def on_alert(self, callback: Callable[[Alert], None]) -> None:
+        """Have `callback` called with each alert to come, within seconds, in another thread, until the network is
+        closed. One that raises is called again."""
+        self._listener.add(callback)
+
+    def close(self) -> None:
+        """Tell no more alerts."""
+        self._listener.close()
 
     def invoice(self, period: str) -> Invoice:
         """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""

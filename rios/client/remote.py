@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from rios.client.governance import RemoteGovernance
 from rios.client.http import Http, error_of
 from rios.client.job import RemoteJob
 from rios.client.jobs import RemoteJobs
@@ -61,6 +62,7 @@ class RemoteNetwork:
         self.wallet = RemoteWallet(self._http)
         self.billing = RemoteBilling(self._http)
         self.earnings = RemoteEarnings(self._http)
+        self.governance = RemoteGovernance(self._http)
         self.jobs = RemoteJobs(self._http)
         self._unannounce = announce(self, kind="remote")
 
@@ -131,6 +133,7 @@ class RemoteNetwork:
         """Close the connections. What is deployed stays."""
         self._closed = True
         self._unannounce()
+        self.billing.close()
         self._http.close()
 
 
@@ -152,6 +155,7 @@ class RemoteDmoe:
         replicas: int | None = None,
         partial: bool = False,
         wire_dtype: str | None = None,
+        private: bool = False,
         progress: bool = True,
         timeout: float | None = None,
     ) -> RemoteModel:
@@ -164,7 +168,9 @@ class RemoteDmoe:
         Raises InvalidRequest, AlreadyExists, NotAllowed, DeadlineExceeded, and what the deployment failed with.
         """
         timeout = check_timeout(timeout)
-        model = self.want(path, name=name, dtype=dtype, replicas=replicas, partial=partial, wire_dtype=wire_dtype)
+        model = self.want(
+            path, name=name, dtype=dtype, replicas=replicas, partial=partial, wire_dtype=wire_dtype, private=private
+        )  # fmt: skip
         model.wait(_DEPLOY_S if timeout is None else timeout, progress=progress)
         return model
 
@@ -177,16 +183,17 @@ class RemoteDmoe:
         replicas: int | None = None,
         partial: bool = False,
         wire_dtype: str | None = None,
+        private: bool = False,
     ) -> RemoteModel:
         """As `deploy`, without waiting: `model.wait(timeout)`."""
         checkpoint = str(path)
         chosen = name or checkpoint.rpartition("/")[2]
         wanted = {"checkpoint": checkpoint, "dtype": dtype, "replicas": count_of("replicas", replicas)}
-        wanted |= {"partial": partial or None, "wire_dtype": wire_dtype}
+        wanted |= {"partial": partial or None, "wire_dtype": wire_dtype, "private": private or None}
         try:
             found = self._http.get(f"/v1/deployments/{chosen}")
         except NotFound:
-            self._http.post("/v1/deployments", {"name": chosen, **wanted, "partial": partial})
+            self._http.post("/v1/deployments", {"name": chosen, **wanted, "partial": partial, "private": private})
             return RemoteModel(self._http, chosen)
         for field, value in wanted.items():
             if value is not None and found[field] != value:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rios.client.http import MONEY_S, Http
 from rios.client.reading import balance_of
+from rios.services.wallet import Holdings
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros, parse_ros
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rios.services.wallet import Earned
 
 
-class RemoteWallet:
+class RemoteWallet(Holdings):
     """What the user has."""
 
     def __init__(self, http: Http) -> None:
@@ -38,21 +39,6 @@ class RemoteWallet:
     def on_chain(self) -> Wei:
         """Wei of ROS that the address has on the chain, outside the escrow; 0 without an address."""
         return Wei(int(self._http.ask("GET", "/v1/wallet/chain", timeout=MONEY_S)["on_chain_wei"]))
-
-    @property
-    def deposited(self) -> Wei:
-        """Wei in the escrow that can be spent."""
-        return self.balance.deposited_wei
-
-    @property
-    def available(self) -> Wei:
-        """Wei that a new request may hold, trial credit included."""
-        return self.balance.available
-
-    @property
-    def held(self) -> Wei:
-        """Wei that running requests have set aside."""
-        return self.balance.held
 
     def deposit(self, amount: str | int) -> Balance:
         """As `net.wallet.deposit` of a local network, once even where the connection is lost on the way.

@@ -19,6 +19,7 @@ from rios.gateway.routes import (
     accounts,
     apps,
     events,
+    governance,
     health,
     job_list,
     jobs,
@@ -66,7 +67,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
-        openai, models, job_list, jobs, money, treasury, own, accounts, events, apps, oauth, sign_in, pages,
+        openai, models, job_list, jobs, money, treasury, governance, own, accounts, events, apps, oauth, sign_in, pages,
         health,
     )
 )  # fmt: skip

@@ -29,6 +29,7 @@ STATUSES: tuple[tuple[type[e.RiosError], int], ...] = (
     (e.LedgerConflict, 409),
     (e.InvalidAmount, 400),
     (e.InvalidRequest, 400),
+    (e.PriceBookError, 400),
     (e.UnsupportedCheckpoint, 400),
     (e.UnsupportedRuntime, 400),
     (e.DeploymentFailed, 409),

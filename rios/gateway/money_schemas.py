@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,18 @@ from rios.services.wallet import Earnings
 from rios.words.money import format_ros
 
 _AMOUNT = Field(description='Such as "5 ROS" or "1000 wei".', min_length=1, max_length=100)
+
+
+class Book(Strict):
+    """A price book, as `GET /v1/prices` shows one."""
+
+    book: dict[str, Any] = Field(examples=[{"version": 2}])
+
+
+class Vote(Book):
+    """How to vote over it."""
+
+    choice: Literal["for", "against", "abstain"] = "for"
 
 
 class Prompt(Strict):

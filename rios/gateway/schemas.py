@@ -135,6 +135,7 @@ class NewDeployment(Strict):
     dtype: Dtype | None = None
     partial: bool = Field(False, description="Hosts return one weighted sum per token: less traffic, other rounding.")
     wire_dtype: Dtype | None = Field(None, description="bfloat16 halves the traffic of a float32 model.")
+    private: bool = Field(False, description="Hosts keep its shards on disk encrypted, or not at all.")
 
 
 class NewBudget(Strict):

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rios.billing.budgets import BUDGET_ALERTS_BP, shares_bp
+from rios.billing.budgets import asked_for
 from rios.billing.estimate import Estimate
 from rios.billing.pricing import DEFAULT_BOOK
 from rios.services.accounting import Proof, Reconciliation, prove, reconcile
@@ -162,8 +162,7 @@ class Billing:
         A hard budget refuses what does not fit (BudgetExceeded) before it starts; a soft one only alerts.
         """
         ledger, user = self._books.ledger, self._charging.user
-        shares = shares_bp(alerts) if alerts else BUDGET_ALERTS_BP
-        limit_wei = None if limit is None else parse_ros(limit, name="the budget")
+        limit_wei, shares = asked_for(limit, alerts)
         ledger.set_budget(user, limit_wei, period=period, alerts_bp=shares, hard=hard)
         return next((one for one in self.budgets if str(one.period) == period), None)
 

@@ -48,6 +48,7 @@ class Specification:
     dtype: str | None = None
     partial: bool = False
     wire_dtype: str | None = None
+    private: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As it is kept."""
@@ -245,7 +246,7 @@ class Tenancy:
             path = self._path(wanted.checkpoint)
             model = self._network.dmoe.deploy(
                 path, name=one.name, replicas=wanted.replicas, dtype=wanted.dtype, partial=wanted.partial,
-                wire_dtype=wanted.wire_dtype, progress=False,
+                wire_dtype=wanted.wire_dtype, private=wanted.private, progress=False,
             )  # fmt: skip
         except RiosError as error:
             log.warning("a model could not be deployed", extra={"model": one.name, "reason": str(error)})

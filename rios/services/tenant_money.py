@@ -16,7 +16,9 @@ from rios.words.money import Wei
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from rios.billing.books import PriceBook
     from rios.billing.ledger.values import Balance, CreditNote
+    from rios.services.governance import Proposal
     from rios.services.payouts import PaidOut
     from rios.services.purse import Purse
     from rios.services.settlement import Settled
@@ -135,6 +137,32 @@ class TenantMoney:
         note = self._purse.billing.refund(usage_id, reason, amount=amount)
         self._log(who, "usage.refund", usage_id, wei=str(note.amount_wei), note=note.id)
         return note
+
+    # --- governance ------------------------------------------------------------------------------------------
+
+    def propose(self, who: Principal, book: PriceBook) -> Proposal:
+        """As `net.governance.propose`."""
+        who.require(_OPERATE)
+        return self._voted(who, "governance.propose", self._purse.governance.propose(book))
+
+    def vote(self, who: Principal, book: PriceBook, choice: str) -> Proposal:
+        """As `net.governance.vote`."""
+        who.require(_OPERATE)
+        return self._voted(who, "governance.vote", self._purse.governance.vote(book, choice), choice=choice)
+
+    def execute(self, who: Principal, book: PriceBook) -> Proposal:
+        """As `net.governance.execute`."""
+        who.require(_OPERATE)
+        return self._voted(who, "governance.execute", self._purse.governance.execute(book))
+
+    def proposal(self, who: Principal, book: PriceBook) -> Proposal:
+        """As `net.governance.proposal`."""
+        who.require(_OPERATE)
+        return self._purse.governance.proposal(book)
+
+    def _voted(self, who: Principal, action: str, found: Proposal, **detail: str) -> Proposal:
+        self._log(who, action, found.id, version=str(found.book.version), state=found.state, **detail)
+        return found
 
     @staticmethod
     def _operates(who: Principal) -> bool:

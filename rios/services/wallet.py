@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,31 @@ if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance
 
 
-class Wallet:
+class Holdings(ABC):
+    """What somebody has, by one question: its parts are the same wherever it is asked."""
+
+    @property
+    @abstractmethod
+    def balance(self) -> Balance:
+        """What is deposited, given as trial credit, and held."""
+
+    @property
+    def deposited(self) -> Wei:
+        """Wei in the escrow that can be spent or withdrawn."""
+        return self.balance.deposited_wei
+
+    @property
+    def available(self) -> Wei:
+        """Wei that a new request may hold, trial credit included."""
+        return self.balance.available
+
+    @property
+    def held(self) -> Wei:
+        """Wei that running requests have set aside."""
+        return self.balance.held
+
+
+class Wallet(Holdings):
     """The wallet of this network's user. Reading `on_chain` starts the chain; the rest is in the ledger."""
 
     def __init__(self, books: Books, settlement: Settlement) -> None:
@@ -51,21 +76,6 @@ class Wallet:
     def on_chain(self) -> Wei:
         """Wei of ROS that the address has on the chain, outside the escrow."""
         return self._settlement.chain.tokens_of(self.address)
-
-    @property
-    def deposited(self) -> Wei:
-        """Wei in the escrow that can be spent or withdrawn."""
-        return self.balance.deposited_wei
-
-    @property
-    def available(self) -> Wei:
-        """Wei that a new request may hold, trial credit included."""
-        return self.balance.available
-
-    @property
-    def held(self) -> Wei:
-        """Wei that running requests have set aside."""
-        return self.balance.held
 
     def deposit(self, amount: str | int) -> Balance:
         """Move ROS ("25 ROS") from the wallet into the escrow; returns once they are credited.

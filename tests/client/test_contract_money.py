@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rios.billing.books import PriceBook
 from rios.billing.verify import verified, verify
 from rios.words.errors import (
     BudgetExceeded,
@@ -15,9 +17,11 @@ from rios.words.errors import (
     InvalidRequest,
     LedgerConflict,
     NotProvable,
+    TransactionFailed,
 )
 from rios.words.money import WEI_PER_ROS
 from tests.client.conftest import Both
+from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
 
@@ -158,6 +162,54 @@ def test_a_hard_budget_refuses(network: Any, model: Any) -> None:
     assert isinstance(network.billing.alerts, list)
     with pytest.raises(InvalidRequest):
         network.billing.budget("1 ROS", alerts=("200%",))
+
+
+def test_a_price_book_is_voted_in(network: Any) -> None:
+    """By each way one more; the last is in force when it says."""
+    book = network.billing.price_book
+    with pytest.raises(InvalidRequest):
+        network.governance.propose(replace(book, version=book.version + 7))
+    for wrong in (lambda: network.governance.vote(book, "perhaps"), lambda: network.governance.proposal(_far(book))):
+        with pytest.raises((InvalidRequest, TransactionFailed)):
+            wrong()
+    new = replace(book, version=book.version + 1)
+    proposed = network.governance.propose(new)
+    assert proposed.state in ("pending", "active")
+    voted = network.governance.vote(new)
+    assert (voted.id, voted.for_votes > 0, voted.against_votes) == (proposed.id, True, 0)
+    done = network.governance.execute(new)
+    assert (done.state, done.book.digest) == ("executed", new.digest)
+    assert network.governance.proposal(new).state == "executed"
+    assert network.billing.price_book.version == new.version
+
+
+def _far(book: PriceBook) -> PriceBook:
+    return replace(book, version=book.version + 9)
+
+
+def test_alerts_are_told_to_callbacks(network: Any, model: Any) -> None:
+    """Each that comes, once, and none from before; who could not take one gets it again."""
+    told: list[Any] = []
+    failing = iter([ValueError("not now")])
+
+    def take(alert: Any) -> None:
+        for error in failing:
+            raise error
+        told.append(alert)
+
+    known = {one.key for one in network.billing.alerts}
+    network.billing.on_alert(take)
+    before = network.billing.costs("day").total_wei
+    model.generate(PROMPT, max_new_tokens=2)
+    spent = network.billing.costs("day").total_wei
+    # So that the next one, which costs as much, crosses nine tenths of it.
+    network.billing.budget((spent + (spent - before) // 2) * 10 // 9, period="total", hard=False)
+    model.generate(PROMPT, max_new_tokens=2)
+    new = until(lambda: [one for one in network.billing.alerts if one.key not in known], "an alert", deadline_s=30)
+    until(lambda: len(told) >= len(new), "it is told", deadline_s=60)
+    network.billing.budget(None, period="total")
+    assert sorted(one.key for one in told) == sorted({one.key for one in told}), "each once"
+    assert {one.key for one in new} <= {one.key for one in told}
 
 
 def test_placement_is_shown(model: Any) -> None:

@@ -33,7 +33,7 @@ def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> d
     """It starts in the background, and again whenever the network starts."""
     wanted = Specification(
         checkpoint=body.checkpoint, replicas=body.replicas, dtype=body.dtype, partial=body.partial,
-        wire_dtype=body.wire_dtype,
+        wire_dtype=body.wire_dtype, private=body.private,
     )  # fmt: skip
     return s.deployed_of(gate_of(request).tenancy.deploy(who, body.name, wanted))
 

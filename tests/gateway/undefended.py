@@ -1,0 +1,214 @@
+"""Defences, each with the way to switch it off: what the tests of attacks are tried against."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from rios.accounts.passwords import is_password
+from rios.accounts.signing import Signer
+from rios.accounts.store import AccountStore, first
+from rios.accounts.tokens import Claims, fingerprint
+from rios.accounts.values import Principal
+from rios.gateway import pages, protect, schemas, serve
+from rios.gateway.limits import Limits, Room
+from rios.gateway.once import Idempotent
+from rios.gateway.routes import sign_in
+from rios.services import accounts, oauth_grants, oauth_store, outbound, tenancy, tokens
+from rios.services.accounts import scopes_of
+from rios.storage.models import RefreshTokenRow
+from tests.gateway import test_accounts, test_oauth_attacks, test_once, test_protection
+from tests.gateway.servers import UNLIMITED, Door, lean
+from tests.services import test_outbound
+
+Off = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A defence: how it is switched off, and the attack whose test has to notice."""
+
+    defence: str
+    off: Off
+    attack: Callable[[Door, Path], None]
+    settings: dict[str, Any] | None = None
+    """Of the gateway without the defence, where they are what defends."""
+
+    def door(self, home: Path, *, defended: bool) -> AbstractContextManager[Door]:
+        """A gateway to attack."""
+        more = {} if defended or self.settings is None else self.settings
+        return lean(home, UNLIMITED.model_copy(update=more))
+
+
+def _to(name: str, target: Any, value: Any) -> Off:
+    return lambda patch: patch.setattr(target, name, value)
+
+
+def _at_door(test: Callable[..., None], *more: Any) -> Callable[[Door, Path], None]:
+    return lambda door, _: test(door, *more)
+
+
+def _at_own(test: Callable[..., None], *more: Any) -> Callable[[Door, Path], None]:
+    """Of a test that makes its own gateway."""
+    return lambda _, folder: test(folder, *more)
+
+
+def _unverified(_: Signer, token: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return found
+
+
+def _never_used(connection: Any, table: Any, *wanted: Any) -> Any:
+    row = first(connection, table, *wanted)
+    return {**row, "used_at": None} if table is RefreshTokenRow and row is not None else row
+
+
+def _ids_for_anybody(patch: pytest.MonkeyPatch) -> None:
+    """The key's type and what the token is for are not looked at."""
+    patch.setattr(Signer, "verify", _unverified)
+    good = Claims.checked
+
+    def checked(claims: Any, *, issuer: str, now_s: int) -> Claims:
+        more = {"iss": issuer, "aud": "rios", "sid": "x", "scope": "usage:read", "nbf": 0}
+        return good({**claims, **more}, issuer=issuer, now_s=now_s)
+
+    patch.setattr(Claims, "checked", staticmethod(checked))
+    patch.setattr(
+        tokens.Tokens, "_by_session",
+        lambda self, token: (
+            self.principal(self._store.user(self.claims(token).subject), frozenset({"usage:read"}), "x"), 2**62
+        ),
+    )  # fmt: skip
+
+
+def _given(who: Principal, role: str) -> frozenset[str]:
+    return scopes_of(role, operator=who.operator)
+
+
+def _pasted(self: AccountStore, organisation_id: str, *, after: str = "", limit: int) -> Any:
+    with self._database.reading() as connection:
+        wanted = f"SELECT id FROM people WHERE organisation_id = '{organisation_id}' AND id > '{after}' LIMIT {limit}"
+        ids = [row[0] for row in connection.exec_driver_sql(wanted)]
+    return [self.user(one) for one in ids]
+
+
+def _ignoring(patch: pytest.MonkeyPatch) -> None:
+    """What nobody offered is ignored instead of refused. `mend` makes the schema anew afterwards."""
+    kind = schemas.NewUser
+    patch.setitem(kind.model_config, "extra", "ignore")  # type: ignore[misc]
+    kind.model_rebuild(force=True)
+
+
+def mend() -> None:
+    """What undoing a patch does not bring back."""
+    schemas.NewUser.model_rebuild(force=True)
+
+
+async def _any_body(self: Any) -> Any:
+    return await self._receive()
+
+
+async def _straight(self: Any, scope: Any, receive: Any, send: Any) -> None:
+    await self._app(scope, receive, send)
+
+
+def _believing(patch: pytest.MonkeyPatch) -> None:
+    real = uvicorn.Config
+
+    def config(*arguments: Any, **more: Any) -> uvicorn.Config:
+        return real(*arguments, **{**more, "proxy_headers": True, "forwarded_allow_ips": "*"})
+
+    patch.setattr(serve.uvicorn, "Config", config)
+
+
+def _unescaped(patch: pytest.MonkeyPatch) -> None:
+    plain = pages._environment().overlay(autoescape=False)
+    patch.setattr(pages, "_environment", lambda: plain)
+
+
+def _named_by_the_client(request: Any) -> str:
+    return f"http://{request.headers['host']}"
+
+
+def _quickly(kept: str | None, password: str) -> bool:
+    return kept is not None and is_password(kept, password)
+
+
+def _unhashed(patch: pytest.MonkeyPatch) -> None:
+    for module in [one for name, one in sys.modules.items() if name.startswith("rios.")]:
+        if getattr(module, "fingerprint", None) is fingerprint:
+            patch.setattr(module, "fingerprint", str.encode)
+
+
+def _anywhere(self: Any, checkpoint: str) -> str:
+    return str(self._directory / checkpoint)
+
+
+CASES = (
+    Case("signatures of access tokens", _to("verify", Signer, _unverified),
+         _at_door(test_accounts.test_forged_access_tokens_are_refused)),
+    Case("kinds of tokens", _ids_for_anybody, _at_door(test_oauth_attacks.test_an_id_token_is_no_access_token)),
+    Case("refresh tokens are good once", _to("first", tokens, _never_used),
+         _at_door(test_accounts.test_a_stolen_refresh_token_ends_the_session)),
+    Case("PKCE for everybody", _to("validate_code_challenge", oauth_grants.StrictChallenge, lambda *_: None),
+         _at_door(test_oauth_attacks.test_a_code_without_pkce_is_not_given)),
+    Case("who brings a code knows the verifier",
+         _to("validate_code_verifier", oauth_grants.StrictChallenge, lambda *_: None),
+         _at_door(test_oauth_attacks.test_a_code_is_worth_nothing_to_who_stole_it)),
+    Case("exact redirect addresses",
+         _to("check_redirect_uri", oauth_store.Client, lambda *_: True),
+         _at_door(test_oauth_attacks.test_nobody_is_sent_to_an_address_that_was_not_registered, "http://evil.example/")),
+    Case("a sign-in leads to own pages", _to("safe_next", sign_in, lambda wanted: wanted),
+         _at_door(test_oauth_attacks.test_a_sign_in_leads_to_pages_of_the_gateway_alone, "http://evil.example/")),
+    Case("forms are bound to their browser", _to("check_csrf", sign_in, lambda *_: None),
+         _at_door(test_oauth_attacks.test_forms_of_other_sites_are_refused)),
+    Case("escaped templates", _unescaped, _at_door(test_oauth_attacks.test_what_programs_call_themselves_is_text)),
+    Case("links never follow the Host header", _to("base_url", sign_in, _named_by_the_client),
+         _at_door(test_oauth_attacks.test_links_in_mails_do_not_follow_the_host_header)),
+    Case("programs of one organisation", _to("may_be_used", oauth_store.OAuthStore, lambda *_: True),
+         _at_door(test_oauth_attacks.test_programs_of_another_organisation_ask_in_vain)),
+    Case("guesses are counted", _to("failed", tokens, lambda *_: None),
+         _at_door(test_oauth_attacks.test_who_guesses_passwords_waits)),
+    Case("a hash for nobody, too", _to("is_password", tokens, _quickly),
+         _at_door(test_oauth_attacks.test_unknown_users_take_as_long)),
+    Case("secrets are hashed", _unhashed,
+         _at_door(test_oauth_attacks.test_nothing_in_the_database_opens_anything)),
+    Case("scopes of routes", _to("require", Principal, lambda *_: None),
+         _at_door(test_accounts.test_every_route_holds_to_the_table, "viewer")),
+    Case("nobody gives what he does not have", _to("_may_give", accounts, _given),
+         _at_door(test_accounts.test_nobody_becomes_more_than_he_is)),
+    Case("unknown fields are refused", _ignoring,
+         _at_door(test_accounts.test_fields_that_are_not_for_the_caller_are_refused, {"operator": True})),
+    Case("bound parameters", _to("users", AccountStore, _pasted),
+         _at_door(test_protection.test_sql_is_a_text_like_any_other)),
+    Case("letters of request ids", _to("_REQUEST_ID", protect, re.compile(r"(?s).*")),
+         _at_door(test_protection.test_headers_cannot_be_injected)),
+    Case("headers that browsers obey", _to("_HEADERS", protect, {}),
+         _at_door(test_protection.test_browsers_are_told_to_be_careful)),
+    Case("the longest body", lambda _: None, _at_door(test_protection.test_a_long_body_is_refused),
+         {"body_bytes_max": 1 << 40}),
+    Case("the time of a body", _to("__call__", protect._Body, _any_body),
+         _at_own(test_protection.test_a_slow_body_is_refused)),
+    Case("the longest headers", lambda _: None, _at_door(test_protection.test_giant_headers_are_refused),
+         {"header_bytes_max": 1 << 30}),
+    Case("buckets", _to("take", Limits, lambda *_: Room(5, 4, 0.0)),
+         _at_own(test_protection.test_limits_are_exact_and_say_so)),
+    Case("forwarded addresses are not believed", _believing,
+         _at_own(test_protection.test_a_forwarded_address_is_not_believed)),
+    Case("each Idempotency-Key once", _to("__call__", Idempotent, _straight),
+         _at_door(test_once.test_the_same_key_does_it_once)),
+    Case("checkpoints stay in their directory", _to("_path", tenancy.Tenancy, _anywhere),
+         _at_own(test_protection.test_a_checkpoint_outside_the_directory_is_not_there, "../x")),
+    Case("webhooks reach public addresses alone", _to("check_address", outbound, lambda *_, **__: None),
+         lambda *_: test_outbound.test_addresses_that_are_not_public_are_refused("https://127.0.0.1/")),
+)  # fmt: skip
