@@ -373,9 +373,15 @@ class BubblewrapRuntime:
         if self._layout:
             Cgroup(instance, layout=self._layout).freeze(frozen)
             return
-        for process in self._processes(self._records.of(instance)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        wanted = "paused" if frozen else "running"
+        while self.status(instance).state == status.state != wanted:  # a signal takes its time
+            for process in self._processes(self._records.of(instance)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"the instance {instance} is {status.state} still after {_ENDED_WITHIN_S:g} s")
+            time.sleep(0.01)
 
     def exec(
         self, instance: str, command: tuple[str, ...], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None

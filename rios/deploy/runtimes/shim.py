@@ -161,6 +161,7 @@ def main() -> None:
     directory = Path(task["directory"])
     wanted = Wanted.of(task["relay"])
     child = _start(task)
+    os.umask(0o077)  # logs are for who asks this host; the sandbox was given the usual one
     selector = selectors.DefaultSelector()
     try:
         first = _first_inside(child)
