@@ -69,6 +69,7 @@ async def get():
     return {{"data": [], "next": None}}
 place = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 place.bind(("127.0.0.1", 0))
+place.listen()
 print(f"http://127.0.0.1:{{place.getsockname()[1]}}", flush=True)
 uvicorn.Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False)).run(sockets=[place])
 """
