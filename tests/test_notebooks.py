@@ -26,7 +26,9 @@ def test_the_manual_is_complete() -> None:
         "03_placement",
         "04_billing",
         "05_settlement",
+        "06_cost_report",
         "07_gateway",
+        "09_provider",
     ]
 
 

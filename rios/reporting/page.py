@@ -95,7 +95,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, marks: It
             cells.append(f'<td class="{"n" if _is_number(cell) else "t"}">{text}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     if not body:
-        return note("Nothing.")
+        return note(f"{columns[0]}: none")
     numbers = [place > 0 and 'class="n"' in one for place, one in enumerate(_cells(body[0]))]
     head = "".join(
         f'<th class="{"n" if right else "t"}" scope="col">{html.escape(column)}</th>'
@@ -195,7 +195,7 @@ def styled(figure: Any, title: str, *, height: int = 360, x: str = "", y: str = 
     figure.update_layout(
         template="plotly_white", title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 15}}, height=height,
         margin={"l": 10, "r": 10, "t": 46, "b": 36}, font={"family": "system-ui, sans-serif", "size": 12},
-        legend={"orientation": "h", "y": -0.12, "yanchor": "top", "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.96, "xanchor": "right"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "remove": list(_TOOLS)},
         xaxis_title=x or None, yaxis_title=y or None, bargap=0.35,
     )  # fmt: skip
