@@ -13,11 +13,11 @@ from pydantic import SecretStr
 
 from rios.client.http import Http
 from rios.deploy.lifecycle import State
+from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed
 from rios.deploy.spec import App, SecretRef
 from rios.services.deployments.handle import Cost, awaited, given_secrets, span_of
-from rios.services.deployments.reading import read_app, read_file
-from rios.services.deployments.service import Change, Plan, resolved
+from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.values import Event
 from rios.words.errors import NotFound
 
@@ -48,7 +48,7 @@ class RemoteDeployments:
 
     def create(self, *, name: str, **fields: Any) -> RemoteDeployment:
         """As of a local network. Values of secrets are sent to the gateway, which keeps them encrypted."""
-        return self.create_from(read_app({"name": name, **fields}))
+        return self.create_from(read_app(with_function({"name": name, **fields})))
 
     def create_from(self, wanted: App) -> RemoteDeployment:
         """As `create`, of a specification that was read already."""
@@ -219,7 +219,7 @@ class RemoteDeployment:
 
     def update(self, **fields: Any) -> int:
         """Want another revision: the given fields in place of those that are. Its number; the same for no change."""
-        wanted = read_app({**given_secrets(self.specification, fields)})
+        wanted = read_app({**given_secrets(self.specification, with_function(fields))})
         return self.update_to(wanted, only=set(fields))
 
     def update_to(self, wanted: App, *, only: set[str] | None = None) -> int:

@@ -86,7 +86,7 @@ class Network:
         self.wallet.network = weakref.ref(self)
         self.jobs = Jobs()
         ends.callback(self._purse.close)
-        self._apps = LazyPlatform(partial(_platform, purse, self._owners, options))
+        self._apps = LazyPlatform(partial(_platform, purse, self._owners, options, weakref.ref(self)))
         purse.books.when_open(partial(_go_on, self._apps))
         ends.callback(self._apps.close)
         ends.callback(_close_all, self._deployments)
@@ -356,10 +356,16 @@ def _resolve(path: str | Path) -> Path:
     return directory
 
 
-def _platform(purse: Purse, owners: Owners, options: Settings) -> Platform:
+def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.ref[Network]) -> Platform:
     from rios.services.deployments.platform import platform_of
 
-    return platform_of(purse.charging, owners, home=options.home, directory=options.apps)
+    def deploy(*what: Any, **how: Any) -> Model:
+        found = network()
+        if found is None:
+            raise NetworkClosed("the network of this model has ended")
+        return found.dmoe.deploy(*what, **how)
+
+    return platform_of(purse.charging, owners, deploy=deploy, home=options.home, directory=options.apps)
 
 
 def _go_on(apps: LazyPlatform, ledger: Ledger) -> None:

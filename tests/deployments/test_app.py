@@ -250,3 +250,17 @@ def test_without_a_probe_the_port_is_what_makes_it_ready(stage: Stage) -> None:
     app.wait(timeout=WAIT_S)
     assert get(app.url) == (200, "hello GET / ")
     app.delete()
+
+
+def test_a_python_function_is_an_application(stage: Stage) -> None:
+    greeting = "bonjour"
+
+    def work() -> None:
+        import sys
+
+        sys.stdout.write(f"{greeting} from a function\n")
+
+    app = stage.deploy.create(name="function", python=work, restart="on-failure", resources=RESOURCES)
+    app.wait("stopped", timeout=WAIT_S)
+    assert app.logs() == ["bonjour from a function"]
+    app.delete()

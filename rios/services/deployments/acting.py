@@ -180,7 +180,8 @@ class Acting:
             one = self._moved(one, Step(one, State.PULLING, "its host fetches what it stands on", changes={}), lease)
         if one.state is State.PULLING:
             host.prepare(specification)
-        self._metering.begin(app, one, specification, lease)
+        if specification["model"] is None:  # a model is paid for by request
+            self._metering.begin(app, one, specification, lease)
         if one.state is not State.STARTING:
             one = self._moved(one, Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), lease)
         order = Order(

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rios.deploy.lifecycle import State, Wish
+from rios.deploy.reading import read_app
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App as Specification
+from rios.services.deployments.engine_host import EngineHost
 from rios.services.deployments.following import follow
-from rios.services.deployments.reading import read_app
 from rios.services.deployments.values import App, Event, Replica
 from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rios.services.deployments.platform import Platform
     from rios.services.deployments.store import AppStore
+    from rios.services.generation import Model
 
 WAIT_S = 300.0
 _LOOK_S = 0.02
@@ -96,6 +98,17 @@ class Deployment:
         if self.specification["port"] is None:
             raise InvalidRequest(f"{self.name} has no port, so it has no address; update it with port=...")
         return f"http://127.0.0.1:{self._platform().front.port(self.id)}"
+
+    @property
+    def model(self) -> Model:
+        """The model of a model deployment that is ready here. Raises InvalidRequest for another, NotFound."""
+        if self.specification["model"] is None:
+            raise InvalidRequest(f"{self.name} is an application and no model; app.url is where it answers")
+        for one in self.replicas:
+            host = self._platform().hosts.now().get(one.host)
+            if one.state is State.READY and isinstance(host, EngineHost):
+                return host.model(one.id)
+        raise NotFound(f"the model {self.name} is {self.status}; wait() until it is ready")
 
     @property
     def events(self) -> list[Event]:
@@ -191,6 +204,9 @@ class Deployment:
     def scale(self, replicas: int | tuple[int, int]) -> None:
         """Want so many replicas, or from so many to so many as the load asks for."""
         low, high = span_of(replicas)
+        if self.specification["model"] is not None:
+            self.update(replicas=(low, high))
+            return
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             wanted = low if isinstance(replicas, int) else min(max(app.replicas, low, 1), high)
@@ -204,7 +220,9 @@ class Deployment:
 
         It takes over step by step, and where it does not become ready the one before stays. Raises InvalidRequest.
         """
-        return self.update_to(read_app(given_secrets(self.specification, fields)))
+        from rios.services.deployments.service import with_function
+
+        return self.update_to(read_app(given_secrets(self.specification, with_function(fields))))
 
     def update_to(self, wanted: Specification) -> int:
         """As `update`, to a whole specification."""
@@ -222,7 +240,7 @@ class Deployment:
             if not values and stored == self._store.specification(app.id, app.revision):
                 return {}, "", ""
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
-            low, high = wanted.replicas.min, wanted.replicas.max
+            low, high = (1, 1) if wanted.model is not None else (wanted.replicas.min, wanted.replicas.max)
             columns: dict[str, Any] = {"revision": number, "since": at, **_FRESH}
             columns |= {"replicas_min": low, "replicas_max": high, "replicas": min(max(app.replicas, low), high)}
             return {**columns, **_begun(app)}, "update", f"{self._by} wants revision {number}"

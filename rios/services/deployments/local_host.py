@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import SecretBytes
 
+from rios.deploy import functions
 from rios.deploy.runtimes.protocol import (
     Allowed,
     Base,
@@ -34,9 +35,10 @@ from rios.deploy.runtimes.protocol import (
 )
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.spec import App, RuntimeName
+from rios.deploy.volumes import Volumes
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
 from rios.services.deployments.reaper import end_reaper, start_reaper
-from rios.words.errors import InvalidRequest, NotFound, RiosError
+from rios.words.errors import InvalidRequest, NotFound, RiosError, UnsupportedRuntime
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ HOST_BASED: RuntimeName = "bubblewrap"
 """The runtime that needs no image: its base is a view of the host."""
 REPLICAS_MAX = 500
 _RESET_S = 60.0
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 LOG_LINES, LOGS_KEPT = 5000, 20
 """Of a replica that was cleared away, and of how many of one deployment."""
 
@@ -81,6 +84,7 @@ class LocalHost:
         self._where: dict[str, Runtime] = {}
         self._bases: dict[str, Base] = {}
         self._ready = False
+        self._volumes = Volumes()
         self._offer: HostOffer | None = None
         self._region, self._ask_bp = region, ask_bp
 
@@ -171,16 +175,13 @@ class LocalHost:
     def _base(self, app: App, runtime: Runtime) -> Base:
         source = app.image or app.rootfs
         if source is None:
-            return self._host_base(app)
+            return _view(app)
         key = f"{runtime.name} {source}"
         found = self._bases.get(key)
         if found is None:
             found = runtime.prepare_image(source) if app.image else runtime.prepare_archive(Path(source))
             self._bases[key] = self._bases[source] = found
         return found
-
-    def _host_base(self, app: App) -> HostBase:
-        return HostBase()
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""
@@ -189,8 +190,8 @@ class LocalHost:
         launch = Launch(
             instance=order.replica_id,
             base=self._base(app, runtime),
-            command=app.command,
-            env={**app.env, **({} if app.port is None else {"PORT": str(app.port)}), "RIOS_APP": app.name},
+            command=app.command if app.python is None else functions.command(app.python),
+            env={**_own_env(app), **app.env},
             workdir=app.workdir,
             user=app.user,
             limits=Limits(
@@ -200,7 +201,8 @@ class LocalHost:
             port=app.port,
             egress=tuple(Allowed(rule.host, rule.port) for rule in app.egress),
             secrets=order.secrets,
-            files={} if app.python is None else {"function": base64.b64decode(app.python.payload)},
+            files={} if app.python is None else functions.files(app.python),
+            scratch=app.scratch,
             mounts=self._mounts(order, app),
             labels={NETWORK: self._network_id, APP: order.app_id, REVISION: str(order.revision)},
         )  # fmt: skip
@@ -217,8 +219,9 @@ class LocalHost:
     def _mounts(self, order: Order, app: App) -> tuple[Mount, ...]:
         found = []
         for path, volume in app.volumes.items():
-            source = self._volume(order.organisation_id, order.app_id, path)
-            source.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place = self._volume(order.organisation_id, order.app_id, path)
+            place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            source = self._volumes.ensure(place, volume.size)
             os.chown(source, app.user, app.user)
             found.append(Mount(source=source, path=path, read_only=volume.read_only))
         return tuple(found)
@@ -226,9 +229,9 @@ class LocalHost:
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
         """Take away the logs of a deleted deployment, and the volumes that are not to be kept."""
         shutil.rmtree(self._logs(app_id), ignore_errors=True)
-        for path, volume in specification.get("volumes", {}).items():
-            if not volume.get("keep", True):
-                shutil.rmtree(self._volume(organisation_id, app_id, path), ignore_errors=True)
+        for path, volume in specification["volumes"].items():
+            end = self._volumes.release if volume["keep"] else self._volumes.remove
+            end(self._volume(organisation_id, app_id, path))
 
     # --- what runs -------------------------------------------------------------------------------------------
 
@@ -327,6 +330,33 @@ class LocalHost:
                 log.warning("a runtime did not close", extra={"runtime": runtime.name, "reason": str(error)})
 
 
+def _interpreter(app: App) -> str | None:
+    """The directory of the interpreter that a function needs, where it is not among the host's own programs."""
+    if app.python is None or shutil.which(f"python{app.python.python}", path=_PATH):
+        return None
+    if app.python.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.base_prefix
+    raise UnsupportedRuntime(
+        f"{app.name} is a function for Python {app.python.python}, which this host does not have: give it an image"
+    )
+
+
+def _view(app: App) -> HostBase:
+    """The host's programs; for a function its interpreter too, which may lie elsewhere."""
+    found = _interpreter(app)
+    return HostBase() if found is None else HostBase(also={found: found})
+
+
+def _own_env(app: App) -> dict[str, str]:
+    """What an application is told about itself, where it says nothing else."""
+    found = {"RIOS_APP": app.name}
+    if app.port is not None:
+        found["PORT"] = str(app.port)
+    if app.python is not None and (place := _interpreter(app)) is not None:
+        found["PATH"] = f"{place}/bin:{_PATH}"
+    return found
+
+
 def _kept_lines(path: Path) -> list[LogLine]:
     return [LogLine(*json.loads(line)) for line in path.read_text().splitlines()]
 
@@ -338,9 +368,11 @@ def _memory_bytes() -> int:
 class LocalHosts:
     """This machine as the only host."""
 
-    def __init__(self, host: LocalHost, *, end: Callable[[], None] = lambda: None) -> None:
-        """end: what is done last."""
-        self._hosts: Mapping[str, Host] = {host.name: host}
+    def __init__(self, host: LocalHost, *, engine: Host | None = None, end: Callable[[], None] = lambda: None) -> None:
+        """engine: what runs models. end: what is done last."""
+        self._hosts: dict[str, Host] = {host.name: host}
+        if engine is not None:
+            self._hosts[engine.name] = engine
         self._end = end
 
     def __repr__(self) -> str:
@@ -383,6 +415,8 @@ def clear_up(directory: Path) -> None:
         for status in runtime.instances():
             runtime.remove(status.instance)
         runtime.close()
+    for volume in [path for path in directory.glob("volumes/*/*/*") if path.is_dir()]:
+        Volumes().remove(volume)
     storage = directory / "engine"
     if storage.exists():
         # Its layers are mounts, which only the engine takes away.
@@ -406,7 +440,7 @@ def place_of(home: Path | None, network_id: str) -> Path | None:
     return Path("/var/lib/rios") / network_id if os.getuid() == 0 else home / "apps"
 
 
-def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
+def local_hosts(network_id: str, directory: Path | None, *, engine: Host | None = None) -> LocalHosts:
     """This machine with the runtimes that it has.
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without.
@@ -416,7 +450,7 @@ def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
         return LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id)
 
     if directory is not None:
-        return LocalHosts(host(directory))
+        return LocalHosts(host(directory), engine=engine)
     made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
     made.chmod(0o711)  # sandboxes have users of their own
     reaper = start_reaper(made)
@@ -425,4 +459,4 @@ def local_hosts(network_id: str, directory: Path | None) -> LocalHosts:
         clear_up(made)
         end_reaper(reaper)
 
-    return LocalHosts(host(made), end=end)
+    return LocalHosts(host(made), engine=engine, end=end)

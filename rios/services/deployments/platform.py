@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rios.billing.pricing import Host as PricedHost
 from rios.deploy.lifecycle import Wish
 from rios.services.deployments.acting import Acting
+from rios.services.deployments.engine_host import Deploy, EngineHost
 from rios.services.deployments.front import Front
 from rios.services.deployments.health import Prober
 from rios.services.deployments.hosts import Hosts
@@ -107,17 +108,23 @@ class Platform:
 
 
 def platform_of(
-    charging: Charging, owner: Callable[[str], Address], *, home: Path | None, directory: Path | None
+    charging: Charging,
+    owner: Callable[[str], Address],
+    *,
+    deploy: Deploy,
+    home: Path | None,
+    directory: Path | None,
 ) -> Platform:
     """The platform of a network whose one host is this machine.
 
-    directory: where sandboxes and volumes lie; in the home without, or in a temporary place where there is none.
+    deploy: deploys a model on the network. directory: where sandboxes and volumes lie; in the home without, or in a
+    temporary place where there is none.
     """
 
     def hosts(store: AppStore) -> Hosts:
         from rios.services.deployments.local_host import local_hosts, place_of
 
         network_id = store.network_id()
-        return local_hosts(network_id, directory or place_of(home, network_id))
+        return local_hosts(network_id, directory or place_of(home, network_id), engine=EngineHost(deploy))
 
     return Platform(charging, hosts, owner, home=home)

@@ -21,6 +21,7 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.runtimes.protocol import Isolation, Status
 from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
 from rios.services.deployments.acting import Acting
+from rios.services.deployments.engine_host import ENGINE
 from rios.services.deployments.health import Prober, probes_of
 from rios.services.deployments.hosts import Host, Hosts
 from rios.services.deployments.leader import LEASE_S, Leadership
@@ -421,6 +422,8 @@ def _wanted(app: App, specification: Mapping[str, Any]) -> Wanted:
 
 
 def _amounts(specification: Mapping[str, Any]) -> Amounts:
+    if specification["model"] is not None:
+        return Amounts(replicas=1)
     resources = specification["resources"]
     return Amounts(
         cpu_milli=int(resources["cpu"] * 1000),
@@ -432,6 +435,8 @@ def _amounts(specification: Mapping[str, Any]) -> Amounts:
 
 
 def _need(specification: Mapping[str, Any]) -> Need:
+    if specification["model"] is not None:
+        return Need(amounts=_amounts(specification), runtime=ENGINE)
     schedule = specification["schedule"]
     return Need(
         amounts=_amounts(specification),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from rios.deploy.functions import packed
 from rios.deploy.lifecycle import State, Wish
+from rios.deploy.reading import read_app, read_file
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
 from rios.services.deployments.handle import Deployment
-from rios.services.deployments.reading import read_app, read_file
 from rios.services.deployments.values import App
 from rios.words.errors import InvalidRequest, NotFound
 
@@ -87,7 +88,7 @@ class Deployments:
 
         Raises InvalidRequest, which names the field, and AlreadyExists.
         """
-        return self.create_from(read_app({"name": name, **fields}))
+        return self.create_from(read_app(with_function({"name": name, **fields})))
 
     def create_from(self, wanted: Specification) -> Deployment:
         """As `create`, of a specification that was read already."""
@@ -103,6 +104,8 @@ class Deployments:
             replicas_max=wanted.replicas.max, reached=0, failures=0, retry_at=0, since=now, asked_at=now, paid=True,
             created_at=now, ended_at=0,
         )  # fmt: skip
+        if wanted.model is not None:  # one deployment on the network; its replicas are copies of its experts
+            app = replace(app, replicas=1, replicas_min=1, replicas_max=1)
         given = wanted.secret_values()
         store.create(
             app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it",
@@ -162,6 +165,12 @@ def _read(source: str | Path | Sequence[Specification]) -> list[Specification]:
     if isinstance(source, str | Path):
         return list(read_file(Path(source)).apps)
     return list(source)
+
+
+def with_function(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, a Python function among them by its value. Raises InvalidRequest for one that cannot be sent."""
+    function = fields.get("python")
+    return {**fields, "python": packed(function)} if callable(function) else dict(fields)
 
 
 def resolved(wanted: Specification) -> Specification:
