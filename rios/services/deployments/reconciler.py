@@ -75,6 +75,7 @@ class Reconciler:
         self.leadership = Leadership(store, lease_s=lease_s)
         self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
         self._answered_at: dict[str, float] = {}
+        self._silent: set[str] = set()
         self._money_at: dict[str, int] = {}
         self._led_since = 0.0
         self._wake = threading.Event()
@@ -162,11 +163,15 @@ class Reconciler:
         offers: dict[str, HostOffer] = {}
         for name, host in hosts.items():
             try:
-                offers[name] = host.offer()
+                offer = host.offer()
                 answers[name] = {status.instance: status for status in host.instances()}
             except RiosError as error:
-                log.warning("a host does not answer", extra={"host": name, "reason": str(error)})
+                if name not in self._silent:
+                    log.warning("a host does not answer", extra={"host": name, "reason": str(error)})
+                self._silent.add(name)
                 continue
+            offers[name] = offer
+            self._silent.discard(name)
             self._answered_at[name] = time.monotonic()
         return _Pass(self._store.ledger.now(), offers, hosts, answers)
 
