@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes.records import Record
@@ -28,7 +29,7 @@ def start_beside(
     try:
         with (record.directory / "watcher.log").open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-m", module],
+                standalone(module),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -54,6 +55,18 @@ def start_beside(
     # Waited for in a thread, so that it leaves no zombie when its sandbox ends.
     threading.Thread(target=process.wait, name=f"rios-watcher-{record.instance}", daemon=True).start()
     return said
+
+
+def standalone(module: str) -> list[str]:
+    """How `main` of a module that needs the standard library alone is run: without what else an environment loads."""
+    root = str(Path(__file__).parents[3])
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.append({root!r}); from {module} import main; main()",
+    ]
 
 
 def _answer(process: subprocess.Popen[bytes], message: bytes, timeout_s: float) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Becoming one more process of a running sandbox, with its namespaces, its user, its limits and its filter.
 
-Runs as `python -m rios.deploy.runtimes.enter`, with what to do as JSON in a descriptor; then it is the command.
+`main` is run with the number of a descriptor that says, as JSON, what to do; then it is the command.
 """
 
 from __future__ import annotations
@@ -75,7 +75,3 @@ def main() -> None:
             os._exit(CANNOT)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os._exit(code if code >= 0 else 128 - code)
-
-
-if __name__ == "__main__":
-    main()

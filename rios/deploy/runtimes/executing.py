@@ -8,10 +8,10 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from typing import Any
 
+from rios.deploy.runtimes.beside import standalone
 from rios.deploy.runtimes.protocol import Executed
 from rios.words.errors import DeadlineExceeded
 
@@ -25,7 +25,7 @@ def execute(task: dict[str, Any], *, name: str, timeout_s: float) -> Executed:
     os.lseek(fd, 0, os.SEEK_SET)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "rios.deploy.runtimes.enter", str(fd)],
+            [*standalone("rios.deploy.runtimes.enter"), str(fd)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -31,7 +31,7 @@ def main() -> None:
     selector = selectors.DefaultSelector()
     try:
         enter = _make_namespace if joined is None else lambda: enter_namespaces(joined)
-        inside = Inside(enter, wanted.listens())
+        inside = Inside(enter, wanted.listens(), close=[task["life"]])  # only this process holds the lock
         port = set_up(wanted, inside, selector, directory / "bytes")
     except OSError as error:
         say("failed", why=str(error))
@@ -42,7 +42,3 @@ def main() -> None:
     be_silent()
     while True:
         run_ready(selector, None)
-
-
-if __name__ == "__main__":
-    main()

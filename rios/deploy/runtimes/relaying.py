@@ -8,9 +8,8 @@ import os
 import selectors
 import socket
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rios.deploy.runtimes import kernel
 from rios.deploy.runtimes.relay import Counters, Inside, Relay, inside_address
@@ -18,8 +17,7 @@ from rios.deploy.runtimes.relay import Counters, Inside, Relay, inside_address
 _TOLD_MAX = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What a relay shall do, as JSON between the two processes."""
 
     port: int | None

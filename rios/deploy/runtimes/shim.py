@@ -12,11 +12,9 @@ import os
 import resource
 import selectors
 import signal
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rios.deploy.runtimes.durable import write_json
 from rios.deploy.runtimes.log_writer import LogWriter
@@ -29,8 +27,7 @@ _PIPE_BYTES = 1 << 16
 COMMAND_NOT_FOUND = 127
 
 
-@dataclass(slots=True)
-class _Child:
+class _Child(NamedTuple):
     """bubblewrap as this process sees it."""
 
     pid: int
@@ -167,7 +164,7 @@ def main() -> None:
         first = _first_inside(child)
         port = None
         if wanted.needed:
-            descriptors = [*child.outputs.values(), child.info, child.block]
+            descriptors = [*child.outputs.values(), child.info, child.block, task["life"]]
             inside = Inside(lambda: enter_namespaces(first), wanted.listens(), close=descriptors)
             port = set_up(wanted, inside, selector, directory / "bytes")
     except OSError as error:
@@ -185,8 +182,3 @@ def main() -> None:
     be_silent()
     code = _Watch(child, log, selector).run()
     write_json(directory / "exit.json", {"code": code, "at": time.time()})
-
-
-if __name__ == "__main__":
-    main()
-    sys.exit(0)
