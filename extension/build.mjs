@@ -12,4 +12,11 @@ const common = {
 };
 
 await build({ ...common, entryPoints: ['src/widget.tsx'], format: 'esm', outfile: '../rios/widgets/static/widget.js' });
+await build({
+  ...common,
+  entryPoints: ['src/dashboard.tsx', 'style/dashboard.css'],
+  format: 'iife',
+  entryNames: '[name]',
+  outdir: '../rios/gateway/static'
+});
 await build({ ...common, entryPoints: ['style/widget.css'], outfile: '../rios/widgets/static/widget.css' });

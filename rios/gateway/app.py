@@ -18,6 +18,7 @@ from rios.gateway.protect import Protect
 from rios.gateway.routes import (
     accounts,
     apps,
+    dashboard,
     events,
     governance,
     health,
@@ -67,8 +68,8 @@ ROUTERS = tuple(
     module.router
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
-        openai, models, job_list, jobs, money, treasury, governance, own, accounts, events, apps, oauth, sign_in, pages,
-        health,
+        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps, oauth,
+        sign_in, pages, health,
     )
 )  # fmt: skip
 

@@ -118,7 +118,12 @@ class Read(_Handler):
     @authorized
     async def get(self, network_id: str, what: str) -> None:
         """As the panel answers."""
-        params = {name: values[-1].decode("utf-8", "replace") for name, values in self.request.query_arguments.items()}
+        # JupyterLab adds the time to an address, as a name without a value, so that no cache answers.
+        params = {
+            name: values[-1].decode("utf-8", "replace")
+            for name, values in self.request.query_arguments.items()
+            if not name.isdecimal()
+        }
         await self.ask(network_id, "GET", what, params=params)
 
 

@@ -12,8 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import rios
 from rios.services.views import size
+from rios.words.errors import NotFound
 
 _HERE = Path(__file__).parent
+# What `make lab` builds of extension/, which a wheel carries.
+_BUILT = _HERE.parent / "static"
 _KINDS = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".js": "text/javascript; charset=utf-8"}
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -26,7 +29,8 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 def assets() -> dict[str, tuple[bytes, str]]:
     """Contents and type of each file that pages use, by a name that changes with the contents."""
     found = {}
-    for path in sorted(_HERE.iterdir()):
+    built = _BUILT.iterdir() if _BUILT.is_dir() else ()
+    for path in sorted([*_HERE.iterdir(), *built]):
         if path.suffix in _KINDS:
             content = path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()[:16]
@@ -37,7 +41,9 @@ def assets() -> dict[str, tuple[bytes, str]]:
 def asset(name: str) -> str:
     """The address of a file such as "page.css"."""
     path = Path(name)
-    (found,) = (one for one in assets() if one.startswith(f"{path.stem}.") and one.endswith(path.suffix))
+    found = next((one for one in assets() if one.startswith(f"{path.stem}.") and one.endswith(path.suffix)), None)
+    if found is None:
+        raise NotFound(f"{name} was not built: install a wheel of rios, or run `make lab`")
     return f"/static/{found}"
 
 

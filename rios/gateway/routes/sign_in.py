@@ -42,7 +42,7 @@ _FORM: dict[str, Any] = {
     "requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}
 }
 _HOME = "/account"
-_PLACES = (_HOME, "/oauth/authorize", "/oauth/device")
+_PLACES = (_HOME, "/dashboard", "/oauth/authorize", "/oauth/device")
 
 
 def _page(function: Callable[..., Response]) -> Callable[..., Response]:

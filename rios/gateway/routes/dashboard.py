@@ -1,0 +1,133 @@
+"""The signed-in dashboard: the panels of JupyterLab for those who do not work in it, by the browser's own session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from rios.gateway.auth import gate_of
+from rios.gateway.events import EventStream
+from rios.gateway.forms import base_url, check_csrf, cookie, csrf_of, set_cookie, visitor
+from rios.gateway.pages import POLICY, render
+from rios.services.browser import Browsers
+from rios.services.desk import Desk
+from rios.services.feed import Event
+from rios.services.oauth import Browser
+from rios.services.tenant_network import TenantNetwork
+from rios.words.errors import InvalidRequest, NotSignedIn
+
+router = APIRouter(prefix="/dashboard", include_in_schema=False)
+DESKS_MAX = 200
+_ALIVE_S = 10.0
+_BODY_MAX = 1 << 16
+_WAITING_MAX = 4_000
+_SCRIPTS = POLICY.replace("style-src", "script-src 'self'; connect-src 'self'; style-src")
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Desks:
+    """The panels of those who look, by session; the longest unused is closed where there are too many."""
+
+    def __init__(self) -> None:
+        self._desks: OrderedDict[str, Desk] = OrderedDict()
+
+    def of(self, request: Request, browser: Browser) -> Desk:
+        """The panel of a session."""
+        found = self._desks.get(browser.session_id)
+        if found is None:
+            network = TenantNetwork(gate_of(request), browser.who, address=base_url(request))
+            found = self._desks[browser.session_id] = Desk(lambda: network, kind="local")
+        self._desks.move_to_end(browser.session_id)
+        while len(self._desks) > DESKS_MAX:
+            self._desks.popitem(last=False)[1].close()
+        return found
+
+
+async def _browser(request: Request) -> Browser | None:
+    return await run_in_threadpool(Browsers(gate_of(request).accounts).browser, cookie(request, "session"))
+
+
+async def _desk(request: Request) -> Desk:
+    """The panel of who is signed in. Raises NotSignedIn."""
+    found = await _browser(request)
+    if found is None or request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise NotSignedIn("nobody is signed in in this browser; reload the page to sign in")
+    if not hasattr(request.app.state, "desks"):
+        request.app.state.desks = Desks()
+    desks: Desks = request.app.state.desks
+    return desks.of(request, found)
+
+
+@router.get("", response_class=HTMLResponse)
+async def get_dashboard(request: Request) -> Response:
+    """The page, or the way to sign in."""
+    if await _browser(request) is None:
+        return RedirectResponse(f"/login?{urlencode({'next': '/dashboard'})}", 303)
+    secret, new = visitor(request)
+    response = HTMLResponse(
+        render("dashboard", csrf=csrf_of(secret)), headers={"Content-Security-Policy": _SCRIPTS, **_NO_STORE}
+    )
+    if new:
+        set_cookie(request, response, "visitor", secret)
+    return response
+
+
+@router.get("/panel/events")
+async def get_events(request: Request, last: str = "") -> Response:
+    """Server-sent events of the panel, from the event `last` on."""
+    desk = await _desk(request)
+    return EventStream(_follow(request, desk, last or None))
+
+
+@router.get("/panel/{what:path}")
+async def get_panel(request: Request, what: str) -> Response:
+    """What the panel shows."""
+    desk = await _desk(request)
+    status, found = await run_in_threadpool(desk.ask, "GET", what, dict(request.query_params))
+    return JSONResponse(found, status, _NO_STORE)
+
+
+@router.post("/panel/{what:path}")
+async def post_panel(request: Request, what: str) -> Response:
+    """What the panel does, where this gateway's own page asked for it."""
+    desk = await _desk(request)
+    check_csrf(request, {"csrf": request.headers.get("x-rios-csrf", "")})
+    body = await request.body()
+    try:
+        given = json.loads(body or b"{}") if len(body) <= _BODY_MAX else None
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    status, found = await run_in_threadpool(desk.ask, "POST", what, given)
+    return JSONResponse(found, status, _NO_STORE)
+
+
+async def _follow(request: Request, desk: Desk, last: str | None) -> AsyncGenerator[bytes]:
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Queue[Event] = asyncio.Queue()
+
+    def hear(event: Event) -> None:
+        loop.call_soon_threadsafe(waiting.put_nowait, event)
+
+    end = desk.feed.follow(hear, last)
+    try:
+        yield b": rios\n\n"
+        while waiting.qsize() < _WAITING_MAX:
+            try:
+                event = await asyncio.wait_for(waiting.get(), _ALIVE_S)
+            except TimeoutError:
+                if await _browser(request) is None:
+                    return  # signed out meanwhile: hears no more
+                yield b": alive\n\n"
+            else:
+                yield f"id: {event.id}\nevent: {event.name}\ndata: {event.data}\n\n".encode()
+    finally:
+        end()
