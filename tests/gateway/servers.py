@@ -26,6 +26,7 @@ from rios.gateway.serve import bind, server_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.accounts import Accounts
 from rios.services.gate import Gate
+from rios.services.jobs import Jobs
 from rios.services.purse import Purse
 from rios.services.tenancy import Tenancy
 from rios.words.config import Settings
@@ -114,7 +115,7 @@ def lean(
     with Purse(options) as purse:
         network: Any = SimpleNamespace(
             _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe(),
-            parts=list,
+            parts=list, jobs=Jobs(),
         )  # fmt: skip
         accounts = Accounts(purse.books.ledger, home=home)
         gate = Gate(network, accounts, Tenancy(network, accounts.store, models=models))
