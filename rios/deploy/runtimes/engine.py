@@ -139,7 +139,7 @@ class EngineRuntime:
 
     def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
         client = self._client()
-        with contextlib.suppress(ImageNotFound), _translated(f"the image {reference}"):
+        with _translated(f"the image {reference}"), contextlib.suppress(ImageNotFound):
             return ImageBase(str(client.inspect_image(reference)["Id"]))
         try:
             with self._service.patient(timeout_s) as patient, _translated(f"the image {reference}"):
@@ -154,7 +154,7 @@ class EngineRuntime:
         if not image:
             check(archive)
         tag = f"localhost/rios/{'image' if image else 'rootfs'}:{digest_of(archive).removeprefix('sha256:')}"
-        with contextlib.suppress(ImageNotFound):
+        with _translated(f"the archive {archive}"), contextlib.suppress(ImageNotFound):
             return ImageBase(str(client.inspect_image(tag)["Id"]))
         with (
             self._service.patient(timeout_s) as patient,
