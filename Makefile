@@ -35,6 +35,7 @@ help:
 	@echo 'make lint       ruff and strict mypy'
 	@echo 'make audit      static analysis, secrets, licences and advisories; SECURITY.md answers each finding'
 	@echo 'make docs       write docs/architectures.md from what the tests find out'
+	@echo 'make docs-site  build the documentation site, build/site, which opens from a disk'
 	@echo 'make system     install the packages of system-packages.txt (root), or name the missing ones'
 	@echo 'make clean      remove all that make has made, .venv too'
 
@@ -108,6 +109,9 @@ audit: setup
 docs: setup
 	@mkdir -p docs .make
 	$(PY) -m tests.architectures > .make/architectures.md && mv .make/architectures.md docs/architectures.md
+
+docs-site: setup
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 
 system:
 	@missing=$$(sed -n 's/^\([a-z][^ ]*\) *# \([a-z-]*\):.*/\1 \2/p' system-packages.txt | while read -r package command; do \

@@ -176,7 +176,7 @@ def killed(mortal: Mortal, folder: Path, seed: int, kills: int, *, pdf: bool) ->
         secret = prepare(folder, heard.url)
         for _ in range(kills):
             child = mortal.begin(folder=str(folder), quick=False, pdf=pdf, for_ever=True)
-            time.sleep(rng.uniform(0.0, 9.0 if pdf else 6.0))
+            time.sleep(rng.uniform(0.0, 9.0 if pdf else 4.0))
             os.kill(child, signal.SIGKILL)
             mortal.end()
         end_it(mortal, folder, quick=False, pdf=pdf)

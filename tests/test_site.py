@@ -1,0 +1,137 @@
+"""The documentation: its site asks nobody for anything and can be searched from a disk; what it shows, works."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from rios.reporting.pdf import browser
+from rios.reporting.sandbox import apart, environment
+from tests import site
+from tests.campaigns import ROOT
+from tests.reporting.test_html import Requests
+
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=20000")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site. A link that leads nowhere, or a page that is in no menu, is an error."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(out)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=280,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.long
+def test_every_page_is_there_and_asks_nobody(built: Path) -> None:
+    pages = sorted(built.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        outside = [one for one in Requests(page.read_text()).found if "://" in one]
+        assert not outside, (page.name, outside)
+
+
+@pytest.mark.long
+@pytest.mark.needs("chromium")
+def test_it_is_searched_from_a_disk_without_a_network(built: Path) -> None:
+    found = browser()
+    assert found is not None
+    asked = f"{(built / 'index.html').as_uri()}?q=reconcile"
+    command = [found, *FLAGS, f"--user-data-dir={built}/.browser", "--dump-dom", asked]
+    done = subprocess.run(
+        apart(command, built), env=environment(built), capture_output=True, text=True, timeout=120, check=True
+    )
+    assert re.search(r"\d+ matching documents", done.stdout)
+    assert "tutorial/05_settlement.html" in done.stdout
+
+
+def test_all_notebooks_and_documents_are_in_the_menu() -> None:
+    wanted = {f"tutorial/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    wanted |= {path.name for path in (ROOT / "docs").glob("*.md")} | set(site.PAGES.values())
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert not [one for one in sorted(wanted) if one not in text]
+    assert yaml.safe_load(text)["strict"]
+
+
+def test_every_public_name_is_documented() -> None:
+    page, missing = site.python_page(), []
+    for module, names in site.public().items():
+        found = __import__(module, fromlist=["_"])
+        for name in names:
+            one = getattr(found, name)
+            missing += [f"{module}.{name}"] if not one.__doc__ else []
+            members = vars(one).items() if isinstance(one, type) else ()
+            for key, member in members:
+                of = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+                if not key.startswith("_") and callable(of) and not of.__doc__:
+                    missing.append(f"{module}.{name}.{key}")
+            assert name in page
+    assert not missing
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    for path in DOCUMENTS:
+        for found in re.finditer(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+            yield path.name, found[1]
+
+
+def test_python_in_documents_is_python() -> None:
+    seen = 0
+    for name, text in blocks("python"):
+        ast.parse(text, name)
+        seen += 1
+        if name == "reports.md":
+            exec(compile(text, name, "exec"), {})
+    assert seen >= 4
+
+
+def test_commands_in_documents_are_commands() -> None:
+    """Each `rios ...` of a document has the commands and options that it is shown with."""
+    from rios.cli import app
+
+    top, seen = typer.main.get_command(app), 0
+    for name, text in blocks("bash"):
+        for part in re.split(r"\n|;(?= rios)", text):
+            line = part.partition("  #")[0].partition(" # ")[0].strip()
+            words = _words(line)
+            if not words:
+                continue
+            seen += 1
+            _check(top, words, f"{name}: {line}")
+    assert seen > 40
+
+
+def _words(line: str) -> list[str]:
+    found = re.search(r"(?:^|[(&;] ?)rios (.*)", line)
+    if found is None or "|" in found[1]:
+        return []
+    try:
+        return shlex.split(found[1].split("; rios")[0].split(")")[0])
+    except ValueError:
+        return []
+
+
+def _check(command: Any, words: list[str], where: str) -> None:
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{where}: there is no {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    known = {text for one in command.params for text in (*one.opts, *one.secondary_opts)} | {"--help"}
+    unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
+    assert not unknown, f"{where}: {unknown}"
