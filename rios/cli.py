@@ -14,6 +14,7 @@ import typer
 from rios import money_cli, report_cli
 from rios.client import app_commands
 from rios.client import commands as client_commands
+from rios.gateway import backup_commands
 from rios.gateway import commands as gateway_commands
 from rios.words.errors import RiosError
 
@@ -27,6 +28,7 @@ report_cli.add_to(app)
 gateway_commands.add_to(app)
 client_commands.add_to(app)
 app_commands.add_to(app)
+backup_commands.add_to(app)
 
 Scheduler = Annotated[
     str | None, typer.Option(help="A Dask scheduler such as tcp://head:8786; without it, workers start here.")

@@ -1,0 +1,169 @@
+"""All that a network keeps, in one file, and back from it: the database as of one moment, and the keys of the home.
+
+The tables go through SQLAlchemy into an SQLite file, so a network can be brought back on SQLite or PostgreSQL,
+whichever it was on. Volumes of applications are not in it (`rios.deploy.volumes` makes snapshots of those), nor are
+shards, which come from checkpoints. The file holds keys in clear: it is made for its owner's eyes alone, and belongs
+on another machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, insert, select
+
+from rios.storage import deployment_models, gateway_models, migrate, sign_in_models
+from rios.storage.engine import Database
+from rios.storage.models import Base
+from rios.words.errors import InvalidRequest
+
+FORMAT = "rios-backup/1"
+_DATABASE, _MANIFEST, _HOME = "database.sqlite", "manifest.json", "home/"
+_TIMEOUT_S = 60.0
+_CHUNK = 1000
+_NOT_KEPT = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "gateway.json", "late")
+"""The database is there as tables; who serves now, and where, is of now alone."""
+TABLES = (deployment_models, gateway_models, sign_in_models)
+"""`Base` knows them once they are imported."""
+
+
+def database_url(home: Path, database: str | None) -> str:
+    """Where a network's tables are."""
+    return database or f"sqlite:///{home / 'ledger.sqlite'}"
+
+
+def backup(home: Path, target: Path, *, database: str | None = None) -> dict[str, Any]:
+    """Write all that a network keeps to the file `target`, while it runs; what is in it.
+
+    Raises InvalidRequest where there is such a file or no such network, LedgerUnavailable.
+    """
+    if target.exists():
+        raise InvalidRequest(f"{target} is there already; choose another name")
+    if database is None and not (home / "ledger.sqlite").exists():
+        raise InvalidRequest(f"{home} is not the home of a network: it has no ledger")
+    source = Database(database_url(home, database), timeout_s=_TIMEOUT_S)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rios-backup-", dir=target.parent) as directory:
+            copy = Path(directory) / _DATABASE
+            found = migrate.version(source)
+            if found != migrate.latest():
+                raise InvalidRequest(
+                    f"{source.name} is of version {found}, and this rios writes {migrate.latest()}: open it once before"
+                )
+            counts = _copy(source, Database(f"sqlite:///{copy}", timeout_s=_TIMEOUT_S))
+            manifest = {
+                "format": FORMAT, "version": found, "rows": counts, "database": _digest(copy.read_bytes()),
+                "home": {name: _digest((home / name).read_bytes()) for name in _files(home)},
+            }  # fmt: skip
+            draft = Path(directory) / "backup.tar"
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+                _write(file, manifest, copy, home)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)  # so that a backup that was cut off is none
+    finally:
+        source.close()
+    return manifest
+
+
+def restore(source: Path, home: Path, *, database: str | None = None) -> dict[str, Any]:
+    """Bring a network back from a backup, into an empty home and an empty database; what was in it.
+
+    Raises InvalidRequest for a file that is no backup, is damaged, or is of another version, and where something is
+    there already; nothing is changed then.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(home.iterdir()):
+        raise InvalidRequest(f"{home} is not empty; bring a network back into an empty home")
+    with tempfile.TemporaryDirectory(prefix="rios-restore-", dir=home.parent) as directory:
+        manifest, kept = _read(source)
+        copy = Path(directory) / _DATABASE
+        copy.write_bytes(kept[_DATABASE])
+        if manifest["version"] != migrate.latest():
+            raise InvalidRequest(
+                f"{source} is of version {manifest['version']}, and this rios reads {migrate.latest()}: use that rios"
+            )
+        target = Database(database_url(home, database), timeout_s=_TIMEOUT_S)
+        if migrate.version(target) is not None:
+            target.close()
+            raise InvalidRequest(f"{target.name} holds a network already; bring this one back into an empty database")
+        counts = _copy(Database(f"sqlite:///{copy}", timeout_s=_TIMEOUT_S), target)
+        if counts != manifest["rows"]:
+            raise InvalidRequest(f"{source} has other rows than it says; it is damaged")
+    for name in manifest["home"]:
+        path = home / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(kept[_HOME + name])
+    return manifest
+
+
+def _copy(source: Database, target: Database) -> dict[str, int]:
+    """All rows of all tables, as of one moment; closes `target`, and `source` where it is a file of its own."""
+    counts = {}
+    migrate.upgrade(target)
+    try:
+        with source.reading() as reading, target.writing() as writing:
+            for table in Base.metadata.sorted_tables:
+                for rows in reading.execute(select(table)).mappings().partitions(_CHUNK):
+                    writing.execute(insert(table), [dict(row) for row in rows])
+                counts[table.name] = writing.scalar(select(func.count()).select_from(table)) or 0
+        if target.is_sqlite:
+            with target.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        target.close()
+        source.close()
+    return counts
+
+
+def _files(home: Path) -> list[str]:
+    found = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()]
+    return [name for name in found if name.split("/")[0] not in _NOT_KEPT]
+
+
+def _write(file: Any, manifest: dict[str, Any], database: Path, home: Path) -> None:
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        members = [(_MANIFEST, json.dumps(manifest, sort_keys=True).encode()), (_DATABASE, database.read_bytes())]
+        members += [(_HOME + name, (home / name).read_bytes()) for name in manifest["home"]]
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o600
+            archive.addfile(member, io.BytesIO(content))
+
+
+def _read(source: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and contents, each compared with its digest. Nothing is unpacked by the names in it."""
+    try:
+        with tarfile.open(source, mode="r:") as archive:
+            kept = {one.name: _content(archive, one) for one in archive if one.isfile()}
+        manifest: dict[str, Any] = json.loads(kept[_MANIFEST])
+        wanted = {_DATABASE: manifest["database"], **{_HOME + name: one for name, one in manifest["home"].items()}}
+        good = manifest["format"] == FORMAT and all(_digest(kept[name]) == one for name, one in wanted.items())
+        inside = all(_is_inside(name) for name in manifest["home"])
+    except (OSError, tarfile.TarError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidRequest(f"{source} is no backup of a network, or it is damaged: {error}") from error
+    if not (good and inside):
+        raise InvalidRequest(f"{source} is damaged: its contents are not what it says")
+    return manifest, kept
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, "a plain file has contents"
+    return file.read()
+
+
+def _is_inside(name: str) -> bool:
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,131 @@
+"""A network in one file, and back on an empty machine: the same balances, deployments and audit chain."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.services.accounting import reconcile
+from rios.services.accounts import FIRST_ORGANISATION, Accounts
+from rios.services.backup import backup, restore
+from rios.services.books import LOCAL_USER
+from rios.services.deployments.secrets import SecretStore, open_secrets_key
+from rios.services.deployments.service import Deployments
+from rios.services.deployments.store import AppStore
+from rios.services.purse import Purse
+from rios.words.config import settings
+from rios.words.errors import InvalidRequest
+from rios.words.keccak import keccak256
+from tests.storage.databases import KINDS, drop_database, new_database
+
+
+class _Wishes:
+    """What the verbs of deployments need, and nothing that acts."""
+
+    def __init__(self, purse: Purse, home: Path) -> None:
+        self.store = AppStore(purse.books.ledger)
+        self.secrets = SecretStore(self.store, open_secrets_key(home))
+
+    def changed(self) -> None:
+        pass
+
+
+def opened(home: Path, database: str | None = None) -> Purse:
+    return Purse(settings().model_copy(update={"home": home, "database": database}), background=False)
+
+
+def known(purse: Purse, home: Path) -> dict[str, Any]:
+    """What must be the same afterwards."""
+    ledger = purse.books.ledger
+    wishes = _Wishes(purse, home)
+    accounts = Accounts(ledger, home=home)
+    app = wishes.store.named(FIRST_ORGANISATION, "web")
+    return {
+        "balance": ledger.balance(LOCAL_USER),
+        "address": purse.books.address,
+        "app": app,
+        "specification": wishes.store.specification(app.id, 1),
+        "events": wishes.store.events(app.id),
+        "secret": wishes.secrets.of(app, {"TOKEN": {"store": "TOKEN"}})["TOKEN"].get_secret_value(),
+        "audit": accounts.store.audit(),
+        "sound": reconcile(ledger, None, keccak=keccak256).sound,
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("backup") / "home"
+    with opened(place) as purse:
+        ledger = purse.books.ledger
+        ledger.deposit("first", LOCAL_USER, 10**27 + 1)
+        wishes: Any = _Wishes(purse, place)
+        deploy = Deployments(lambda: wishes, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
+        deploy.create(name="web", command=["serve"], secrets={"TOKEN": "shibboleth"})
+        Accounts(ledger, home=place).first_token()
+    return place
+
+
+@pytest.fixture(scope="module")
+def file(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("file") / "network.backup"
+    with opened(home):  # while it runs
+        manifest = backup(home, found)
+    assert manifest["rows"]["apps"] == 1
+    assert stat.S_IMODE(found.stat().st_mode) == 0o600
+    return found
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | None]:
+    url = new_database(request.param, tmp_path)
+    yield url
+    drop_database(url)
+
+
+def test_an_empty_machine_has_the_same_network_again(
+    home: Path, file: Path, database: str | None, tmp_path: Path
+) -> None:
+    with opened(home) as purse:
+        before = known(purse, home)
+    place = tmp_path / "elsewhere"
+    restore(file, place, database=database)
+    with opened(place, database) as purse:
+        after = known(purse, place)
+    assert after == before
+    assert after["secret"] == b"shibboleth"
+    assert after["sound"]
+    assert after["audit"]
+
+
+def test_what_is_there_is_not_written_over(home: Path, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="there already"):
+        backup(home, file)
+    with pytest.raises(InvalidRequest, match="not empty"):
+        restore(file, home)
+    with pytest.raises(InvalidRequest, match="no ledger"):
+        backup(tmp_path, tmp_path / "x")
+    place = f"sqlite:///{tmp_path / 'used.sqlite'}"
+    restore(file, tmp_path / "one", database=place)
+    with pytest.raises(InvalidRequest, match="holds a network already"):
+        restore(file, tmp_path / "two", database=place)
+
+
+@pytest.mark.parametrize("where", [0.1, 0.5, 0.97])
+def test_a_damaged_file_is_refused_and_changes_nothing(file: Path, tmp_path: Path, where: float) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copy(file, damaged)
+    content = bytearray(damaged.read_bytes())
+    spot = int(len(content.rstrip(b"\0")) * where)
+    content[spot] ^= 0xFF
+    damaged.write_bytes(content)
+    with pytest.raises(InvalidRequest, match="damaged"):
+        restore(damaged, tmp_path / "home")
+    assert not list((tmp_path / "home").iterdir())
+    (tmp_path / "text").write_text("no backup")
+    with pytest.raises(InvalidRequest, match="no backup"):
+        restore(tmp_path / "text", tmp_path / "home")
