@@ -28,6 +28,7 @@ def test_the_manual_is_complete() -> None:
         "05_settlement",
         "06_cost_report",
         "07_gateway",
+        "08_deployments",
         "09_provider",
     ]
 
