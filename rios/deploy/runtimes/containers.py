@@ -1,16 +1,22 @@
-"""A launch as a request of Docker's API, and what the engine's answers mean. Pure."""
+"""A launch as a request of Docker's API, and what the engine's answers mean."""
 
 from __future__ import annotations
 
+import itertools
+import time
 from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes import arguments
+from rios.deploy.runtimes.engine_logs import read_lines, seconds
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import Launch, State
 
 _RUN_BYTES = 1 << 20
 _CPU_PERIOD_US = 100_000
+_KILLED = 137
+_COMMAND_NOT_FOUND = 127
+_NEARLY_BYTES = 1 << 20
 
 
 def container_request(
@@ -97,4 +103,28 @@ def state_of(details: dict[str, Any]) -> State:
     said = str(details["State"]["Status"])
     if said in ("created", "configured", "initialized"):
         return "created"
-    return "exited" if said in ("exited", "stopped", "dead", "removing", "stopping") else "running"
+    return "exited" if said in ("exited", "stopped", "dead", "removing") else "running"
+
+
+def ending_of(details: dict[str, Any] | None, *, memory_peak_bytes: int, memory_bytes: int) -> dict[str, Any]:
+    """How a container ended: its code, when, and whether for want of memory. details: None where the engine lost it.
+
+    What the kernel killed in the container's own group is forgotten with that group; that it had used all its memory is
+    seen from outside.
+    """
+    if details is None:
+        return {"code": None, "at": None, "out_of_memory": False}
+    code = int(details["State"]["ExitCode"])
+    if code == 1 and _found_nothing(details):
+        code = _COMMAND_NOT_FOUND
+    return {
+        "code": code,
+        "at": seconds(details["State"]["FinishedAt"]) or time.time(),
+        "out_of_memory": code == _KILLED and memory_peak_bytes >= memory_bytes - _NEARLY_BYTES,
+    }
+
+
+def _found_nothing(details: dict[str, Any]) -> bool:
+    """Whether the container's first process, which passes signals on, found no command to run."""
+    lines = read_lines(Path(details.get("LogPath") or "/nonexistent"), 0.0, ended=True)
+    return any(line.stream == "stderr" and "failed to exec pid1" in line.text for line in itertools.islice(lines, 3))

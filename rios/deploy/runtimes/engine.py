@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import json
 import os
 import resource
 import signal
@@ -19,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import requests.exceptions
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError
 from docker.errors import NotFound as DockerNotFound
 from pydantic import SecretBytes
 
 from rios.deploy.runtimes import arguments, cgroup, gvisor, seccomp
 from rios.deploy.runtimes.beside import start_beside
 from rios.deploy.runtimes.cgroup import Cgroup
-from rios.deploy.runtimes.containers import container_request, state_of
+from rios.deploy.runtimes.containers import container_request, ending_of, state_of
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.engine_exec import run_inside
-from rios.deploy.runtimes.engine_logs import follow_lines, read_lines, seconds
-from rios.deploy.runtimes.engine_service import EngineService, Kind
+from rios.deploy.runtimes.engine_images import image_of_archive, named_image
+from rios.deploy.runtimes.engine_logs import follow_lines, read_lines
+from rios.deploy.runtimes.engine_service import EngineService, Kind, translated
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import (
     Base,
@@ -46,28 +44,12 @@ from rios.deploy.runtimes.protocol import (
 )
 from rios.deploy.runtimes.records import Record, Records
 from rios.deploy.runtimes.relay import Counters
-from rios.deploy.runtimes.rootfs import check, digest_of, is_image
 from rios.deploy.runtimes.watching import Policy, until_exited
 from rios.deploy.spec import RuntimeName
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 
 _ENDED_WITHIN_S = 15.0
-_CHUNK_BYTES = 1 << 20
-_KILLED = 137
-_COMMAND_NOT_FOUND = 127
-_NEARLY_BYTES = 1 << 20
 _PROCESSES_MAX = 1 << 15
-
-
-@contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """The engine's errors as rios' own."""
-    try:
-        yield
-    except APIError as error:
-        raise SandboxFailed(f"{what}: {error.explanation or error}") from error
-    except (DockerException, requests.exceptions.RequestException) as error:
-        raise SandboxFailed(f"{what}: the engine does not answer: {error}") from error
 
 
 class EngineRuntime:
@@ -138,37 +120,12 @@ class EngineRuntime:
     # Images.
 
     def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
-        client = self._client()
-        with _translated(f"the image {reference}"), contextlib.suppress(ImageNotFound):
-            return ImageBase(str(client.inspect_image(reference)["Id"]))
-        try:
-            with self._service.patient(timeout_s) as patient, _translated(f"the image {reference}"):
-                patient.pull(reference)
-                return ImageBase(str(client.inspect_image(reference)["Id"]))
-        except (ImageNotFound, SandboxFailed) as error:
-            raise NotFound(f"the image {reference} is not on this host and cannot be pulled: {error}") from error
+        self._client()
+        return named_image(self._service, reference, timeout_s)
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
-        client = self._client()
-        image = is_image(archive)
-        if not image:
-            check(archive)
-        tag = f"localhost/rios/{'image' if image else 'rootfs'}:{digest_of(archive).removeprefix('sha256:')}"
-        with _translated(f"the archive {archive}"), contextlib.suppress(ImageNotFound):
-            return ImageBase(str(client.inspect_image(tag)["Id"]))
-        with (
-            self._service.patient(timeout_s) as patient,
-            _translated(f"the archive {archive}"),
-            archive.open("rb") as file,
-        ):
-            if image:
-                name = str(list(patient.load_image(file))[-1]["stream"]).strip().rpartition("Loaded image: ")[2]
-            else:
-                # A generator, for the library announces chunks, and a file would be sent without them.
-                said = patient.import_image_from_stream(iter(lambda: file.read(_CHUNK_BYTES), b""))
-                name = str(json.loads(said.splitlines()[-1])["id"])
-            client.tag(name, *tag.rsplit(":", 1))
-            return ImageBase(str(client.inspect_image(tag)["Id"]))
+        self._client()
+        return image_of_archive(self._service, archive, timeout_s)
 
     # Starting.
 
@@ -223,7 +180,7 @@ class EngineRuntime:
             profile=self._profile,
             nproc=_processes_of_a_user(),
         )
-        with _translated(f"the instance {launch.instance} could not be started"):
+        with translated(f"the instance {launch.instance} could not be started"):
             created = self._created(client, request, _name(record))
             client.start(created["Id"])
             details = client.inspect_container(created["Id"])
@@ -260,7 +217,7 @@ class EngineRuntime:
     def _sweep(self) -> None:
         """Take away containers that no record knows: their starter was killed, and its record removed."""
         client = self._client()
-        with _translated("containers that nobody knows cannot be removed"):
+        with translated("containers that nobody knows cannot be removed"):
             for container in client.containers(all=True, filters={"label": f"rios.runtime={self.name}"}):
                 if not self._records.of(container["Labels"]["rios.instance"]).exists:
                     client.remove_container(container["Id"], force=True, v=True)
@@ -288,7 +245,7 @@ class EngineRuntime:
         """What the engine says of the container, or None where it has none."""
         client = self._client()
         try:
-            with _translated(f"the instance {record.instance}"):
+            with translated(f"the instance {record.instance}"):
                 return dict(client.inspect_container(_name(record)))
         except SandboxFailed as error:
             if isinstance(error.__cause__, DockerNotFound):
@@ -336,32 +293,13 @@ class EngineRuntime:
         details = self._details(record)
         if details is not None and state_of(details) != "exited":
             return None
-        ended: dict[str, Any] = {"code": None, "at": None, "out_of_memory": False}
-        if details is not None:
-            code = int(details["State"]["ExitCode"])
-            if code == 1 and self._not_found(details):
-                code = _COMMAND_NOT_FOUND
-            ended = {
-                "code": code,
-                "at": seconds(details["State"]["FinishedAt"]) or time.time(),
-                "out_of_memory": code == _KILLED and self._reached_limit(record),
-            }
+        group = Cgroup(record.instance, layout=self._layout)
+        peak = group.counted().memory_peak_bytes if group.exists else 0
+        limit = arguments.limits_of(record.asked).memory_bytes
+        ended = ending_of(details, memory_peak_bytes=peak, memory_bytes=limit)
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             write_json(record.directory / "exit.json", ended)
         return ended
-
-    def _not_found(self, details: dict[str, Any]) -> bool:
-        """Whether the container's first process, which passes signals on, found no command to run."""
-        lines = read_lines(Path(details.get("LogPath") or "/nonexistent"), 0.0, ended=True)
-        return any(
-            line.stream == "stderr" and "failed to exec pid1" in line.text for line in itertools.islice(lines, 3)
-        )
-
-    def _reached_limit(self, record: Record) -> bool:
-        """Whether it used all memory that it may. The count of kills in the container's own group went with that."""
-        group = Cgroup(record.instance, layout=self._layout)
-        limit = arguments.limits_of(record.asked).memory_bytes
-        return group.exists and group.counted().memory_peak_bytes >= limit - _NEARLY_BYTES
 
     def wait(self, instance: str, *, timeout_s: float) -> Status:
         return until_exited(self, instance, timeout_s)
@@ -397,7 +335,7 @@ class EngineRuntime:
         record = self._records.of(instance)
         client = self._client()
         if self.status(instance).state == "running":
-            with contextlib.suppress(SandboxFailed), _translated(instance):  # it ended meanwhile
+            with contextlib.suppress(SandboxFailed), translated(instance):  # it ended meanwhile
                 client.kill(_name(record), signal.SIGTERM)
             with contextlib.suppress(DeadlineExceeded):
                 return until_exited(self, instance, grace_s)
@@ -410,7 +348,7 @@ class EngineRuntime:
         if status.state == "paused":
             self.resume(instance)
         record = self._records.of(instance)
-        with contextlib.suppress(SandboxFailed), _translated(instance):  # it ended meanwhile
+        with contextlib.suppress(SandboxFailed), translated(instance):  # it ended meanwhile
             self._client().kill(_name(record), signal.SIGKILL)
         return until_exited(self, instance, _ENDED_WITHIN_S)
 
@@ -437,7 +375,7 @@ class EngineRuntime:
 
     def _remove_container(self, record: Record) -> None:
         try:
-            with _translated(f"the container of {record.instance} cannot be removed"):
+            with translated(f"the container of {record.instance} cannot be removed"):
                 self._client().remove_container(_name(record), force=True, v=True)
         except SandboxFailed as error:
             if not isinstance(error.__cause__, DockerNotFound):
@@ -474,7 +412,7 @@ class EngineRuntime:
         if status.state != "running":
             raise InvalidRequest(f"the instance {instance} is {status.state}: commands run in what runs")
         record = self._records.of(instance)
-        with _translated(f"{command[0]} in {instance}"):
+        with translated(f"{command[0]} in {instance}"):
             return run_inside(
                 self._client(),
                 _name(record),

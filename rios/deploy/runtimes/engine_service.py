@@ -19,7 +19,7 @@ from pathlib import Path
 
 import docker
 import requests.exceptions
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException
 
 from rios.deploy.runtimes.protocol import Isolation
 from rios.deploy.spec import RuntimeName
@@ -37,6 +37,17 @@ API_VERSION = "1.41"
 SEARCHED = os.pathsep.join(
     (os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/local/bin", "/opt/kata/bin")
 )
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """The engine's errors as rios' own. what: was asked for."""
+    try:
+        yield
+    except APIError as error:
+        raise SandboxFailed(f"{what}: {error.explanation or error}") from error
+    except (DockerException, requests.exceptions.RequestException) as error:
+        raise SandboxFailed(f"{what}: the engine does not answer: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
