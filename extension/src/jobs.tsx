@@ -21,7 +21,7 @@ const SIGNS: Record<Job['state'], string> = {
 export function useStateName(): (state: string) => string {
   const { trans } = useEnv();
   const names: Record<string, string> = {
-    all: trans.__('all states'),
+    all: trans.__('all'),
     live: trans.__('going on'),
     queued: trans.__('queued'),
     running: trans.__('running'),
@@ -54,14 +54,14 @@ export function JobsView(): React.ReactElement {
     return <JobDetail job={job} onBack={() => setOpened(null)} onOpen={setOpened} />;
   }
   const sorts: Record<string, string> = {
-    newest: trans.__('newest first'),
-    oldest: trans.__('oldest first'),
-    cost: trans.__('most costly first'),
-    speed: trans.__('fastest first'),
-    tokens: trans.__('longest first')
+    newest: trans.__('newest'),
+    oldest: trans.__('oldest'),
+    cost: trans.__('cost'),
+    speed: trans.__('speed'),
+    tokens: trans.__('tokens')
   };
   const groups: Record<string, string> = {
-    none: trans.__('not grouped'),
+    none: trans.__('no groups'),
     model: trans.__('by model'),
     owner: trans.__('by owner'),
     state: trans.__('by state')

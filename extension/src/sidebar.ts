@@ -1,5 +1,6 @@
 /** The sidebar: the network above, then wallet, jobs and hosts as sections that fold. */
 import { LabIcon, ReactWidget, SidePanel } from '@jupyterlab/ui-components';
+import type { AccordionPanel } from '@lumino/widgets';
 import * as React from 'react';
 import type { Env } from './env';
 import { PanelName, PanelView } from './panels';
@@ -44,14 +45,18 @@ export class Sidebar extends SidePanel {
     this.addWidget(new View(env, 'wallet', env.trans.__('Wallet')));
     this.addWidget(new View(env, 'jobs', env.trans.__('Jobs')));
     this.addWidget(new View(env, 'hosts', env.trans.__('Workers and models')));
+    this.sections.collapse(2); // two sections fit the usual height; a click or a command unfolds the third
+  }
+
+  private get sections(): AccordionPanel {
+    return this.content as AccordionPanel;
   }
 
   /** Unfold a section and give it the keyboard. */
   reveal(name: 'wallet' | 'jobs' | 'hosts'): void {
     const place = this.places[name] ?? 0;
-    const content = this.content as unknown as { expand(index: number): void; widgets: ReadonlyArray<View> };
-    content.expand(place);
-    const first = content.widgets[place]?.node.querySelector<HTMLElement>('input, button, [tabindex="0"]');
+    this.sections.expand(place);
+    const first = this.sections.widgets[place]?.node.querySelector<HTMLElement>('input, button, [tabindex="0"]');
     first?.focus();
   }
 }

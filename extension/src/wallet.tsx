@@ -36,7 +36,7 @@ export function WalletView(): React.ReactElement {
         disabled={!can}
       />
       <Earned deed={deed} onUsage={(title, usage) => setOpen({ title, usage })} />
-      {open !== null && 'deed' in open ? <DeedDialog action={open.deed} onClose={() => setOpen(null)} /> : null}
+      {open !== null && 'deed' in open ? <DeedDialog key={open.deed} action={open.deed} onClose={() => setOpen(null)} /> : null}
       {open !== null && 'usage' in open ? (
         <UsageDialog title={open.title} filters={open.usage} onClose={() => setOpen(null)} />
       ) : null}
