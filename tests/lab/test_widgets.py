@@ -1,0 +1,142 @@
+"""Widgets and magics against a real network: what they send, when they stop, and how they read without a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+import rios
+from rios.services.generation import Model
+from rios.services.network import Network
+from rios.words.errors import InvalidRequest
+from tests.waiting import until
+
+DEADLINE_S = 60.0
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network]:
+    """A network with one worker."""
+    with rios.local(workers=1, threads=1) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def model(net: Network) -> Model:
+    """The demo model on it."""
+    return net.dmoe.deploy("demo", progress=False)
+
+
+@pytest.fixture
+def shell(net: Network) -> Iterator[InteractiveShell]:
+    """A notebook's shell that has this network, and the extension."""
+    made = InteractiveShell()
+    made.run_line_magic("load_ext", "rios")
+    made.user_ns["net"] = net
+    yield made
+    made.reset()
+
+
+def test_a_prompt_is_answered_and_priced(model: Model, net: Network) -> None:
+    widget = model.widget()
+    assert "not started" in repr(widget)
+    widget.prompt, widget.params = "It was a fine morning,", {"max_new_tokens": 8}
+    widget._heard(None, {"do": "start"}, None)
+    until(lambda: widget.job.get("posted"), "the price", deadline_s=DEADLINE_S)
+    wanted = model.generate("It was a fine morning,", max_new_tokens=8)
+    assert widget.answer == wanted.text
+    used = net.billing.usage(request_id=widget.job["id"])
+    assert widget.job["cost_wei"] == str(sum(used.amount_wei))
+    assert [host["name"] for host in widget.hosts] == ["worker-0"]
+    assert wanted.text in repr(widget)
+    widget.close()
+
+
+def test_the_stop_button_stops_and_a_mistake_is_shown(model: Model) -> None:
+    widget = model.widget()
+    widget.prompt, widget.params = "Once upon a time", {"max_new_tokens": 400}
+    widget.start()
+    until(lambda: widget.job.get("tokens"), "a token", deadline_s=DEADLINE_S)
+    widget._heard(None, {"do": "stop"}, None)
+    until(lambda: widget.job.get("state") == "cancelled", "the end", deadline_s=DEADLINE_S)
+    widget.params = {"max_new_tokens": 10**6}
+    widget._heard(None, {"do": "start"}, None)
+    assert "exceed the context" in widget.problem["detail"]
+    widget.close()
+
+
+def test_what_is_saved_reads_as_text_and_as_html_without_scripts(model: Model, net: Network) -> None:
+    widget = model.widget()
+    widget.prompt = EVIL
+    bundle, _ = widget._repr_mimebundle_()
+    assert EVIL in bundle["text/plain"]
+    assert EVIL not in bundle["text/html"]
+    assert "&lt;script&gt;" in bundle["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    widget.close()
+    panel = net.wallet.widget()
+    assert str(net.wallet.address) in panel._repr_mimebundle_()[0]["text/html"]
+    panel.close()
+
+
+def test_a_panel_answers_its_view_and_ends_with_it(net: Network, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    widget = net.widget("jobs")
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(widget, "send", lambda said, *_: sent.append(said))
+    widget._heard(None, {"id": 1, "ask": {"method": "GET", "what": "state", "given": {}}}, None)
+    until(lambda: sent, "an answer", deadline_s=DEADLINE_S)
+    assert sent[0]["status"] == 200
+    assert sent[0]["body"]["sections"]["wallet"]["data"]["available_wei"] == str(net.wallet.available)
+    widget._heard(None, {"id": 2, "ask": {"method": "GET", "what": "keys"}}, None)
+    until(lambda: len(sent) > 1, "a refusal", deadline_s=DEADLINE_S)
+    assert sent[1]["status"] == 404
+    widget._heard(None, {"follow": sent[0]["body"]["last"]}, None)
+    answer = model.generate("And", max_new_tokens=3)
+
+    def heard() -> bool:
+        events = [event for said in sent for event in said.get("events", [])]
+        views = [job for event in events if event["name"] == "jobs" for job in event["data"]["jobs"]]
+        return any(job["id"] == answer.request_id and job["posted"] for job in views)
+
+    until(heard, "the job's event", deadline_s=DEADLINE_S)
+    widget.close()
+    count = len(sent)
+    model.generate("And", max_new_tokens=3)
+    widget._heard(None, {"id": 3, "ask": {"method": "GET", "what": "state"}}, None)
+    assert len(sent) == count, "a closed widget sends nothing"
+    with pytest.raises(InvalidRequest, match="one of all, wallet, jobs, hosts"):
+        net.widget("money")
+
+
+def test_magics(shell: InteractiveShell, model: Model) -> None:
+    with capture_output() as seen:
+        shell.run_cell_magic("rios", "demo --max-new-tokens 6 --into answer", "It was a fine morning,\n")
+    answer = shell.user_ns["answer"]
+    assert answer.text == model.generate("It was a fine morning,", max_new_tokens=6).text
+    assert "It was a fine morning," + answer.text in seen.stdout
+    assert shell.run_line_magic("rios", "wallet") is shell.user_ns["net"].wallet
+    assert answer.request_id in [one.id for one in shell.run_line_magic("rios", "jobs")]
+    for line in ("money", "wallet jobs"):
+        with pytest.raises(UsageError, match="%rios takes one of"):
+            shell.run_line_magic("rios", line)
+    with pytest.raises(UsageError, match="invalid int value"):
+        shell.run_cell_magic("rios", "demo --max-new-tokens many", "x")
+    with pytest.raises(UsageError, match=r"InvalidRequest: .* exceed the context"):
+        shell.run_cell_magic("rios", "demo --max-new-tokens 100000", "x")
+
+
+def test_costs_are_drawn_to_the_wei(net: Network, model: Model) -> None:
+    model.generate("It was", max_new_tokens=2)
+    costs = net.billing.costs(by="model")
+    figure = costs.rios.plot()
+    assert list(figure.data[0].x) == ["demo"]
+    assert figure.data[0].customdata[0] == str(costs).split("demo", 1)[1].split("\n")[0].strip()
+    assert list(net.billing.usage().rios.plot(by="worker").data[0].x) == ["worker-0"]
+    with pytest.raises(InvalidRequest, match="no column 'colour'"):
+        costs.rios.plot(by="colour")
