@@ -82,7 +82,8 @@ class LocalHost:
         self._least = isolation
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._where: dict[str, Runtime] = {}
-        self._bases: dict[str, Base] = {}
+        self._bases: dict[tuple[str, str], Base] = {}
+        """By runtime and source."""
         self._ready = False
         self._volumes = Volumes()
         self._offer: HostOffer | None = None
@@ -164,8 +165,10 @@ class LocalHost:
 
     def pulls(self, specification: Mapping[str, Any]) -> bool:
         """Whether an image or archive is not prepared yet."""
-        source = specification.get("image") or specification.get("rootfs")
-        return source is not None and source not in self._bases
+        source, wanted = _source(specification["image"], specification["rootfs"]), specification["runtime"]
+        return source is not None and not any(
+            known == source and wanted in (None, runtime) for runtime, known in self._bases
+        )
 
     def prepare(self, specification: Mapping[str, Any]) -> None:
         """Fetch the image, or unpack the archive."""
@@ -173,15 +176,16 @@ class LocalHost:
         self._base(app, self.runtime_for(app))
 
     def _base(self, app: App, runtime: Runtime) -> Base:
-        source = app.image or app.rootfs
+        source = _source(app.image, app.rootfs)
         if source is None:
             return _view(app)
-        key = f"{runtime.name} {source}"
-        found = self._bases.get(key)
-        if found is None:
-            found = runtime.prepare_image(source) if app.image else runtime.prepare_archive(Path(source))
-            self._bases[key] = self._bases[source] = found
-        return found
+        key = (runtime.name, source)
+        if key not in self._bases:
+            if app.rootfs is not None:
+                self._bases[key] = runtime.prepare_archive(Path(app.rootfs))
+            else:
+                self._bases[key] = runtime.prepare_image(source)
+        return self._bases[key]
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""
@@ -328,6 +332,17 @@ class LocalHost:
                 runtime.close()
             except RiosError as error:
                 log.warning("a runtime did not close", extra={"runtime": runtime.name, "reason": str(error)})
+
+
+def _source(image: str | None, rootfs: str | None) -> str | None:
+    """What a replica stands on; another one where an archive was written anew. None for the host's programs."""
+    if rootfs is None:
+        return image
+    try:
+        found = Path(rootfs).stat()
+    except OSError as error:
+        raise InvalidRequest(f"the root file system {rootfs} cannot be read on this host: {error}") from error
+    return f"{rootfs} {found.st_mtime_ns} {found.st_size}"
 
 
 def _interpreter(app: App) -> str | None:
