@@ -44,7 +44,7 @@ from rios.deploy.runtimes.records import Record, Records
 from rios.deploy.runtimes.relay import Counters
 from rios.deploy.runtimes.rootfs import RootStore, is_image
 from rios.deploy.runtimes.watching import Policy, until_exited
-from rios.deploy.spec import USER
+from rios.deploy.spec import USER, RuntimeName
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 
 _PIDS_OF_BUBBLEWRAP = 3
@@ -54,7 +54,7 @@ _ENDED_WITHIN_S = 15.0
 class BubblewrapRuntime:
     """The runtime of hosts without a container engine. It meets `protocol.Runtime`."""
 
-    name = "bubblewrap"
+    name: RuntimeName = "bubblewrap"
 
     def __init__(self, directory: Path, *, policy: Policy | None = None, uid: int = USER) -> None:
         """directory: where instances and unpacked root file systems are; other users must be able to pass through.
