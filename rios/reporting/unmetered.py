@@ -20,7 +20,6 @@ import numpy.typing as npt
 from rios.dmoe.batching import Batch, Request
 from rios.dmoe.host import Host
 from rios.dmoe.layer_run import LayerRun
-from rios.services.tab import Asked
 
 FLAGS = "RIOS_UNMETERED_FLAGS"
 _METER = Batch._meter
@@ -62,7 +61,7 @@ def unmetered_hosts(flags: Path) -> Iterator[None]:
 class _Nothing:
     """Charges nothing: no hold, no ledger, no tab."""
 
-    def open(self, asked: Sequence[Asked], *_: object) -> list[None]:
+    def open(self, asked: Sequence[object], *_: object) -> list[None]:
         return [None] * len(asked)
 
 
