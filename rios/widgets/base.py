@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import html
 from pathlib import Path
 from typing import Any
 
 import anywidget
-
-log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 _UNBUILT = """export default { render({ el }) {
@@ -24,11 +22,11 @@ class Widget(anywidget.AnyWidget):
 
     def plain(self) -> str:
         """What it shows now, as text."""
-        raise NotImplementedError
+        return f"<{type(self).__name__}>"
 
     def static(self) -> str:
         """What it shows now, as HTML without scripts."""
-        raise NotImplementedError
+        return f'<pre style="white-space:pre-wrap">{html.escape(self.plain())}</pre>'
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The live view, and for whoever cannot show that, how it was when it was displayed."""
