@@ -109,11 +109,11 @@ def test_a_users_jobs_are_its_own(ann: User, bob: User) -> None:
 def test_the_dashboard_shows_what_is_the_users(page: Page, ann: User, bob: User) -> None:
     own = ann.net.models[0].generate("And it came to pass", max_new_tokens=5)
     bob.net.models[0].generate("And it came to pass", max_new_tokens=5)
-    row = page.get_by_role("option").filter(has_text=own.request_id[:8])
+    row = page.get_by_role("listbox", name="Jobs").get_by_role("option").filter(has_text=own.request_id[:8])
     expect(row).to_contain_text("5/5 tokens")
     wei = str(sum(ann.net.billing.usage(request_id=own.request_id).amount_wei))
     expect(row.locator("[data-wei]")).to_have_attribute("data-wei", wei)
-    assert page.get_by_role("option").count() == len(ann.net.jobs)
+    assert page.get_by_role("listbox", name="Jobs").get_by_role("option").count() == len(ann.net.jobs)
     available = page.locator(".rios-line").filter(has=page.get_by_text("Available", exact=True)).locator("[data-wei]")
     expect(available).to_have_attribute("data-wei", str(ann.net.wallet.available))
     page.get_by_role("button", name="Deposit").click()
@@ -140,5 +140,5 @@ def test_other_pages_cannot_act_and_who_signs_out_is_out(page: Page, door: Door,
     assert httpx2.get(f"{door.url}/dashboard/panel/state").status_code == 401
     assert httpx2.get(f"{door.url}/dashboard").headers["location"] == "/login?next=%2Fdashboard"
     page.context.clear_cookies()
-    page.get_by_role("option").first.click()
+    page.get_by_role("listbox", name="Jobs").get_by_role("option").first.click()
     expect(page.get_by_role("alert").first).to_contain_text("signed in")

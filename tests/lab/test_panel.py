@@ -218,8 +218,9 @@ with net.jobs._changed:
     page.keyboard.press("Enter")
     expect(page.locator(".rios-detail h3")).to_have_text("job 0")
     page.keyboard.press("Enter")  # the way back has the focus
-    page.get_by_label("Search jobs").fill("job 77 done")
-    expect(page.locator(".rios-count")).to_contain_text("111 of 10000")  # 77, 770-779, 7700-7799
+    page.get_by_label("Search jobs").fill("done 7777")
+    expect(page.locator(".rios-count")).to_contain_text("1 of 10000")
+    expect(jobs.get_by_role("option")).to_contain_text("job 7777")
     page.get_by_label("Search jobs").fill("")
 
 
