@@ -4,12 +4,17 @@ import { createRoot } from 'react-dom/client';
 import { Answer, Following, Listener, PanelError, Transport } from './api';
 import { DEFAULT_PREFS, Env } from './env';
 import { PanelModel } from './model';
-import { PanelView } from './panels';
+import { PanelName, PanelView } from './panels';
 import { format } from './text';
 
 const NETWORK = '0000000000000000';
 const RETRY_MS = 2000;
 const SILENT_MS = 25_000;
+const SECTIONS: Array<[PanelName, string]> = [
+  ['wallet', 'Wallet'],
+  ['jobs', 'Jobs'],
+  ['hosts', 'Workers and models']
+];
 const ROOT = '/dashboard/panel';
 
 class GatewayTransport implements Transport {
@@ -112,9 +117,12 @@ if (main !== null) {
       <h1>rios</h1>
       <PanelView env={env} name="notice" />
       <div className="rios-board">
-        <PanelView env={env} name="wallet" />
-        <PanelView env={env} name="jobs" />
-        <PanelView env={env} name="hosts" />
+        {SECTIONS.map(([name, title]) => (
+          <div key={name}>
+            <h2>{title}</h2>
+            <PanelView env={env} name={name} />
+          </div>
+        ))}
       </div>
     </>
   );

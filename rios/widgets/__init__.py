@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rios.words.errors import InvalidRequest
+
 if TYPE_CHECKING:
     from rios.widgets.generation import GenerationWidget
     from rios.widgets.panel import PanelWidget
 
 
 def of_network(network: Any, view: str = "all") -> PanelWidget:
-    """The panel of a network, or one view of it: wallet, jobs or hosts."""
-    from rios.widgets.panel import PanelWidget
+    """The panel of a network, or one view of it: wallet, jobs or hosts. Raises InvalidRequest."""
+    from rios.widgets.panel import VIEWS, PanelWidget
 
+    if view not in VIEWS:
+        raise InvalidRequest(f"the view is {view!r}; it is one of {', '.join(VIEWS)}")
     return PanelWidget(network, view)
 
 

@@ -24,8 +24,8 @@ class _Text:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": self._text}
+    def __repr__(self) -> str:
+        return self._text
 
 
 class _Parser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ from rios.services.desk import Desk
 from rios.services.feed import Event
 from rios.services.views import html_table, text_table
 from rios.widgets.base import Widget
-from rios.words.errors import InvalidRequest, RiosError
+from rios.words.errors import RiosError
 from rios.words.money import format_ros
 
 VIEWS = ("all", "wallet", "jobs", "hosts")
@@ -31,9 +31,7 @@ class PanelWidget(Widget):
     view = traitlets.Unicode("all").tag(sync=True)
 
     def __init__(self, network: Any, view: str = "all") -> None:
-        """view: all, wallet, jobs or hosts. Raises InvalidRequest."""
-        if view not in VIEWS:
-            raise InvalidRequest(f"the view is {view!r}; it is one of {', '.join(VIEWS)}")
+        """view: one of VIEWS."""
         kind = "remote" if str(network.address).startswith("http") else "local"
         self._desk = Desk(weakref.ref(network), kind=kind)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-widget")
