@@ -85,12 +85,12 @@ class RiosMagics:
         if given.into is not None and found is not None:
             self._user()[given.into] = found
 
-    @staticmethod
-    def _stream(job: Any, prompt: str) -> Any:
-        """Show what has come, ten times a second at most; an interrupt cancels."""
+    def _stream(self, job: Any, prompt: str) -> Any:
+        """Show what has come, ten times a second at most, and in a terminal the whole of it; an interrupt cancels."""
         text, shown_at = "", 0.0
         shown: Any = display
-        handle = shown(_Text(prompt), display_id=True)
+        live = hasattr(self._shell, "kernel")
+        handle = shown(_Text(prompt), display_id=True) if live else None
         for piece in job.stream():
             text += piece.text if piece.text is not None else f" {' '.join(map(str, piece.token_ids))}"
             if handle is not None and time.monotonic() - shown_at > _LEAST_S:
@@ -98,6 +98,8 @@ class RiosMagics:
                 handle.update(_Text(prompt + text))
         if handle is not None:
             handle.update(_Text(prompt + text))
+        else:
+            shown(_Text(prompt + text))
         return job.result()
 
     def _said(self, work: Any) -> Any:
