@@ -154,6 +154,7 @@ class EngineService:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                cwd=self._directory,  # its monitors leave a file where they are when memory ran out
                 env={
                     "PATH": SEARCHED,
                     "HOME": "/root",
