@@ -163,7 +163,7 @@ def test_rented_resources() -> None:
     assert (record.source, record.hold_step, record.worker) == ("d1", 7, "b")
     assert record.usage_id != resource_record("d1", HOSTS["b"], "gpu", 1, period=8).usage_id
     assert record.usage_id == resource_record("d1", HOSTS["b"], "gpu", 1, period=7).usage_id
-    with pytest.raises(InvalidRequest, match="not rented"):
+    with pytest.raises(InvalidRequest, match="not what a deployment uses"):
         resource_record("d1", HOSTS["b"], "expert", 1, period=1)
     with pytest.raises(InvalidRequest, match="quantity of d1"):
         resource_record("d1", HOSTS["b"], "gpu", -1, period=1)

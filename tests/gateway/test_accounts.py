@@ -40,7 +40,8 @@ def organisation(door: Door) -> dict[str, Any]:
     return found
 
 
-ROUTES = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+EVERY = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+ROUTES = [route for route in EVERY if route.include_in_schema]
 
 
 def test_a_session_from_sign_in_to_its_end(door: Door) -> None:
@@ -162,6 +163,19 @@ def test_every_route_asks_for_a_token(door: Door) -> None:
                 path = re.sub(r"{\w+}", "x", route.path)
                 status = status_of(http, method, path, {})
                 assert (status == 401) == ((method, route.path) not in PUBLIC), (method, path, status)
+
+
+def test_what_is_not_in_the_document_is_for_a_signed_in_browser(door: Door) -> None:
+    """A token does not help there, and there is nothing else that the document leaves out."""
+    hidden = {(method, route.path) for route in EVERY if not route.include_in_schema for method in route.methods or ()}
+    panel = "/dashboard/panel/{what:path}"
+    assert hidden == {("GET", "/dashboard"), ("GET", "/dashboard/panel/events"), ("GET", panel), ("POST", panel)}
+    for token in ("", user(door, "admin")["token"]):
+        with door.client(token) as http:
+            page = http.get("/dashboard", follow_redirects=False)
+            assert (page.status_code, page.headers["location"]) == (303, "/login?next=%2Fdashboard")
+            for method, path in hidden - {("GET", "/dashboard")}:
+                assert status_of(http, method, path.replace("{what:path}", "wallet"), {}) == 401, (method, path)
 
 
 @pytest.mark.parametrize("role", roles.ROLES)
