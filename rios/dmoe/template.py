@@ -121,8 +121,12 @@ class Template:
     def shared(cls, environment: Mapping[str, str]) -> Template:
         """The one that there is; started anew where it has ended. It may still be importing: who asks waits."""
         with cls._guard:
-            if cls._shared is None or cls._shared._process.poll() is not None:
-                cls._shared = cls(environment)
+            known = cls._shared
+            if known is not None and known._process.poll() is None:
+                return known
+            if known is not None:
+                known._channel.close()
+            cls._shared = cls(environment)
             return cls._shared
 
     def __init__(self, environment: Mapping[str, str]) -> None:

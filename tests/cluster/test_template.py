@@ -127,10 +127,10 @@ def test_it_is_shared_and_started_anew_where_it_has_ended(monkeypatch: pytest.Mo
     first._process.wait(DEADLINE_S)
     second = Template.shared(ENVIRONMENT)
     assert second is not first
+    assert first.fileno() == -1  # closed
     second._process.kill()
-    for one in (first, second):
-        one._channel.close()
-        one._process.wait(DEADLINE_S)
+    second._channel.close()
+    second._process.wait(DEADLINE_S)
 
 
 def test_it_ends_with_the_program_also_where_that_has_forked(tmp_path: Path) -> None:

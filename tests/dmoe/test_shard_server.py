@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.offer import SourceOffer
 from rios.dmoe.shard_server import ShardServer
+from rios.dmoe.template import Template
 from rios.dmoe.wire import HEADER, Connection, Kind, dump, encode_header
 from rios.words.config import Settings, settings
 from rios.words.errors import HostLost, ShardMismatch, Unauthorized
@@ -47,12 +48,25 @@ def expected(checkpoint: Path) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture
-def hidden(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def hidden(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers started from now on do not see the checkpoint."""
     executable, extra = blind.environment(checkpoint, tmp_path)
     monkeypatch.setattr(sys, "executable", executable)
     for name, value in extra.items():
         monkeypatch.setenv(name, value)
+    made: list[Template] = []
+
+    def shared(environment: Mapping[str, str]) -> Template:
+        """One that does not see it either."""
+        made[:] = made or [Template(environment)]
+        return made[0]
+
+    monkeypatch.setattr(Template, "shared", shared)
+    yield
+    for template in made:
+        template._channel.close()
+        template._process.kill()
+        template._process.wait(60)
 
 
 def ports(model: Any) -> list[Peer]:
