@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rios.gateway.pages import asset, assets
+from rios.gateway.routes import dashboard
 from rios.services.published import KEPT_S, RECONCILED_S, Publisher
 from rios.words.errors import LedgerUnavailable
 from tests.gateway.servers import Door, problem
@@ -62,10 +63,17 @@ def test_files_are_named_by_their_contents_and_kept_forever(door: Door) -> None:
             assert response.content == content
             assert response.headers["content-type"] == kind
             assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
-            assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)|url\(|@import", content)
+            if not kind.startswith("text/javascript"):  # a script may name a place: what it can ask is below
+                assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)|url\(|@import", content)
         assert re.fullmatch(r"/static/page\.[0-9a-f]{16}\.css", asset("page.css"))
         for wrong in ("page.css", "page.0000000000000000.css", "__init__.py", "..%2f__init__.py", "base.html.jinja"):
             problem(http.get(f"/static/{wrong}"), 404)
+
+
+def test_the_one_page_with_a_script_lets_it_ask_this_gateway_alone() -> None:
+    rules = {name: rule for name, _, rule in (part.strip().partition(" ") for part in dashboard.SCRIPTS.split(";"))}
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["connect-src"] == "'self'"
 
 
 def test_a_page_is_light_and_dark(door: Door) -> None:

@@ -28,7 +28,7 @@ DESKS_MAX = 200
 _ALIVE_S = 10.0
 _BODY_MAX = 1 << 16
 _WAITING_MAX = 4_000
-_SCRIPTS = POLICY.replace("style-src", "script-src 'self'; connect-src 'self'; style-src")
+SCRIPTS = POLICY.replace("style-src", "script-src 'self'; connect-src 'self'; style-src")
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -72,7 +72,7 @@ async def get_dashboard(request: Request) -> Response:
         return RedirectResponse(f"/login?{urlencode({'next': '/dashboard'})}", 303)
     secret, new = visitor(request)
     response = HTMLResponse(
-        render("dashboard", csrf=csrf_of(secret)), headers={"Content-Security-Policy": _SCRIPTS, **_NO_STORE}
+        render("dashboard", csrf=csrf_of(secret)), headers={"Content-Security-Policy": SCRIPTS, **_NO_STORE}
     )
     if new:
         set_cookie(request, response, "visitor", secret)
