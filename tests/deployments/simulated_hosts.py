@@ -46,7 +46,7 @@ class SimulatedHost:
     def start(self, order: Order) -> Status:
         self._here()
         with self._lock:
-            self.started += 1
+            self.started += order.replica_id not in self.running  # asked for again, it is the same one
             now = Status(
                 instance=order.replica_id, state="running", labels={APP: order.app_id}, started_at=time.time(),
                 endpoint=("127.0.0.1", 1),

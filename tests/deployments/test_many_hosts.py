@@ -37,7 +37,7 @@ def purse(tmp_path: Path) -> Iterator[Purse]:
 
 def platform(purse: Purse, hosts: list[SimulatedHost], home: Path) -> Platform:
     owner = purse.books.address
-    return Platform(purse.charging, lambda _: SimulatedHosts(hosts), lambda _name: owner, home=home, lease_s=1.0)
+    return Platform(purse.charging, lambda _: SimulatedHosts(hosts), lambda _name: owner, home=home, lease_s=2.0)
 
 
 def verbs(found: Platform) -> Deployments:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,8 @@ from rios.gateway.certs import Certificates
 from rios.gateway.serve import bind, server_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.accounts import Accounts
+from rios.services.deployments.lazy import LazyPlatform
+from rios.services.deployments.platform import Platform
 from rios.services.gate import Gate
 from rios.services.jobs import Jobs
 from rios.services.purse import Purse
@@ -32,6 +34,7 @@ from rios.services.tenancy import Tenancy
 from rios.words.config import Settings
 from rios.words.errors import NoWorkers
 from tests.campaigns import ROOT
+from tests.deployments.simulated_hosts import SimulatedHosts
 from tests.gateway.secrets_seen import FILES
 
 START_S = 200
@@ -112,16 +115,22 @@ def lean(
 ) -> Iterator[Door]:
     """A gateway of this process, with accounts and a ledger, and no worker behind it."""
     options = Settings(home=home)
-    with Purse(options) as purse:
+    with Purse(options) as purse, closing(LazyPlatform(lambda: _no_hosts(purse, home))) as apps:
         network: Any = SimpleNamespace(
             _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe(),
-            parts=list, jobs=Jobs(),
+            parts=list, jobs=Jobs(), _apps=apps,
         )  # fmt: skip
         accounts = Accounts(purse.books.ledger, home=home)
         gate = Gate(network, accounts, Tenancy(network, accounts.store, models=models))
         with serving(gate, settings, certificates, port=port) as url:
             yield Door(url, accounts.first_token(), gate=gate)
         gate.close()
+
+
+def _no_hosts(purse: Purse, home: Path | None) -> Platform:
+    """Deployments, of which none finds a host."""
+    owner = purse.books.address
+    return Platform(purse.charging, lambda _: SimulatedHosts([]), lambda _name: owner, home=home)
 
 
 def _none(count: int, timeout: float | None = None) -> None:
