@@ -61,6 +61,8 @@ def unmetered_hosts(flags: Path) -> Iterator[None]:
 class _Nothing:
     """Charges nothing: no hold, no ledger, no tab."""
 
+    user = "nobody"
+
     def open(self, asked: Sequence[object], *_: object) -> list[None]:
         return [None] * len(asked)
 
