@@ -66,8 +66,8 @@ class NetworkChain(SettlementView):
         home: where the embedded chain and the addresses of its contracts are kept. url: a node instead of the embedded
         chain. contracts: a file with their addresses, where somebody else has made them. confirmations: after how many
         blocks one of a node is taken as final. final_timeout_s: how long that may take. challenge_window_s: how long a
-        root can be challenged, where the contracts are made here. breaker: of a node, so that nobody waits for one that is
-        known not to answer.
+        root can be challenged, where the contracts are made here. breaker: of a node, so that nobody waits for one
+        that is known not to answer.
 
         Raises ChainUnavailable, ChainMismatch, TransactionFailed.
         """
