@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 from rios.services.books import Books
+from rios.services.looking import Looker
 from rios.words.errors import RiosError
 
 log = logging.getLogger(__name__)
@@ -14,31 +14,19 @@ LOOK_S = 1.0
 _END_S = 15.0  # a call of the node ends within less
 
 
-class Watch:
+class Watch(Looker):
     """Looks from `start` to `close`. A chain that nobody has asked for is not started."""
 
     def __init__(self, books: Books, *, look_s: float = LOOK_S) -> None:
+        super().__init__(self._ask, name="rios-watch", look_s=look_s, end_s=_END_S)
         self._books = books
-        self._look_s = look_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rios-watch", daemon=True)
 
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._thread.join(_END_S)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._look_s):
-            try:
-                chain = self._books.started_chain
-                if chain is None and self._books.chain_breaker.why is not None:
-                    chain = self._books.chain  # somebody asked for it, and it was not there
-                if chain is not None:
-                    chain.block_number()
-            except RiosError as error:  # the breaker has said so once
-                log.debug("the chain is not there", extra={"reason": str(error)})
+    def _ask(self) -> None:
+        try:
+            chain = self._books.started_chain
+            if chain is None and self._books.chain_breaker.why is not None:
+                chain = self._books.chain  # somebody asked for it, and it was not there
+            if chain is not None:
+                chain.block_number()
+        except RiosError as error:  # the breaker has said so once
+            log.debug("the chain is not there", extra={"reason": str(error)})

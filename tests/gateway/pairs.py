@@ -34,7 +34,7 @@ def joined(home: Path, scheduler: str, *arguments: str, log: Path, **variables: 
     FILES.append(log)
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [*command, "--home", str(home), *arguments], cwd=ROOT,
+            [*command, *arguments], cwd=ROOT,
             env=os.environ | {"RIOS_GATEWAY_BURST": "1000000"} | variables,
             stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
