@@ -1,4 +1,4 @@
-"""One Jupyter Server and one browser for all tests of the panels; the front end is built where it is not current."""
+"""One Jupyter Server for all tests of the panels, a browser for each module; a front end that is stale is built."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.lab.browser import chromium
 from tests.lab.jupyter import Jupyter, jupyter
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium."""
+    """A Chromium. Not longer than a module: while Playwright runs, this thread has a running event loop."""
     with chromium() as one:
         yield one
 
