@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -74,6 +74,10 @@ class KeySigner:
         put_back()
 
         return bytes(self._account.sign_message(encode_defunct(message)).signature)
+
+    def sealed(self, seal: Callable[[bytes], bytes]) -> bytes:
+        """What `seal` makes of the key's 32 bytes: the only way that it leaves this process, encrypted."""
+        return seal(bytes(self._account.key))
 
     def __repr__(self) -> str:
         return f"<KeySigner {getattr(self, 'address', 'without a key')}>"

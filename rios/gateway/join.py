@@ -28,8 +28,9 @@ def join(
 ) -> None:
     """Serve the network of the Dask scheduler at `scheduler` until a signal. `ready` is told URL and token.
 
-    home: the network's, or a copy of its keys on another machine. database: the URL of its accounts and ledger, where
-    that is not SQLite in the home. Raises InvalidRequest, NoWorkers, LedgerUnavailable.
+    home: the network's, or another one, which needs the network's key of secrets (`rios.services.network_keys`).
+    database: the URL of its accounts and ledger, where that is not SQLite in the home.
+    Raises InvalidRequest, NoWorkers, LedgerUnavailable.
     """
     with bind(host, port) as place:
         name = f"[{host}]" if ":" in host else host

@@ -23,7 +23,7 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
     host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
     home: Annotated[
-        Path | None, typer.Option(help="The network's home, or a copy of its keys; default RIOS_HOME, or ~/.rios.")
+        Path | None, typer.Option(help="The network's home, or one with its secrets.key alone; default RIOS_HOME.")
     ] = None,
     models: Annotated[Path | None, typer.Option(help="The directory whose folders may be deployed.")] = None,
     certificate: Annotated[Path | None, typer.Option(help="TLS 1.3, by this certificate.")] = None,

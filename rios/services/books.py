@@ -91,14 +91,13 @@ class Books:
         ledger = self.ledger
         with self._lock:
             if self._chain is None:
-                from rios.services.keys import open_key
                 from rios.services.network_chain import NetworkChain
 
                 options = self._options
                 self._chain = NetworkChain(
                     ledger,
                     wallet=self._wallet,
-                    operator=open_key(self._home, "operator"),
+                    operator=self._keys.signer("operator"),
                     home=self._home,
                     url=options.chain,
                     chain_id=options.chain_id,
@@ -118,13 +117,18 @@ class Books:
     def _open(self) -> None:
         try:
             from rios.billing.ledger.ledger import Ledger
-            from rios.services.keys import open_key
+            from rios.services.network_keys import NetworkKeys
 
             if self._home is not None:
                 self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
             ledger = Ledger.open(self._url)
+            try:
+                self._keys = NetworkKeys(ledger, self._home)  # who is refused has changed nothing
+                self._wallet = self._keys.signer("wallet")
+            except BaseException:
+                ledger.close()
+                raise
             ledger.grant_trial(LOCAL_USER, TRIAL_WEI)
-            self._wallet = open_key(self._home, "wallet")
             ledger.link_address(LOCAL_USER, self._wallet.address)
         except BaseException as error:  # noqa: BLE001  whoever asks for the ledger gets it raised
             self._opened.set_exception(error)

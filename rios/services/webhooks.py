@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from rios.accounts.store import AccountStore, add, change, first, must, record
+from rios.services.network_keys import WEBHOOKS, NetworkKeys
 from rios.services.outbound import Networks, NotDelivered, check_url, post
 from rios.storage.gateway_models import WebhookRow
 from rios.words.errors import InvalidRequest, QueueFull
@@ -64,7 +65,7 @@ class Webhooks:
         """home: where the key is kept of which all secrets are made. allowed: private networks that may be told."""
         self._store = store
         self._ledger = ledger
-        self._key = _key(home)
+        self._key = NetworkKeys(ledger, home).secret(WEBHOOKS, lambda: _key(home))
         self.allowed = allowed
 
     def create(self, who: Principal, url: str, topics: Sequence[str] = ()) -> tuple[Webhook, str]:

@@ -1,4 +1,4 @@
-"""The tables of gateways: requests done once, webhooks, quotas of a day, public keys of access tokens."""
+"""The tables of gateways: requests done once, jobs, webhooks, quotas of a day, and keys."""
 
 from __future__ import annotations
 
@@ -80,3 +80,44 @@ class SigningKeyRow(Base):
     created_at: Mapped[int]
     ends_at: Mapped[int] = mapped_column(Big, index=True)
     """Nothing that it signed is taken from then on."""
+
+
+class NetworkKeyRow(Base):
+    """A key that all gateways of a network need, encrypted under the network's key of secrets, which is not here."""
+
+    __tablename__ = "network_keys"
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    """operator, wallet or webhooks."""
+    address: Mapped[str]
+    """Whom it signs for; empty for one that signs no transactions."""
+    sealed: Mapped[bytes]
+    created_at: Mapped[int]
+
+
+class JobRow(Base):
+    """A job of a gateway, as all gateways of its network can read it."""
+
+    __tablename__ = "job_records"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[str]
+    gateway: Mapped[str]
+    """Who runs it, and alone writes what becomes of it while its lease lasts."""
+    state: Mapped[str]
+    record: Mapped[str]
+    """As JSON: the model, counts, usage, times, the error. Nothing of what was asked or answered."""
+    sealed: Mapped[bytes | None]
+    """The answer and its pieces, encrypted under the network's key of secrets."""
+    created_at: Mapped[int]
+    seen_at: Mapped[int]
+    """When the gateway wrote this."""
+    ended_at: Mapped[int | None]
+    lease_until: Mapped[int]
+    """The gateway says so again before this; afterwards the job is lost."""
+    followed_until: Mapped[int]
+    """Until then another gateway wants to know its pieces as they come."""
+    cancel: Mapped[bool]
+    """Whether another gateway was told to cancel it."""
+    __table_args__ = (
+        Index("ix_job_records_ended", "ended_at", "lease_until"),
+        Index("ix_job_records_gateway", "gateway", "ended_at"),
+    )

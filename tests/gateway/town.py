@@ -6,10 +6,11 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rios.services.deployments.secrets import KEY_FILE, KEY_VARIABLE
 from rios.services.keys import open_key
 from tests.billing.chain.anvil import Anvil
 from tests.gateway.hooks import Told, told
@@ -78,10 +79,12 @@ def town(folder: Path, network: Any) -> Iterator[Town]:
         }
         broker.start()
         urls = ("--database", database.url, "--redis", redis.url, "--broker", broker.url)
-        first, second = (
-            stack.enter_context(joined(home, network.address, *urls, log=folder / f"{name}.log", **variables))
-            for name in ("first", "second")
-        )
+        first = stack.enter_context(joined(home, network.address, *urls, log=folder / "first.log", **variables))
+        # The other one is brought the one key that is not in the database, and has nothing else of the first's home.
+        variables[KEY_VARIABLE] = (home / KEY_FILE).read_text()
+        other = folder / "other"
+        second = stack.enter_context(joined(other, network.address, *urls, log=folder / "second.log", **variables))
+        second = replace(second, token=first.token)
         deploy(first)
         with second.client() as http:
             until(lambda: http.get("/v1/deployments/demo").status_code == 200, "the other sees it", deadline_s=10)

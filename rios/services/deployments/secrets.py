@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rios.services.deployments.values import App
 
 KEY_VARIABLE = "RIOS_SECRETS_KEY"
-_FILE = "secrets.key"
+KEY_FILE = "secrets.key"
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 
 
@@ -37,7 +37,7 @@ def open_secrets_key(home: Path | None) -> bytes:
     """
     said = os.environ.get(KEY_VARIABLE)
     if said is None and home is not None:
-        path = home / _FILE
+        path = home / KEY_FILE
         if not path.exists():
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
             with_mode = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
