@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import pytest
 from rios.deploy.runtimes import cgroup
 from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
 from rios.deploy.runtimes.engine import EngineRuntime
-from rios.deploy.runtimes.engine_service import KINDS
+from rios.deploy.runtimes.engine_service import KINDS, take_storage_away
 from rios.deploy.runtimes.protocol import Base, Launch, Limits, Runtime, Status
 from rios.deploy.runtimes.watching import Policy
 from tests.deploy.images import make_rootfs
@@ -51,9 +50,7 @@ def sandbox_directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="rios-sandboxes-"))
     directory.chmod(0o711)
     yield directory
-    overlay = directory / "engine" / "root" / "overlay"
-    if overlay.is_dir():
-        subprocess.run(["umount", "--lazy", *overlay.glob("*/merged"), overlay], capture_output=True, check=False)
+    take_storage_away(directory / "engine")
     shutil.rmtree(directory)
 
 

@@ -291,8 +291,10 @@ class EngineRuntime:
         if started is None:
             return None
         details = self._details(record)
-        if details is not None and state_of(details) != "exited":
+        if details is not None and state_of(details) == "running":
             return None
+        if details is not None and state_of(details) == "created":
+            details = None  # the machine started anew, and the engine forgot that it ran
         group = Cgroup(record.instance, layout=self._layout)
         peak = group.counted().memory_peak_bytes if group.exists else 0
         limit = arguments.limits_of(record.asked).memory_bytes

@@ -1,12 +1,14 @@
 """Container engines on this host: which programs they start containers with, and the service that is asked.
 
 Podman has no daemon: its service is started when it is needed, one for each kind of runtime, and ends when nobody has
-asked for some minutes. Images and containers lie in storage of rios' own, apart from the host's other containers.
+asked for some minutes. Images and containers lie in storage of rios' own, apart from the host's other containers; so do
+what podman knows of running ones and its locks, which it otherwise shares with every other podman of the machine.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -28,10 +30,13 @@ from rios.words.errors import SandboxFailed
 _UP_WITHIN_S = 30.0
 _IDLE_S = 300
 _CALL_TIMEOUT_S = 60.0
+_VOLATILE = Path("/run/rios")
 _SETTINGS = """# The engine's settings, whatever the host's are.
 [engine]
 # Seconds that the monitor of a command run inside stays, so that its exit code can be asked for; 300 would be many.
 exit_command_delay = 10
+# Locks are files beside what runs, and not in one shared memory for all storages of the machine.
+lock_type = "file"
 """
 API_VERSION = "1.41"
 SEARCHED = os.pathsep.join(
@@ -48,6 +53,24 @@ def translated(what: str) -> Iterator[None]:
         raise SandboxFailed(f"{what}: {error.explanation or error}") from error
     except (DockerException, requests.exceptions.RequestException) as error:
         raise SandboxFailed(f"{what}: the engine does not answer: {error}") from error
+
+
+def volatile(storage: Path) -> Path:
+    """Where podman keeps what ends with the machine: it takes an empty one for a start of the machine."""
+    return _VOLATILE / hashlib.sha256(str(storage).encode()).hexdigest()[:16]
+
+
+def take_storage_away(storage: Path) -> None:
+    """Remove an engine's storage whose containers were removed. What podman left mounted is let go of first.
+
+    `podman system reset` is not for this: it takes away what every podman of the machine knows of running containers.
+    """
+    for place in (storage, volatile(storage)):
+        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for mount in sorted((path for path in mounts if path.startswith(f"{place}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], capture_output=True, timeout=_UP_WITHIN_S, check=False)
+        if place.exists():
+            shutil.rmtree(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +104,11 @@ class Kind:
     def command(self, program: str, storage: Path, address: str) -> list[str]:
         """How podman's service is started for it."""
         flags = [word for flag in self.flags for word in ("--runtime-flag", flag)]
+        run = volatile(storage)
         return [
             "podman",
-            *("--root", str(storage / "root"), "--runroot", str(storage / "run"), "--cgroup-manager", "cgroupfs"),
+            *("--root", str(storage / "root"), "--runroot", str(run / "storage"), "--tmpdir", str(run / "libpod")),
+            *("--cgroup-manager", "cgroupfs"),
             *("--runtime", program, *flags),
             *("system", "service", "--time", str(_IDLE_S), address),
         ]
@@ -141,6 +166,7 @@ class EngineService:
         if program is None:
             raise SandboxFailed(self._kind.why_not())
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        volatile(self._directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
         self._reap()
         self.heal()

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -48,7 +47,6 @@ _MEMORY_SHARE = 0.8
 HOST_BASED: RuntimeName = "bubblewrap"
 """The runtime that needs no image: its base is a view of the host."""
 REPLICAS_MAX = 500
-_RESET_S = 60.0
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 LOG_LINES, LOGS_KEPT = 5000, 20
 """Of a replica that was cleared away, and of how many of one deployment."""
@@ -426,22 +424,15 @@ def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
 
 def clear_up(directory: Path) -> None:
     """Take a directory away, with all that runs there and the storage of its engines."""
+    from rios.deploy.runtimes.engine_service import take_storage_away
+
     for runtime in runtimes_of(directory):
         for status in runtime.instances():
             runtime.remove(status.instance)
         runtime.close()
     for volume in [path for path in directory.glob("volumes/*/*/*") if path.is_dir()]:
         Volumes().remove(volume)
-    storage = directory / "engine"
-    if storage.exists():
-        # Its layers are mounts, which only the engine takes away.
-        place = ["--root", str(storage / "root"), "--runroot", str(storage / "run")]
-        subprocess.run(
-            ["podman", *place, "system", "reset", "--force"], capture_output=True, timeout=_RESET_S, check=False
-        )
-        subprocess.run(
-            ["umount", str(storage / "root" / "overlay")], capture_output=True, timeout=_RESET_S, check=False
-        )
+    take_storage_away(directory / "engine")
     shutil.rmtree(directory, ignore_errors=True)
 
 
