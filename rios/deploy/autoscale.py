@@ -10,7 +10,8 @@ gave for 300 s (kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscal
 - Up: the mean of less than a minute. What the last seconds say counts where it is nearly twice what there is room
   for; and a trend that is no chance counts with what it has come to when a replica that is begun now is ready.
 - Down: to the highest need within the window. One that was left too early is longer next time: a load that comes back
-  soon after replicas were taken away makes it longer, up to Kubernetes' own; a quiet time shortens it again.
+  soon after replicas were taken away makes it longer, up to Kubernetes' own; a quiet time shortens it again. In one
+  that has become longer, what was needed for a moment alone is chance, and nothing is kept for it.
 - To zero: after `idle_s` without anything.
 
 A pure function of what was observed, in order; moments are seconds of any one clock.
@@ -39,6 +40,8 @@ _SURGE = 1.5
 _WAVE, _LONGER = 1.5, 3.0
 """A load that comes back is one that was so many times what was left for it; the window is so many times longer
 then."""
+_RARE = 0.03
+"""In a window that is longer than it was asked for, what was needed for a smaller share of it is no wave."""
 _SLOWER = 1.01
 """A request is believed to take longer by so much a second: what was measured once may not hold any more."""
 
@@ -98,7 +101,7 @@ class Scaler:
         if wanted > current:
             self._came_back(at_s, wanted, current)
             return wanted, f"{why}, for {target.per_replica:g} each"
-        held = min(max(least, *(need for _, need in self._needs)), target.maximum)
+        held = min(max(least, self._kept(at_s)), target.maximum)
         if held < current:
             self._lowered_at, self._lowered_from = at_s, max(current, self._lowered_from)
             return held, f"no more than {held} were needed for {self._window_s:g} s"
@@ -167,6 +170,14 @@ class Scaler:
         left = sum((demand - mean - slope * (t - middle)) ** 2 for t, demand in points)
         error = math.sqrt(left / (count - 2) / spread)
         return slope if slope > _CERTAIN * error else 0.0
+
+    def _kept(self, at_s: float) -> int:
+        """The replicas that what was needed within the window keeps."""
+        recent = max(need for when, need in self._needs if when >= at_s - self.target.window_s)
+        if self._window_s <= self.target.window_s:
+            return recent
+        longer = sorted((need for _, need in self._needs), reverse=True)
+        return max(recent, longer[int(_RARE * len(longer))])
 
     def _came_back(self, at_s: float, wanted: int, current: int) -> None:
         """More are wanted: were they there just now? A little more or less is no wave, and waves alone are waited
