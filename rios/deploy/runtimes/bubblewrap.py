@@ -7,12 +7,8 @@ Without root it runs as the host's user, and limits are those of single processe
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,8 +17,9 @@ from typing import Any
 import psutil
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes import arguments, cgroup, seccomp
+from rios.deploy.runtimes import arguments, ungrouped
 from rios.deploy.runtimes.beside import start_beside
+from rios.deploy.runtimes.bubblewrap_host import BubblewrapHost
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.durable import read_json
 from rios.deploy.runtimes.executing import execute
@@ -33,7 +30,6 @@ from rios.deploy.runtimes.protocol import (
     Capabilities,
     Executed,
     ImageBase,
-    Isolation,
     Launch,
     LogLine,
     Metrics,
@@ -45,7 +41,7 @@ from rios.deploy.runtimes.relay import Counters
 from rios.deploy.runtimes.rootfs import RootStore, is_image
 from rios.deploy.runtimes.watching import Policy, until_exited
 from rios.deploy.spec import USER, RuntimeName
-from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
+from rios.words.errors import DeadlineExceeded, InvalidRequest, SandboxFailed, UnsupportedRuntime
 
 _PIDS_OF_BUBBLEWRAP = 3
 _ENDED_WITHIN_S = 15.0
@@ -63,80 +59,15 @@ class BubblewrapRuntime:
         """
         self._directory = directory.resolve()
         self._policy = policy or Policy()
-        self._root = os.getuid() == 0
-        self._uid = uid if self._root else os.getuid()
+        self._host = host = BubblewrapHost(self._directory, uid)
+        self._root, self._uid = host.root, host.uid
         self._records = Records(self._directory / "bubblewrap")
         self._roots = RootStore(self._directory / "rootfs")
         if self._root:
             arguments.check_passable(self._directory)
 
-    # What works here.
-
-    @functools.cached_property
-    def _program(self) -> str | None:
-        return shutil.which("bwrap")
-
-    @functools.cached_property
-    def _filter(self) -> Path | None:
-        """The file with the system call filter, or None where it cannot be made here."""
-        if not seccomp.available():
-            return None
-        path = self._directory / "seccomp.bpf"
-        program = seccomp.program()
-        if not path.exists() or path.read_bytes() != program:
-            with tempfile.NamedTemporaryFile(dir=self._directory, delete=False) as file:
-                file.write(program)
-            Path(file.name).replace(path)
-        return path
-
-    @functools.cached_property
-    def _layout(self) -> int:
-        return cgroup.version()
-
-    @functools.cached_property
-    def _why_not(self) -> str:
-        if self._program is None:
-            return "bubblewrap is not installed: install the package bubblewrap"
-        tried = subprocess.run(
-            [self._program, "--unshare-all", "--ro-bind", "/usr", "/usr", *arguments.host_links(), "true"],
-            capture_output=True,
-            timeout=30,
-            check=False,
-            user=self._uid if self._root else None,
-            group=self._uid if self._root else None,
-            extra_groups=[] if self._root else None,
-        )
-        if tried.returncode != 0:
-            said = tried.stderr.decode(errors="replace").strip()
-            return f"bubblewrap cannot make a sandbox here ({said}): allow unprivileged user namespaces"
-        return ""
-
     def capabilities(self) -> Capabilities:
-        group = self._layout != 0
-        notes = []
-        if not group:
-            notes.append(
-                "no control group can be made here (not root, or no controllers): memory and processes are limited one "
-                "process at a time, CPU time is not, and what is used is not metered"
-            )
-        if self._filter is None:
-            notes.append("no system call filter: libseccomp is missing")
-        return Capabilities(
-            name="bubblewrap",
-            isolation=Isolation.PROCESS,
-            why_not=self._why_not,
-            host_base=True,
-            cpu="cgroup" if group else "none",
-            memory="cgroup" if group else "rlimit",
-            pids="cgroup" if group else "none",
-            port=True,
-            egress=True,
-            pause=True,
-            metered=group,
-            volume_quota="enforced" if self._root else "watched",
-            seccomp=self._filter is not None,
-            notes=tuple(notes),
-        )
+        return self._host.capabilities()
 
     # What runs.
 
@@ -151,7 +82,7 @@ class BubblewrapRuntime:
         return RootfsBase(self._roots.add(archive))
 
     def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
-        if why_not := self._why_not:
+        if why_not := self._host.why_not:
             raise UnsupportedRuntime(why_not)
         if isinstance(launch.base, ImageBase):
             raise UnsupportedRuntime("bubblewrap runs no images: give a root file system (rootfs), or ask for runc")
@@ -187,24 +118,24 @@ class BubblewrapRuntime:
                 if not mount.read_only:
                     os.chown(mount.source, self._uid, self._uid)
         arguments.write_etc(record.directory, launch)
-        group = Cgroup(launch.instance, layout=self._layout)
-        if self._layout:
+        group = Cgroup(launch.instance, layout=self._host.layout)
+        if self._host.layout:
             limits = launch.limits
             group.make(cpu=limits.cpu, memory_bytes=limits.memory_bytes, pids=limits.pids + _PIDS_OF_BUBBLEWRAP)
         task = {
-            "bubblewrap": self._program,
+            "bubblewrap": self._host.program,
             "arguments": arguments.bubblewrap(launch, record.directory, memory, root),
             "command": list(launch.command),
             "uid": self._uid if self._root else None,
             "entrances": group.entrances(),
-            "rlimits": arguments.rlimits(launch.limits, memory=not self._layout),
+            "rlimits": arguments.rlimits(launch.limits, memory=not self._host.layout),
             "log_bytes": launch.limits.log_bytes,
             "relay": self._policy.relay(launch.port, launch.egress),
         }
-        if self._filter is None:
+        if self._host.filter is None:
             start_beside("rios.deploy.runtimes.shim", record, {**task, "seccomp": None}, timeout_s=timeout_s)
             return
-        with self._filter.open("rb") as file:
+        with self._host.filter.open("rb") as file:
             task["seccomp"] = file.fileno()
             start_beside("rios.deploy.runtimes.shim", record, task, timeout_s=timeout_s, give=[file.fileno()])
 
@@ -215,24 +146,17 @@ class BubblewrapRuntime:
     # What is true.
 
     def instances(self, labels: Mapping[str, str] | None = None) -> list[Status]:
-        found = []
-        for record in self._records.all(labels):
-            with contextlib.suppress(NotFound):  # removed meanwhile
-                found.append(self._status(record))
-        return found
+        return self._records.each(labels, self._status)
 
     def status(self, instance: str) -> Status:
-        record = self._records.of(instance)
-        if not record.directory.is_dir():
-            raise NotFound(f"there is no instance {instance} on this host")
-        return self._status(record)
+        return self._status(self._records.there(instance))
 
     def _status(self, record: Record) -> Status:
         alive = record.alive  # asked first: a watcher writes how it ended, and then it ends
         asked = (record.read() or {"asked": {"labels": {}}})["asked"]
         started = read_json(record.directory / "started.json")
         ended = read_json(record.directory / "exit.json")
-        group = Cgroup(record.instance, layout=self._layout)
+        group = Cgroup(record.instance, layout=self._host.layout)
         if started is None:
             return Status(instance=record.instance, state="created", labels=asked["labels"])
         running = alive and ended is None
@@ -254,7 +178,7 @@ class BubblewrapRuntime:
         record = self._records.of(instance)
         asked = record.asked
         sent, received = Counters.read(record.directory / "bytes")
-        group = Cgroup(asked["instance"], layout=self._layout)
+        group = Cgroup(asked["instance"], layout=self._host.layout)
         if group.exists:
             counted = group.counted()
             return Metrics(
@@ -266,22 +190,7 @@ class BubblewrapRuntime:
                 egress_bytes=sent,
                 ingress_bytes=received,
             )
-        seconds = resident = count = 0.0
-        for process in self._processes(record):
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                seconds += times.user + times.system
-                resident += process.memory_info().rss
-                count += 1
-        return Metrics(
-            at=time.time(),
-            cpu_seconds=seconds,
-            memory_bytes=int(resident),
-            memory_peak_bytes=int(resident),
-            pids=int(count),
-            egress_bytes=sent,
-            ingress_bytes=received,
-        )
+        return ungrouped.metrics(self._processes(record), sent, received)
 
     def logs(self, instance: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
         record = self._records.of(instance)
@@ -323,10 +232,10 @@ class BubblewrapRuntime:
         return self.status(instance)
 
     def _end(self, record: Record) -> None:
-        group = Cgroup(record.instance, layout=self._layout)
+        group = Cgroup(record.instance, layout=self._host.layout)
         deadline = time.monotonic() + _ENDED_WITHIN_S
         while True:  # again and again, for its watcher may just be starting it
-            if self._layout:
+            if self._host.layout:
                 group.kill()
             if first := self._first(record):
                 with contextlib.suppress(ProcessLookupError):
@@ -346,17 +255,14 @@ class BubblewrapRuntime:
 
     def _take_away(self, record: Record) -> None:
         self._end(record)
-        Cgroup(record.instance, layout=self._layout).remove()
+        Cgroup(record.instance, layout=self._host.layout).remove()
         MemoryFiles(record.instance).remove()
         record.remove()
 
     def _is_paused(self, group: Cgroup, started: dict[str, Any]) -> bool:
-        if self._layout:
+        if self._host.layout:
             return group.frozen
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes = psutil.Process(int(started["first"])).children()
-            return bool(processes) and all(process.status() == psutil.STATUS_STOPPED for process in processes)
-        return False
+        return ungrouped.frozen(int(started["first"]))
 
     def pause(self, instance: str) -> Status:
         self._freeze(instance, frozen=True)
@@ -370,18 +276,16 @@ class BubblewrapRuntime:
         status = self.status(instance)
         if status.state not in ("running", "paused"):
             raise InvalidRequest(f"the instance {instance} is {status.state}: what runs can be paused and resumed")
-        if self._layout:
-            Cgroup(instance, layout=self._layout).freeze(frozen)
+        if self._host.layout:
+            Cgroup(instance, layout=self._host.layout).freeze(frozen)
             return
-        deadline = time.monotonic() + _ENDED_WITHIN_S
         wanted = "paused" if frozen else "running"
-        while self.status(instance).state == status.state != wanted:  # a signal takes its time
-            for process in self._processes(self._records.of(instance)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(f"the instance {instance} is {status.state} still after {_ENDED_WITHIN_S:g} s")
-            time.sleep(0.01)
+        ungrouped.freeze(
+            lambda: self._processes(self._records.of(instance)),
+            frozen,
+            done=lambda: self.status(instance).state in (wanted, "exited"),
+            name=f"the instance {instance}",
+        )
 
     def exec(
         self, instance: str, command: tuple[str, ...], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
@@ -399,9 +303,9 @@ class BubblewrapRuntime:
                 "workdir": asked["workdir"] or "/",
                 "command": list(command),
                 "env": {**arguments.environment(asked["env"]), **(env or {})},
-                "seccomp": str(self._filter) if self._filter else None,
-                "entrances": Cgroup(instance, layout=self._layout).entrances(),
-                "rlimits": arguments.rlimits(limits, memory=not self._layout),
+                "seccomp": str(self._host.filter) if self._host.filter else None,
+                "entrances": Cgroup(instance, layout=self._host.layout).entrances(),
+                "rlimits": arguments.rlimits(limits, memory=not self._host.layout),
             },
             name=f"{command[0]} in {instance}",
             timeout_s=timeout_s,

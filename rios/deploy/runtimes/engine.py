@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError
-from docker.errors import NotFound as DockerNotFound
 from pydantic import SecretBytes
 
 from rios.deploy.runtimes import arguments, cgroup, gvisor, seccomp
@@ -26,6 +24,7 @@ from rios.deploy.runtimes.beside import start_beside
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.containers import container_request, ending_of, state_of
 from rios.deploy.runtimes.durable import read_json, write_json
+from rios.deploy.runtimes.engine_containers import Containers, container_name
 from rios.deploy.runtimes.engine_exec import run_inside
 from rios.deploy.runtimes.engine_images import image_of_archive, named_image
 from rios.deploy.runtimes.engine_logs import follow_lines, read_lines
@@ -63,6 +62,7 @@ class EngineRuntime:
         self._policy = policy or Policy()
         self._records = Records(self._directory / kind.name)
         self._service = EngineService(kind, self._directory / "engine")
+        self._containers = Containers(self._service, self._client, kind.name)
 
     # What works here.
 
@@ -149,7 +149,7 @@ class EngineRuntime:
         return self.status(launch.instance)
 
     def _start(self, client: docker.APIClient, record: Record, launch: Launch, image: str, timeout_s: float) -> None:
-        self._remove_container(record)  # of an attempt that was cut off
+        self._containers.remove(record.instance)  # of an attempt that was cut off
         self._end_relay(record)
         memory = MemoryFiles(launch.instance)
         memory.make({k: v.get_secret_value() for k, v in launch.secrets.items()}, launch.files, owner=launch.user)
@@ -181,7 +181,7 @@ class EngineRuntime:
             nproc=_processes_of_a_user(),
         )
         with translated(f"the instance {launch.instance} could not be started"):
-            created = self._created(client, request, _name(record))
+            created = self._containers.create(client, request, launch.instance)
             client.start(created["Id"])
             details = client.inspect_container(created["Id"])
         write_json(
@@ -189,45 +189,19 @@ class EngineRuntime:
             {"at": time.time(), "container": details["Id"], "log": details.get("LogPath") or ""},
         )
 
-    def _created(self, client: docker.APIClient, request: dict[str, Any], name: str) -> dict[str, Any]:
-        """A new container. One that a starter asked for before it was killed may just be coming: it is taken away."""
-        deadline = time.monotonic() + _ENDED_WITHIN_S
-        while True:
-            try:
-                return dict(client.create_container_from_config(request, name=name))
-            except APIError as error:
-                if time.monotonic() > deadline:
-                    raise
-                if "unlinkat" in str(error.explanation):
-                    self._service.heal()
-                elif error.status_code in (409, 500) and "in use" in str(error.explanation):
-                    with contextlib.suppress(APIError):
-                        client.remove_container(name, force=True, v=True)
-                else:
-                    raise
-            time.sleep(0.05)
-
     def adopt(self) -> list[Status]:
         for record in self._records.all():
             with contextlib.suppress(NotFound), record.turn():
                 self._mend(record)
-        self._sweep()
+        self._containers.sweep(lambda instance: self._records.of(instance).exists)
         return self.instances()
-
-    def _sweep(self) -> None:
-        """Take away containers that no record knows: their starter was killed, and its record removed."""
-        client = self._client()
-        with translated("containers that nobody knows cannot be removed"):
-            for container in client.containers(all=True, filters={"label": f"rios.runtime={self.name}"}):
-                if not self._records.of(container["Labels"]["rios.instance"]).exists:
-                    client.remove_container(container["Id"], force=True, v=True)
 
     def _mend(self, record: Record) -> None:
         """Give a running container whose relay died a new one."""
         asked = record.asked
         if record.alive or (asked["port"] is None and not asked["egress"]):
             return
-        details = self._details(record)
+        details = self._containers.details(record.instance)
         if details is None or state_of(details) != "running":
             return
         before = read_json(record.directory / "relay.json") or {"port": None}
@@ -241,29 +215,11 @@ class EngineRuntime:
 
     # What is true.
 
-    def _details(self, record: Record) -> dict[str, Any] | None:
-        """What the engine says of the container, or None where it has none."""
-        client = self._client()
-        try:
-            with translated(f"the instance {record.instance}"):
-                return dict(client.inspect_container(_name(record)))
-        except SandboxFailed as error:
-            if isinstance(error.__cause__, DockerNotFound):
-                return None
-            raise
-
     def instances(self, labels: Mapping[str, str] | None = None) -> list[Status]:
-        found = []
-        for record in self._records.all(labels):
-            with contextlib.suppress(NotFound):  # removed meanwhile
-                found.append(self._status(record))
-        return found
+        return self._records.each(labels, self._status)
 
     def status(self, instance: str) -> Status:
-        record = self._records.of(instance)
-        if not record.directory.is_dir():
-            raise NotFound(f"there is no instance {instance} on this host")
-        return self._status(record)
+        return self._status(self._records.there(instance))
 
     def _status(self, record: Record) -> Status:
         asked = (record.read() or {"asked": {"labels": {}}})["asked"]
@@ -290,7 +246,7 @@ class EngineRuntime:
         """How the container ended, kept once it is known; None while it runs."""
         if started is None:
             return None
-        details = self._details(record)
+        details = self._containers.details(record.instance)
         if details is not None and state_of(details) == "running":
             return None
         if details is not None and state_of(details) == "created":
@@ -334,11 +290,8 @@ class EngineRuntime:
     def stop(self, instance: str, *, grace_s: float = 10.0) -> Status:
         if self.status(instance).state == "paused":
             self.resume(instance)
-        record = self._records.of(instance)
-        client = self._client()
         if self.status(instance).state == "running":
-            with contextlib.suppress(SandboxFailed), translated(instance):  # it ended meanwhile
-                client.kill(_name(record), signal.SIGTERM)
+            self._containers.send(instance, signal.SIGTERM)
             with contextlib.suppress(DeadlineExceeded):
                 return until_exited(self, instance, grace_s)
         return self.kill(instance)
@@ -349,9 +302,7 @@ class EngineRuntime:
             return status
         if status.state == "paused":
             self.resume(instance)
-        record = self._records.of(instance)
-        with contextlib.suppress(SandboxFailed), translated(instance):  # it ended meanwhile
-            self._client().kill(_name(record), signal.SIGKILL)
+        self._containers.send(instance, signal.SIGKILL)
         return until_exited(self, instance, _ENDED_WITHIN_S)
 
     def remove(self, instance: str) -> None:
@@ -365,7 +316,7 @@ class EngineRuntime:
         group = Cgroup(record.instance, layout=self._layout)
         if group.frozen:
             group.freeze(False)
-        self._remove_container(record)
+        self._containers.remove(record.instance)
         self._end_relay(record)
         # The engine's own clean-up runs in the group; killed half-way, it would leave the storage in disorder.
         deadline = time.monotonic() + _ENDED_WITHIN_S
@@ -374,14 +325,6 @@ class EngineRuntime:
         group.remove()
         MemoryFiles(record.instance).remove()
         record.remove()
-
-    def _remove_container(self, record: Record) -> None:
-        try:
-            with translated(f"the container of {record.instance} cannot be removed"):
-                self._client().remove_container(_name(record), force=True, v=True)
-        except SandboxFailed as error:
-            if not isinstance(error.__cause__, DockerNotFound):
-                raise
 
     def _end_relay(self, record: Record) -> None:
         deadline = time.monotonic() + _ENDED_WITHIN_S
@@ -417,7 +360,7 @@ class EngineRuntime:
         with translated(f"{command[0]} in {instance}"):
             return run_inside(
                 self._client(),
-                _name(record),
+                container_name(instance),
                 command,
                 user=record.asked["user"],
                 env=env or {},
@@ -447,7 +390,3 @@ def _processes_of_a_user() -> int:
     """
     hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
     return _PROCESSES_MAX if hard == resource.RLIM_INFINITY else min(hard // 4, _PROCESSES_MAX)
-
-
-def _name(record: Record) -> str:
-    return f"rios-{record.instance}"

@@ -20,12 +20,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes.durable import read_json, write_json
-from rios.deploy.runtimes.protocol import HostBase, ImageBase, Launch
+from rios.deploy.runtimes.protocol import HostBase, ImageBase, Launch, Status
 from rios.words.canonical import digest
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound
 
@@ -174,3 +174,18 @@ class Records:
         """Also those of which there is no more than a directory, where no labels are asked for."""
         found = [Record(path) for path in sorted(self.directory.iterdir()) if path.is_dir()]
         return [record for record in found if record.labelled(labels)]
+
+    def there(self, instance: str) -> Record:
+        """The record of an instance of which there is something. Raises NotFound."""
+        record = self.of(instance)
+        if not record.directory.is_dir():
+            raise NotFound(f"there is no instance {instance} on this host")
+        return record
+
+    def each(self, labels: Mapping[str, str] | None, status: Callable[[Record], Status]) -> list[Status]:
+        """`status` of all with these labels."""
+        found = []
+        for record in self.all(labels):
+            with contextlib.suppress(NotFound):  # removed meanwhile
+                found.append(status(record))
+        return found

@@ -1,0 +1,82 @@
+"""The containers of an engine, one for each instance by its name: made, looked at, signalled, taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import docker
+from docker.errors import APIError
+from docker.errors import NotFound as DockerNotFound
+
+from rios.deploy.runtimes.engine_service import EngineService, translated
+from rios.words.errors import SandboxFailed
+
+_CREATED_WITHIN_S = 15.0
+
+
+def container_name(instance: str) -> str:
+    return f"rios-{instance}"
+
+
+class Containers:
+    """Those of one kind of runtime."""
+
+    def __init__(self, service: EngineService, client: Callable[[], docker.APIClient], runtime: str) -> None:
+        """client: of the running service; raises where the runtime does not work here."""
+        self._service, self._client, self._runtime = service, client, runtime
+
+    def create(self, client: docker.APIClient, request: dict[str, Any], instance: str) -> dict[str, Any]:
+        """A new container. One that a starter asked for before it was killed may just be coming: it is taken away."""
+        deadline, name = time.monotonic() + _CREATED_WITHIN_S, container_name(instance)
+        while True:
+            try:
+                return dict(client.create_container_from_config(request, name=name))
+            except APIError as error:
+                if time.monotonic() > deadline:
+                    raise
+                if "unlinkat" in str(error.explanation):
+                    self._service.heal()
+                elif error.status_code in (409, 500) and "in use" in str(error.explanation):
+                    with contextlib.suppress(APIError):
+                        client.remove_container(name, force=True, v=True)
+                else:
+                    raise
+            time.sleep(0.05)
+
+    def details(self, instance: str) -> dict[str, Any] | None:
+        """What the engine says of a container, or None where it has none."""
+        client = self._client()
+        try:
+            with translated(f"the instance {instance}"):
+                return dict(client.inspect_container(container_name(instance)))
+        except SandboxFailed as error:
+            if isinstance(error.__cause__, DockerNotFound):
+                return None
+            raise
+
+    def send(self, instance: str, number: signal.Signals) -> None:
+        """Send a signal to its first process, which may have ended meanwhile."""
+        client = self._client()
+        with contextlib.suppress(SandboxFailed), translated(instance):
+            client.kill(container_name(instance), number)
+
+    def remove(self, instance: str) -> None:
+        """Kill it and take it away. Removing what is not there is fine."""
+        try:
+            with translated(f"the container of {instance} cannot be removed"):
+                self._client().remove_container(container_name(instance), force=True, v=True)
+        except SandboxFailed as error:
+            if not isinstance(error.__cause__, DockerNotFound):
+                raise
+
+    def sweep(self, known: Callable[[str], bool]) -> None:
+        """Take away containers whose instances are not known: their starter was killed, and their record removed."""
+        client = self._client()
+        with translated("containers that nobody knows cannot be removed"):
+            for container in client.containers(all=True, filters={"label": f"rios.runtime={self._runtime}"}):
+                if not known(container["Labels"]["rios.instance"]):
+                    client.remove_container(container["Id"], force=True, v=True)
