@@ -35,7 +35,7 @@ class RemoteJob:
 
     @property
     def status(self) -> str:
-        """queued, running, paused, done, failed or cancelled."""
+        """queued, running, paused, done, failed, cancelled, or lost with its gateway."""
         if self._completion is not None:
             return "done"
         return str(self._http.get(f"/v1/jobs/{self.request_id}/status")["status"])
@@ -82,6 +82,8 @@ class RemoteJob:
                         else:
                             raise GatewayLost(f"the stream of request {self.request_id} broke off")
                 except GatewayLost:
+                    if done:  # that is what became of the job
+                        raise
                     lost_at = lost_at or time.monotonic()
                     if time.monotonic() - lost_at > RETRY_S:
                         raise

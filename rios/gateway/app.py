@@ -11,6 +11,7 @@ from fastapi import FastAPI
 import rios
 from rios.gateway import errors
 from rios.gateway.document import described
+from rios.gateway.kept_jobs import Jobs
 from rios.gateway.limits import limiter
 from rios.gateway.metrics import Metrics
 from rios.gateway.once import Idempotent
@@ -39,7 +40,9 @@ from rios.gateway.settings import GatewaySettings
 from rios.gateway.shared import share, shared_parts
 from rios.gateway.signing_in import signing_in
 from rios.gateway.tags import Tagged
+from rios.services.deployments.secrets import open_secrets_key
 from rios.services.gate import Gate
+from rios.services.job_records import JobRecords
 from rios.services.oauth import OAuth
 from rios.services.published import Publisher
 
@@ -80,9 +83,11 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with signing_in(app), shared_parts(app):
+            app.state.jobs.start()
             yield
         await proxied.close(app)
         await app.state.runs.close()
+        await app.state.jobs.close()
         await app.state.limits.close()
 
     app = FastAPI(
@@ -102,7 +107,11 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.publisher = Publisher(gate)
     app.state.metrics = metrics
     app.state.runs = Runs(settings.running_max, settings.waiting_max, metrics)
-    app.state.jobs = jobs.Jobs(settings.jobs_max, settings.job_kept_s)
+    records = JobRecords(
+        gate.tenancy.ledger, key=open_secrets_key(gate.network._settings.home), gateway=gate.once.gateway,
+        kept_s=settings.job_kept_s,
+    )  # fmt: skip
+    app.state.jobs = Jobs(settings.jobs_max, settings.job_kept_s, records)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -43,6 +43,7 @@ STATUSES: tuple[tuple[type[e.RiosError], int], ...] = (
     (e.ExpertsUnavailable, 503),
     (e.InsufficientMemory, 503),
     (e.HostLost, 503),
+    (e.GatewayLost, 503),
     (e.NetworkClosed, 503),
     (e.LedgerUnavailable, 503),
     (e.ChainUnavailable, 503),

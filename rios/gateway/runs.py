@@ -51,6 +51,10 @@ class Run:
         if self.error is not None:
             raise self.error
 
+    def so_far(self) -> list[Piece]:
+        """The pieces that came. From any thread."""
+        return list(self._pieces)
+
     async def result(self) -> Completion:
         """The whole answer. Raises what ended it early."""
         while not self._ended:

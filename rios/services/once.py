@@ -18,11 +18,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, update
 
 from rios.accounts.store import add, first
+from rios.services.lost import give_back
 from rios.storage.gateway_models import OnceRow
-from rios.storage.models import HoldRow, UsageRow
+from rios.storage.models import HoldRow
 from rios.words.errors import AlreadyExists, RiosError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ _RENEW_S = 1.5
 KEPT_S = 24 * 3600
 ANSWER_MAX = 8 << 20
 _FOREVER = 2**53 - 1
-_LOST = "its answer was lost with its gateway"
 _NONCE = 12
 
 
@@ -70,7 +70,8 @@ class Once:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._gateway = f"gateway-{secrets.token_hex(8)}"
+        self.gateway = f"gateway-{secrets.token_hex(8)}"
+        """What this process is called in the tables that gateways share."""
         self._lock = threading.Lock()
         self._doing: set[str] = set()
         self._ended: set[str] = set()
@@ -98,7 +99,7 @@ class Once:
         def run(connection: Connection) -> tuple[dict[str, Any] | None, str | None]:
             self._sweep(connection, now)
             row = first(connection, OnceRow, *mine)
-            values = {"attempt": new.attempt, "gateway": self._gateway, "lease_until": now + _us(LEASE_S)}
+            values = {"attempt": new.attempt, "gateway": self.gateway, "lease_until": now + _us(LEASE_S)}
             if row is None:
                 add(
                     connection, OnceRow, user_id=user_id, key=key, digest=digest, status=None, answer=None,
@@ -180,18 +181,8 @@ class Once:
 
     def _undo(self, user_id: str, attempt: str) -> None:
         """Release and refund what a lost attempt held and posted."""
-        hold, usage = HoldRow, UsageRow
-        with self._ledger.database.reading() as connection:
-            mine = (hold.user_id == user_id, hold.request_id.startswith(attempt))
-            holds = list(connection.scalars(select(hold.id).where(*mine)))
-        for hold_id in holds:
-            self._ledger.release(hold_id)
-            with self._ledger.database.reading() as connection:
-                wanted = select(usage.id, usage.amount_wei, usage.refunded_wei).where(usage.hold_id == hold_id)
-                posted = [row.id for row in connection.execute(wanted) if row.amount_wei > row.refunded_wei]
-            for usage_id in posted:
-                self._ledger.refund(usage_id, _LOST)
-        log.warning("a request is done anew", extra={"user": user_id, "lost": attempt, "holds": len(holds)})
+        found = give_back(self._ledger, user_id, HoldRow.request_id.startswith(attempt))
+        log.warning("a request is done anew", extra={"user": user_id, "lost": attempt, "holds": found.holds})
 
     def _sweep(self, connection: Connection, now: int) -> None:
         """Forget what is older than a day, once a minute."""
@@ -206,7 +197,7 @@ class Once:
             if not doing:
                 continue
             row = OnceRow
-            mine = (row.gateway == self._gateway, row.attempt.in_(doing), row.lease_until < _FOREVER)
+            mine = (row.gateway == self.gateway, row.attempt.in_(doing), row.lease_until < _FOREVER)
             longer = update(row).where(*mine).values(lease_until=self._ledger.now() + _us(LEASE_S))
             try:
                 self._ledger.transact(lambda batch, longer=longer: batch.connection.execute(longer), alone=True)  # type: ignore[misc]

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import Field, model_validator
+from starlette.concurrency import run_in_threadpool
 
 from rios.accounts.values import Principal
-from rios.dmoe.completion import Completion, Logprob
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.errors import answer, status_of
 from rios.gateway.events import EventStream, event, unless_gone
+from rios.gateway.kept_jobs import Jobs, Kept, completion_said, piece_said
 from rios.gateway.once import goes_on, request_id
 from rios.gateway.openai_schemas import Message
 from rios.gateway.runs import Run
 from rios.gateway.schemas import Strict
 from rios.services.generation import Model
+from rios.services.job_records import SECOND, JobRecord, JobRecords
 from rios.services.tenancy import chat_ids
 from rios.words.canonical import digest
-from rios.words.errors import AlreadyExists, InvalidRequest, NotFound, QueueFull, RiosError
+from rios.words.errors import InvalidRequest, RiosError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 User = Annotated[Principal, Depends(needs("generate"))]
 _WAIT_MAX_S = 60.0
+# How often a job of another gateway is looked at in its record.
+_LOOK_S = 0.25
 
 
 class NewJob(Strict):
@@ -70,73 +72,6 @@ class NewJob(Strict):
         return self.prompt
 
 
-@dataclass(slots=True)
-class Kept:
-    """A job, and whose it is."""
-
-    id: str
-    user_id: str
-    model: str
-    key: str
-    digest: str
-    run: Run
-    ended_at: float | None = None
-
-
-class Jobs:
-    """The jobs of a gateway that can be asked for. Used by the event loop alone."""
-
-    def __init__(self, limit: int, kept_s: float) -> None:
-        self._limit = limit
-        self._kept_s = kept_s
-        self._jobs: OrderedDict[str, Kept] = OrderedDict()
-        self._keys: dict[tuple[str, str], Kept | asyncio.Future[Kept]] = {}
-
-    def get(self, user_id: str, job_id: str) -> Kept:
-        """A job of the user. Raises NotFound."""
-        self._forget()
-        found = self._jobs.get(job_id)
-        if found is None or found.user_id != user_id:
-            raise NotFound(f"there is no job {job_id!r}, or it ended more than {self._kept_s:g} s ago")
-        return found
-
-    def known(self, user_id: str, key: str, wanted: str) -> Kept | asyncio.Future[Kept] | None:
-        """The job that the key began. Raises AlreadyExists where that was another request."""
-        found = self._keys.get((user_id, key)) if key else None
-        if isinstance(found, Kept) and found.digest != wanted:
-            raise AlreadyExists(f"the Idempotency-Key {key!r} came before with another request; choose another key")
-        return found
-
-    def reserve(self, user_id: str, key: str) -> asyncio.Future[Kept]:
-        """A place for a job that is being submitted; who comes with the same key waits for it."""
-        self._forget()
-        if len(self._jobs) >= self._limit:
-            raise QueueFull(f"{self._limit} jobs are remembered at this gateway, which is its limit; try again")
-        place: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        if key:
-            self._keys[user_id, key] = place
-        return place
-
-    def keep(self, job: Kept) -> None:
-        """Remember a job."""
-        self._jobs[job.id] = job
-        if job.key:
-            self._keys[job.user_id, job.key] = job
-
-    def release(self, user_id: str, key: str) -> None:
-        """The job of a key could not be submitted: the key is free again."""
-        self._keys.pop((user_id, key), None)
-
-    def _forget(self) -> None:
-        now = time.monotonic()
-        for job in list(self._jobs.values()):
-            if job.run.ended and job.ended_at is None:
-                job.ended_at = now
-            if job.ended_at is not None and now - job.ended_at > self._kept_s:
-                del self._jobs[job.id]
-                self._keys.pop((job.user_id, job.key), None)
-
-
 @router.post("", status_code=201, summary="Start a generation")
 async def post_job(
     request: Request,
@@ -159,14 +94,14 @@ async def post_job(
         run = await request.app.state.runs.start(
             who.user_id, lambda: model.submit(body.ids(model), request_id=named, **body.params())
         )
-        goes_on(request, run.result)
+        job = Kept(run.job.request_id, who.user_id, body.model, key, wanted, run)
+        await jobs.keep(job)
+        goes_on(request, lambda: jobs.written(job))
     except BaseException as error:
         jobs.release(who.user_id, key)
         place.set_exception(error if isinstance(error, RiosError) else RiosError("it could not be submitted"))
         place.exception()  # nobody may be waiting for it
         raise
-    job = Kept(run.job.request_id, who.user_id, body.model, key, wanted, run)
-    jobs.keep(job)
     place.set_result(job)
     return _said(job)
 
@@ -175,13 +110,20 @@ async def post_job(
 async def get_job(
     request: Request, who: User, job_id: str, wait_s: Annotated[float, Query(ge=0, le=_WAIT_MAX_S)] = 0
 ) -> dict[str, Any] | Response:
-    """Waits up to `wait_s` seconds for its end. A job that failed answers as the error that ended it."""
-    job = request.app.state.jobs.get(who.user_id, job_id)
-    if wait_s and not job.run.ended:
-        await unless_gone(request, _wait(job.run, wait_s))
-    if job.run.ended and job.run.error is not None:
-        return answer(request, job.run.error)
-    return _said(job)
+    """Waits up to `wait_s` seconds for its end. A job that failed, or was lost, answers as the error that ended it.
+
+    At any gateway: one that does not run it says what the one that does wrote last (`here`, `as_of`).
+    """
+    job = await _found(request, who, job_id)
+    if isinstance(job, Kept):
+        if wait_s and not job.run.ended:
+            await unless_gone(request, _wait(job.run, wait_s))
+        error = job.run.error if job.run.ended else None
+    else:
+        if not job.ended:
+            job = await unless_gone(request, _wait_elsewhere(_records(request), job, wait_s))
+        error = job.error
+    return _said(job) if error is None else answer(request, error)
 
 
 async def _wait(run: Run, seconds: float) -> None:
@@ -192,10 +134,23 @@ async def _wait(run: Run, seconds: float) -> None:
         return
 
 
+async def _wait_elsewhere(records: JobRecords, job: JobRecord, seconds: float) -> JobRecord:
+    """The record of a job when it has ended, or as it is after so many seconds."""
+    deadline = time.monotonic() + seconds
+    await run_in_threadpool(records.follow, job.id)
+    while not job.ended and (left_s := deadline - time.monotonic()) > 0:
+        await asyncio.sleep(min(_LOOK_S, left_s))
+        job = await run_in_threadpool(records.get, job.user_id, job.id)
+    return job
+
+
 @router.get("/{job_id}/status", summary="How far a job is")
 async def get_status(request: Request, who: User, job_id: str) -> dict[str, Any]:
-    """Of a job that failed too."""
-    return {**_said(request.app.state.jobs.get(who.user_id, job_id)), "result": None}
+    """Of a job that failed or was lost, too."""
+    job = await _found(request, who, job_id)
+    if isinstance(job, JobRecord) and not job.ended:
+        await run_in_threadpool(_records(request).follow, job.id)  # who asks again hears more
+    return {**_said(job), "result": None}
 
 
 @router.get("/{job_id}/events", summary="The pieces of a job as they come")
@@ -205,57 +160,86 @@ async def get_events(
     job_id: str,
     last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=20)] = None,
 ) -> Response:
-    """Server-sent events `piece`, then `done` or `error`. With Last-Event-ID, those after it."""
-    job = request.app.state.jobs.get(who.user_id, job_id)
+    """Server-sent events `piece`, then `done` or `error`. With Last-Event-ID, those after it, also at another gateway.
+
+    One that does not run the job has them about a second later.
+    """
+    job = await _found(request, who, job_id)
     if last is not None and not (last.isascii() and last.isdecimal()):
         raise InvalidRequest(f"Last-Event-ID is {last!r}; it must be the id of an event of this stream")
-    return EventStream(_events(job, int(last or 0)))
+    start = int(last or 0)
+    if isinstance(job, Kept):
+        return EventStream(_events(job, start))
+    return EventStream(_events_elsewhere(_records(request), job, start))
 
 
 @router.delete("/{job_id}", status_code=204, summary="Cancel a job")
 async def delete_job(request: Request, who: User, job_id: str) -> Response:
-    """What was received so far is paid."""
-    request.app.state.jobs.get(who.user_id, job_id).run.cancel()
+    """What was received so far is paid. One that another gateway runs is cancelled within a second."""
+    job = await _found(request, who, job_id)
+    if isinstance(job, Kept):
+        job.run.cancel()
+    else:
+        await run_in_threadpool(_records(request).cancel, job.id)
     return Response(status_code=204)
+
+
+async def _found(request: Request, who: Principal, job_id: str) -> Kept | JobRecord:
+    """A job of the user: from this gateway's memory, or from the record that another one writes. Raises NotFound."""
+    jobs: Jobs = request.app.state.jobs
+    here = jobs.here(who.user_id, job_id)
+    return await run_in_threadpool(jobs.records.get, who.user_id, job_id) if here is None else here
+
+
+def _records(request: Request) -> JobRecords:
+    jobs: Jobs = request.app.state.jobs
+    return jobs.records
 
 
 async def _events(job: Kept, start: int) -> AsyncGenerator[bytes]:
     try:
         async for number, piece in job.run.pieces(start):
-            said: dict[str, Any] = {
-                "text": piece.text,
-                "token_ids": list(piece.token_ids),
-                "logprobs": [_logprob(one) for one in piece.logprobs],
-            }
-            yield event(said, id=str(number), name="piece")
+            yield event(piece_said(piece), id=str(number), name="piece")
     except RiosError as error:
-        said = {"type": f"urn:rios:error:{type(error).__name__}", "detail": str(error), "status": status_of(error)}
-        yield event(said, name="error")
+        yield _failure(error)
         return
     yield event(_said(job), name="done")
 
 
-def _said(job: Kept) -> dict[str, Any]:
+async def _events_elsewhere(records: JobRecords, job: JobRecord, start: int) -> AsyncGenerator[bytes]:
+    try:
+        while True:
+            for number, piece in enumerate(job.pieces[start:], start + 1):
+                yield event(piece, id=str(number), name="piece")
+                start = number
+            if job.ended:
+                break
+            await run_in_threadpool(records.follow, job.id)
+            await asyncio.sleep(_LOOK_S)
+            job = await run_in_threadpool(records.get, job.user_id, job.id)
+    except RiosError as error:
+        yield _failure(error)
+        return
+    yield event(_said(job), name="done") if job.error is None else _failure(job.error)
+
+
+def _failure(error: RiosError) -> bytes:
+    said = {"type": f"urn:rios:error:{type(error).__name__}", "detail": str(error), "status": status_of(error)}
+    return event(said, name="error")
+
+
+def _said(job: Kept | JobRecord) -> dict[str, Any]:
+    if isinstance(job, JobRecord):
+        seen = {"here": False, "as_of": job.seen_at / SECOND, "result": job.result}
+        lost = {"money": dict(job.money)} if job.money else {}
+        return {"id": job.id, "model": job.model, "status": job.state, "tokens": job.tokens, **seen, **lost}
     done = job.run.completion
     return {
         "id": job.id,
         "model": job.model,
         "status": job.run.job.status,
         "tokens": len(job.run.job.token_ids),
-        "result": None if done is None else _completion(done),
+        "here": True,
+        "as_of": time.time(),
+        "result": None if done is None else completion_said(done),
     }
-
-
-def _completion(done: Completion) -> dict[str, Any]:
-    return {
-        "text": done.text,
-        "token_ids": list(done.token_ids),
-        "finish_reason": done.finish_reason,
-        "usage": asdict(done.usage),
-        "timing": asdict(done.timing),
-        "logprobs": None if done.logprobs is None else [_logprob(one) for one in done.logprobs],
-    }
-
-
-def _logprob(one: Logprob) -> dict[str, Any]:
-    return {"token_id": one.token_id, "logprob": one.logprob, "top": [list(pair) for pair in one.top]}
