@@ -141,20 +141,43 @@ class Health(Probe):
 class Scaling(_Part):
     """Replicas follow a load between the two bounds of `replicas`."""
 
-    on: Literal["requests", "queue", "cpu", "tokens", "metric"] = "requests"
-    target: float = Field(
-        default=10.0, gt=0, allow_inf_nan=False, description="Of `on`, per replica; cpu: of its cores."
+    on: Literal["requests", "queue", "cpu", "tokens", "metric"] = Field(
+        default="requests",
+        description="Requests under way; those beyond the one that each replica answers; cores; tokens a second; or a "
+        "metric of the application's own.",
     )
-    metric: HttpPath | None = Field(default=None, description="Where a replica says its own metric, one number.")
+    target: float = Field(
+        default=10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Of `on`, per replica. cpu: the share of its cores, 0.7 without.",
+    )
+    metric: HttpPath | None = Field(
+        default=None,
+        description="Where a replica says it, in Prometheus' text or as one number: /metrics#NAME. A counter counts by "
+        "the second. tokens: /metrics without, and its counters that end in tokens_total.",
+    )
     stabilise: Seconds = Field(default=60.0, description="The need of the last so many seconds keeps replicas alive.")
     idle: Seconds = Field(default=300.0, description="To zero after so long without a request.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("on") == "cpu":
+            return {"target": 0.7, **value}
+        if isinstance(value, Mapping) and value.get("on") == "tokens":
+            return {"metric": "/metrics", **value}
+        return value
+
     @model_validator(mode="after")
-    def _metric_named(self) -> Self:
-        if (self.on == "metric") != (self.metric is not None):
+    def _consistent(self) -> Self:
+        if (self.on in ("metric", "tokens")) != (self.metric is not None):
             raise ValueError(
-                "`metric` is the HTTP path of a metric of your own: give it with on: metric, and only then"
+                "`metric` is the HTTP path of a metric of your own: give it with on: metric or on: tokens, and only "
+                "then"
             )
+        if self.on == "cpu" and self.target > 1:
+            raise ValueError("target is the share of its cores that a replica should use: from 0 to 1, such as 0.7")
         return self
 
 
@@ -309,6 +332,12 @@ class App(_Part):
     def _consistent(self) -> Self:
         if self.health is not None and self.health.http is not None and self.port is None:
             raise ValueError("health asks by http and there is no port: give one")
+        if self.scale.metric is not None and self.port is None:
+            raise ValueError("scale asks for a metric by http and there is no port: give one")
+        if self.scale.on in ("cpu", "tokens", "metric") and self.replicas.min == 0:
+            raise ValueError(
+                f"nobody says {self.scale.on} where no replica runs: keep at least 1, or scale on requests or queue"
+            )
         if len({str(rule) for rule in self.egress}) != len(self.egress):
             raise ValueError("egress names the same host and port twice")
         for outer, inner in itertools.pairwise(sorted((*self.volumes, *self.scratch, "/tmp", "/home"))):  # noqa: S108 -- inside the sandbox

@@ -141,6 +141,10 @@ class AppSpendRow(Base):
     __tablename__ = "app_spend"
     app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"), primary_key=True)
     amount_wei: Mapped[int] = mapped_column(Whole)
+    day: Mapped[int]
+    """When the day of UTC began in which something was posted last; 0 before."""
+    day_wei: Mapped[int] = mapped_column(Whole)
+    """What was posted in it."""
 
 
 class AppSecretRow(Base):

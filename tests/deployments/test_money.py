@@ -12,8 +12,10 @@ from rios.billing.pricing import DEFAULT_BOOK
 from rios.deploy.lifecycle import State
 from rios.services.accounting import reconcile
 from rios.services.books import LOCAL_USER
+from rios.services.deployments import budgets
 from rios.words.keccak import keccak256
 from tests.deployments.stage import RESOURCES, Stage
+from tests.deployments.test_traffic import load, ready
 from tests.waiting import until
 
 WAIT_S = 60.0
@@ -107,10 +109,56 @@ def test_without_money_it_pauses_and_with_a_deposit_it_goes_on(short: Stage) -> 
 def test_who_has_nothing_starts_nothing(short: Stage) -> None:
     ledger = short.ledger
     ledger.set_budget(LOCAL_USER, 1, period="day")
-    app = short.deploy.create(name="none", command=["sleep", "9"], resources=RESOURCES)
+    app = short.deploy.create(name="none", command=["sleep", "9"], resources=RESOURCES, grace=1)
     until(lambda: app.status == "paused", deadline_s=WAIT_S)
     assert not [one for one in app.replicas if one.state is State.READY]
     assert "budget" in app.reason
     ledger.set_budget(LOCAL_USER, None, period="day")
     app.wait(timeout=WAIT_S)
+    app.delete()
+
+
+def test_a_budget_of_its_own_bounds_its_replicas_and_pauses_it(short: Stage) -> None:
+    metering = short.platform.reconciler._acting._metering
+    app = short.web("thrifty", replicas=(1, 3), scale={"target": 2.0, "stabilise": 1.0}, budget="1 ROS")
+    app.wait(timeout=WAIT_S)
+    host, specification = app.replicas[0].host, app.specification
+    terms = metering._charging.terms({host: metering._hosts(host)})
+    held_wei = metering._most(terms, host, specification, metering._held_us)
+    assert held_wei * 10 < 10**18
+    app.update(budget=f"{(6 * held_wei + int(app.cost)) / 10**18:.18f} ROS")
+    app.wait(timeout=WAIT_S)
+    with load(f"{app.url}/slow?0.2", 6) as found:
+        until(lambda: found.good() > 60, deadline_s=WAIT_S)
+        assert app._app().replicas == 1, "six holds are paid for, and two replicas for the rest of the day are not"
+        app.update(budget="9 ROS")
+        until(ready(app, 3), deadline_s=WAIT_S)
+    before = app.cost
+    app.update(budget=f"{(held_wei + int(before)) / 10**18:.18f} ROS", replicas=1)
+    until(lambda: app.status == "paused" and not app.replicas, deadline_s=WAIT_S)
+    assert "the budget of thrifty" in app.reason
+    assert app.cost >= before
+    time.sleep(2.5)
+    assert app.status == "paused", "it is not begun again and again"
+    app.update(budget=None)
+    app.wait(timeout=WAIT_S)
+    app.delete()
+    assert reconcile(short.ledger, None, keccak=keccak256).sound
+
+
+def test_days_are_counted_apart(short: Stage) -> None:
+    app = short.deploy.create(name="days", command=["sleep", "0.1"], restart="never", resources=RESOURCES)
+    app.wait("stopped", timeout=WAIT_S)
+    day, cost = 86_400 * 10**6, int(app.cost)
+    noon = short.ledger.now() // day * day + day // 2 + day
+
+    def run(connection: Any) -> list[int]:
+        budgets.spend(connection, app.id, 5, at=noon)
+        budgets.spend(connection, app.id, 2, at=noon + 9)
+        found = [budgets.spent_today_wei(connection, app.id, at=at) for at in (noon + 10, noon + day)]
+        budgets.spend(connection, app.id, 3, at=noon + day)
+        return [*found, budgets.spent_today_wei(connection, app.id, at=noon + day)]
+
+    assert short.platform.store.transact(lambda batch: run(batch.connection)) == [7, 0, 3]
+    assert int(app.cost) == cost + 10
     app.delete()

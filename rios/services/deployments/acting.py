@@ -97,6 +97,10 @@ class Acting:
         """Whether one replica could be held for now."""
         return self._metering.affordable(app, host, specification)
 
+    def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
+        """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
+        return self._metering.replicas_paid(app, host, specification)
+
     # --- what is to be done ----------------------------------------------------------------------------------
 
     def consider(

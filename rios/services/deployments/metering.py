@@ -24,9 +24,11 @@ from rios.billing.rating import Charge, rate, total_wei
 from rios.billing.usage import UsageRecord, resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
+from rios.services.deployments import budgets
 from rios.services.deployments.store import AppStore, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
-from rios.storage.deployment_models import AppReplicaRow, AppSpendRow
+from rios.storage.deployment_models import AppReplicaRow
+from rios.words.errors import BudgetExceeded
 
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
@@ -97,6 +99,7 @@ class Metering:
 
         def run(batch: Batch) -> None:
             require_leader(batch.connection, *lease)
+            budgets.check(batch.connection, app, specification, wanted.amount_wei, at=at)
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
             row = AppReplicaRow
             changed = update(row).where(row.id == replica.id, row.period == 0).values(period=1, period_at=at)
@@ -105,9 +108,27 @@ class Metering:
         self._store.transact(run)
 
     def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
-        """Whether the first period of one replica could be held for now."""
+        """Whether the first period of one replica could be held for now, by the balance and the deployment's budget."""
         terms = self._charging.terms({host: self._hosts(host)})
-        return self._charging.ledger().balance(app.user_id).available_wei >= self._most(terms, host, specification)
+        ledger, most = self._store.ledger, self._most(terms, host, specification, self._held_us)
+        try:
+            with ledger.database.reading() as connection:
+                budgets.check(connection, app, specification, most, at=ledger.now())
+        except BudgetExceeded:
+            return False
+        return ledger.balance(app.user_id).available_wei >= most
+
+    def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
+        """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
+        if specification["budget"] is None:
+            return None
+        terms = self._charging.terms({host: self._hosts(host)})
+        ledger = self._store.ledger
+        with ledger.database.reading() as connection:
+            return budgets.replicas_paid(
+                connection, app, specification, lambda us: self._most(terms, host, specification, us),
+                reserve_us=self._held_us, at=ledger.now(),
+            )  # fmt: skip
 
     def turn(
         self, app: App, replica: Replica, specification: Mapping[str, Any], metrics: Metrics, lease: tuple[str, int]
@@ -126,6 +147,8 @@ class Metering:
                 return
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
             self._settle(batch, app, replica, charges, at=at)
+            over = budgets.hold_id(replica.id, replica.period)
+            budgets.check(batch.connection, app, specification, wanted.amount_wei, at=at, besides=over)
             row = AppReplicaRow
             values = {"period": replica.period + 1, "period_at": at, "metered": taken.to_json()}
             batch.connection.execute(update(row).where(row.id == replica.id).values(**values))
@@ -165,23 +188,20 @@ class Metering:
     # --- what it costs ---------------------------------------------------------------------------------------
 
     def _settle(self, batch: Batch, app: App, replica: Replica, charges: Sequence[Charge], *, at: int) -> None:
-        hold_id = _hold_id(replica.id, replica.period)
+        hold_id = budgets.hold_id(replica.id, replica.period)
         settled = settling.settle(batch, hold_id, charges, deployment=app.id, final=True, at=at)
         if settled.new:
-            row = AppSpendRow
-            spent = batch.connection.scalar(select(row.amount_wei).where(row.app_id == app.id)) or 0
-            changed = update(row).where(row.app_id == app.id).values(amount_wei=spent + settled.amount_wei)
-            batch.connection.execute(changed)
+            budgets.spend(batch.connection, app.id, settled.amount_wei, at=at)
 
     def _wanted(self, app: App, replica: Replica, specification: Mapping[str, Any], period: int) -> Wanted:
         terms = self._charging.terms({replica.host: self._hosts(replica.host)})
-        most = self._most(terms, replica.host, specification)
-        return Wanted(_hold_id(replica.id, period), app.user_id, most, request_id=replica.id, terms=terms)
+        most = self._most(terms, replica.host, specification, self._held_us)
+        return Wanted(budgets.hold_id(replica.id, period), app.user_id, most, request_id=replica.id, terms=terms)
 
-    def _most(self, terms: Terms, host: str, specification: Mapping[str, Any]) -> int:
-        """The highest price of one period and its reserve."""
-        rented = _rented(specification, self._held_us)
-        cpu_ns = int(specification["resources"]["cpu"] * self._held_us * 1000)
+    def _most(self, terms: Terms, host: str, specification: Mapping[str, Any], for_us: int) -> int:
+        """The highest price of one replica for so long."""
+        rented = _rented(specification, for_us)
+        cpu_ns = int(specification["resources"]["cpu"] * for_us * 1000)
         quantities = {**rented, "cpu": cpu_ns, BYTES: _EGRESS_BYTES if specification["egress"] else 0}
         return total_wei(rate(one, terms) for one in self._records("highest", host, "", quantities, 1))
 
@@ -189,7 +209,7 @@ class Metering:
         self, app: App, replica: Replica, specification: Mapping[str, Any], taken: Taken, *, until: int
     ) -> tuple[Charge, ...]:
         before = Taken.read(replica.metered)
-        hold = self._store.ledger.hold_of(_hold_id(replica.id, replica.period))
+        hold = self._store.ledger.hold_of(budgets.hold_id(replica.id, replica.period))
         assert hold is not None, f"replica {replica.id} has period {replica.period} and no hold"
         terms = pinned_terms(self._store.ledger, hold.id)
         # Nobody acted for longer than was held for: what is held is all that can be asked for.
@@ -230,10 +250,6 @@ def _rented(specification: Mapping[str, Any], for_us: int) -> dict[str, int]:
 
 def _ns(resource: str, quantity: int) -> int:
     return quantity if resource in ("cpu", "gpu") else 0
-
-
-def _hold_id(replica_id: str, period: int) -> str:
-    return f"{replica_id}:{period}"
 
 
 def _same(batch: Batch, replica: Replica) -> bool:

@@ -101,6 +101,7 @@ class Reconciler:
         if self._thread.is_alive():
             self._thread.join()
         self._acting.close()
+        self._scalers.close()
         try:
             self.leadership.give_up()
         except (LedgerUnavailable, NetworkClosed) as error:
@@ -145,6 +146,7 @@ class Reconciler:
         self._clear_orphans(found, replicas)
         for app in apps:
             self._one(found, app, replicas.get(app.id, []))
+        self._scalers.keep({app.id for app in apps})
         late = self._store.write(found.steps, new=found.new, at=found.now, lease=self.leadership.lease)
         self._probe(replicas, apps)
         for app in apps:
@@ -284,8 +286,12 @@ class Reconciler:
     def _scaled(self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> App:
         if app.wish is not Wish.RUN or not app.paid or app.replicas_min == app.replicas_max:
             return app
-        ready = sum(one.state is State.READY for one in views)
-        wanted, why = self._scalers.wanted(app, specification, ready=ready, now=found.now)
+
+        def paid() -> int | None:
+            dearest = max(found.offers.values(), key=lambda offer: offer.ask_bp, default=None)
+            return None if dearest is None else self._acting.replicas_paid(app, dearest.name, specification)
+
+        wanted, why = self._scalers.wanted(app, specification, views, found.hosts, paid=paid, now=found.now)
         if wanted == app.replicas:
             return app
         changes = {"replicas": wanted, "reached": min(app.reached, wanted)}
@@ -390,7 +396,10 @@ class Reconciler:
                 watched.add(one.id)
                 ready = one.state in (State.READY, State.DEGRADED)
                 run = self._acting.runner(one)
-                self._prober.watch(one.id, one.address, probes, run, ready=ready)
+                address = self._hosts.way(one.host, one.id, one.address) if one.address else ""
+                if one.address and not address:
+                    continue  # its host is not known here yet
+                self._prober.watch(one.id, address, probes, run, ready=ready)
         self._prober.keep(watched)
 
 

@@ -151,7 +151,7 @@ class AppStore:
                 raise AlreadyExists(f"there is a deployment {app.name!r} already; update it, or choose another name")
             row = {name: getattr(app, name) for name in App.__slots__}
             connection.execute(insert(AppRow), [{**row, "state": str(app.state), "wish": str(app.wish)}])
-            connection.execute(insert(AppSpendRow), [{"app_id": app.id, "amount_wei": 0}])
+            connection.execute(insert(AppSpendRow), [{"app_id": app.id, "amount_wei": 0, "day": 0, "day_wei": 0}])
             _add_revision(connection, app, app.revision, specification, digest, by=by, at=app.created_at)
             _add_events(connection, [_event(app, app.created_at, "state", str(app.state), cause)])
             also(connection)

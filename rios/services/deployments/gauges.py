@@ -1,0 +1,149 @@
+"""What replicas are asked for scaling by anything else than requests: cores in use, tokens, a metric of their own.
+
+Each is asked in a thread of a pool, so that one that does not answer delays nobody. What only grows counts by the
+second.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rios.deploy.exposition import TEXT_MAX, Said, read_metric
+from rios.words.errors import InvalidRequest, RiosError
+
+if TYPE_CHECKING:
+    from rios.services.deployments.hosts import Host
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+FRESH_S = 5.0
+"""What was said longer ago is not known any more."""
+_TIMEOUT_S = 2.0
+_THREADS = 8
+TOKENS = "*tokens_total"
+"""The counters of tokens of those who name none."""
+
+
+@dataclass(slots=True, eq=False)
+class _Gauge:
+    read: Callable[[], Said]
+    last: tuple[float, float] | None = None
+    """Moment and value of a counter."""
+    value: float | None = None
+    at: float = 0.0
+    due: float = 0.0
+    asking: bool = False
+    silent: bool = False
+
+
+class Gauges:
+    """Asks all replicas that it was told of. Close it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gauges: dict[str, _Gauge] = {}
+        self._stop = threading.Event()
+        self._pool: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<Gauges of {len(self._gauges)} replicas>"
+
+    def watch(self, replica_id: str, read: Callable[[], Said]) -> None:
+        """Ask a replica from now on; once, however often it is said."""
+        with self._lock:
+            self._gauges.setdefault(replica_id, _Gauge(read))
+            if self._thread is None and not self._stop.is_set():
+                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-gauge")
+                self._thread = threading.Thread(target=self._loop, name="rios-gauges", daemon=True)
+                self._thread.start()
+
+    def keep(self, replica_ids: set[str]) -> None:
+        """Ask no others any more."""
+        with self._lock:
+            for name in self._gauges.keys() - replica_ids:
+                del self._gauges[name]
+
+    def value(self, replica_id: str) -> float | None:
+        """What a replica said last; None where that is not known, or too long ago."""
+        with self._lock:
+            found = self._gauges.get(replica_id)
+            return None if found is None or time.monotonic() > found.at + FRESH_S else found.value
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._stop.set()
+        if self._thread is not None and self._pool is not None:
+            self._thread.join()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _loop(self) -> None:
+        assert self._pool is not None
+        while not self._stop.wait(EVERY_S / 5):
+            now = time.monotonic()
+            with self._lock:
+                due = [(name, one) for name, one in self._gauges.items() if one.due <= now and not one.asking]
+                for _, one in due:
+                    one.asking, one.due = True, now + EVERY_S
+            for name, one in due:
+                self._pool.submit(self._ask, name, one)
+
+    def _ask(self, name: str, one: _Gauge) -> None:
+        try:
+            said = one.read()
+            now = time.monotonic()
+            with self._lock:
+                one.value, one.last = _taken(one.last, said, now, one.value)
+                one.at, one.silent = now, False
+        except (RiosError, OSError, http.client.HTTPException) as error:
+            if not one.silent:
+                log.warning("a replica does not say its load", extra={"replica": name, "reason": str(error)})
+            one.silent = True
+        except Exception:
+            log.exception("a gauge failed by an error of rios", extra={"replica": name})
+        finally:
+            one.asking = False
+
+
+def _taken(
+    last: tuple[float, float] | None, said: Said, now: float, before: float | None
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The value that counts, and what the next one of a counter is compared with."""
+    if not said.is_counter:
+        return said.value, None
+    if last is None or said.value < last[1] or now <= last[0]:  # the first one, or a program that began anew
+        return (None if last is None else before), (now, said.value)
+    return (said.value - last[1]) / (now - last[0]), (now, said.value)
+
+
+def cores_of(host: Host, replica_id: str, cores: float) -> Callable[[], Said]:
+    """Asks the kernel: seconds of its cores that a replica has used, which by the second is the share in use."""
+    return lambda: Said(host.metrics(replica_id).cpu_seconds / cores, is_counter=True)
+
+
+def metric_of(address: str, metric: str, name: str = "") -> Callable[[], Said]:
+    """Asks a replica. metric: the path, and after "#" which metric it is; `name` without."""
+    path, _, named = metric.partition("#")
+    host, _, port = address.rpartition(":")
+
+    def read() -> Said:
+        connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            response = connection.getresponse()
+            text = response.read(TEXT_MAX).decode("utf-8", "replace")
+            if response.status != http.client.OK:
+                raise InvalidRequest(f"GET {path} answers {response.status}")
+            return read_metric(text, named or name)
+        finally:
+            connection.close()
+
+    return read
