@@ -103,5 +103,8 @@ class SimulatedHosts:
     def now(self) -> Mapping[str, Host]:
         return self.hosts
 
+    def way(self, host: str, replica_id: str, address: str) -> str:
+        return address
+
     def close(self) -> None:
         pass

@@ -91,5 +91,8 @@ class Hosts(Protocol):
     def now(self) -> Mapping[str, Host]:
         """Those that are there, by name."""
 
+    def way(self, host: str, replica_id: str, address: str) -> str:
+        """How this process reaches a replica, as host:port; empty where it cannot. address: as its host said."""
+
     def close(self) -> None:
         """Let go of all of them."""

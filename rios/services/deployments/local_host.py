@@ -126,6 +126,7 @@ class LocalHost:
                 runtimes=frozenset(self._promised),
                 region=self._region,
                 ask_bp=self._ask_bp,
+                cordoned=max(self._promised.values(), default=0) < self._least,
             )
         return self._offer
 
@@ -287,6 +288,10 @@ class LocalHost:
     def _logs(self, app_id: str) -> Path:
         return self._directory / "logs" / app_id
 
+    def status(self, replica_id: str) -> Status:
+        """What is true of it now. Raises NotFound."""
+        return self._of(replica_id).status(replica_id)
+
     def metrics(self, replica_id: str) -> Metrics:
         """What it used so far."""
         return self._of(replica_id).metrics(replica_id)
@@ -395,6 +400,10 @@ class LocalHosts:
         """This machine."""
         return self._hosts
 
+    def way(self, host: str, replica_id: str, address: str) -> str:
+        """It is this machine's own."""
+        return address
+
     def close(self) -> None:
         """Let go of it."""
         for host in self._hosts.values():
@@ -446,14 +455,21 @@ def place_of(home: Path | None, network_id: str) -> Path | None:
     return Path("/var/lib/rios") / network_id if os.getuid() == 0 else home / "apps"
 
 
-def local_hosts(network_id: str, directory: Path | None, *, engine: Host | None = None) -> LocalHosts:
+def local_hosts(
+    network_id: str,
+    directory: Path | None,
+    *,
+    engine: Host | None = None,
+    isolation: Isolation = Isolation.PROCESS,
+) -> LocalHosts:
     """This machine with the runtimes that it has.
 
-    directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without.
+    directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without. isolation: no replica
+    runs here with less.
     """
 
     def host(place: Path) -> LocalHost:
-        return LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id)
+        return LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id, isolation=isolation)
 
     if directory is not None:
         return LocalHosts(host(directory), engine=engine)
