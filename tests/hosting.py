@@ -14,8 +14,8 @@ from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.dmoe.host import Host
 from rios.dmoe.job import Job
-from rios.dmoe.link import Peer
 from rios.dmoe.params import SamplingParams
+from rios.dmoe.peer import Peer
 from rios.dmoe.session import TrunkSession
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings

@@ -18,7 +18,7 @@ from cryptography import x509
 from rios.dmoe.authority import Authority, ends_soon, member_files
 from rios.dmoe.certified import OwnCertificate
 from rios.dmoe.control import HostControl
-from rios.dmoe.link import Peer
+from rios.dmoe.peer import Peer
 from rios.dmoe.trust import Trust, check_list, trust_of
 from rios.words.config import Settings
 from rios.words.errors import RiosError

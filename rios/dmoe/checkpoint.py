@@ -1,15 +1,13 @@
-"""A checkpoint directory to its manifest, by headers only; and its bytes, read exactly and hashed."""
+"""A checkpoint directory to its manifest, by headers only."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,72 +16,13 @@ from rios.dmoe.architecture import KeyMap, Place, build, experts_modules, top_k_
 from rios.dmoe.manifest import Manifest, MoeLayer, TensorRange
 from rios.dmoe.quantized import check_scales, dequantizer
 from rios.dmoe.safetensors import read_header
+from rios.dmoe.source import check_name
 from rios.words.errors import CheckpointCorrupt, UnsupportedCheckpoint
 
 TORCH_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """The dtypes that experts may have on disk, and their names in torch."""
 
 _JSON_BYTES_MAX = 200_000_000  # the index of the largest release so far has 9 MB
-
-
-class ByteSource(Protocol):
-    """Where the bytes of a checkpoint come from."""
-
-    def read(self, ranges: Sequence[TensorRange]) -> list[bytearray]:
-        """The bytes of each range, in order."""
-        ...
-
-
-class FileSource:
-    """The files of a checkpoint directory.
-
-    `files` is `Manifest.files`. Raises CheckpointCorrupt for a file of another size than it says, and for a
-    range outside the files it names: a manifest may come from another host.
-    """
-
-    def __init__(self, root: str | Path, files: Mapping[str, int]) -> None:
-        for name in files:
-            _check_name(name, "the manifest")
-        self._root = Path(root)
-        self._files = dict(files)
-
-    def read(self, ranges: Sequence[TensorRange]) -> list[bytearray]:
-        """The bytes of each range, in order. Every byte is read once."""
-        buffers = [bytearray()] * len(ranges)
-        by_file: dict[str, list[int]] = defaultdict(list)
-        for position, part in enumerate(ranges):
-            by_file[part.file].append(position)
-        for name, positions in by_file.items():
-            descriptor = self._open(name)
-            try:
-                for position in positions:
-                    buffers[position] = _read_exactly(descriptor, ranges[position], self._files[name])
-            except OSError as error:
-                raise CheckpointCorrupt(f"{name}: {error.strerror or error}") from error
-            finally:
-                os.close(descriptor)
-        return buffers
-
-    def _open(self, name: str) -> int:
-        if name not in self._files:
-            raise CheckpointCorrupt(f"{name}: not a file of this checkpoint")
-        try:
-            descriptor = os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise CheckpointCorrupt(f"{name}: {error.strerror or error}") from error
-        size = os.fstat(descriptor).st_size
-        if size != self._files[name]:
-            os.close(descriptor)
-            raise CheckpointCorrupt(f"{name}: it has {size} bytes, the manifest says {self._files[name]}")
-        return descriptor
-
-
-def shard_sha256(buffers: Iterable[bytes | bytearray | memoryview]) -> str:
-    """SHA-256 over the concatenated bytes of a shard, in the order of its ranges."""
-    digest = hashlib.sha256()
-    for buffer in buffers:
-        digest.update(buffer)
-    return digest.hexdigest()
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -145,7 +84,7 @@ def _headers(root: Path) -> tuple[dict[str, int], dict[str, TensorRange]]:
         raise CheckpointCorrupt(f"{index.name}: it has no weight_map from tensors to files")
     files, tensors = {}, {}
     for name in sorted(set(weight_map.values())):
-        _check_name(name, index.name)
+        check_name(name, index.name)
         files[name], found = read_header(root / name)
         # The index decides where two files hold a tensor of one name.
         tensors.update({t.key: t for t in found if weight_map.get(t.key, name) == name})
@@ -219,13 +158,6 @@ def _position(part: TensorRange) -> tuple[str, int]:
     return part.file, part.start
 
 
-def _check_name(name: str, where: str) -> None:
-    # A name, not a path. The file itself may be a link: the caches of downloaded checkpoints are made of
-    # them.
-    if Path(name).name != name or name in {"", ".", ".."}:
-        raise CheckpointCorrupt(f"{where}: {name!r} is not the name of a file of the checkpoint")
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _JSON_BYTES_MAX:
@@ -238,17 +170,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointCorrupt(f"{path.name}: not a JSON object")
     return found
-
-
-def _read_exactly(descriptor: int, part: TensorRange, size: int) -> bytearray:
-    if not 0 <= part.start <= part.stop <= size:
-        raise CheckpointCorrupt(f"{part.file}: {part.key} is at bytes {part.start} to {part.stop}, the file has {size}")
-    buffer = bytearray(part.nbytes)
-    view = memoryview(buffer)
-    done = 0
-    while done < len(buffer):
-        count = os.preadv(descriptor, [view[done:]], part.start + done)
-        if count == 0:
-            raise CheckpointCorrupt(f"{part.file}: it ended while {part.key} was read")
-        done += count
-    return buffer

@@ -7,7 +7,7 @@ import threading
 from typing import Any, Self
 
 from rios.dmoe.greeting import connect
-from rios.dmoe.link import Peer
+from rios.dmoe.peer import Peer
 from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Buffer, Connection, Kind, dump
 from rios.words import errors
@@ -18,7 +18,7 @@ from rios.words.errors import HostLost, ProtocolError, RiosError
 class HostControl:
     """One control connection. Calls of several threads follow one another."""
 
-    def __init__(self, peer: Peer, settings: Settings, *, session: str) -> None:
+    def __init__(self, peer: Peer, settings: Settings, *, session: str, role: str = "control") -> None:
         self.peer = peer
         self._settings = settings
         self._seq = itertools.count(1)
@@ -26,7 +26,7 @@ class HostControl:
         self._connection: Connection
         self._connection, self.welcome = connect(
             peer.address,
-            {"role": "control", "key": peer.key, "session": session},
+            {"role": role, "key": peer.key, "session": session},
             timeout_s=settings.connect_timeout_s,
             max_bytes=settings.max_frame_bytes,
             trust=trust_of(settings),

@@ -10,19 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rios.dmoe.checkpoint import FileSource
 from rios.dmoe.control import HostControl
+from rios.dmoe.examined import Examined
 from rios.dmoe.generator import Generator
-from rios.dmoe.link import Peer
-from rios.dmoe.manifest import Manifest
 from rios.dmoe.member import Member, Shard
 from rios.dmoe.membership import Membership
 from rios.dmoe.offer import SourceOffer
 from rios.dmoe.pairs import MeasuredPairs
+from rios.dmoe.peer import Peer
 from rios.dmoe.placement import Plan
-from rios.dmoe.planning import HostRoom, MeasuredLoad, Planner
-from rios.dmoe.probe import cache_room
+from rios.dmoe.planning import CacheRoom, HostRoom, MeasuredLoad, Planner
 from rios.dmoe.shard_server import ShardServer
+from rios.dmoe.source import FileSource
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, HostLost, InsufficientMemory, NoWorkers, RiosError
@@ -45,11 +44,10 @@ class Deployment:
         self,
         name: str,
         path: Path,
-        manifest: Manifest,
+        examined: Examined,
         membership: Membership,
         settings: Settings,
         *,
-        dtype: str,
         replicas: int | None,
         tokenizer_files: dict[str, str] | None,
         eos: Sequence[int],
@@ -58,8 +56,8 @@ class Deployment:
         progress: Any,
     ) -> None:
         self.name = name
-        self.manifest = manifest
-        self.dtype = dtype
+        manifest = self.manifest = examined.manifest
+        dtype = self.dtype = examined.dtype
         self.tokenizing = Tokenizing(tokenizer_files)
         self.members: dict[str, Member] = {}
         self.pinned: dict[tuple[int, int], str] = {}
@@ -77,7 +75,8 @@ class Deployment:
         # It opens no port before a host needs one.
         self._shard_server = ShardServer(SourceOffer(manifest, FileSource(path, manifest.files)), settings)
         self._routers: dict[str, HostControl] = {}
-        self._planner = Planner(name, manifest, dtype, replicas, cache_room(manifest, dtype, settings))
+        room = CacheRoom.of(examined.cache_bytes, manifest.context_length, settings)
+        self._planner = Planner(name, manifest, dtype, replicas, room)
         self._measured = MeasuredLoad([layer.num_experts for layer in manifest.layers])
         self._pairs = MeasuredPairs([layer.num_experts for layer in manifest.layers])
         self._counts = [[0] * layer.num_experts for layer in manifest.layers]

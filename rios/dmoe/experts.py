@@ -9,11 +9,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from rios.dmoe.checkpoint import ByteSource, shard_sha256
 from rios.dmoe.conversion import ExpertConverter
 from rios.dmoe.device import return_freed
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.shelves import CpuShelf, Form, GroupedShelf, Shelf
+from rios.dmoe.source import ByteSource, shard_sha256
 from rios.words.errors import ExpertsUnavailable, ShardMismatch
 
 _STAGED_BYTES_MAX = 64 << 20  # returned after as much; giving it back takes some milliseconds

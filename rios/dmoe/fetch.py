@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rios.dmoe.greeting import connect
-from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.offer import CHUNK_BYTES_MAX, Offer, Place
+from rios.dmoe.peer import Peer
 from rios.dmoe.sealed import seal_of
 from rios.dmoe.shard_cache import Partial, ShardCache
 from rios.dmoe.trust import trust_of

@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rios.dmoe.job import Job
-from rios.dmoe.link import Peer
 from rios.dmoe.params import SamplingParams
+from rios.dmoe.peer import Peer
 from rios.dmoe.session import TrunkSession
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings

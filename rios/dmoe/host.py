@@ -26,16 +26,16 @@ import torch
 from rios.dmoe import device as devices
 from rios.dmoe.calls import Exec
 from rios.dmoe.certified import OwnCertificate
-from rios.dmoe.checkpoint import ByteSource, FileSource
 from rios.dmoe.data import serve_data
 from rios.dmoe.experts import ExpertStore
 from rios.dmoe.fetch import PeerSource
 from rios.dmoe.greeting import accept, accepted
 from rios.dmoe.hosted import Hosted, MemoryBudget
-from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.offer import serve_shards
+from rios.dmoe.peer import Peer
 from rios.dmoe.serving import TrunkService, serve_client
+from rios.dmoe.source import ByteSource, FileSource
 from rios.dmoe.tensors import NAMES
 from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Connection, Frame, Kind, dump

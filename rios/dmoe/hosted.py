@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rios.dmoe.checkpoint import ByteSource
 from rios.dmoe.experts import ExpertStore
 from rios.dmoe.fetch import KeptOffer, PeerSource
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.offer import Offer, SourceOffer
+from rios.dmoe.source import ByteSource
 from rios.words.errors import InsufficientMemory, InvalidRequest
 
 if TYPE_CHECKING:

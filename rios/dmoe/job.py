@@ -147,7 +147,7 @@ class Job:
         timeout = check_timeout(timeout)
         read, text, shown = 0, "", 0
         stops = self.params.stop
-        decoder = Detokenizer(self._tokenizing.load()) if self._tokenizing.present else None
+        decoder = Detokenizer(self._tokenizing) if self._tokenizing.present else None
         try:
             while True:
                 with self._changed:
@@ -371,10 +371,7 @@ class Job:
         assert self._ended is not None
         text: str | None = None
         if self._tokenizing.present:
-            decoded: str = self._tokenizing.load().decode(
-                self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            text, _ = cut(decoded, self.params.stop)
+            text, _ = cut(self._tokenizing.decode(self._ids), self.params.stop)
         total = self._ended - self._started
         first_s = None if self._first is None else self._first - self._started
         timing = Timing(first_s, total, self.tokens_per_s, self.replays)

@@ -10,41 +10,17 @@ import contextlib
 import enum
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from rios.dmoe.balance import HostCost
 from rios.dmoe.calls import computed_ns
 from rios.dmoe.greeting import connect
+from rios.dmoe.peer import Peer
 from rios.dmoe.shm import Segment, supported
 from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Buffer, Connection, Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import HostLost, ProtocolError, RiosError
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Where a host is and how to be let in. `repr` hides the key."""
-
-    name: str
-    address: tuple[str, int]
-    key: str
-    machine: str
-
-    def __repr__(self) -> str:
-        return f"<Peer {self.name} {self.address[0]}:{self.address[1]}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON, with the key: for authorised connections only."""
-        return {"name": self.name, "address": list(self.address), "key": self.key, "machine": self.machine}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Peer:
-        """The inverse of `to_dict`."""
-        host, port = value["address"]
-        return cls(str(value["name"]), (str(host), int(port)), str(value["key"]), str(value["machine"]))
 
 
 class State(enum.Enum):

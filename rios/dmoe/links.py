@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-from rios.dmoe.link import Link, Peer, State
+from rios.dmoe.link import Link, State
+from rios.dmoe.peer import Peer
 from rios.words.config import Settings
 from rios.words.errors import RiosError
 

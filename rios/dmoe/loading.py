@@ -17,9 +17,9 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
 from rios.dmoe.architecture import experts_modules
-from rios.dmoe.checkpoint import ByteSource
 from rios.dmoe.device import return_freed
 from rios.dmoe.manifest import Manifest, TensorRange
+from rios.dmoe.source import ByteSource
 from rios.words.errors import CheckpointCorrupt
 
 _DTYPES = {

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rios.dmoe.control import HostControl
-from rios.dmoe.link import Peer
+from rios.dmoe.peer import Peer
 from rios.words.config import Settings
 from rios.words.errors import (
     CheckpointCorrupt,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from rios.dmoe.link import Peer
+from rios.dmoe.peer import Peer
 from rios.storage.breaker import Breaker
 from rios.words.config import Settings
 
@@ -34,6 +34,12 @@ def peers_of(workers: dict[str, Any]) -> dict[str, tuple[Peer, dict[str, Any]]]:
     return found
 
 
+def agents_of(workers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What agents of hosts that run applications announce, by their names, from a scheduler's `workers`."""
+    found = [(worker.get("metrics") or {}).get("rios_apps") for worker in workers.values()]
+    return {str(said["name"]): said for said in found if said and said.get("port")}
+
+
 class Membership:
     """Asks the scheduler at intervals. While it cannot be reached, the last answer stands."""
 
@@ -43,6 +49,7 @@ class Membership:
         self._listeners: list[Callable[[], None]] = []
         self._stop = threading.Event()
         self.hosts: dict[str, tuple[Peer, dict[str, Any]]] = {}
+        self.agents: dict[str, dict[str, Any]] = {}
         self.breaker = Breaker("scheduler")
         self.refresh()
         self._thread = threading.Thread(target=self._watch, name="rios-membership", daemon=True)
@@ -81,6 +88,7 @@ class Membership:
             self.breaker.failed(error)  # it says so; we go on with the hosts known
             return False
         self.breaker.succeeded()
+        self.agents = agents_of(answer["workers"])
         hosts = peers_of(answer["workers"])
         changed = {name: peer for name, (peer, _) in hosts.items()} != {
             name: peer for name, (peer, _) in self.hosts.items()

@@ -15,8 +15,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import replace
 
-from rios.dmoe.checkpoint import ByteSource
 from rios.dmoe.manifest import Manifest, TensorRange
+from rios.dmoe.source import ByteSource
 from rios.dmoe.wire import Connection, Kind, dump
 from rios.words.errors import CheckpointCorrupt, ProtocolError, RiosError
 

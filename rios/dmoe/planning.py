@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rios.dmoe.demand import Demand, Worker
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.placement import Plan, closer, plan, unevenness
+from rios.words.config import Settings
 from rios.words.errors import InsufficientMemory, InvalidRequest
 
 Shard = dict[int, frozenset[int]]
@@ -46,6 +47,21 @@ class CacheRoom:
     fraction: float
     most_bytes: int
     least_bytes: int
+
+    @classmethod
+    def of(cls, found: tuple[int, int] | None, context_length: int, settings: Settings) -> CacheRoom:
+        """At best as much as all requests that may run can use, at least what one of `prefill_tokens` needs.
+
+        found: `rios.dmoe.probe.cache_bytes`; None where it is not known before the weights are there.
+        """
+        if found is None:
+            return cls(settings.kv_fraction, 1 << 62, 0)
+        per_token, fixed = found
+        return cls(
+            settings.kv_fraction,
+            settings.max_running * (fixed + per_token * context_length),
+            fixed + per_token * min(context_length, settings.prefill_tokens),
+        )
 
     def share(self, free_bytes: int, *, little: bool) -> int:
         """Bytes to leave on a host with so many free beside its trunk."""

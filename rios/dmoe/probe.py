@@ -19,9 +19,7 @@ from rios.dmoe.architecture import build, experts_modules
 from rios.dmoe.forward import Forward, Seam, StepContext
 from rios.dmoe.kv import Pool, Slot, own_nbytes
 from rios.dmoe.manifest import Manifest
-from rios.dmoe.planning import CacheRoom
 from rios.dmoe.tensors import NAMES
-from rios.words.config import Settings
 from rios.words.errors import RiosError, UnsupportedCheckpoint
 
 log = logging.getLogger(__name__)
@@ -59,29 +57,17 @@ class Findings:
     cache_layers: int
 
 
-def cache_room(manifest: Manifest, dtype: str, settings: Settings) -> CacheRoom:
-    """What a trunk takes for its key-value cache, found out without its weights.
+def cache_bytes(manifest: Manifest, dtype: str) -> tuple[int, int] | None:
+    """Cache bytes of a request for each of its tokens, and whatever its length; found out without weights.
 
-    At best as much as all requests that it may run can use, at least what one of `prefill_tokens` needs.
+    None where the model looks at values, which do not exist on `meta`.
     """
-    found = _cache_bytes(json.dumps(manifest.config), NAMES[dtype])
-    if found is None:
-        return CacheRoom(settings.kv_fraction, 1 << 62, 0)
-    per_token, fixed = found
-    length = manifest.context_length
-    return CacheRoom(
-        settings.kv_fraction,
-        settings.max_running * (fixed + per_token * length),
-        fixed + per_token * min(length, settings.prefill_tokens),
-    )
+    return _cache_bytes(json.dumps(manifest.config), NAMES[dtype])
 
 
 @functools.lru_cache(maxsize=32)
 def _cache_bytes(config_json: str, dtype: torch.dtype) -> tuple[int, int] | None:
-    """Cache bytes per token, and per request whatever its length, of the model of a config.json: without its weights.
-
-    None where the model looks at values, which do not exist on `meta`.
-    """
+    """`cache_bytes` of the model of a config.json."""
     model = build(json.loads(config_json), dtype=dtype)
     seam = Seam(_zeros)
     seam.attach(model, {name: index for index, (name, _) in enumerate(experts_modules(model))})

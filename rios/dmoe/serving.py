@@ -22,9 +22,9 @@ import numpy as np
 from rios.dmoe.batching import Batch, Emission, Request
 from rios.dmoe.dispatch import Dispatcher
 from rios.dmoe.hosted import Hosted
-from rios.dmoe.link import Peer
 from rios.dmoe.links import Links
 from rios.dmoe.params import SEED_MAX, SamplingParams
+from rios.dmoe.peer import Peer
 from rios.dmoe.stopping import StopText
 from rios.dmoe.tensors import NAMES
 from rios.dmoe.tokenizer import Tokenizing
@@ -213,7 +213,7 @@ class TrunkService:
         if request.generated >= params.max_new_tokens:
             raise InvalidRequest(f"{request.generated} of {params.max_new_tokens} new tokens are there already")
         if params.stop:
-            request.stop = StopText(self.tokenizing.load(), params.stop, tokens[prompt_tokens:])
+            request.stop = StopText(self.tokenizing, params.stop, tokens[prompt_tokens:])
         return request
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from rios.dmoe.control import error_of
 from rios.dmoe.greeting import connect
 from rios.dmoe.job import Job
-from rios.dmoe.link import Peer
 from rios.dmoe.metering import SHARE
+from rios.dmoe.peer import Peer
 from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Frame, Kind, dump
 from rios.words.config import Settings

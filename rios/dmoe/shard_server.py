@@ -9,8 +9,8 @@ import socket
 import threading
 
 from rios.dmoe.greeting import accept, accepted
-from rios.dmoe.link import Peer
 from rios.dmoe.offer import Offer, serve_shards
+from rios.dmoe.peer import Peer
 from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Connection
 from rios.words.config import Settings

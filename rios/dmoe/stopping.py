@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
+
+
+class Decoding(Protocol):
+    """What makes text of tokens: `rios.dmoe.tokenizer.Tokenizing`."""
+
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text, without that of special tokens."""
 
 
 class Detokenizer:
@@ -13,7 +20,7 @@ class Detokenizer:
     Only a window of recent tokens is decoded again, so the cost of a token does not grow with the answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Decoding) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._prefix = 0  # ids before this are only context for the decoder
@@ -37,14 +44,13 @@ class Detokenizer:
         return now[len(before) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return self._tokenizer.decode(ids)
 
 
 class StopText:
     """Watches text for stop strings."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], tokens: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Decoding, stops: Sequence[str], tokens: Sequence[int] = ()) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = tuple(stops)
         self._keep = max(len(stop) for stop in stops)

@@ -2,9 +2,10 @@
 
 `import torch` and what models need beside it takes seconds of a core, and hundreds of megabytes, in each process. The
 workers of an embedded network are on one machine, so one process does it for them all, and for the next network of the
-same program: it waits for orders on a socket that only its children and their parent have, forks a supervisor
-(`rios.dmoe.supervisor`) with the environment and the standard streams of the worker that asked, and does nothing else.
-It ends when nobody is left who could ask, or when it had no child for `_IDLE_S`.
+same program: it waits for orders on a socket that only its children and their parent have, and does nothing but fork. A
+fork is a supervisor (`rios.dmoe.supervisor`) with the environment and the standard streams of the worker that asked, or
+reads a checkpoint for a client that has no torch (`rios.dmoe.examined`). It ends when nobody is left who could ask, or
+when it had no child for `_IDLE_S`.
 
 A worker that was started by anybody else, or whose template has gone, starts its supervisor as a command.
 """
@@ -40,7 +41,7 @@ _ORDER_MAX = 1 << 18  # an environment; Linux' own bound on a message of this ki
 
 
 class Serving(Protocol):
-    """A supervisor, as far as whoever started it deals with it."""
+    """A process, as far as whoever started it deals with it."""
 
     @property
     def pid(self) -> int:
@@ -76,16 +77,19 @@ def start_supervisor() -> Serving:
 
 
 class _Forked:
-    """A supervisor that the template forked."""
+    """A process that the template forked."""
 
-    def __init__(self, channel: int) -> None:
-        """channel: a descriptor of the socket to the template. Raises OSError where it does not answer in time."""
+    def __init__(self, channel: int, **wanted: str | None) -> None:
+        """channel: a descriptor of the socket to the template. wanted: what it is to be, if not a supervisor.
+
+        Raises OSError where the template does not answer in time.
+        """
         orders_read, orders = os.pipe()
         said, said_write = os.pipe()
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with socket.socket(fileno=os.dup(channel)) as asked, mine, theirs:
-                order = json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd())}).encode()
+                order = json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd()), **wanted}).encode()
                 socket.send_fds(asked, [order], [orders_read, said_write, 2, theirs.fileno()])
                 theirs.close()
                 mine.settimeout(settings().start_timeout_s)
@@ -143,6 +147,16 @@ class Template:
                 start_new_session=True,
             )
 
+    @classmethod
+    def alive(cls) -> Template | None:
+        """The one that there is, if it has not ended."""
+        with cls._guard:
+            return cls._shared if cls._shared is not None and cls._shared._process.poll() is None else None
+
+    def read_checkpoint(self, path: str, dtype: str | None) -> Serving:
+        """A fork that says on its standard output what `rios.dmoe.examined.answer` says. Raises OSError."""
+        return _Forked(self.fileno(), checkpoint=path, dtype=dtype)
+
     def fileno(self) -> int:
         """The descriptor that workers are given."""
         return self._channel.fileno()
@@ -162,7 +176,7 @@ def main() -> None:
     """Import, then fork whenever somebody asks."""
     channel = socket.socket(fileno=0)
     # By its name: as `__main__` this module is another one.
-    from rios.dmoe import supervisor
+    from rios.dmoe import checkpoint, supervisor  # noqa: F401  what reads checkpoints, for the client
 
     supervisor.heavy_imports()
     gc.collect()
@@ -198,7 +212,7 @@ def _fork(order: dict[str, object], streams: list[int]) -> int:
 
 
 def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
-    """In the child: the supervisor itself."""
+    """In the child: what was ordered itself."""
     code = 1
     try:
         os.setsid()
@@ -215,15 +229,25 @@ def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
             os.chdir(str(order["folder"]))
         settings.cache_clear()
         signal.set_wakeup_fd(-1)
-        from rios.dmoe import supervisor
-
-        supervisor.main()
+        _work(order)
         code = 0
     except Exception:
-        log.exception("a supervisor failed")
+        log.exception("a process of the template failed")
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _work(order: dict[str, object]) -> None:
+    if "checkpoint" in order:
+        from rios.dmoe.examined import answer
+
+        dtype = order["dtype"]
+        answer(str(order["checkpoint"]), None if dtype is None else str(dtype))
+    else:
+        from rios.dmoe import supervisor
+
+        supervisor.main()
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from rios.dmoe import rotary
 from rios.dmoe.architecture import build
-from rios.dmoe.checkpoint import ByteSource
 from rios.dmoe.forward import ExpertsFn, Forward, Seam, StepContext
 from rios.dmoe.kv import Pool, Slot, own_nbytes
 from rios.dmoe.loading import load
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.probe import probe
+from rios.dmoe.source import ByteSource
 from rios.words.errors import InvalidRequest
 
 __all__ = ["ExpertsFn", "Slot", "StepContext", "Trunk"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from rios.dmoe.completion import Completion, Logprob, Piece
@@ -114,10 +114,10 @@ class _Shape:
     kind = ""
     prefix = ""
 
-    def __init__(self, *, model: str, created: int, tokenizer: Any) -> None:
+    def __init__(self, *, model: str, created: int, decode: Callable[[Sequence[int]], str]) -> None:
         self._model = model
         self._created = created
-        self._tokenizer = tokenizer
+        self._decode = decode
 
     def head(self, request_id: str, *, streamed: bool) -> dict[str, Any]:
         """Id, kind, moment and model."""
@@ -125,8 +125,7 @@ class _Shape:
         return {"id": f"{self.prefix}-{request_id}", "object": kind, "created": self._created, "model": self._model}
 
     def _text(self, token: int) -> str:
-        text: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return text
+        return self._decode([token])
 
 
 class CompletionShape(_Shape):
@@ -134,8 +133,8 @@ class CompletionShape(_Shape):
 
     kind, prefix = "text_completion", "cmpl"
 
-    def __init__(self, *, model: str, created: int, tokenizer: Any) -> None:
-        super().__init__(model=model, created=created, tokenizer=tokenizer)
+    def __init__(self, *, model: str, created: int, decode: Callable[[Sequence[int]], str]) -> None:
+        super().__init__(model=model, created=created, decode=decode)
         self._offsets: dict[int, int] = {}
 
     def choice(self, index: int, done: Completion) -> dict[str, Any]:

@@ -117,6 +117,19 @@ class Model:
         """The checkpoint's tokenizer (transformers), or `InvalidRequest` where it has none."""
         return self._deployment.tokenizing.load()
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the checkpoint says how a conversation is written."""
+        return self._deployment.tokenizing.has_chat_template
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as `generate` has them. Raises `InvalidRequest` where there is no tokenizer."""
+        return self._deployment.tokenizing.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, with that of special ones. Raises `InvalidRequest` where there is no tokenizer."""
+        return self._deployment.tokenizing.decode(ids, special=True)
+
     @overload
     def generate(self, prompt: str, **params: Any) -> Completion: ...
     @overload
@@ -172,10 +185,9 @@ class Model:
 
     def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
         """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
-        tokenizer = self.tokenizer
-        if not getattr(tokenizer, "chat_template", None):
+        if not self.has_chat_template:
             raise InvalidRequest(f"{self.name} has no chat template; give its prompt as text to generate()")
-        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        ids = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
         completion: Completion = self.generate([int(token) for token in ids], **params)
         return completion
 
@@ -226,7 +238,7 @@ class Model:
         """Text of tokens, or their ids where there is no tokenizer."""
         if not self._deployment.tokenizing.present:
             return " ".join(map(str, ids))
-        return str(self.tokenizer.decode(list(ids)))
+        return self._deployment.tokenizing.decode(ids, special=True)
 
     def _cost(self, view: JobView) -> tuple[int, bool]:
         """What a request has cost: posted once it is, before that about what the tokens so far will."""
@@ -263,7 +275,7 @@ class Model:
         if isinstance(prompt, str):
             if not self._deployment.tokenizing.present:
                 raise InvalidRequest(f"{self.name} has no tokenizer: give token ids instead of text")
-            ids = [int(token) for token in self.tokenizer(prompt)["input_ids"]]
+            ids = self._deployment.tokenizing.encode(prompt)
         else:
             ids = prompt
         if not ids:

@@ -288,8 +288,8 @@ class Dmoe:
         """
         from tqdm.auto import tqdm
 
-        from rios.dmoe.checkpoint import read_manifest
         from rios.dmoe.deployment import Deployment
+        from rios.dmoe.examined import examine
         from rios.dmoe.generation_config import eos_of
         from rios.dmoe.tokenizer import read_files
 
@@ -301,9 +301,10 @@ class Dmoe:
         replicas = count_of("replicas", replicas)
         timeout = check_timeout(timeout)
         directory = _resolve(path)
-        manifest = read_manifest(directory)
+        limit_s = network._settings.control_timeout_s if timeout is None else timeout
+        examined = examine(directory, dtype, timeout_s=limit_s)
         network.wait_for_workers(1)
-        total = sum(layer.num_experts for layer in manifest.layers)
+        total = sum(layer.num_experts for layer in examined.manifest.layers)
         bar = tqdm(
             total=total * (replicas or 1),
             desc=f"loading {name or path}",
@@ -315,10 +316,9 @@ class Dmoe:
             deployment = Deployment(
                 name or (str(path) if str(path) == "demo" else directory.name),
                 directory,
-                manifest,
+                examined,
                 network._membership,
                 network._settings,
-                dtype=dtype or manifest.dtype,
                 replicas=replicas,
                 tokenizer_files=read_files(directory),
                 eos=eos_of(directory),
@@ -327,7 +327,7 @@ class Dmoe:
                 progress=bar.update,
             )
             bar.total = total * deployment.replicas
-            deployment.start(network._settings.control_timeout_s if timeout is None else timeout)
+            deployment.start(limit_s)
         finally:
             bar.close()
         network._owners.learn()

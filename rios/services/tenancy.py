@@ -290,17 +290,16 @@ def chat_ids(model: Model, messages: Sequence[dict[str, str]], *, plain: bool) -
     plain: where it has none, write `role: content` lines and end with `assistant:`, from where a base model goes on;
     else that is InvalidRequest.
     """
-    tokenizer = model.tokenizer
-    if getattr(tokenizer, "chat_template", None):
+    if model.has_chat_template:
         from jinja2 import TemplateError
 
         try:
-            ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+            ids = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
         except TemplateError as error:
             raise InvalidRequest(f"the chat template of {model.name} refuses these messages: {error}") from error
     elif not plain:
         raise InvalidRequest(f"{model.name} has no chat template; give its prompt as text to generate()")
     else:
         text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
-        ids = tokenizer(text)["input_ids"]
+        ids = model.encode(text)
     return [int(token) for token in ids]

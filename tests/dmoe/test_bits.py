@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rios.dmoe.checkpoint import FileSource, read_manifest
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.dispatch import Dispatcher
 from rios.dmoe.link import State
 from rios.dmoe.links import Links
 from rios.dmoe.manifest import Manifest
+from rios.dmoe.source import FileSource
 from rios.dmoe.tensors import NAMES
 from rios.dmoe.trunk import Trunk
 from tests import checkpoints

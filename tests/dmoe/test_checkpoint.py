@@ -11,8 +11,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rios.dmoe.checkpoint import FileSource, read_manifest, shard_sha256
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.manifest import Manifest, TensorRange
+from rios.dmoe.source import FileSource, shard_sha256
 from rios.words.errors import CheckpointCorrupt, UnsupportedCheckpoint
 from tests import checkpoints
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
 from rios.dmoe.architecture import experts_modules
-from rios.dmoe.checkpoint import FileSource, read_manifest, shard_sha256
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.experts import ExpertStore
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.shelves import CpuShelf, Form, GroupedShelf
+from rios.dmoe.source import FileSource, shard_sha256
 from rios.words.errors import CheckpointCorrupt, ExpertsUnavailable, ShardMismatch
 from tests import checkpoints
 from tests.campaigns import ROOT
@@ -305,7 +306,8 @@ def test_loading_an_expert_again_does_not_hold_it_twice(mixtral: tuple[Manifest,
 DROPPING = """
 import json, pathlib, sys
 import psutil, torch
-from rios.dmoe.checkpoint import FileSource, read_manifest
+from rios.dmoe.checkpoint import read_manifest
+from rios.dmoe.source import FileSource
 from rios.dmoe.experts import ExpertStore
 root = pathlib.Path(sys.argv[1])
 manifest = read_manifest(root)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from rios.dmoe.checkpoint import FileSource
 from rios.dmoe.fetch import KeptOffer, PeerSource
 from rios.dmoe.greeting import accept, connect
-from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.offer import CHUNK_BYTES_MAX, Offer, SourceOffer, serve_shards
+from rios.dmoe.peer import Peer
+from rios.dmoe.source import FileSource
 from rios.dmoe.wire import Buffer, Connection, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import CheckpointCorrupt, HostLost, RiosError, ShardMismatch

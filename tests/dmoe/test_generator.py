@@ -10,8 +10,8 @@ import pytest
 
 from rios.dmoe.generator import Generator
 from rios.dmoe.job import Job
-from rios.dmoe.link import Peer
 from rios.dmoe.params import SamplingParams
+from rios.dmoe.peer import Peer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
 from rios.words.errors import HostLost, NetworkClosed, TrunkLost

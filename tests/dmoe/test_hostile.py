@@ -25,9 +25,9 @@ from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.dmoe.greeting import connect
 from rios.dmoe.job import Job
-from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.params import SamplingParams
+from rios.dmoe.peer import Peer
 from rios.dmoe.session import TrunkSession
 from rios.dmoe.shm import Segment
 from rios.dmoe.tokenizer import Tokenizing

@@ -24,9 +24,9 @@ from rios.dmoe.greeting import accept
 from rios.dmoe.host_cost import HostCost
 from rios.dmoe.hosted import Hosted
 from rios.dmoe.job import Job
-from rios.dmoe.link import Peer
 from rios.dmoe.metering import SHARE
 from rios.dmoe.params import SamplingParams
+from rios.dmoe.peer import Peer
 from rios.dmoe.session import TrunkSession
 from rios.dmoe.shm import Segment
 from rios.dmoe.tokenizer import Tokenizing

@@ -11,7 +11,8 @@ from torch import Tensor
 from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.forward import StepContext
 from rios.dmoe.hosted import MemoryBudget
-from rios.dmoe.probe import cache_room
+from rios.dmoe.planning import CacheRoom
+from rios.dmoe.probe import cache_bytes
 from rios.words.config import Settings
 from rios.words.errors import InsufficientMemory
 from tests import checkpoints
@@ -28,7 +29,7 @@ def test_the_cache_of_a_model_without_weights(name: str, tmp_path: Path) -> None
     manifest = read_manifest(path)
     settings = Settings(max_running=3, prefill_tokens=16)
     for dtype in ("float32", "bfloat16"):
-        room = cache_room(manifest, dtype, settings)
+        room = CacheRoom.of(cache_bytes(manifest, dtype), manifest.context_length, settings)
         assert room.fraction == settings.kv_fraction
         if name == "qwen4_exp_text":  # it looks at values of the cache
             assert room.least_bytes == 0

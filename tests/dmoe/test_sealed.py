@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import rios
-from rios.dmoe.checkpoint import FileSource, read_manifest
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.sealed import FRAME_BYTES, Seal, Tampered, seal_of
 from rios.dmoe.shard_cache import ShardCache
+from rios.dmoe.source import FileSource
 from rios.words.config import Settings
 from rios.words.errors import InvalidRequest
 from tests.checkpoints import make

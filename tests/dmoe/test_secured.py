@@ -24,7 +24,7 @@ from rios.dmoe.authority import Authority, ends_soon, member_files
 from rios.dmoe.comms import security_of
 from rios.dmoe.control import HostControl
 from rios.dmoe.greeting import connect
-from rios.dmoe.link import Peer
+from rios.dmoe.peer import Peer
 from rios.dmoe.trust import Trust
 from rios.gateway.certs import init
 from rios.words.config import Settings

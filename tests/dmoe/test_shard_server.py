@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 import rios
-from rios.dmoe.checkpoint import FileSource, read_manifest
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.dmoe.deployment import Deployment
 from rios.dmoe.greeting import connect
-from rios.dmoe.link import Peer
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.offer import SourceOffer
+from rios.dmoe.peer import Peer
 from rios.dmoe.shard_server import ShardServer
+from rios.dmoe.source import FileSource
 from rios.dmoe.template import Template
 from rios.dmoe.wire import HEADER, Connection, Kind, dump, encode_header
 from rios.words.config import Settings, settings

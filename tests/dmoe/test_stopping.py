@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,28 +24,34 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return Tokenizing(read_files(ROOT / "rios" / "demo" / "model")).load()
+def tokenizer() -> Tokenizing:
+    return _tokenizer()
 
 
-def whole(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def whole(tokenizer: Tokenizing, ids: list[int]) -> str:
+    """As transformers has it."""
+    return str(tokenizer.load().decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def incremental(tokenizer: Any, ids: list[int]) -> list[str]:
+def ids_of(tokenizer: Tokenizing, text: str) -> list[int]:
+    """As transformers has them, without those that begin a prompt."""
+    return list(tokenizer.load().encode(text, add_special_tokens=False))
+
+
+def incremental(tokenizer: Tokenizing, ids: list[int]) -> list[str]:
     detokenizer = Detokenizer(tokenizer)
     return [*(detokenizer.push(token) for token in ids), detokenizer.flush()]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_pieces_are_the_whole(tokenizer: Any, text: str) -> None:
-    ids = tokenizer.encode(text, add_special_tokens=False)
+def test_pieces_are_the_whole(tokenizer: Tokenizing, text: str) -> None:
+    ids = ids_of(tokenizer, text)
     pieces = incremental(tokenizer, ids)
     assert "".join(pieces) == whole(tokenizer, ids) == text
 
 
-def test_half_a_character_is_held_back(tokenizer: Any) -> None:
-    ids = tokenizer.encode("\U0001f600!", add_special_tokens=False)
+def test_half_a_character_is_held_back(tokenizer: Tokenizing) -> None:
+    ids = ids_of(tokenizer, "\U0001f600!")
     assert len(ids) > 2  # the demo tokenizer spells it in bytes
     pieces = incremental(tokenizer, ids)
     assert [piece for piece in pieces if piece] == ["\U0001f600", "!"]
@@ -56,26 +62,22 @@ def test_half_a_character_is_held_back(tokenizer: Any) -> None:
 @given(st.text(max_size=40), st.integers(0, 2**32))
 def test_any_text_and_any_tokens(text: str, seed: int) -> None:
     tokenizer = _tokenizer()
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = ids_of(tokenizer, text)
     assert "".join(incremental(tokenizer, ids)) == whole(tokenizer, ids)
     # Also what no text is: a model may put any tokens in a row, such as half a character and then a word.
-    ids = random.Random(seed).choices(range(len(tokenizer)), k=20)
+    ids = random.Random(seed).choices(range(len(tokenizer.load())), k=20)
     assert "".join(incremental(tokenizer, ids)) == whole(tokenizer, ids)
 
 
-_loaded: list[Any] = []
-
-
-def _tokenizer() -> Any:
-    if not _loaded:
-        _loaded.append(Tokenizing(read_files(ROOT / "rios" / "demo" / "model")).load())
-    return _loaded[0]
+@functools.cache
+def _tokenizer() -> Tokenizing:
+    return Tokenizing(read_files(ROOT / "rios" / "demo" / "model"))
 
 
 @pytest.mark.parametrize("text", TEXTS[:4])
-def test_a_stop_string_across_tokens(tokenizer: Any, text: str) -> None:
+def test_a_stop_string_across_tokens(tokenizer: Tokenizing, text: str) -> None:
     """Every piece of a text stops it with the token that completes it, not before."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = ids_of(tokenizer, text)
     for start in range(0, len(text) - 1, 3):
         for length in (1, 2, 7):
             stop = text[start : start + length]
@@ -88,14 +90,14 @@ def test_a_stop_string_across_tokens(tokenizer: Any, text: str) -> None:
             assert first <= ended <= first + 3
 
 
-def test_a_stop_string_that_is_not_there(tokenizer: Any) -> None:
-    ids = tokenizer.encode("word " * 500, add_special_tokens=False)
+def test_a_stop_string_that_is_not_there(tokenizer: Tokenizing) -> None:
+    ids = ids_of(tokenizer, "word " * 500)
     watch = StopText(tokenizer, ["wordword"])
     assert not any(watch.push(token) for token in ids)
 
 
-def test_a_replay_goes_on_within_a_stop_string(tokenizer: Any) -> None:
-    ids = tokenizer.encode("one STOP two", add_special_tokens=False)
+def test_a_replay_goes_on_within_a_stop_string(tokenizer: Tokenizing) -> None:
+    ids = ids_of(tokenizer, "one STOP two")
     for split in range(len(ids)):
         if "STOP" not in whole(tokenizer, ids[:split]):
             watch = StopText(tokenizer, ["STOP"], ids[:split])

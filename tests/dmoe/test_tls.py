@@ -13,13 +13,14 @@ import pytest
 
 import rios
 from rios.dmoe.authority import Authority
-from rios.dmoe.checkpoint import FileSource, read_manifest
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.dmoe.fetch import PeerSource
 from rios.dmoe.greeting import accepted
-from rios.dmoe.link import Peer
 from rios.dmoe.offer import SourceOffer
+from rios.dmoe.peer import Peer
 from rios.dmoe.shard_server import ShardServer
+from rios.dmoe.source import FileSource
 from rios.dmoe.tls import wrap
 from rios.dmoe.trust import Trust
 from rios.dmoe.wire import Connection, Kind

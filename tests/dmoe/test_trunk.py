@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rios.dmoe import forward as forward_module
 from rios.dmoe.architecture import experts_modules
-from rios.dmoe.checkpoint import FileSource, read_manifest
+from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.forward import ExpertsFn, StepContext
 from rios.dmoe.manifest import Manifest, TensorRange
+from rios.dmoe.source import FileSource
 from rios.dmoe.trunk import Slot, Trunk, partition
 from rios.words.errors import CheckpointCorrupt, ExpertsUnavailable, InvalidRequest
 from tests import checkpoints

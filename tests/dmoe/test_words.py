@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from rios.dmoe.control import error_of
-from rios.dmoe.link import Peer
+from rios.dmoe.peer import Peer
 from rios.words import errors
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError

@@ -94,7 +94,7 @@ async def _answer(
 
     async def start() -> Choices:
         model, found = await run_in_threadpool(submits)
-        choices = Choices(shape(model=body.model, created=int(time.time()), tokenizer=model.tokenizer))
+        choices = Choices(shape(model=body.model, created=int(time.time()), decode=model.decode))
         try:
             for submit in found:
                 choices.add(await request.app.state.runs.start(who.user_id, submit))
