@@ -1,14 +1,14 @@
-"""The commands `rios report ...`: reports over the ledger of RIOS_HOME, by hand and on a schedule, without workers."""
+"""The commands `rios report ...`: over the ledger of RIOS_HOME without workers, or by the gateway of RIOS_URL."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,8 @@ import typer
 from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from rios.client.reports import RemoteReports
+    from rios.services.reports.own import UserReports
     from rios.services.reports.reports import Reports
     from rios.services.reports.values import Past, Schedule
 
@@ -38,7 +40,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _reports(out: Path | None = None) -> Iterator[Reports]:
+def _here(out: Path | None) -> Iterator[Reports]:
+    """Over the ledger of the home."""
     from rios.services.purse import Purse
     from rios.services.reports.opening import open_reports
     from rios.words.config import settings
@@ -48,6 +51,26 @@ def _reports(out: Path | None = None) -> Iterator[Reports]:
         raise InvalidRequest("reports are about the ledger of a home: set RIOS_HOME to the directory of the network's")
     with Purse(options, background=False) as purse, open_reports(purse, options, out=out) as found:
         yield found
+
+
+@contextmanager
+def _reports(out: Path | None = None) -> Iterator[tuple[UserReports | RemoteReports, Path | None]]:
+    """The reports, and where they are published; None where a gateway has them.
+
+    RIOS_URL names a gateway; else those of RIOS_HOME, and without that, of the gateway that was signed in to.
+    """
+    from rios.client.where import URL_VARIABLE, find
+    from rios.services.books import LOCAL_USER
+    from rios.services.reports.own import UserReports
+    from rios.words.config import settings
+
+    place = find() if os.environ.get(URL_VARIABLE) or settings().home is None else None
+    if place is not None:
+        with place.connect() as network:
+            yield network.reports, None
+        return
+    with _here(out) as found:
+        yield UserReports(lambda: found, user=LOCAL_USER, everybodys=True), found.shelf.out
 
 
 @report.command()
@@ -63,13 +86,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Make a report; where it was made already, say where it is. Exit code 1 where it is not good."""
-    from rios.services.books import LOCAL_USER
-
-    with _reports(out) as reports:
-        found = reports.run(
-            name, period, owner=LOCAL_USER, parameters=_parameters(parameter), subject=user, force=force
-        )
-        _say_past(reports, found, as_json)
+    with _reports(out) as (reports, shelf):
+        found = reports.run(name, period, parameters=_parameters(parameter), subject=user or None, force=force)
+        _say_past(reports, found.id, shelf, out, as_json)
 
 
 @report.command()
@@ -79,8 +98,8 @@ def rerun(
     as_json: AsJson = False,
 ) -> None:
     """Make a report again, from the same entries of the ledger: the same bytes."""
-    with _reports(out) as reports:
-        _say_past(reports, reports.rerun(run_id), as_json)
+    with _reports(out) as (reports, shelf):
+        _say_past(reports, reports.rerun(run_id).id, shelf, out, as_json)
 
 
 @report.command()
@@ -99,15 +118,14 @@ def schedule(
     as_json: AsJson = False,
 ) -> None:
     """Have a report made again and again by `rios report serve` or a gateway; print the secret of its webhooks."""
-    from rios.services.books import LOCAL_USER
     from rios.services.reports.values import Wish
 
     wish = Wish(
         name=name, cron=cron, zone=zone, period=period, parameters=_parameters(parameter), emails=tuple(email or ()),
-        webhooks=tuple(webhook or ()), catch_up=not last_only, subject=user,
+        webhooks=tuple(webhook or ()), catch_up=not last_only,
     )  # fmt: skip
-    with _reports() as reports:
-        found, secret = reports.schedule(wish, owner=LOCAL_USER)
+    with _reports() as (reports, _):
+        found, secret = reports.schedule_wish(wish, subject=user or None)
     value = {**_schedule(found), **({"webhook_secret": secret} if webhook else {})}
     said = f"{found.id}: {found.name} of {found.period}, next at {value['next']}"
     _say(value, as_json, said + (f"\nwebhooks are signed by {secret}" if webhook else ""))
@@ -118,11 +136,11 @@ def list_all(as_json: AsJson = False) -> None:
     """Show the reports that there are, and their schedules."""
     from rios.services.views import text_table
 
-    with _reports() as reports:
-        templates = [reports.templates.get(name) for name in reports.templates.names()]
-        schedules = [_schedule(one) for one in reports.store.schedules()]
-    value = {"reports": [{"name": t.name, "summary": t.summary} for t in templates], "schedules": schedules}
-    shown = text_table(("report", "about"), [(t.name, t.summary) for t in templates])
+    with _reports() as (reports, _):
+        kinds = reports.kinds
+        schedules = [_schedule(one) for one in reports.schedules()]
+    value = {"reports": [{"name": one.name, "summary": one.summary} for one in kinds], "schedules": schedules}
+    shown = text_table(("report", "about"), [(one.name, one.summary) for one in kinds])
     columns = ("id", "name", "cron", "zone", "period", "next", "state")
     rows = [[one[column] for column in columns] for one in schedules]
     _say(value, as_json, shown + "\n\n" + (text_table(columns, rows) if rows else "no schedules"))
@@ -138,8 +156,8 @@ def history(
     from rios.services.views import text_table
     from rios.words.money import format_ros
 
-    with _reports() as reports:
-        found = reports.store.history(name=name, limit=limit)
+    with _reports() as (reports, _):
+        found = reports.history(name, limit=limit)
     columns = ("run", "report", "period", "state", "version", "ended", "took", "cost", "folder")
     rows = [
         (
@@ -148,13 +166,13 @@ def history(
         )
         for one in found
     ]  # fmt: skip
-    _say([_past(one) for one in found], as_json, text_table(columns, rows))
+    _say([one.to_dict() for one in found], as_json, text_table(columns, rows))
 
 
 @report.command()
 def pause(schedule_id: str, as_json: AsJson = False) -> None:
     """Let a schedule rest; what it misses is not made up for."""
-    with _reports() as reports:
+    with _reports() as (reports, _):
         found = reports.pause(schedule_id)
     _say(_schedule(found), as_json, f"{found.id} rests")
 
@@ -162,7 +180,7 @@ def pause(schedule_id: str, as_json: AsJson = False) -> None:
 @report.command()
 def resume(schedule_id: str, as_json: AsJson = False) -> None:
     """Let a schedule that rests go on, from now."""
-    with _reports() as reports:
+    with _reports() as (reports, _):
         found = reports.resume(schedule_id)
     _say(_schedule(found), as_json, f"{found.id} goes on, next at {_when(found.next_at)}")
 
@@ -170,7 +188,7 @@ def resume(schedule_id: str, as_json: AsJson = False) -> None:
 @report.command()
 def delete(schedule_id: str, as_json: AsJson = False) -> None:
     """End a schedule; what it made stays."""
-    with _reports() as reports:
+    with _reports() as (reports, _):
         reports.delete(schedule_id)
     _say({"deleted": schedule_id}, as_json, f"{schedule_id} is ended")
 
@@ -189,7 +207,7 @@ def serve(out: Out = None) -> None:
     ended = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: ended.set())
-    with _reports(out) as reports:
+    with _here(out) as reports:
         reports.start()
         sys.stdout.write(f"reports are published in {reports.shelf.out}\n")
         sys.stdout.flush()
@@ -209,15 +227,33 @@ def _parameters(given: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _say_past(reports: Reports, found: Past, as_json: bool) -> None:
-    lines = [f"{found.name} {found.label} is {found.state}" + (f": {found.error}" if found.error else "")]
-    lines += [str(reports.shelf.out / found.folder / name) for name in found.files]
-    _say(_past(found), as_json, "\n".join(lines))
+def _say_past(
+    reports: UserReports | RemoteReports, run_id: str, shelf: Path | None, out: Path | None, as_json: bool
+) -> None:
+    found = reports.history(run_id=run_id, limit=1)[0]
+    files = (
+        _fetched(reports, found, out or Path("reports") / "out")
+        if shelf is None
+        else [shelf / found.folder / name for name in found.files]
+    )
+    said = f"{found.name} {found.label} is {found.state}" + (f": {found.error}" if found.error else "")
+    _say(found.to_dict(), as_json, "\n".join([said, *map(str, files)]))
     raise typer.Exit(0 if found.state == "ok" else 1)
 
 
-def _past(found: Past) -> dict[str, Any]:
-    return {**asdict(found), "cost_wei": str(found.cost_wei), "cpu_ns": str(found.cpu_ns)}
+def _fetched(reports: UserReports | RemoteReports, found: Past, out: Path) -> list[Path]:
+    """The files of a report that a gateway has, brought here: the folder is as it is there."""
+    from rios.reporting.shelf import plain
+
+    version = "partial" if found.version is None else f"v{found.version}"
+    folder = out / plain(found.name) / plain(found.label) / version
+    files = []
+    for name in found.files:
+        kind = name.rpartition(".")[2]
+        folder.mkdir(parents=True, exist_ok=True)
+        files.append(folder / f"{plain(found.name)}-{plain(found.label)}.{plain(kind)}")
+        files[-1].write_bytes(reports.file(found.run_id, kind))
+    return files
 
 
 def _schedule(found: Schedule) -> dict[str, Any]:

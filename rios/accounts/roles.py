@@ -30,6 +30,7 @@ TABLE = (
     Right("generate", "use models; the requests are paid by the user", _BUILDERS),
     Right("deployments:write", "deploy models and take them down", _BUILDERS),
     Right("usage:read", "see the user's own usage, costs and budgets", _ALL),
+    Right("reports:write", "have reports made, now and on a schedule; they are paid by the user", _BUILDERS),
     Right("budgets:write", "set the user's own budgets", _BUILDERS),
     Right("wallet:read", "see the user's own balance", _ALL),
     Right("wallet:write", "deposit, withdraw, and claim what the user's workers have earned", _EARNERS),

@@ -14,11 +14,13 @@ from pydantic import SecretStr
 from rios.client.http import Http
 from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
-from rios.deploy.runtimes.protocol import Executed
+from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App, SecretRef
 from rios.services.deployments.handle import Cost, awaited, given_secrets, span_of
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.values import Event
+from rios.services.deployments.views import AppView
+from rios.services.edges import edge
 from rios.words.errors import NotFound
 
 _LOOK_S, _LINES_S = 0.1, 0.5
@@ -64,6 +66,10 @@ class RemoteDeployments:
         """The deployments of the organisation, by name."""
         return tuple(RemoteDeployment(self._http, one["name"]) for one in self._http.get("/v1/apps")["data"])
 
+    def views(self) -> tuple[AppView, ...]:
+        """All that a panel shows of those that there are, by name."""
+        return tuple(AppView.from_dict(one) for one in self._http.get("/v1/apps")["data"])
+
     def plan(self, source: str | Path | Sequence[App]) -> Plan:
         """What `apply` would do. Nothing is changed."""
         rows = self._http.post("/v1/apps/plan", _file(source))["data"]
@@ -93,6 +99,14 @@ class RemoteDeployment:
 
     def __repr__(self) -> str:
         return f"<RemoteDeployment {self.name!r} at {self._http.url}>"
+
+    def widget(self) -> Any:
+        """It in the notebook, live: state, replicas, requests, cost, hosts and log, with buttons to scale and stop."""
+        return edge("widgets").of_app(self)
+
+    def view(self) -> AppView:
+        """All that a panel shows of it, at one moment. Raises NotFound once it is gone."""
+        return AppView.from_dict(self._found())
 
     def _found(self) -> dict[str, Any]:
         found: dict[str, Any] = self._http.get(self._path)
@@ -175,6 +189,11 @@ class RemoteDeployment:
         if follow:
             return self._following(replica)
         return [row["text"] for row in self._lines(replica, 0.0)]
+
+    def lines(self, *, replica: str | None = None, since: float = 0.0) -> list[tuple[str, LogLine]]:
+        """The lines after the moment `since` (seconds since 1970), each with its replica's id."""
+        rows = self._lines(replica, since)
+        return [(row["replica"], LogLine(row["at"], row["stream"], row["text"])) for row in rows]
 
     def _lines(self, replica: str | None, since: float) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._http.get(f"{self._path}/logs", replica=replica, since=since)["data"]

@@ -82,6 +82,14 @@ class Http:
                 time.sleep(wait_s)
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
+    def fetch(self, path: str, **params: Any) -> bytes:
+        """The bytes that a path answers with. Raises errors of rios."""
+        with self._translated():
+            response = self._client.get(path, params={name: one for name, one in params.items() if one is not None})
+        if not response.is_success:
+            _json(response)
+        return response.content
+
     def room(self) -> dict[str, str]:
         """The limit of requests of this token: limit, remaining, and seconds until all of it is there again."""
         with self._translated():

@@ -29,6 +29,7 @@ from rios.words.errors import (
 
 if TYPE_CHECKING:
     from rios.client.apps import RemoteDeployments
+    from rios.client.reports import RemoteReports
     from rios.services.views import Placement, Workers
 
 _DEPLOY_S = 600.0
@@ -96,6 +97,13 @@ class RemoteNetwork:
         from rios.client.apps import RemoteDeployments
 
         return RemoteDeployments(self._http)
+
+    @property
+    def reports(self) -> RemoteReports:
+        """Reports about costs, earnings and faults, made now and on a schedule."""
+        from rios.client.reports import RemoteReports
+
+        return RemoteReports(self._http)
 
     @property
     def models(self) -> tuple[RemoteModel, ...]:

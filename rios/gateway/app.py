@@ -32,6 +32,7 @@ from rios.gateway.routes import (
     own,
     pages,
     proxied,
+    reports,
     sign_in,
     treasury,
 )
@@ -71,8 +72,8 @@ ROUTERS = tuple(
     module.router
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
-        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps, oauth,
-        sign_in, pages, health,
+        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps, reports,
+        oauth, sign_in, pages, health,
     )
 )  # fmt: skip
 

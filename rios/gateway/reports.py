@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rios.services.gate import Gate
-from rios.services.reports.elsewhere import on_workers
-from rios.services.reports.opening import open_reports
 
 _LOOK_S = 5.0
 
@@ -15,8 +13,9 @@ _LOOK_S = 5.0
 @contextmanager
 def reporting(gate: Gate) -> Iterator[None]:
     """Until the block ends. What is under way then is made by the next process."""
-    network = gate.network
-    execute = on_workers(network._client)
-    with open_reports(network._purse, network._settings, execute=execute) as reports:
-        reports.start(look_s=_LOOK_S)
+    reports = gate.network._reports
+    reports().start(look_s=_LOOK_S)
+    try:
         yield
+    finally:
+        reports.close()

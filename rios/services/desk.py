@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rios.services.feed import Feed
-from rios.services.panel import Panel, problem
+from rios.services.panel import Panel, everything, problem
 from rios.services.plans import Plans
+from rios.services.rows import Allowed
 from rios.words import errors
 from rios.words.errors import RiosError
 
@@ -35,9 +37,9 @@ def status_of(error: RiosError) -> int:
 class Desk:
     """A panel with its plans and its feed. Safe for threads; close it."""
 
-    def __init__(self, lookup: Callable[[], Any], *, kind: str) -> None:
-        """lookup: the network, or None once it has gone. kind: local or remote."""
-        self.panel = panel = Panel(lookup, kind=kind)
+    def __init__(self, lookup: Callable[[], Any], *, kind: str, allowed: Allowed = everything) -> None:
+        """lookup: the network, or None once it has gone. kind: local or remote. allowed: as `Panel`."""
+        self.panel = panel = Panel(lookup, kind=kind, allowed=allowed)
         self.plans = plans = Plans(panel)
         self.feed = Feed(panel)
         self._reads: dict[str, Callable[[Mapping[str, str]], Any]] = {
@@ -47,12 +49,16 @@ class Desk:
             "proof": lambda given: panel.proof(_text(given, "usage_id")),
             "placement": lambda given: panel.placement(_text(given, "model")),
             "job": lambda given: panel.job(_text(given, "id")),
+            "log": lambda given: panel.log(_text(given, "id"), _moment(given, "since")),
         }
         self._deeds: dict[str, Callable[[Mapping[str, Any]], Any]] = {
             "plan": lambda given: plans.plan(_text(given, "action"), {k: v for k, v in given.items() if k != "action"}),
             "act": lambda given: self._act(_text(given, "plan")),
             "jobs/cancel": lambda given: panel.cancel(_text(given, "id")),
             "jobs/retry": lambda given: panel.retry(_text(given, "id")),
+            "jobs/scale": lambda given: panel.scale(_text(given, "id"), given.get("replicas")),
+            "jobs/pause": lambda given: panel.rest(_text(given, "id"), paused=True),
+            "jobs/resume": lambda given: panel.rest(_text(given, "id"), paused=False),
         }
 
     def ask(self, method: str, what: str, given: Mapping[str, Any]) -> tuple[int, Any]:
@@ -61,7 +67,10 @@ class Desk:
         try:
             if what not in known:
                 raise errors.NotFound(f"a panel has no {what!r}; there are {', '.join(known)}")
-            return 200, known[what](given)
+            found = known[what](given)
+            if what.startswith("jobs/"):
+                self.feed.look_at_rows()
+            return 200, found
         except RiosError as error:
             return status_of(error), problem(error)
 
@@ -81,6 +90,16 @@ def _text(given: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise errors.InvalidRequest(f"{name} must be a text that is not empty")
     return value
+
+
+def _moment(given: Mapping[str, str], name: str) -> float:
+    try:
+        found = float(given.get(name, "0"))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise errors.InvalidRequest(f"{name} must be a number of seconds since 1970")
+    return found
 
 
 def _only(given: Mapping[str, str], *names: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rios.services import rows
 from rios.services.panel import Panel
 from rios.words.errors import NetworkClosed, RiosError
 
@@ -22,6 +23,8 @@ KEPT = 2_000
 # Jobs are told when they change; figures are looked at this often, where nothing says that they changed.
 _LOOK_S = 1.0
 _MONEY_S, _HOSTS_S = 10.0, 5.0
+# Deployments and reports are rows of a database here, and two requests to a gateway elsewhere.
+_ROWS_S, _ROWS_REMOTE_S = 1.0, 5.0
 _MONEY = ("wallet", "spend", "earnings")
 _HOSTS = ("workers", "models", "network")
 
@@ -52,6 +55,9 @@ class Feed:
         self._closed = False
         self._said: dict[str, str] = {}
         self._version = 0
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows_lock = threading.Lock()
+        self._rows_s = _ROWS_REMOTE_S if panel.kind == "remote" else _ROWS_S
 
     @property
     def last(self) -> str:
@@ -86,6 +92,21 @@ class Feed:
         for name in names:
             self._tell_section(name)
 
+    def look_at_rows(self) -> None:
+        """Tell of deployments and reports now, where they changed. A deployment that is not there any more ended."""
+        with self._rows_lock:
+            found, whole = self._panel.others()
+            now = {one["id"]: one for one in found}
+            changed = [one for one in found if self._rows.get(one["id"]) != one]
+            lost = [one for one in self._rows.values() if one["id"] not in now and one["kind"] == rows.DEPLOYMENT]
+            if whole:
+                changed += [rows.ended(one, at=time.time()) for one in lost]
+                self._rows = now
+            else:
+                self._rows |= now
+            if changed:
+                self._publish("jobs", {"jobs": changed})
+
     def close(self) -> None:
         """Tell no more."""
         with self._lock:
@@ -116,11 +137,14 @@ class Feed:
     def _run(self) -> None:
         """Until nobody reads any more."""
         mark: int | None = None
-        money_at = hosts_at = 0.0
+        money_at = hosts_at = rows_at = 0.0
         while self._wanted():
             try:
                 self._tell_jobs()
                 now = time.monotonic()
+                if now - rows_at > self._rows_s:
+                    rows_at = now
+                    self.look_at_rows()
                 new = self._panel.mark()
                 if new != mark or now - money_at > _MONEY_S:
                     mark, money_at = new, now

@@ -16,10 +16,10 @@ from pydantic import SecretStr
 
 from rios.dmoe.params import check_timeout
 from rios.services.books import LOCAL_USER
-from rios.services.deployments.lazy import LazyPlatform
 from rios.services.edges import announce, edge
 from rios.services.generation import Model
 from rios.services.jobs import Jobs
+from rios.services.lazy import Lazy
 from rios.services.owners import Owners
 from rios.services.prompts import count_of
 from rios.services.purse import Purse
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from rios.dmoe.deployment import Deployment
     from rios.services.deployments.platform import Platform
     from rios.services.deployments.service import Deployments
+    from rios.services.reports.own import UserReports
+    from rios.services.reports.reports import Reports
     from rios.storage.breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -86,7 +88,9 @@ class Network:
         self.wallet.network = weakref.ref(self)
         self.jobs = Jobs()
         ends.callback(self._purse.close)
-        self._apps = LazyPlatform(partial(_platform, purse, self._owners, options, weakref.ref(self)))
+        self._apps = Lazy(partial(_platform, purse, self._owners, options, weakref.ref(self)))
+        self._reports = Lazy(partial(_reports, purse, options, self._client))
+        ends.callback(self._reports.close)
         purse.books.when_open(partial(_go_on, self._apps))
         ends.callback(self._apps.close)
         ends.callback(_close_all, self._deployments)
@@ -128,6 +132,14 @@ class Network:
 
         self._open()
         return Deployments(self._apps, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
+
+    @property
+    def reports(self) -> UserReports:
+        """Reports about costs, earnings and faults, made now and on a schedule."""
+        from rios.services.reports.own import UserReports
+
+        self._open()
+        return UserReports(self._reports, user=LOCAL_USER, everybodys=True)
 
     def widget(self, view: str = "all") -> Any:
         """The panel of JupyterLab's sidebar in the notebook, live: all of it, or "wallet", "jobs" or "hosts"."""
@@ -368,7 +380,14 @@ def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.
     return platform_of(purse.charging, owners, deploy=deploy, home=options.home, directory=options.apps)
 
 
-def _go_on(apps: LazyPlatform, ledger: Ledger) -> None:
+def _reports(purse: Purse, options: Settings, client: Any) -> Reports:
+    from rios.services.reports.elsewhere import on_workers
+    from rios.services.reports.opening import open_reports
+
+    return open_reports(purse, options, execute=on_workers(client))
+
+
+def _go_on(apps: Lazy[Platform], ledger: Ledger) -> None:
     """Look after deployments that were there before this process was."""
     from rios.services.deployments.store import AppStore
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from rios.services import rows
 from rios.words.errors import NetworkClosed, NotFound, RiosError
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 SPEND_DAYS = 30
 _USAGE_ROWS = 500
 
+
+def everything(_: str) -> None:
+    """Whoever has the process may do all in it; a gateway asks for itself."""
+
+
 Lookup = Callable[[], Any]
 """The network, or None once it has gone."""
 
@@ -28,8 +34,9 @@ Lookup = Callable[[], Any]
 class Panel:
     """The figures of one network for one account. Safe for threads; it keeps nothing alive."""
 
-    def __init__(self, lookup: Lookup, *, kind: str) -> None:
-        """kind: local, or remote for a network behind a gateway."""
+    def __init__(self, lookup: Lookup, *, kind: str, allowed: rows.Allowed = everything) -> None:
+        """kind: local, or remote for a network behind a gateway. allowed: raises for a scope that is not had."""
+        self._allowed = allowed
         self._lookup = lookup
         self.kind = kind
         self._sections: dict[str, Callable[[], dict[str, Any]]] = {
@@ -68,8 +75,12 @@ class Panel:
         return {"sections": {name: self.section(name) for name in self._sections}, "jobs": self.jobs()}
 
     def jobs(self) -> list[dict[str, Any]]:
-        """All jobs, oldest first."""
-        return [view.to_dict() for view in self.net.jobs.all()]
+        """All jobs: generations, oldest first, then deployments and reports."""
+        return [view.to_dict() for view in self.net.jobs.all()] + self.others()[0]
+
+    def others(self) -> tuple[list[dict[str, Any]], bool]:
+        """Deployments and reports as rows, and whether all could be had."""
+        return rows.rows_of(self.net, self._allowed)
 
     def mark(self) -> int | None:
         """A number that grows with each posting, where the ledger is here: what was read at the same one is fresh."""
@@ -151,19 +162,47 @@ class Panel:
         return placement_of(model.placement)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """One job with its prompt and its answer so far. Raises NotFound."""
+        """One job, with its prompt and its answer so far where it is a generation. Raises NotFound."""
+        if rows.kind_of(job_id):
+            row = rows.row_of(self.net, job_id, self._allowed)
+            return {"job": row, "prompt": "", "answer": "", "params": {}}
         jobs = self.net.jobs
         view, (prompt, answer) = jobs[job_id], jobs.text(job_id)
         return {"job": view.to_dict(), "prompt": prompt, "answer": answer, "params": jobs.params(job_id)}
 
+    def log(self, job_id: str, since: float) -> dict[str, Any]:
+        """What a deployment or a report has written after the moment `since`. Raises NotFound."""
+        if not rows.kind_of(job_id):
+            raise NotFound(f"{job_id!r} has no log; a generation has its prompt and its answer")
+        return rows.lines_of(self.net, job_id, since, self._allowed)
+
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """End a job; what was received so far is paid. Raises NotFound."""
-        self.net.jobs.cancel(job_id)
+        """End a job; what was received so far is paid. Take a deployment down. Raises NotFound."""
+        if rows.kind_of(job_id):
+            rows.cancel(self.net, job_id, self._allowed)
+        else:
+            self.net.jobs.cancel(job_id)
         return {"id": job_id}
 
     def retry(self, job_id: str) -> dict[str, Any]:
-        """Send a job again: the id of the new one. Raises NotFound, and as `submit`."""
+        """Send a job again: the id of the new one. Restart a deployment, make a report anew: these keep their ids.
+
+        Raises NotFound, and as `submit`.
+        """
+        if rows.kind_of(job_id):
+            rows.retry(self.net, job_id, self._allowed)
+            return {"id": job_id}
         return {"id": self.net.jobs.retry(job_id)}
+
+    def scale(self, job_id: str, replicas: object) -> dict[str, Any]:
+        """Want so many replicas of a deployment. Raises NotFound, InvalidRequest."""
+        rows.scale(self.net, job_id, replicas, self._allowed)
+        return {"id": job_id}
+
+    def rest(self, job_id: str, *, paused: bool) -> dict[str, Any]:
+        """Pause a deployment, or let it go on. Raises NotFound, InvalidRequest."""
+        rows.rest(self.net, job_id, self._allowed, paused=paused)
+        return {"id": job_id}
 
 
 def problem(error: RiosError) -> dict[str, str]:

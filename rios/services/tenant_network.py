@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance, Budget
     from rios.services.accounting import Proof
     from rios.services.billing import Costs
+    from rios.services.deployments.service import Deployments
+    from rios.services.reports.own import UserReports
     from rios.services.settlement import Settled
     from rios.services.views import Workers
     from rios.services.wallet import Earned
@@ -40,6 +42,22 @@ class TenantNetwork:
         """The workers of the network."""
         self._who.require("workers:read")
         return self._gate.network.workers
+
+    @property
+    def deploy(self) -> Deployments:
+        """The applications of the organisation; whoever changes one asks for that scope first."""
+        from rios.services.deployments.tenants import deployments_of
+
+        self._who.require("models:read")
+        return deployments_of(self._gate.network._apps, self._who)
+
+    @property
+    def reports(self) -> UserReports:
+        """The user's reports."""
+        from rios.services.reports.tenants import reports_of
+
+        self._who.require("usage:read")
+        return reports_of(self._gate, self._who)
 
     @property
     def models(self) -> tuple[Any, ...]:

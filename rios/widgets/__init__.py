@@ -1,4 +1,4 @@
-"""Widgets of what a notebook holds: `net.widget()`, `net.wallet.widget()`, `model.widget()`."""
+"""Widgets of what a notebook holds: `net.widget()`, `net.wallet.widget()`, `model.widget()`, `app.widget()`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from rios.widgets.deployment import DeploymentWidget
     from rios.widgets.generation import GenerationWidget
     from rios.widgets.panel import PanelWidget
 
@@ -25,3 +26,10 @@ def of_model(model: Any) -> GenerationWidget:
     from rios.widgets.generation import GenerationWidget
 
     return GenerationWidget(model)
+
+
+def of_app(app: Any) -> DeploymentWidget:
+    """An application: what runs of it, what it writes and costs."""
+    from rios.widgets.deployment import DeploymentWidget
+
+    return DeploymentWidget(app)

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from rios.services.accounts import FIRST_ORGANISATION
 from rios.services.books import LOCAL_USER
-from rios.services.deployments.lazy import LazyPlatform
 from rios.services.deployments.local_host import local_hosts
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
+from rios.services.lazy import Lazy
 from rios.services.purse import Purse
 from rios.words.config import Settings, settings
 
@@ -54,7 +54,7 @@ class Stage:
         options = settings() if home is None else settings().model_copy(update={"home": home})
         self.options: Settings = options
         self.purse = Purse(options, background=False)
-        self.lazy = LazyPlatform(lambda: self._made(home, apps, period_s, lease_s))
+        self.lazy = Lazy(lambda: self._made(home, apps, period_s, lease_s))
         self.deploy = Deployments(self.lazy, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
     def _made(self, home: Path | None, apps: Path | None, period_s: int, lease_s: float) -> Platform:

@@ -25,11 +25,12 @@ from rios.gateway.certs import Certificates
 from rios.gateway.serve import bind, server_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.accounts import Accounts
-from rios.services.deployments.lazy import LazyPlatform
 from rios.services.deployments.platform import Platform
 from rios.services.gate import Gate
 from rios.services.jobs import Jobs
+from rios.services.lazy import Lazy
 from rios.services.purse import Purse
+from rios.services.reports.opening import open_reports
 from rios.services.tenancy import Tenancy
 from rios.words.config import Settings
 from rios.words.errors import NoWorkers
@@ -115,10 +116,14 @@ def lean(
 ) -> Iterator[Door]:
     """A gateway of this process, with accounts and a ledger, and no worker behind it."""
     options = Settings(home=home)
-    with Purse(options) as purse, closing(LazyPlatform(lambda: _no_hosts(purse, home))) as apps:
+    with (
+        Purse(options) as purse,
+        closing(Lazy(lambda: _no_hosts(purse, home))) as apps,
+        closing(Lazy(lambda: open_reports(purse, options))) as reports,
+    ):
         network: Any = SimpleNamespace(
             _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe(),
-            parts=list, jobs=Jobs(), _apps=apps,
+            parts=list, jobs=Jobs(), _apps=apps, _reports=reports,
         )  # fmt: skip
         accounts = Accounts(purse.books.ledger, home=home)
         gate = Gate(network, accounts, Tenancy(network, accounts.store, models=models))

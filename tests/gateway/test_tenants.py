@@ -10,12 +10,13 @@ import pytest
 from rios.services.tenancy import Tenancy
 from tests.gateway.servers import Door, problem, serves
 from tests.gateway.tenants import NOBODY, answers, ids, masked, operations, parameters, specification_of
+from tests.reports import notebooks
 
 PASSWORD = "correct horse battery"
 # Names in paths that are no ids of anybody's objects.
 _WORDS = {"period", "provider"}
 # These objects are their user's alone: a colleague does not see them either.
-_OWN = ("/v1/jobs/", "/v1/tokens/", "/v1/sessions/", "/v1/usage/")
+_OWN = ("/v1/jobs/", "/v1/tokens/", "/v1/sessions/", "/v1/usage/", "/v1/reports/")
 
 
 @dataclass
@@ -54,6 +55,9 @@ def lab(network: Door) -> Lab:
         serves(http, "alpha-model")
         app = {"name": "alpha-app", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
         http.post("/v1/apps", json=app).raise_for_status()
+        notebooks.write(network.gate.network._settings.home / "reports", "small", *notebooks.SMALL)
+        http.post("/v1/reports/runs", json={"name": "small"}).raise_for_status()
+        http.post("/v1/reports/schedules", json={"name": "small", "cron": "0 6 * * *"}).raise_for_status()
         asked = {"model": "alpha-model", "prompt": "It was", "max_new_tokens": 2}
         job = http.post("/v1/jobs", json=asked).json()["id"]
         assert http.get(f"/v1/jobs/{job}", params={"wait_s": 60}).json()["result"]

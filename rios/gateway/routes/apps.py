@@ -63,12 +63,11 @@ def _app(request: Request, who: Principal, name: str) -> Deployment:
 
 def _said(app: Deployment) -> dict[str, Any]:
     found = app._app()
-    return {
-        "id": found.id, "name": found.name, "status": str(found.state), "reason": found.reason,
-        "revision": found.revision, "replicas": found.replicas, "replicas_min": found.replicas_min,
-        "replicas_max": found.replicas_max, "created_at": found.created_at, "ended": found.ended_at > 0,
-        "url": f"/apps/{found.name}/", "cost_wei": str(int(app.cost)), "specification": app.specification,
+    more = {
+        "replicas_min": found.replicas_min, "replicas_max": found.replicas_max, "ended": found.ended_at > 0,
+        "url": f"/apps/{found.name}/", "specification": app.specification,
     }  # fmt: skip
+    return {**app.view().to_dict(), **more}
 
 
 def _event(one: Event) -> dict[str, Any]:

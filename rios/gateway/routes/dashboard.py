@@ -43,7 +43,7 @@ class Desks:
         found = self._desks.get(browser.session_id)
         if found is None:
             network = TenantNetwork(gate_of(request), browser.who, address=base_url(request))
-            found = self._desks[browser.session_id] = Desk(lambda: network, kind="local")
+            found = self._desks[browser.session_id] = Desk(lambda: network, kind="local", allowed=browser.who.require)
         self._desks.move_to_end(browser.session_id)
         while len(self._desks) > DESKS_MAX:
             self._desks.popitem(last=False)[1].close()

@@ -14,6 +14,8 @@ from rios.deploy.spec import App as Specification
 from rios.services.deployments.engine_host import EngineHost
 from rios.services.deployments.following import follow
 from rios.services.deployments.values import App, Event, Replica
+from rios.services.deployments.views import AppView, views_of
+from rios.services.edges import edge
 from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
 
@@ -60,6 +62,10 @@ class Deployment:
     def __repr__(self) -> str:
         return f"<Deployment {self.name!r} {self.status}>"
 
+    def widget(self) -> Any:
+        """It in the notebook, live: state, replicas, requests, cost, hosts and log, with buttons to scale and stop."""
+        return edge("widgets").of_app(self)
+
     # --- what it is ------------------------------------------------------------------------------------------
 
     @property
@@ -86,6 +92,10 @@ class Deployment:
     def specification(self) -> dict[str, Any]:
         """What is wanted now. Secrets are in it by name alone."""
         return self._store.specification(self.id, self._app().revision)
+
+    def view(self) -> AppView:
+        """All that a panel shows of it, at one moment."""
+        return views_of(self._store, [self._app()])[0]
 
     @property
     def replicas(self) -> list[Replica]:

@@ -18,6 +18,8 @@ from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.values import App
+from rios.services.deployments.views import AppView, views_of
+from rios.services.lazy import Lazy
 from rios.words.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -126,6 +128,13 @@ class Deployments:
         """The deployments of the organisation, by name."""
         found = self._platform().store.apps(self._organisation_id)
         return tuple(self._handle(app) for app in found)
+
+    def views(self) -> tuple[AppView, ...]:
+        """All that a panel shows of those that there are, at one moment, by name."""
+        if isinstance(self._platform, Lazy) and not self._platform.is_made:
+            return ()  # it is made where there is a deployment, and to look is no reason to make it
+        store = self._platform().store
+        return tuple(views_of(store, store.apps(self._organisation_id)))
 
     def plan(self, source: str | Path | Sequence[Specification]) -> Plan:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""

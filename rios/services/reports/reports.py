@@ -20,7 +20,7 @@ from rios.services.reports.kinds import kind_of
 from rios.services.reports.making import Maker
 from rios.services.reports.periods import check_words, parse_span
 from rios.services.reports.store import Store
-from rios.services.reports.values import Identity, Past, RunState, Schedule, Wish, parameters_text
+from rios.services.reports.values import Identity, Past, Run, RunState, Schedule, Wish, parameters_text
 from rios.services.webhooks import Webhooks
 from rios.words.errors import InvalidRequest, QueueFull, RiosError
 
@@ -71,7 +71,7 @@ class Reports:
         self.deliverer = Deliverer(ledger, self.store, out, send=send, sender=sender, webhooks=webhooks)
         self._ledger, self._webhooks, self._may = ledger, webhooks, may
         self._holder = secrets.token_hex(8)
-        self._stop = threading.Event()
+        self._stop, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -97,15 +97,40 @@ class Reports:
         force: make it again at the ledger height of the first time: the same bytes, or a new version where the notebook
         has changed. Raises QueueFull while somebody else makes it.
         """
+        found = self.want(name, period, owner=owner, parameters=parameters, subject=subject)
+        if found.state == RunState.OK and not force:
+            return self.store.history(run_id=found.id, limit=1)[0]
+        return self.rerun(found.id)
+
+    def want(
+        self,
+        name: str,
+        period: str = "yesterday",
+        *,
+        owner: str,
+        parameters: Mapping[str, Any] | None = None,
+        subject: str = "",
+    ) -> Run:
+        """The run of a report, new or known. Whoever looks next makes it; as `run`, nobody waits for it."""
         self._may(owner, subject)
         template = self.templates.get(name)
         kind_of(template.data)
         span = parse_span(period, at_us=self._ledger.now())
         text = parameters_text(parameters or {}, template)
-        found = self.store.want(Identity(name, subject, text, span), owner=owner)
-        if found.state == RunState.OK and not force:
-            return self.store.history(run_id=found.id, limit=1)[0]
-        return self.rerun(found.id)
+        return self.store.want(Identity(name, subject, text, span), owner=owner)
+
+    @property
+    def looks(self) -> bool:
+        """Whether this process makes what is due."""
+        return self._thread is not None
+
+    def begin(self, run_id: str) -> None:
+        """Have a run made that waits or has ended, without waiting: by who looks for what is due, else by a thread."""
+        self.store.again(run_id)
+        if self.looks:
+            self._woken.set()
+        else:
+            threading.Thread(target=self._begun, args=(run_id,), name="rios-report", daemon=True).start()
 
     def rerun(self, run_id: str) -> Past:
         """Make a run again, at the ledger height of the first time."""
@@ -186,6 +211,7 @@ class Reports:
     def close(self, *, timeout_s: float = 5.0) -> None:
         """End. A report that is under way is left to the next process: its lease runs out."""
         self._stop.set()
+        self._woken.set()
         self.deliverer.close()
         if self._thread is not None:
             self._thread.join(timeout_s)
@@ -193,6 +219,12 @@ class Reports:
     def _sweep(self) -> None:
         self.shelf.sweep()
         sweep()
+
+    def _begun(self, run_id: str) -> None:
+        try:
+            self.rerun(run_id)
+        except RiosError as error:  # of the ledger: what went wrong with the report is in the history
+            log.warning("a report was not made", extra={"run": run_id, "reason": str(error)})
 
     def _loop(self, look_s: float) -> None:
         while not self._stop.is_set():
@@ -202,4 +234,5 @@ class Reports:
                 log.warning("reports wait", extra={"reason": str(error)})
                 busy = False
             if not busy:
-                self._stop.wait(look_s)
+                self._woken.wait(look_s)
+                self._woken.clear()

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert
 
 from rios.services.reports.cron import dues
 from rios.services.reports.periods import parse_span
-from rios.services.reports.values import ENDED, Identity, Past, Run, RunState, Schedule
+from rios.services.reports.values import ENDED, Identity, Made, Past, Run, RunState, Schedule
 from rios.storage import report_models as m
 from rios.words.errors import NotFound
 from rios.words.ids import derived_id
@@ -227,16 +227,40 @@ class Store:
             mine = and_(row.schedule_id == schedule_id, row.due_at == due_at)
             batch.connection.execute(update(row).where(mine).values(told=True))
 
+    def again(self, run_id: str) -> None:
+        """Have a run that has ended made again by whoever looks next; one that goes on is left as it is."""
+        row, now = m.ReportRunRow, self._ledger.now()
+        wanted = update(row).where(row.id == run_id, row.state.in_(ENDED))
+        self._write(lambda batch: batch.connection.execute(wanted.values(state=RunState.QUEUED, not_before=now)))
+
+    def made(self, *, user: str | None = None, run_id: str | None = None, limit: int = 100) -> list[Made]:
+        """Runs with what came of them, the last first; those that a user asked for or is the subject of, or all."""
+        row, past = m.ReportRunRow, m.ReportHistoryRow
+        wanted = [] if user is None else [or_(row.owner == user, row.subject == user)]
+        wanted += [] if run_id is None else [row.id == run_id]
+        query = select(row.__table__).where(*wanted).order_by(row.created_at.desc(), row.id).limit(limit)
+        with self._ledger.database.reading() as connection:
+            runs = [_run(found) for found in connection.execute(query).mappings()]
+            ids = [run.id for run in runs]
+            attempts = select(past.__table__).where(past.run_id.in_(ids)).order_by(past.seq)
+            pasts = [_past(found) for found in connection.execute(attempts).mappings()] if ids else []
+        return [_made(run, [one for one in pasts if one.run_id == run.id]) for run in runs]
+
     # --- the history -----------------------------------------------------------------------------------------
 
-    def history(self, *, name: str | None = None, run_id: str | None = None, limit: int = 100) -> list[Past]:
-        """Attempts, the last first."""
+    def history(
+        self, *, name: str | None = None, run_id: str | None = None, user: str | None = None, limit: int = 100
+    ) -> list[Past]:
+        """Attempts, the last first; those of what a user asked for or is the subject of, or all."""
         row = m.ReportHistoryRow
         wanted: list[ColumnElement[bool]] = []
         if name is not None:
             wanted.append(row.name == name)
         if run_id is not None:
             wanted.append(row.run_id == run_id)
+        if user is not None:
+            run = m.ReportRunRow
+            wanted.append(row.run_id.in_(select(run.id).where(or_(run.owner == user, run.subject == user))))
         query = select(row.__table__).where(*wanted).order_by(row.seq.desc()).limit(limit)
         with self._ledger.database.reading() as connection:
             return [_past(found) for found in connection.execute(query).mappings()]
@@ -259,6 +283,17 @@ def _schedule(row: Row) -> Schedule:
 
 def _past(row: Row) -> Past:
     return Past(**{**row, "files": json.loads(row["files"]), "state": RunState(row["state"])})
+
+
+def _made(run: Run, pasts: list[Past]) -> Made:
+    last = pasts[-1] if pasts else None
+    return Made(
+        id=run.id, name=run.name, label=run.label, owner=run.owner, subject=run.subject, state=RunState(run.state),
+        attempts=run.attempts, created_at=run.created_at, ended_at=last.ended_at if last else 0,
+        cost_wei=sum(one.cost_wei for one in pasts), version=last.version if last else None,
+        folder=last.folder if last else "", files=tuple(sorted(last.files)) if last else (),
+        runtime=last.runtime if last else "", error=last.error if last else "",
+    )  # fmt: skip
 
 
 def _run(row: Row) -> Run:

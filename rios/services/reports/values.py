@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -102,6 +102,49 @@ class Past:
     cost_wei: int
     error: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """As it travels: whole numbers without a bound as text."""
+        return {**asdict(self), "files": dict(self.files), "cost_wei": str(self.cost_wei), "cpu_ns": str(self.cpu_ns)}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Past:
+        """What `to_dict` wrote, also after it was JSON."""
+        numbers = {"cost_wei": int(said["cost_wei"]), "cpu_ns": int(said["cpu_ns"])}
+        return cls(**{**said, **numbers, "state": RunState(said["state"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A report about one period as a user sees it: its run, and what came of the last attempt."""
+
+    id: str
+    name: str
+    label: str
+    owner: str
+    subject: str
+    state: RunState
+    attempts: int
+    created_at: int
+    ended_at: int
+    """Of the last attempt; 0 before the first has ended."""
+    cost_wei: int
+    """Of all attempts."""
+    version: int | None
+    folder: str
+    files: tuple[str, ...]
+    runtime: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it travels: the amount as text."""
+        return {**asdict(self), "cost_wei": str(self.cost_wei), "files": list(self.files)}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Made:
+        """What `to_dict` wrote, also after it was JSON."""
+        more = {"cost_wei": int(said["cost_wei"]), "files": tuple(said["files"]), "state": RunState(said["state"])}
+        return cls(**{**said, **more})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -122,6 +165,15 @@ class Schedule:
     paused_at: int | None
     closed_at: int | None
     next_at: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it travels."""
+        return {**asdict(self), "emails": list(self.emails), "webhooks": list(self.webhooks)}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Schedule:
+        """What `to_dict` wrote, also after it was JSON."""
+        return cls(**{**said, "emails": tuple(said["emails"]), "webhooks": tuple(said["webhooks"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,170 @@
+"""Reports: made now and on a schedule, with what became of each. A user's own alone, but for who may settle."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import Field
+
+from rios.accounts.values import Principal
+from rios.gateway.auth import gate_of, needs
+from rios.gateway.schemas import Name, Strict
+from rios.services.reports.own import UserReports
+from rios.services.reports.tenants import reports_of
+from rios.services.reports.values import Schedule, Wish
+
+router = APIRouter(prefix="/v1/reports", tags=["reports"])
+Reader = Annotated[Principal, Depends(needs("usage:read"))]
+Writer = Annotated[Principal, Depends(needs("reports:write"))]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Email = Annotated[str, Field(min_length=3, max_length=254)]
+Url = Annotated[str, Field(min_length=8, max_length=2000)]
+Subject = Annotated[str | None, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_TYPES = {
+    "html": "text/html; charset=utf-8", "pdf": "application/pdf", "json": "application/json",
+    "ipynb": "application/x-ipynb+json",
+}  # fmt: skip
+# A page is whoever's notebook it was: what it would run here has nothing of this address.
+_SHUT = {"Content-Security-Policy": "sandbox allow-scripts; default-src 'none'", "Cache-Control": "no-store"}
+
+
+class NewRun(Strict):
+    """A report that is wanted now."""
+
+    name: Name
+    period: Name = "yesterday"
+    parameters: dict[str, Any] = Field(default_factory=dict, max_length=40)
+    subject: Subject = Field(None, description="Whose costs: the user's own without; empty for everybody's.")
+    force: bool = Field(False, description="Again, from the same entries of the ledger.")
+
+
+class NewSchedule(Strict):
+    """A report that is wanted again and again."""
+
+    name: Name
+    cron: Name = Field(description="Minute, hour, day, month and weekday.")
+    zone: Name = "UTC"
+    period: Name = "yesterday"
+    parameters: dict[str, Any] = Field(default_factory=dict, max_length=40)
+    emails: list[Email] = Field(default_factory=list, max_length=20)
+    webhooks: list[Url] = Field(default_factory=list, max_length=20)
+    catch_up: bool = Field(True, description="Make each one that was missed, or the last alone.")
+    subject: Subject = Field(None, description="Whose costs: the user's own without; empty for everybody's.")
+
+
+def _reports(request: Request, who: Principal) -> UserReports:
+    return reports_of(gate_of(request), who)
+
+
+def _schedule(found: Schedule) -> dict[str, Any]:
+    return {**found.to_dict(), "parameters": json.loads(found.parameters), "paused": found.paused_at is not None}
+
+
+@router.get("", summary="The reports that can be made")
+def get_reports(request: Request, who: Reader) -> dict[str, Any]:
+    """Names, what each is about, and its parameters."""
+    kinds = _reports(request, who).kinds
+    return {"data": [{"name": k.name, "summary": k.summary, "parameters": list(k.parameters)} for k in kinds]}
+
+
+@router.get("/runs", summary="Reports that were asked for")
+def get_runs(request: Request, who: Reader, limit: Limit = 100) -> dict[str, Any]:
+    """The last first, with state, price and files."""
+    return {"data": [one.to_dict() for one in _reports(request, who).list(limit)]}
+
+
+@router.post("/runs", status_code=202, summary="Have a report made")
+def post_run(request: Request, who: Writer, body: NewRun) -> dict[str, Any]:
+    """In the background, paid by the user; one that was made already is found."""
+    found = _reports(request, who).want(
+        body.name, body.period, parameters=body.parameters, subject=body.subject, force=body.force
+    )
+    return found.to_dict()
+
+
+@router.get("/runs/{run_id}", summary="A report that was asked for")
+def get_run(request: Request, who: Reader, run_id: str) -> dict[str, Any]:
+    """State, price and files."""
+    return _reports(request, who).get(run_id).to_dict()
+
+
+@router.post("/runs/{run_id}/rerun", status_code=202, summary="Have a report made again")
+def post_rerun(request: Request, who: Writer, run_id: str) -> dict[str, Any]:
+    """From the same entries of the ledger: the same bytes."""
+    return _reports(request, who).again(run_id).to_dict()
+
+
+@router.get(
+    "/runs/{run_id}/file",
+    summary="A file of a report",
+    response_class=Response,
+    responses={200: {"content": {kind.partition(";")[0]: {} for kind in _TYPES.values()}}},
+)
+def get_file(
+    request: Request,
+    who: Reader,
+    run_id: str,
+    kind: Annotated[Literal["html", "pdf", "json", "ipynb"], Query(description="Which of its files.")] = "html",
+) -> Response:
+    """To be kept: the page opens without a network."""
+    content = _reports(request, who).file(run_id, kind)
+    headers = {"Content-Disposition": f'attachment; filename="report.{kind}"', **_SHUT}
+    return Response(content, media_type=_TYPES[kind], headers=headers)
+
+
+@router.get("/history", summary="Each attempt to make a report")
+def get_history(
+    request: Request,
+    who: Reader,
+    name: Annotated[str | None, Query(max_length=200)] = None,
+    run_id: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """The last first. It is only ever added to."""
+    found = _reports(request, who).history(name, run_id=run_id, limit=limit)
+    return {"data": [one.to_dict() for one in found]}
+
+
+@router.get("/schedules", summary="Schedules")
+def get_schedules(request: Request, who: Reader) -> dict[str, Any]:
+    """Those that were not deleted, oldest first."""
+    return {"data": [_schedule(one) for one in _reports(request, who).schedules()]}
+
+
+@router.post("/schedules", status_code=201, summary="Have a report made again and again")
+def post_schedule(request: Request, who: Writer, body: NewSchedule) -> dict[str, Any]:
+    """`webhook_secret` signs what webhooks are told, and is shown this once. Others' mail addresses and webhooks need
+    the scope webhooks:write too."""
+    wish = Wish(
+        name=body.name, cron=body.cron, zone=body.zone, period=body.period, parameters=body.parameters,
+        emails=tuple(body.emails), webhooks=tuple(body.webhooks), catch_up=body.catch_up,
+    )  # fmt: skip
+    found, secret = _reports(request, who).schedule_wish(wish, subject=body.subject)
+    return {**_schedule(found), **({"webhook_secret": secret} if body.webhooks else {})}
+
+
+@router.get("/schedules/{schedule_id}", summary="A schedule")
+def get_schedule(request: Request, who: Reader, schedule_id: str) -> dict[str, Any]:
+    """When it is due next, and whom it tells."""
+    return _schedule(_reports(request, who).get_schedule(schedule_id))
+
+
+@router.post("/schedules/{schedule_id}/pause", summary="Let a schedule rest")
+def post_pause(request: Request, who: Writer, schedule_id: str) -> dict[str, Any]:
+    """What it misses is not made up for."""
+    return _schedule(_reports(request, who).pause(schedule_id))
+
+
+@router.post("/schedules/{schedule_id}/resume", summary="Let a schedule go on")
+def post_resume(request: Request, who: Writer, schedule_id: str) -> dict[str, Any]:
+    """From now."""
+    return _schedule(_reports(request, who).resume(schedule_id))
+
+
+@router.delete("/schedules/{schedule_id}", status_code=204, summary="End a schedule")
+def delete_schedule(request: Request, who: Writer, schedule_id: str) -> Response:
+    """What it made stays."""
+    _reports(request, who).delete(schedule_id)
+    return Response(status_code=204)
