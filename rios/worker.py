@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from distributed import Worker
@@ -28,6 +29,7 @@ from rios.dmoe import comms
 from rios.dmoe.greeting import connect
 from rios.dmoe.template import Serving, start_supervisor
 from rios.dmoe.trust import trust_of
+from rios.services.deployments.agent_keeper import METRIC, AgentKeeper
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest, RiosError
 from rios.words.ids import Address, check_address
@@ -115,6 +117,10 @@ class HostPlugin(WorkerPlugin):
         }
         threading.Thread(target=self._keep, name="rios-host", daemon=True).start()
         worker.metrics["rios"] = lambda _: self.announcement()
+        self._agent = _agent(self.worker_name, self.address)
+        if self._agent is not None:
+            agent = self._agent
+            worker.metrics[METRIC] = lambda _: agent.announcement()
         self._figures = _Figures(self)
         REGISTRY.register(self._figures)
 
@@ -181,6 +187,9 @@ class HostPlugin(WorkerPlugin):
     def teardown(self, worker: Worker) -> None:
         """The worker ends: the host serves its clients to the end, then ends too."""
         worker.metrics.pop("rios", None)
+        worker.metrics.pop(METRIC, None)
+        if self._agent is not None:
+            self._agent.close()
         REGISTRY.unregister(self._figures)
         with self._lock:
             self._ending.set()
@@ -264,6 +273,15 @@ def _owner() -> Address | None:
     if int(owner, 16) == 0:
         raise InvalidRequest("RIOS_OWNER is the zero address, to which nobody has a key; give your own")
     return owner
+
+
+def _agent(name: str, address: str) -> AgentKeeper | None:
+    """What keeps the agent of this machine, where it runs applications."""
+    options = settings()
+    if not options.host_apps:
+        return None
+    directory = options.apps or (Path("/var/lib/rios") if os.getuid() == 0 or options.home is None else options.home)
+    return AgentKeeper(options, directory / "agent", name=name, address=address, owner=_OWNER)
 
 
 def _check_numbers() -> None:

@@ -377,7 +377,11 @@ def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.
             raise NetworkClosed("the network of this model has ended")
         return found.dmoe.deploy(*what, **how)
 
-    return platform_of(purse.charging, owners, deploy=deploy, home=options.home, directory=options.apps)
+    def agents() -> dict[str, dict[str, Any]]:
+        found = network()
+        return {} if found is None else found._membership.agents
+
+    return platform_of(purse.charging, owners, options, deploy=deploy, agents=agents)
 
 
 def _reports(purse: Purse, options: Settings, client: Any) -> Reports:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -69,6 +70,17 @@ class Settings(BaseSettings):
         default=None,
         description="Where sandboxes and volumes lie, which other users must be able to pass through; default is "
         "/var/lib/rios for root and the home for others.",
+    )
+    host_apps: bool = Field(
+        default=False,
+        description="This worker's machine runs applications of its network, in sandboxes under RIOS_APPS.",
+    )
+    apps_isolation: Literal["process", "container", "kernel", "machine"] = Field(
+        default="process", description="No application runs with less, whatever its specification asks for."
+    )
+    region: str = Field(default="", description="Where this machine is, as specifications name it.")
+    ask_bp: int = Field(
+        default=10_000, ge=0, description="This machine's price for applications, in basis points of the price book's."
     )
 
     # Control plane.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rios.billing.pricing import Host as PricedHost
 from rios.deploy.lifecycle import Wish
+from rios.deploy.runtimes.protocol import Isolation
 from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine_host import Deploy, EngineHost
 from rios.services.deployments.front import Front
@@ -26,6 +27,8 @@ from rios.words.errors import RiosError
 
 if TYPE_CHECKING:
     from rios.services.charging import Charging
+    from rios.services.deployments.network_hosts import Agents
+    from rios.words.config import Settings
     from rios.words.ids import Address
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,7 @@ class Platform:
             ask_bp = 10_000 if found is None else found.offer().ask_bp
             return PricedHost(name, owner(name), "cpu", ask_bp)
 
-        self.routes = Routes(store, woken=self._nudge)
+        self.routes = Routes(store, self.hosts.way, woken=self._nudge)
         self.prober = Prober(changed=self._nudge)
         metering = Metering(store, charging, priced, period_s=period_s)
         acting = Acting(store, metering, self.secrets, self.routes)
@@ -110,21 +113,24 @@ class Platform:
 def platform_of(
     charging: Charging,
     owner: Callable[[str], Address],
+    options: Settings,
     *,
     deploy: Deploy,
-    home: Path | None,
-    directory: Path | None,
+    agents: Agents,
 ) -> Platform:
-    """The platform of a network whose one host is this machine.
+    """The platform of a network: on this machine, and on those whose agents are announced.
 
-    deploy: deploys a model on the network. directory: where sandboxes and volumes lie; in the home without, or in a
-    temporary place where there is none.
+    deploy: deploys a model on the network. Sandboxes and volumes of this machine lie where `options.apps` says; in the
+    home without, or in a temporary place where there is none.
     """
 
     def hosts(store: AppStore) -> Hosts:
         from rios.services.deployments.local_host import local_hosts, place_of
+        from rios.services.deployments.network_hosts import NetworkHosts
 
-        network_id = store.network_id()
-        return local_hosts(network_id, directory or place_of(home, network_id), engine=EngineHost(deploy))
+        network_id, least = store.network_id(), Isolation.named(options.apps_isolation)
+        place = options.apps or place_of(options.home, network_id)
+        here = local_hosts(network_id, place, engine=EngineHost(deploy), isolation=least)
+        return NetworkHosts(here, agents, network_id, options, isolation=least)
 
-    return Platform(charging, hosts, owner, home=home)
+    return Platform(charging, hosts, owner, home=options.home)

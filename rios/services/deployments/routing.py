@@ -80,10 +80,12 @@ class Route:
 class Routes:
     """The routes of one process. Close it."""
 
-    def __init__(self, store: AppStore, *, woken: Callable[[], None] = lambda: None) -> None:
-        """woken: called when a request waits that no replica can take."""
+    def __init__(
+        self, store: AppStore, way: Callable[[str, str, str], str], *, woken: Callable[[], None] = lambda: None
+    ) -> None:
+        """way: `Hosts.way`. woken: called when a request waits that no replica can take."""
         self.router = f"router-{secrets.token_hex(6)}"
-        self._store = store
+        self._store, self._way = store, way
         self._woken = woken
         self._lock = threading.Lock()
         self._routes: dict[str, Route] = {}
@@ -204,7 +206,9 @@ class Routes:
                     continue
                 endpoint = hands.get(replica.id)
                 if endpoint is None:
-                    host, _, port = replica.address.rpartition(":")
+                    host, _, port = self._way(replica.host, replica.id, replica.address).rpartition(":")
+                    if not port:  # its host is not known here yet
+                        continue
                     mark = (replica.revision, replica.round)
                     endpoint = hands[replica.id] = Endpoint(replica.id, host, int(port), replica.revision, mark)
                 route.endpoints.append(endpoint)

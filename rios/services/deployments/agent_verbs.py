@@ -1,0 +1,102 @@
+"""What an agent does when it is called: each verb of a host, from JSON to JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rios.deploy.runtimes.records import check_id
+from rios.services.deployments import agent_wire as wire
+from rios.services.deployments.local_host import LocalHost
+from rios.words.errors import InvalidRequest, NotFound
+
+LINES_MAX = 5000
+"""Of a log, in one answer."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+Call = Mapping[str, Any]
+
+
+def checked(text: object) -> str:
+    """An id, which leads nowhere else as a part of a path. Raises InvalidRequest."""
+    if not _ID.fullmatch(str(text)):
+        raise InvalidRequest(f"{text!r} is no id")
+    return str(text)
+
+
+def _look(host: LocalHost, _: Call) -> dict[str, Any]:
+    return {"offer": wire.plain(host.offer()), "instances": [wire.plain(one) for one in host.instances()]}
+
+
+def _pulls(host: LocalHost, call: Call) -> dict[str, Any]:
+    return {"pulls": host.pulls(call["specification"])}
+
+
+def _prepare(host: LocalHost, call: Call) -> dict[str, Any]:
+    host.prepare(call["specification"])
+    return {}
+
+
+def _start(host: LocalHost, call: Call) -> dict[str, Any]:
+    order = wire.order_of(call["order"])
+    for part in (order.organisation_id, order.app_id):
+        checked(part)
+    return wire.plain(host.start(order))
+
+
+def _end(host: LocalHost, call: Call) -> dict[str, Any]:
+    return wire.ended(host.end(check_id(call["replica"]), grace_s=float(call["grace_s"])))
+
+
+def _clear(host: LocalHost, call: Call) -> dict[str, Any]:
+    host.clear(check_id(call["replica"]))
+    return {}
+
+
+def _forget(host: LocalHost, call: Call) -> dict[str, Any]:
+    host.forget(checked(call["organisation"]), checked(call["app"]), call["specification"])
+    return {}
+
+
+def _metrics(host: LocalHost, call: Call) -> dict[str, Any]:
+    return wire.plain(host.metrics(check_id(call["replica"])))
+
+
+def _logs(host: LocalHost, call: Call) -> dict[str, Any]:
+    """The next lines, whether there may be more of them at once, and whether more can come."""
+    replica_id, lines = check_id(call["replica"]), list[list[Any]]()
+    try:
+        ended = host.status(replica_id).state == "exited"  # asked first: what it wrote before its end is read then
+    except NotFound:
+        ended = True
+    for line in host.logs(replica_id, since=float(call["since"])):
+        lines.append([line.at, line.stream, line.text])
+        if len(lines) == LINES_MAX:
+            break
+    return {"lines": lines, "full": len(lines) == LINES_MAX, "ended": ended}
+
+
+def _exec(host: LocalHost, call: Call) -> dict[str, Any]:
+    command, timeout_s = list(map(str, call["command"])), float(call["within_s"])
+    return wire.executed(host.exec(check_id(call["replica"]), command, timeout_s=timeout_s))
+
+
+def _put_secrets(host: LocalHost, call: Call) -> dict[str, Any]:
+    host.put_secrets(check_id(call["replica"]), wire.secrets_of(call["secrets"]))
+    return {}
+
+
+VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
+    "look": _look,
+    "pulls": _pulls,
+    "prepare": _prepare,
+    "start": _start,
+    "end": _end,
+    "clear": _clear,
+    "forget": _forget,
+    "metrics": _metrics,
+    "logs": _logs,
+    "exec": _exec,
+    "put_secrets": _put_secrets,
+}

@@ -1,0 +1,249 @@
+"""Hosts beyond this machine: agents of two directories are two hosts, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.deploy.lifecycle import State
+from rios.deploy.runtimes.protocol import Isolation
+from rios.dmoe.peer import Peer
+from rios.services.accounts import FIRST_ORGANISATION
+from rios.services.books import LOCAL_USER
+from rios.services.deployments.agent_keeper import AgentKeeper
+from rios.services.deployments.hosts import Order
+from rios.services.deployments.local_host import LocalHosts, clear_up
+from rios.services.deployments.network_hosts import NetworkHosts
+from rios.services.deployments.platform import Platform
+from rios.services.deployments.remote_host import RemoteHost
+from rios.services.deployments.service import Deployments
+from rios.services.purse import Purse
+from rios.words.config import settings
+from rios.words.errors import HostLost, InvalidRequest, NotFound, Unauthorized
+from tests.deployments.stage import RESOURCES, SERVER, WEB, get
+from tests.waiting import until
+
+WAIT_S = 60.0
+pytestmark = [pytest.mark.needs("bwrap"), pytest.mark.needs("root")]
+
+
+class Machine:
+    """A host with its agent, as a worker keeps it."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.name = name
+        self.directory = Path(tempfile.mkdtemp(prefix=f"rios-{name}-"))
+        self.directory.chmod(0o711)
+        self.options = settings().model_copy(update={"region": "eu", "ask_bp": 9000, **options})
+        self.started()
+
+    def started(self) -> None:
+        """Its worker begins, or begins again."""
+        self.keeper = AgentKeeper(
+            self.options, self.directory / "agent", name=self.name, address="127.0.0.1", owner=None
+        )
+
+    def said(self) -> dict[str, Any]:
+        return self.keeper.announcement()
+
+    def pid(self) -> int:
+        until(self.said, deadline_s=WAIT_S)
+        return int(self.said()["pid"])
+
+    def die(self) -> None:
+        """The machine goes down: nobody starts its agent again."""
+        pid = self.pid()
+        self.keeper._ending.set()
+        os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        pid = self.said().get("pid")
+        self.keeper.close()
+        if pid:
+            os.kill(int(pid), signal.SIGTERM)
+            until(lambda: not self.said(), deadline_s=WAIT_S)
+        for place in (self.directory / "agent").iterdir():
+            if place.is_dir():
+                clear_up(place)
+        shutil.rmtree(self.directory)
+
+
+class Nobody(LocalHosts):
+    """This machine runs nothing itself."""
+
+    def __init__(self) -> None:
+        self._hosts, self._end = {}, lambda: None
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[list[Machine]]:
+    found = [Machine("alpha"), Machine("beta")]
+    for machine in found:
+        machine.pid()
+    yield found
+    for machine in found:
+        machine.remove()
+
+
+@pytest.fixture(scope="module")
+def platform(machines: list[Machine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    def agents() -> dict[str, dict[str, Any]]:
+        return {machine.name: said for machine in machines if (said := machine.said())}
+
+    home = tmp_path_factory.mktemp("home")
+    options = settings().model_copy(update={"home": home})
+    with Purse(options, background=False) as purse:
+        found = Platform(
+            purse.charging,
+            lambda store: NetworkHosts(Nobody(), agents, store.network_id(), options, isolation=Isolation.PROCESS),
+            lambda _name: purse.books.address,
+            home=home,
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def deploy(platform: Platform) -> Deployments:
+    return Deployments(lambda: platform, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
+
+
+@pytest.fixture
+def remote(machines: list[Machine]) -> Iterator[RemoteHost]:
+    """The first machine, for another network."""
+    said = machines[0].said()
+    found = RemoteHost(Peer("alpha", ("127.0.0.1", said["port"]), said["key"], ""), "other", settings())
+    until(lambda: not found._why, deadline_s=WAIT_S)
+    yield found
+    found.close()
+
+
+def order(replica_id: str, *command: str, secrets: Any = None, **fields: Any) -> Order:
+    from rios.deploy.spec import App
+
+    app = App.model_validate({"name": "x", "command": command, "resources": RESOURCES, **fields})
+    return Order(
+        replica_id=replica_id, app_id="app-1", organisation_id="org-1", revision=1,
+        specification=app.stored(), secrets=secrets or {},
+    )  # fmt: skip
+
+
+def test_a_replica_runs_there_and_answers_all_verbs(remote: RemoteHost, machines: list[Machine]) -> None:
+    offer = remote.offer()
+    assert (offer.region, offer.ask_bp, offer.isolation >= Isolation.PROCESS) == ("eu", 9000, True)
+    assert "bubblewrap" in offer.runtimes
+    wanted = order("far-1", "sh", "-c", "echo hello; sleep 0.2; echo bad >&2; exec sleep 60")
+    assert not remote.pulls(wanted.specification)
+    status = remote.start(wanted)
+    assert remote.start(wanted).started_at == status.started_at, "the same id runs once"
+    assert [one.instance for one in remote.instances()] == ["far-1"]
+    until(lambda: len(list(remote.logs("far-1"))) == 2, deadline_s=WAIT_S)
+    assert {(line.stream, line.text) for line in remote.logs("far-1")} == {("stdout", "hello"), ("stderr", "bad")}
+    done = remote.exec("far-1", ["sh", "-c", "echo here; exit 3"], timeout_s=20)
+    assert (done.exit_code, done.stdout) == (3, b"here\n")
+    assert remote.metrics("far-1").pids >= 1
+    # The agent is killed: what runs goes on, and the next one finds it.
+    followed = remote.logs("far-1", follow=True)
+    next(followed)
+    pid = machines[0].pid()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: machines[0].said().get("pid", pid) != pid, deadline_s=WAIT_S)
+    said = machines[0].said()
+    remote.moved(Peer("alpha", ("127.0.0.1", said["port"]), said["key"], ""))
+    assert remote.start(wanted).started_at == status.started_at
+    ended = remote.end("far-1", grace_s=1)
+    assert ended.status is not None
+    assert ended.status.state == "exited"
+    assert ended.metrics is not None
+    assert ended.metrics.cpu_seconds > 0
+    assert [line.text for line in followed] == ["bad"]
+    remote.clear("far-1")
+    assert not remote.instances()
+    assert [line.text for line in remote.logs("far-1")] == ["hello", "bad"], "its log is kept"
+    with pytest.raises(NotFound):
+        remote.metrics("far-1")
+    remote.forget("org-1", "app-1", wanted.specification)
+
+
+def test_what_it_cannot_or_may_not_do(remote: RemoteHost, machines: list[Machine]) -> None:
+    with pytest.raises(InvalidRequest, match="machine"):
+        remote.start(order("far-2", "true", schedule={"isolation": "machine"}))
+    remote._least = Isolation.MACHINE
+    with pytest.raises(InvalidRequest, match="machine is asked for"):
+        remote.start(order("far-2", "true"))
+    remote._least = Isolation.PROCESS
+    with pytest.raises(InvalidRequest):
+        remote._call("clear", replica="../../etc")
+    with pytest.raises(InvalidRequest, match="unknown operation"):
+        remote._call("format")
+    remote.peer = Peer("alpha", ("192.0.2.1", 1), "", "")
+    with pytest.raises(InvalidRequest, match="in clear"):
+        remote.start(order("far-3", "true", secrets={"TOKEN": "x"}))
+    with pytest.raises(InvalidRequest, match="in clear"):
+        remote.put_secrets("far-3", {})
+    said = machines[0].said()
+    stranger = RemoteHost(Peer("alpha", ("127.0.0.1", said["port"]), "wrong", ""), "other", settings())
+    until(lambda: "key" in stranger._why, deadline_s=WAIT_S)
+    with pytest.raises(HostLost):
+        stranger.instances()
+    with pytest.raises(Unauthorized):
+        stranger._once("look", timeout_s=5.0, args={})
+    stranger.close()
+
+
+def test_an_agent_without_a_worker_stays_for_its_replicas_and_leaves_to_the_next(remote: RemoteHost) -> None:
+    machine = Machine("gamma")
+    pid = machine.pid()
+    said = machine.said()
+    host = RemoteHost(Peer("gamma", ("127.0.0.1", said["port"]), said["key"], ""), "net", settings())
+    host.start(order("far-4", "sleep", "60"))
+    second = AgentKeeper(machine.options, machine.directory / "agent", name="gamma-2", address="127.0.0.1", owner=None)
+    time.sleep(1.0)
+    assert not second.announcement(), "one for a directory, while it has its worker"
+    machine.keeper.close()
+    until(second.announcement, deadline_s=WAIT_S)
+    assert second.announcement()["pid"] != pid
+    said = second.announcement()
+    host.moved(Peer("gamma", ("127.0.0.1", said["port"]), said["key"], ""))
+    assert host.end("far-4", grace_s=0).status is not None
+    host.clear("far-4")
+    host.close()
+    second.close()
+    until(lambda: not second.announcement(), "it has nothing to stay for", deadline_s=WAIT_S)
+    machine.keeper = second
+    machine.remove()
+
+
+def test_replicas_of_a_killed_host_come_back_on_another(deploy: Deployments, machines: list[Machine]) -> None:
+    app = deploy.create(
+        name="far", command=[*WEB, SERVER], port=8000, health={"http": "/", "interval": 0.5}, resources=RESOURCES,
+        replicas=2, grace=2, schedule={"region": "eu"},
+    )  # fmt: skip
+    app.wait(timeout=WAIT_S)
+    assert sorted(one.host for one in app.replicas) == ["alpha", "beta"]
+    url = app.url
+    for n in range(6):  # by the agents' relays
+        assert get(f"{url}/{n}", data=b"x", method="POST") == (200, f"hello POST /{n} x")
+    assert any("POST" in line for line in app.logs())
+    machines[1].die()
+    killed = time.monotonic()
+    until(
+        lambda: [one.host for one in app.replicas if one.state is State.READY] == ["alpha", "alpha"],
+        deadline_s=WAIT_S,
+    )
+    assert time.monotonic() - killed < 10.0
+    assert get(f"{url}/still") == (200, "hello GET /still ")
+    # It comes back with what it ran, which is nobody's any more.
+    machines[1].started()
+    machines[1].pid()
+    places = [path for path in (machines[1].directory / "agent").glob("*/bubblewrap") if path.is_dir()]
+    until(lambda: not any(list(place.iterdir()) for place in places), "it is cleared away", deadline_s=WAIT_S)
+    app.delete()
