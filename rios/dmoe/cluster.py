@@ -98,7 +98,7 @@ class LocalCluster:
     def add_worker(self, name: str, *, memory_bytes: int | None = None, host_class: str | None = None) -> None:
         """One more worker; it is there when the network lists it."""
         # One import of torch for all workers, and for those of the next cluster of this process.
-        template = Template.shared(self._environment())
+        template = Template.shared(self._environment(), warm_s=self._settings.warm_s)
         environment = {"RIOS_HOST_CLASS": host_class or self._host_class or "", CHANNEL: str(template.fileno())}
         limit = memory_bytes or self._memory_bytes
         if limit:

@@ -5,7 +5,8 @@ workers of an embedded network are on one machine, so one process does it for th
 same program: it waits for orders on a socket that only its children and their parent have, and does nothing but fork. A
 fork is a supervisor (`rios.dmoe.supervisor`) with the environment and the standard streams of the worker that asked, or
 reads a checkpoint for a client that has no torch (`rios.dmoe.examined`). It ends when nobody is left who could ask, or
-when it had no child for `_IDLE_S`.
+when it had no child for `_IDLE_S`. With `RIOS_WARM_S` it serves all programs of its user (`rios.dmoe.warm`), and ends
+when it had no child for so long.
 
 A worker that was started by anybody else, or whose template has gone, starts its supervisor as a command.
 """
@@ -25,10 +26,12 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, ClassVar, NoReturn, Protocol
 
+from rios.dmoe import warm
 from rios.words.config import settings
 
 log = logging.getLogger(__name__)
@@ -122,36 +125,67 @@ class Template:
     _all: ClassVar[weakref.WeakSet[Template]] = weakref.WeakSet()
 
     @classmethod
-    def shared(cls, environment: Mapping[str, str]) -> Template:
-        """The one that there is; started anew where it has ended. It may still be importing: who asks waits."""
+    def shared(cls, environment: Mapping[str, str], *, warm_s: float = 0.0) -> Template:
+        """The one that there is; started anew where it has ended. It may still be importing: who asks waits.
+
+        warm_s: it waits so long for the next program of this user, or is one that waited; 0: it ends with this program.
+        """
         with cls._guard:
             known = cls._shared
-            if known is not None and known._process.poll() is None:
+            if known is not None and not known.ended:
                 return known
             if known is not None:
                 known._channel.close()
-            cls._shared = cls(environment)
+            cls._shared = cls(environment, warm_s=warm_s)
             return cls._shared
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, warm_s: float = 0.0) -> None:
         """environment: what it imports with; each of its children gets that of the worker that asked."""
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process: subprocess.Popen[bytes] | None = None
+        channel = self._join(environment, warm_s) if warm_s > 0 else None
+        if channel is None:
+            channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._start(dict(environment), theirs)
+        self._channel = channel
         Template._all.add(self)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "rios.dmoe.template"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # what it cannot import, its worker's own supervisor cannot either, and says
-                env=dict(environment),
-                start_new_session=True,
-            )
+
+    def _join(self, environment: Mapping[str, str], warm_s: float) -> socket.socket | None:
+        start = partial(self._start, {**environment, "RIOS_WARM_S": str(warm_s)})
+        try:
+            return warm.join(environment, start)
+        except OSError as error:
+            log.warning("no template is kept warm", extra={"reason": repr(error)})
+            return None
+
+    def _start(self, environment: dict[str, str], theirs: socket.socket) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rios.dmoe.template"],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what it cannot import, its worker's own supervisor cannot either, and says
+            env=environment,
+            cwd="/" if theirs.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else None,  # it outlives the folder
+            start_new_session=True,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has."""
+        if self._process is not None:
+            return self._process.poll() is not None
+        try:
+            return not self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @classmethod
     def alive(cls) -> Template | None:
         """The one that there is, if it has not ended."""
         with cls._guard:
-            return cls._shared if cls._shared is not None and cls._shared._process.poll() is None else None
+            return cls._shared if cls._shared is not None and not cls._shared.ended else None
 
     def read_checkpoint(self, path: str, dtype: str | None) -> Serving:
         """A fork that says on its standard output what `rios.dmoe.examined.answer` says. Raises OSError."""
@@ -173,8 +207,13 @@ os.register_at_fork(after_in_child=Template._let_go)
 
 
 def main() -> None:
-    """Import, then fork whenever somebody asks."""
-    channel = socket.socket(fileno=0)
+    """Import, then fork whenever somebody asks.
+
+    Standard input is the socket to the one program that this template is for, or one that programs connect to.
+    """
+    first = socket.socket(fileno=0)
+    listens = bool(first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    idle_s = settings().warm_s if listens else _IDLE_S
     # By its name: as `__main__` this module is another one.
     from rios.dmoe import checkpoint, supervisor  # noqa: F401  what reads checkpoints, for the client
 
@@ -183,23 +222,42 @@ def main() -> None:
     gc.freeze()  # the collector would touch, and so copy, every page that the children share
     children: set[int] = set()
     idle_since = time.monotonic()
-    while children or time.monotonic() - idle_since < _IDLE_S:
-        readable, _, _ = select.select([channel], [], [], _LOOK_S)
-        if readable:
-            order, found, _, _ = socket.recv_fds(channel, _ORDER_MAX, 4)
-            if not order:
+    sockets = {first}
+    while children or time.monotonic() - idle_since < idle_s:
+        for one in select.select([*sockets], [], [], _LOOK_S)[0]:
+            if one is first and listens:
+                if (channel := warm.accepted(first)) is not None:
+                    sockets.add(channel)
+                continue
+            order, found = _order(one)
+            if order:
+                children.add(_fork(json.loads(order), found, sockets))
+                continue
+            sockets.discard(one)
+            one.close()
+            if not listens:
                 return
-            children.add(_fork(json.loads(order), found))
         for child in list(children):
             if os.waitpid(child, os.WNOHANG)[0]:
                 children.discard(child)
                 idle_since = time.monotonic()
 
 
-def _fork(order: dict[str, object], streams: list[int]) -> int:
-    """A supervisor with somebody's environment and streams; its process."""
+def _order(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """What somebody asks for, and the descriptors that come with it; nothing once they have gone."""
+    try:
+        order, found, _, _ = socket.recv_fds(channel, _ORDER_MAX, 4)
+    except ConnectionError:
+        return b"", []
+    return order, found
+
+
+def _fork(order: dict[str, object], streams: list[int], sockets: Iterable[socket.socket]) -> int:
+    """A process with somebody's environment and streams; `sockets` are not for it."""
     child = os.fork()
     if child == 0:
+        for one in sockets:
+            one.close()
         _become(order, streams)
     with socket.socket(fileno=streams.pop()) as answer:
         process = os.pidfd_open(child)

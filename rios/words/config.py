@@ -87,6 +87,13 @@ class Settings(BaseSettings):
     start_timeout_s: float = Field(
         default=60.0, gt=0, description="A worker must be serving within this after its start."
     )
+    warm_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="A process that has imported torch waits so long for the next program of this user that makes an "
+        "embedded network; 0: it ends with its program.",
+    )
     connect_timeout_s: float = Field(default=5.0, gt=0, description="A TCP connection and its greeting.")
     control_timeout_s: float = Field(
         default=120.0, gt=0, description="One control call: loading shards, starting a trunk."

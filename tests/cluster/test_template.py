@@ -28,7 +28,13 @@ def template() -> Iterator[Template]:
     made = Template(ENVIRONMENT)
     yield made
     made._channel.close()
-    made._process.wait(DEADLINE_S)
+    process_of(made).wait(DEADLINE_S)
+
+
+def process_of(template: Template) -> subprocess.Popen[bytes]:
+    """The process that this one started."""
+    assert template._process is not None
+    return template._process
 
 
 def started(name: str, **orders: Any) -> tuple[Serving, dict[str, Any]]:
@@ -75,7 +81,7 @@ def test_each_supervisor_is_as_if_it_had_been_started_alone(
         told = json.loads((folder / "said").read_text())
         assert told == {"call_timeout_s": float(folder.name), "folder": str(folder), "sid": process.pid}
         supervisor = psutil.Process(process.pid)
-        assert supervisor.ppid() == template._process.pid
+        assert supervisor.ppid() == process_of(template).pid
         assert [child.pid for child in supervisor.children()] == [said["pid"]]
         open_there = {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()}
         mine = [one.fileno() for one in (process.stdin, process.stdout) if one]
@@ -109,8 +115,8 @@ def test_one_that_is_killed_ends_its_wait(template: Template, monkeypatch: pytes
 
 def test_without_a_template_that_answers_it_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = Template(ENVIRONMENT)
-    gone._process.kill()
-    gone._process.wait(DEADLINE_S)
+    process_of(gone).kill()
+    process_of(gone).wait(DEADLINE_S)
     monkeypatch.setenv(CHANNEL, str(gone.fileno()))
     process, said = started("alone")
     assert isinstance(process, subprocess.Popen)
@@ -123,14 +129,14 @@ def test_it_is_shared_and_started_anew_where_it_has_ended(monkeypatch: pytest.Mo
     monkeypatch.setattr(Template, "_shared", None)
     first = Template.shared(ENVIRONMENT)
     assert Template.shared(ENVIRONMENT) is first
-    first._process.kill()
-    first._process.wait(DEADLINE_S)
+    process_of(first).kill()
+    process_of(first).wait(DEADLINE_S)
     second = Template.shared(ENVIRONMENT)
     assert second is not first
     assert first.fileno() == -1  # closed
-    second._process.kill()
+    process_of(second).kill()
     second._channel.close()
-    second._process.wait(DEADLINE_S)
+    process_of(second).wait(DEADLINE_S)
 
 
 def test_it_ends_with_the_program_also_where_that_has_forked(tmp_path: Path) -> None:
