@@ -24,7 +24,9 @@ _WAIT_S = 600.0
 
 def add_to(app: typer.Typer) -> None:
     """Add all of them to the command line."""
-    for command in (apply, apps, app_, logs, events, scale, rollback, pause, resume, restart, delete, exec_):
+    for command in (
+        apply, apps, app_, logs, events, scale, rollback, secrets, rotate, pause, resume, restart, delete, exec_,
+    ):  # fmt: skip
         app.command(command.__name__.rstrip("_"))(command)
 
 
@@ -112,6 +114,24 @@ def rollback(name: Name, revision: Annotated[int | None, typer.Argument(min=1)] 
     """Want the revision before, or one by its number."""
     with _deploy() as deploy:
         sys.stdout.write(f"{name} revision {deploy.get(name).rollback(revision)}\n")
+
+
+def secrets(name: Name, as_json: AsJson = False) -> None:
+    """The secrets of an application, without their values."""
+    with _deploy() as deploy:
+        found = deploy.get(name).secrets
+    _say(found, as_json, ("secret", "changed"), [(one["name"], _moment(one["changed_at"])) for one in found])
+
+
+def rotate(
+    name: Name,
+    secret: Annotated[str, typer.Argument(help="As `rios secrets NAME` shows it.")],
+    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Of the value; else stdin.")] = None,
+) -> None:
+    """Give a secret anew while an application runs; its value is read from a file or standard input."""
+    value = (sys.stdin.read() if file is None else file.read_text()).removesuffix("\n")
+    with _deploy() as deploy:
+        deploy.get(name).rotate_secrets({secret: value})
 
 
 def pause(name: Name) -> None:

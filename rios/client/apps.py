@@ -16,7 +16,7 @@ from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App, SecretRef
-from rios.services.deployments.handle import Cost, awaited, given_secrets, span_of
+from rios.services.deployments.handle import Cost, awaited, given_secrets, rotated, secret_values, span_of
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.values import Event
 from rios.services.deployments.views import AppView
@@ -251,6 +251,24 @@ class RemoteDeployment:
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number."""
         return int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"])
+
+    @property
+    def secrets(self) -> list[dict[str, Any]]:
+        """The secrets that are kept for it: a row with name and changed_at, and no value."""
+        found: list[dict[str, Any]] = self._http.get(f"{self._path}/secrets")["data"]
+        return found
+
+    def rotate_secrets(self, values: Mapping[str, str], *, wait: bool = True, timeout: float = 60.0) -> None:
+        """Give secrets anew while replicas run. wait: until all that run have them."""
+        given = {name: value.get_secret_value() for name, value in secret_values(values).items()}
+        self._http.ask("PUT", f"{self._path}/secrets", json={"secrets": given})
+        if wait:
+            rotated(self.name, self.behind, timeout=timeout, look_s=_LOOK_S)
+
+    def behind(self) -> list[str]:
+        """The replicas that run and have not got secrets that were given anew."""
+        found: list[str] = self._http.get(f"{self._path}/secrets")["behind"]
+        return found
 
     def restart(self) -> None:
         """Want all replicas replaced by new ones, step by step."""

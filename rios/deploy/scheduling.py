@@ -42,6 +42,17 @@ class Amounts:
         )
 
 
+def total(amounts: Sequence[Amounts]) -> Amounts:
+    """All of them together."""
+    return Amounts(
+        cpu_milli=sum(one.cpu_milli for one in amounts),
+        memory_bytes=sum(one.memory_bytes for one in amounts),
+        gpus=sum(one.gpus for one in amounts),
+        disk_bytes=sum(one.disk_bytes for one in amounts),
+        replicas=sum(one.replicas for one in amounts),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOffer:
     """A host as the scheduler sees it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 
 from rios.accounts.values import Principal
 from rios.words.errors import NotSignedIn
@@ -20,7 +21,7 @@ SIGNED_IN = ""
 """The scope of routes that every signed-in user may call."""
 
 
-def gate_of(request: Request) -> Gate:
+def gate_of(request: HTTPConnection) -> Gate:
     """What the gateway stands before."""
     found: Gate = request.app.state.gate
     return found

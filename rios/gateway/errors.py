@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from rios.words import errors as e
 
@@ -71,7 +72,7 @@ def openai_error(error: e.RiosError, *, param: str | None = None) -> dict[str, A
 
 
 def answer(
-    request: Request, error: e.RiosError, *, status: int | None = None, param: str | None = None
+    request: HTTPConnection, error: e.RiosError, *, status: int | None = None, param: str | None = None
 ) -> JSONResponse:
     """The answer that an error is."""
     status = status or status_of(error)
@@ -126,7 +127,7 @@ def _unexpected(request: Request, _: Exception) -> JSONResponse:
 
 
 def _shaped(
-    request: Request, status: int, said: str, name: str, headers: dict[str, str], *, param: str | None = None
+    request: HTTPConnection, status: int, said: str, name: str, headers: dict[str, str], *, param: str | None = None
 ) -> JSONResponse:
     if request.url.path.startswith(OPENAI_PATHS):
         body = {"error": _openai(status, said, code=_code(name), param=param)}

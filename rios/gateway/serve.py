@@ -17,6 +17,7 @@ from rios.gateway.certs import Certificates
 from rios.gateway.redirect import Redirect
 from rios.gateway.reports import reporting
 from rios.gateway.settings import GatewaySettings
+from rios.services.deployments.sockets import MESSAGE_BYTES
 from rios.services.gate import Gate, first_token
 from rios.services.gate_file import write_file
 from rios.services.network import local
@@ -93,7 +94,9 @@ def config_of(gate: Gate, settings: GatewaySettings, certificates: Certificates 
         # Without a list of proxies uvicorn believes those on this machine.
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=settings.proxies or None,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_BYTES,
+        ws_per_message_deflate=False,
     )
     if certificates is not None:
         config.load()

@@ -28,9 +28,11 @@ def said(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     return run
 
 
-def test_an_application_at_the_command_line(said: Any, tmp_path: Path) -> None:
+def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINE_TOKEN", "shibboleth")
     file = tmp_path / "rios.yaml"
     one = {"name": "line", "command": ["python3", "-c", SERVER], "port": 8000, "grace": 3}
+    one |= {"secrets": {"TOKEN": {"env": "LINE_TOKEN"}}}
     one |= {"resources": {"cpu": 0.5, "memory": "64MiB"}, "health": {"http": "/", "interval": 0.5}}
     file.write_text(json.dumps({"version": 1, "apps": [one]}))
     assert said("apply", "-f", str(file), "--plan") == "create line\n"
@@ -43,6 +45,12 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path) -> None:
     assert "its probe is answered" in said("events", "line")
     assert said("exec", "line", "--", "echo", "-n", "hello", code=0) == "hello"
     said("exec", "line", "--", "sh", "-c", "exit 7", code=7)
+    value = tmp_path / "token"
+    value.write_text("sesame\n")
+    assert said("rotate", "line", "TOKEN", "--file", str(value)) == ""
+    assert said("exec", "line", "--", "cat", "/run/secrets/TOKEN") == "sesame"
+    assert said("secrets", "line").splitlines()[-1].startswith("TOKEN")
+    monkeypatch.setenv("LINE_TOKEN", "sesame")
     one["env"] = {"SAYS": "second"}
     file.write_text(json.dumps({"version": 1, "apps": [one]}))
     assert "env.SAYS: None -> 'second'" in said("apply", "-f", str(file))

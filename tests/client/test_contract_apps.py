@@ -83,6 +83,24 @@ def test_commands_run_inside(web: Any) -> None:
         web.exec(["true"], replica="none")
 
 
+def test_secrets_change_while_it_runs(web: Any) -> None:
+    before = [one.id for one in web.replicas]
+    web.rotate_secrets({"TOKEN": "sesame"})
+    assert web.behind() == []
+    assert web.exec(["cat", "/run/secrets/TOKEN"]).stdout == b"sesame"
+    assert ([one.id for one in web.replicas], web.revision) == (before, 1), "nothing was restarted"
+    assert [one["name"] for one in web.secrets] == ["TOKEN"]
+    assert [event.kind for event in web.events if event.kind in ("secrets", "rotated")] == ["secrets", "rotated"]
+    assert "sesame" not in repr(web.events) + repr(web.secrets)
+    with pytest.raises(NotFound, match="no secret 'NONE'; it has TOKEN"):
+        web.rotate_secrets({"NONE": "x"})
+    for wrong in ({}, {"TOKEN": 7}):
+        with pytest.raises(InvalidRequest):
+            web.rotate_secrets(wrong)
+    web.rotate_secrets({"TOKEN": "shibboleth"}, wait=False)
+    until(lambda: web.exec(["cat", "/run/secrets/TOKEN"]).stdout == b"shibboleth", deadline_s=WAIT_S)
+
+
 def test_what_is_refused(web: Any, network: Any) -> None:
     with pytest.raises(AlreadyExists):
         network.deploy.create(name="web", command=["true"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
+from rios.services.deployments import sockets
 from rios.words.errors import InvalidRequest
 from tests.client.conftest import Both, both, no_secret_is_logged  # noqa: F401  fixtures
 from tests.deployments.stage import RESOURCES, WEB
 from tests.gateway.servers import Door
+from tests.waiting import until
 
 WAIT_S = 60.0
 ECHO = """
@@ -27,6 +32,45 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(said)
     def log_message(self, *a): pass
 http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Answer).serve_forever()
+"""
+
+
+SOCKET = """
+import base64, hashlib, json, os, socketserver, struct
+class Talk(socketserver.StreamRequestHandler):
+    def say(self, kind, data):
+        n = len(data)
+        long = bytes([n]) if n < 126 else struct.pack(">BH", 126, n) if n < 65536 else struct.pack(">BQ", 127, n)
+        self.wfile.write(bytes([0x80 | kind]) + long + data)
+    def hear(self):
+        kind, n = self.rfile.read(2)
+        n &= 127
+        n = n if n < 126 else int.from_bytes(self.rfile.read(2 if n == 126 else 8), "big")
+        mask = self.rfile.read(4) * (n // 4 + 1)
+        return kind & 15, bytes(a ^ b for a, b in zip(self.rfile.read(n), mask))
+    def handle(self):
+        path = self.rfile.readline().decode().split()[1]
+        lines = iter(lambda: self.rfile.readline().decode().strip(), "")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        if "sec-websocket-key" not in headers or path == "/no":
+            status = "403 Forbidden" if path == "/no" else "200 OK"
+            self.wfile.write(f"HTTP/1.1 {status}\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n".encode())
+            return
+        key = headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        chosen = headers.get("sec-websocket-protocol", "").split(",")[0]
+        answer = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+        answer += ["Sec-WebSocket-Accept: " + accept] + (["Sec-WebSocket-Protocol: " + chosen] if chosen else [])
+        self.wfile.write(("\\r\\n".join(answer) + "\\r\\n\\r\\n").encode())
+        while True:
+            kind, data = self.hear()
+            if data == b"asked": data = json.dumps({"path": path, "headers": headers}).encode()
+            if data == b"bye": kind, data = 8, struct.pack(">H", 4001) + b"because"
+            self.say({9: 10}.get(kind, kind), data)
+            if kind == 8: return
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = allow_reuse_address = True
+Server(("0.0.0.0", int(os.environ["PORT"])), Talk).serve_forever()
 """
 
 
@@ -63,6 +107,91 @@ def test_an_application_sees_no_token_and_sets_no_cookie(door: Door, apps: Any) 
     assert found.headers["x-own"] == "kept"
     assert found.headers["content-security-policy"].startswith("sandbox ")
     assert "allow-same-origin" not in found.headers["content-security-policy"]
+
+
+@pytest.fixture(scope="module")
+def talk(door: Door, apps: Any) -> Iterator[Any]:
+    app = door.gate.network.deploy.create(name="talk", command=[*WEB, SOCKET], port=8000, resources=RESOURCES, grace=2)
+    yield app.wait(timeout=WAIT_S)
+    app.delete()
+
+
+def ws(door: Door, path: str, token: str | None = None, **more: Any) -> Any:
+    """A WebSocket at the gateway, with the first admin's token or another one."""
+    token = door.token if token is None else token
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = door.url.replace("http://", "ws://") + path
+    return connect(url, additional_headers=headers, proxy=None, max_size=1 << 22, **more)
+
+
+def closed(socket: Any) -> tuple[int, str]:
+    """The code and reason by which a socket is closed, which it is soon."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            socket.recv(timeout=WAIT_S)
+    return socket.close_code, socket.close_reason
+
+
+def test_a_socket_goes_both_ways(door: Door, talk: Any) -> None:
+    with ws(door, "/apps/talk/a%20b?c=d", subprotocols=["chat", "other"]) as socket:
+        assert socket.subprotocol == "chat"
+        for message in ("hello", "\N{SNOWMAN}", b"\0\xff", "", b"x" * 300_000):
+            socket.send(message)
+            assert socket.recv(timeout=WAIT_S) == message
+        socket.send("asked")
+        asked = json.loads(socket.recv(timeout=WAIT_S))
+        assert asked["path"] == "/a%20b?c=d"
+        assert not {"authorization", "cookie"} & asked["headers"].keys()
+        assert door.token not in str(asked)
+        socket.send("bye")
+        assert closed(socket) == (4001, "because")
+    local = talk.url.replace("http://", "ws://")
+    with connect(f"{local}/x", proxy=None) as socket:
+        socket.send("here")
+        assert socket.recv(timeout=WAIT_S) == "here"
+
+
+def test_who_may_open_a_socket(door: Door, talk: Any) -> None:
+    for path, token, status in (
+        ("/apps/talk/", "", 401), ("/apps/talk/", "rios_sk_not_a_token", 401), ("/apps/none/", None, 404),
+        ("/apps/talk/no", None, 403), ("/apps/closed/", None, 502),
+    ):  # fmt: skip
+        with pytest.raises(InvalidStatus) as refused:
+            ws(door, path, token)
+        assert refused.value.response.status_code == status, path
+        assert b"urn:rios:error:" in refused.value.response.body
+    with pytest.raises(InvalidStatus) as refused:
+        ws(door, "/v1/apps")
+    assert refused.value.response.status_code == 403
+
+
+def test_the_bounds_of_a_socket(door: Door, talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ws(door, "/apps/talk/") as socket:
+        socket.send(b"x" * (sockets.MESSAGE_BYTES + 1))
+        assert closed(socket)[0] == 1009
+    monkeypatch.setattr(sockets, "SOCKETS_MAX", 1)
+    platform = door.gate.network._apps()
+    until(lambda: platform.routes.sockets(platform.routes.of(talk.id)) == 0, deadline_s=WAIT_S)
+    with ws(door, "/apps/talk/") as socket:
+        with pytest.raises(InvalidStatus) as refused:
+            ws(door, "/apps/talk/")
+        assert refused.value.response.status_code == 503
+        socket.send("still")
+        assert socket.recv(timeout=WAIT_S) == "still"
+        monkeypatch.setattr(sockets, "IDLE_S", 0.3)
+        assert closed(socket) == (1001, "no message for 0.3 s")
+
+
+def test_a_socket_is_told_when_its_replica_ends(door: Door, talk: Any) -> None:
+    with ws(door, "/apps/talk/") as socket:
+        socket.send("before")
+        assert socket.recv(timeout=WAIT_S) == "before"
+        talk.restart()
+        assert closed(socket) == (1012, "this replica ends; connect again")
+    with ws(door, "/apps/talk/") as socket:
+        socket.send("after")
+        assert socket.recv(timeout=WAIT_S) == "after"
+    talk.wait(timeout=WAIT_S)
 
 
 def test_who_may_ask(door: Door, apps: Any) -> None:

@@ -6,7 +6,7 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from rios.accounts.values import Principal
 from rios.deploy.spec import App, AppFile
@@ -51,6 +51,12 @@ class Changes(Strict):
     """Fields of the specification in place of those that are; secrets that are not named stay."""
 
     fields: dict[str, Any] = Field(max_length=40)
+
+
+class Values(Strict):
+    """Values of secrets by their names."""
+
+    secrets: dict[str, SecretStr] = Field(min_length=1, max_length=64)
 
 
 def _apps(request: Request, who: Principal) -> Deployments:
@@ -187,6 +193,21 @@ def post_exec(request: Request, who: Deployer, name: str, body: Command) -> dict
         "stdout": base64.b64encode(done.stdout).decode(),
         "stderr": base64.b64encode(done.stderr).decode(),
     }
+
+
+@router.get("/{name}/secrets", summary="The secrets of an application")
+def get_secrets(request: Request, who: Reader, name: str) -> dict[str, Any]:
+    """Names and when they changed, without values; and which replicas have not got those given anew."""
+    app = _app(request, who, name)
+    return {"data": app.secrets, "behind": app.behind()}
+
+
+@router.put("/{name}/secrets", status_code=202, summary="Give secrets anew while an application runs")
+def put_secrets(request: Request, who: Deployer, name: str, body: Values) -> dict[str, Any]:
+    """Their files inside change; nothing is restarted."""
+    app = _app(request, who, name)
+    app.rotate_secrets({name: value.get_secret_value() for name, value in body.secrets.items()}, wait=False)
+    return _said(app)
 
 
 @router.get("/{name}/events", summary="What happened to an application")

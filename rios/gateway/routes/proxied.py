@@ -6,19 +6,24 @@ sets none, and its pages run in an origin of their own (Content-Security-Policy:
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, WebSocket
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import RedirectResponse, Response
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from rios.accounts.values import Principal
 from rios.gateway.auth import buckets_of, gate_of
+from rios.gateway.errors import answer
 from rios.services.deployments.proxy import Proxy
 from rios.services.deployments.routing import Route, Routes
-from rios.words.errors import NotFound, NotSignedIn
+from rios.services.deployments.sockets import Refused
+from rios.words.errors import NotFound, NotSignedIn, RiosError
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 _METHODS = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 _SANDBOX = b"sandbox allow-scripts allow-forms allow-popups allow-downloads"
@@ -55,18 +60,56 @@ async def at_root(name: str) -> Response:
 @router.api_route("/apps/{name}/{path:path}", methods=_METHODS, include_in_schema=False)
 async def forwarded(request: Request, name: str, path: str) -> Response:
     """Whatever an application answers."""
-    platform = await run_in_threadpool(gate_of(request).network._apps)
-    who = await _who(request)
+    return _Forwarded(*await _found(request, name))
+
+
+async def _found(asked: HTTPConnection, name: str) -> tuple[Proxy, Route, str]:
+    """What forwards, where to, and the path there. Raises NotSignedIn, NotAllowed, NotFound, TooManyRequests."""
+    platform = await run_in_threadpool(gate_of(asked).network._apps)
+    who = await _who(asked)
     route = _route(platform.routes, who, name)
     if route is None and who is None:
         raise NotSignedIn("there is no token, and no public application of that name: send `Authorization: Bearer ...`")
     if route is None:
         raise NotFound(f"there is no application {name!r}; GET /v1/apps lists those that there are")
-    proxy: Any = getattr(request.app.state, "proxy", None)
+    proxy: Proxy | None = getattr(asked.app.state, "proxy", None)
     if proxy is None:
-        proxy = request.app.state.proxy = Proxy(platform.routes)
-    raw = request.scope["raw_path"].decode("ascii").partition("?")[0]
-    return _Forwarded(proxy, route, "/" + raw.split("/", 3)[3])
+        proxy = asked.app.state.proxy = Proxy(platform.routes)
+    raw = asked.scope["raw_path"].decode("ascii").partition("?")[0]
+    return proxy, route, "/" + raw.split("/", 3)[3]
+
+
+@router.websocket("/apps/{name}/{path:path}")
+async def socket(websocket: WebSocket, name: str, path: str) -> None:
+    """A WebSocket to an application, for those who may ask it by HTTP."""
+    scope = websocket.scope
+    refused: Response | None = None
+    try:
+        websocket.state.limited = [f"address:{scope['client'][0] if scope.get('client') else 'unknown'}"]
+        await websocket.app.state.limits.room(websocket.state.limited)
+        proxy, route, path = await _found(websocket, name)
+        scope["headers"] = [(key, value) for key, value in scope["headers"] if key not in _NOT_ASKED]
+        await proxy.forward_socket(route, scope, websocket.receive, _sender(websocket), path=path)
+    except Refused as error:
+        said = {"type": "urn:rios:error:NotReady", "title": "no replica answers", "status": error.status}
+        refused = JSONResponse({**said, "detail": str(error)}, error.status, media_type="application/problem+json")
+    except RiosError as error:
+        refused = answer(websocket, error)
+    if refused is not None:
+        if websocket.client_state is WebSocketState.CONNECTING:
+            await websocket.receive()
+        await websocket.send_denial_response(refused)
+    log.info("socket", extra={"path": scope["path"], "status": 101 if refused is None else refused.status_code})
+
+
+def _sender(websocket: WebSocket) -> Send:
+    async def send(message: Message) -> None:
+        try:
+            await websocket.send(message)
+        except WebSocketDisconnect as error:
+            raise ConnectionResetError("whoever opened the socket has gone") from error
+
+    return send
 
 
 async def close(app: FastAPI) -> None:
@@ -82,7 +125,7 @@ def _route(routes: Routes, who: Principal | None, name: str) -> Route | None:
     return own or routes.public(name)
 
 
-async def _who(request: Request) -> Principal | None:
+async def _who(request: HTTPConnection) -> Principal | None:
     """Who asks, where somebody says so. Raises NotSignedIn for a token that is none."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token:

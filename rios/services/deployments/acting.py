@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rios.deploy.lifecycle import State
 from rios.services.deployments.health import Exec, probes_of
 from rios.services.deployments.hosts import APP, Host, Order
-from rios.services.deployments.store import AppStore, NotLeader, require_leader, take_step
+from rios.services.deployments.store import ROTATED, AppStore, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
     BudgetExceeded,
@@ -63,6 +63,8 @@ class Acting:
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         self._hosts: dict[str, Host] = {}
+        self._delivered: dict[str, int] = {}
+        """By replica: the event whose secrets it has."""
         self.done: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
@@ -112,9 +114,14 @@ class Acting:
         *,
         status: Status | None,
         lost: bool,
+        rotated: int,
+        now: int,
         lease: Lease,
     ) -> None:
-        """Begin what the state of a replica asks for, unless something is under way for it."""
+        """Begin what the state of a replica asks for, unless something is under way for it.
+
+        rotated: the event by which secrets of the deployment were given anew last; 0 for none.
+        """
         if host is not None:
             self._hosts[one.host] = host
         if one.state is State.STOPPING:
@@ -126,7 +133,9 @@ class Acting:
             return
         elif not one.started_at:
             self._begin(one.id, self._start, app, one, specification, host, lease)
-        elif one.period and self._store.ledger.now() - one.period_at >= self._metering.period_us:
+        elif rotated > self._delivered.get(one.id, 0):
+            self._begin(one.id, self._rotate, app, one, specification, host, rotated, lease)
+        elif one.period and now - one.period_at >= self._metering.period_us:
             self._begin(one.id, self._meter, app, one, specification, host, lease)
 
     def clear(self, host: Host, instance: str) -> None:
@@ -214,6 +223,13 @@ class Acting:
         except (InsufficientBalance, BudgetExceeded) as error:
             self._unpaid(app, str(error), lease)
 
+    def _rotate(
+        self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, rotated: int, lease: Lease
+    ) -> None:
+        host.put_secrets(one.id, self._secrets.of(app, specification["secrets"]))
+        self._moved(one, Step(one, one.state, "it has its secrets anew", changes={}, kind=ROTATED), lease)
+        self._delivered[one.id] = rotated
+
     def _unpaid(self, app: App, why: str, lease: Lease) -> None:
         def change(now: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             require_leader(connection, *lease)
@@ -240,6 +256,7 @@ class Acting:
         cause = "nothing of it is left" if host is not None else f"host {one.host} is lost"
         step = Step(one, outcome, cause, changes={})
         self._metering.finish(app, one, specification, metrics, step, until=until, lease=lease)
+        self._delivered.pop(one.id, None)
         if host is not None:
             host.clear(one.id)
 

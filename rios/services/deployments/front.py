@@ -8,7 +8,8 @@ import threading
 from typing import Any
 
 from rios.services.deployments.proxy import Proxy
-from rios.services.deployments.routing import Routes
+from rios.services.deployments.routing import Route, Routes
+from rios.services.deployments.sockets import MESSAGE_BYTES, Refused
 from rios.words.errors import DeadlineExceeded
 
 _START_S = 10.0
@@ -65,9 +66,12 @@ class Front:
         routes, proxy = self._routes, self._proxy
 
         async def answer(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] != "http":
+            if scope["type"] == "lifespan":
                 return
             route = routes.of(app_id)
+            if scope["type"] == "websocket":
+                await _socket(proxy, route, scope, receive, send)
+                return
             if route is None:
                 await send({"type": "http.response.start", "status": 404, "headers": []})
                 await send({"type": "http.response.body", "body": b"this deployment is not there any more\n"})
@@ -79,7 +83,8 @@ class Front:
         port: int = listener.getsockname()[1]
         config = uvicorn.Config(
             answer, log_config=None, access_log=False, lifespan="off", server_header=False, date_header=False,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=1, ws="websockets-sansio", ws_max_size=MESSAGE_BYTES,
+            ws_per_message_deflate=False,
         )  # fmt: skip
         server = uvicorn.Server(config)
         task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
@@ -98,3 +103,15 @@ class Front:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_END_S)
         await self._proxy.close()
+
+
+async def _socket(proxy: Proxy, route: Route | None, scope: Any, receive: Any, send: Any) -> None:
+    path = scope["raw_path"].decode("ascii").partition("?")[0]
+    try:
+        if route is None:
+            raise Refused(404, "this deployment is not there any more")
+        await proxy.forward_socket(route, scope, receive, send, path=path)
+    except Refused as error:
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": f"{error}\n".encode()})

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from pydantic import SecretStr
+
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App as Specification
 from rios.services.deployments.engine_host import EngineHost
 from rios.services.deployments.following import follow
+from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
 from rios.services.edges import edge
@@ -273,6 +276,36 @@ class Deployment:
 
         return self._change(change).revision
 
+    @property
+    def secrets(self) -> list[dict[str, Any]]:
+        """The secrets that are kept for it: a row with name and changed_at, and no value."""
+        return self._platform().secrets.names(self.id)
+
+    def rotate_secrets(self, values: Mapping[str, str], *, wait: bool = True, timeout: float = 60.0) -> None:
+        """Give secrets anew, such as {"TOKEN": "..."}: each file in /run/secrets changes at once, while replicas run.
+
+        wait: until all that run have them. Raises NotFound for a name that it has no secret of, InvalidRequest,
+        DeadlineExceeded.
+        """
+        platform, given = self._platform(), secret_values(values)
+        at = self._store.ledger.now()
+
+        def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            known = kept_names(self._store.specification(app.id, app.revision))
+            for name in given:
+                if name not in known:
+                    raise NotFound(f"{self.name} has no secret {name!r}; it has {', '.join(sorted(known)) or 'none'}")
+            platform.secrets.put(connection, app, given, at=at)
+            return {"asked_at": app.asked_at}, SECRETS, f"{self._by} gave {', '.join(sorted(given))} anew"
+
+        self._change(change)
+        if wait:
+            rotated(self.name, self.behind, timeout=timeout, look_s=_LOOK_S)
+
+    def behind(self) -> list[str]:
+        """The replicas that run and have not got secrets that were given anew."""
+        return self._store.behind(self.id)
+
     def restart(self) -> None:
         """Want all replicas replaced by new ones, step by step; a deployment that failed or is done begins anew."""
 
@@ -360,6 +393,28 @@ def awaited(
             said = f": {reason}" if reason else ""
             raise DeadlineExceeded(f"{name} is {state}, not {wanted}, after {seconds:g} s{said}")
         time.sleep(look_s)
+
+
+def rotated(name: str, behind: Callable[[], Sequence[str]], *, timeout: float, look_s: float) -> None:
+    """Until no replica is behind: see `Deployment.rotate_secrets`."""
+    deadline = time.monotonic() + timeout
+    while missing := behind():
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"{', '.join(missing)} of {name} have old secrets after {timeout:g} s; it goes on")
+        time.sleep(look_s)
+
+
+def secret_values(values: Mapping[str, Any]) -> dict[str, SecretStr]:
+    """Values of secrets by their names. Raises InvalidRequest, which shows none of them."""
+    wrong = sorted(name for name, value in values.items() if not isinstance(value, str))
+    if not values or wrong:
+        raise InvalidRequest(f"{', '.join(wrong) or 'no secret'} is no text: give names with values that are text")
+    return {name: SecretStr(value) for name, value in values.items()}
+
+
+def kept_names(specification: Mapping[str, Any]) -> set[str]:
+    """What the secrets of a specification are called where they are kept."""
+    return {reference.get("store", name) for name, reference in specification["secrets"].items()}
 
 
 def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:

@@ -10,11 +10,12 @@ import asyncio
 import json
 import logging
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import httpx2
 
+from rios.services.deployments import sockets
 from rios.services.deployments.routing import Endpoint, Route, Routes
 
 HELD_S = 60.0
@@ -59,6 +60,15 @@ class Proxy:
             await self._tries(route, scope, body, send, path)
         finally:
             self._routes.count(route, running=-1, requests=1)
+
+    async def forward_socket(self, route: Route, scope: Any, receive: Any, send: Any, *, path: str) -> None:
+        """Forward one WebSocket of ASGI. Raises Refused before it was accepted."""
+        deadline = asyncio.get_running_loop().time() + HELD_S
+
+        def taken(wanted: Route, tried: set[str]) -> Awaitable[Endpoint | None]:
+            return self._taken(wanted, tried, deadline)
+
+        await sockets.forward(self._routes, route, scope, receive, send, path=path, taken=taken)
 
     async def _tries(self, route: Route, scope: Any, body: _Body, send: Any, path: str) -> None:
         tried: set[str] = set()

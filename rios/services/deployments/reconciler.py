@@ -19,7 +19,7 @@ from typing import Any
 from rios.deploy.deciding import SECOND, Decision, Wanted, backoff_us, decide
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.runtimes.protocol import Isolation, Status
-from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
+from rios.deploy.scheduling import Amounts, HostOffer, Need, choose, total
 from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine_host import ENGINE
 from rios.services.deployments.health import Prober, probes_of
@@ -38,6 +38,15 @@ HOST_LOST_S = 4.0
 _RETRY_US = SECOND
 _MONEY_US = 2 * SECOND
 """How often a deployment without money is looked at for some."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Specified:
+    """A revision, and what is asked of it in each pass."""
+
+    values: dict[str, Any]
+    amounts: Amounts
+    probes: Mapping[str, Any] | None
 
 
 @dataclass(slots=True)
@@ -73,10 +82,11 @@ class Reconciler:
         self._prober = prober
         self._scalers = scalers
         self.leadership = Leadership(store, lease_s=lease_s)
-        self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
+        self._specifications: dict[tuple[str, int], _Specified] = {}
         self._answered_at: dict[str, float] = {}
         self._silent: set[str] = set()
         self._money_at: dict[str, int] = {}
+        self._events_seen, self._rotated = 0, dict[str, int]()
         self._led_since = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -142,20 +152,26 @@ class Reconciler:
         found = self._observed()
         # After what hosts run: an instance that is there has its row by then, or its row has ended.
         apps, replicas = self._store.snapshot()
+        self._events_seen, rotated = self._store.rotations(self._events_seen)
+        self._rotated.update(rotated)
+        self._read_specifications(apps, replicas)
         self._use(found, apps, replicas)
         self._clear_orphans(found, replicas)
         for app in apps:
-            self._one(found, app, replicas.get(app.id, []))
+            mine = replicas.get(app.id, [])
+            if not self._is_settled(found, app, mine):
+                self._one(found, app, mine)
         self._scalers.keep({app.id for app in apps})
         late = self._store.write(found.steps, new=found.new, at=found.now, lease=self.leadership.lease)
         self._probe(replicas, apps)
+        lease = self.leadership.lease
         for app in apps:
-            for one in replicas.get(app.id, []):
-                host = found.hosts.get(one.host)
+            rotated_at = self._rotated.get(app.id, 0)
+            for one in replicas.get(app.id, ()):
                 self._acting.consider(
-                    app, one, self._specification(app.id, one.revision), host,
-                    status=found.answers.get(one.host, {}).get(one.id),
-                    lost=one.host in found.lost, lease=self.leadership.lease,
+                    app, one, self._specifications[app.id, one.revision].values, found.hosts.get(one.host),
+                    status=found.answers.get(one.host, _NOTHING).get(one.id), lost=one.host in found.lost,
+                    rotated=rotated_at, now=found.now, lease=lease,
                 )  # fmt: skip
         return bool(found.new) or len(found.steps) > len(late)
 
@@ -180,13 +196,15 @@ class Reconciler:
     def _use(self, found: _Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
         """Count what replicas take of their hosts, and find out which hosts are lost."""
         names = set(self._answered_at)
+        taken: dict[str, list[Amounts]] = {}
         for app in apps:
             for one in replicas.get(app.id, ()):
                 names.add(one.host)
-                offer = found.offers.get(one.host)
-                if offer is not None:
-                    used = offer.used + _amounts(self._specification(app.id, one.revision))
-                    found.offers[one.host] = replace(offer, used=used)
+                taken.setdefault(one.host, []).append(self._specifications[app.id, one.revision].amounts)
+        for name, amounts in taken.items():
+            offer = found.offers.get(name)
+            if offer is not None:
+                found.offers[name] = replace(offer, used=total((offer.used, *amounts)))
         clock = time.monotonic()
         silent = names - found.answers.keys()
         # A reconciler that has just begun has not heard of anybody, which says nothing.
@@ -200,14 +218,41 @@ class Reconciler:
                 if known.get(instance) != name:
                     self._acting.clear(found.hosts[name], instance)
 
+    def _read_specifications(self, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
+        """Have those of this pass at hand, and no others."""
+        marks = {(app.id, app.revision) for app in apps}
+        marks.update((app.id, one.revision) for app in apps for one in replicas.get(app.id, ()))
+        if missing := marks - self._specifications.keys():
+            read = self._store.specifications(missing)
+            self._specifications |= {mark: _Specified(one, _amounts(one), probes_of(one)) for mark, one in read.items()}
+        for gone in self._specifications.keys() - marks:
+            del self._specifications[gone]
+
     def _specification(self, app_id: str, revision: int) -> dict[str, Any]:
-        key = (app_id, revision)
-        found = self._specifications.get(key)
-        if found is None:
-            found = self._specifications[key] = self._store.specification(app_id, revision)
-        return found
+        return self._specifications[app_id, revision].values
 
     # --- one deployment --------------------------------------------------------------------------------------
+
+    def _is_settled(self, found: _Pass, app: App, replicas: Sequence[Replica]) -> bool:
+        """Whether it is all as it is wanted, and nothing scales it: `_one` would write nothing. Most are, in a pass."""
+        if app.state is not State.READY or app.wish is not Wish.RUN or not app.paid:
+            return False
+        if app.settled_revision != app.revision or app.good_revision != app.revision:
+            return False
+        if not app.replicas_min == app.replicas_max == app.replicas == app.reached == len(replicas):
+            return False
+        probes = self._specifications[app.id, app.revision].probes
+        for one in replicas:
+            if one.state is not State.READY or (one.revision, one.round) != (app.revision, app.round):
+                return False
+            status = found.answers.get(one.host, _NOTHING).get(one.id)
+            if status is None or status.state == "exited":
+                return False
+            if probes is not None:
+                verdict = self._prober.verdict(one.id)
+                if not verdict.alive or verdict.ready is False:
+                    return False
+        return app.replicas > 0
 
     def _one(self, found: _Pass, app: App, replicas: Sequence[Replica]) -> None:
         specification = self._specification(app.id, app.revision)
@@ -245,7 +290,7 @@ class Reconciler:
         return self._judged(found, app, one)
 
     def _judged(self, found: _Pass, app: App, one: Replica) -> Step | None:
-        probes = probes_of(self._specification(app.id, one.revision))
+        probes = self._specifications[app.id, one.revision].probes
         if probes is None:
             return None
         verdict = self._prober.verdict(one.id)
@@ -390,7 +435,7 @@ class Reconciler:
             for one in of_app:
                 if app_id not in alive or not one.lives or not one.started_at:
                     continue
-                probes = probes_of(self._specification(app_id, one.revision))
+                probes = self._specifications[app_id, one.revision].probes
                 if probes is None:
                     continue
                 watched.add(one.id)
@@ -404,6 +449,7 @@ class Reconciler:
 
 
 _STEADY_US = 10 * SECOND
+_NOTHING: Mapping[str, Status] = {}
 
 
 def _failed(one: Replica, cause: str) -> Step:

@@ -68,6 +68,7 @@ class Route:
     requests: int = 0
     running: int = 0
     waiting: int = 0
+    sockets: int = 0
     turn: int = 0
     """Counts what a canary takes its share of."""
 
@@ -92,6 +93,7 @@ class Routes:
         self._names: dict[tuple[str, str], str] = {}
         self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
         self._hands: dict[str, Endpoint] = {}
+        self._staying: set[str] = set()
         self._seq = -1
         self._reported: dict[str, tuple[int, int, int]] = {}
         self._stop = threading.Event()
@@ -159,9 +161,10 @@ class Routes:
                 if (beyond := endpoint.failures - FAILURES_OPEN) >= 0:
                     endpoint.open_until = time.monotonic() + min(OPEN_S * 2 ** min(beyond, 10), _OPEN_MAX_S)
 
-    def count(self, route: Route, *, running: int = 0, waiting: int = 0, requests: int = 0) -> None:
-        """So many requests more that run, wait, or were answered; fewer where it is below 0."""
+    def count(self, route: Route, *, running: int = 0, waiting: int = 0, requests: int = 0, sockets: int = 0) -> None:
+        """So many requests more that run, wait, or were answered, and sockets; fewer where it is below 0."""
         with self._lock:
+            route.sockets += sockets
             route.running += running
             route.waiting += waiting
             route.requests += requests
@@ -170,6 +173,16 @@ class Routes:
         """The requests in a replica's hands that came by this router."""
         with self._lock:
             return self._hands.get(replica_id, _NOBODY).running
+
+    def sockets(self, route: Route) -> int:
+        """The sockets of a deployment that this router has open."""
+        with self._lock:
+            return route.sockets
+
+    def is_leaving(self, replica_id: str) -> bool:
+        """Whether a replica is being ended, or has been."""
+        with self._lock:
+            return replica_id not in self._staying
 
     def wake(self, route: Route) -> None:
         """A request waits: say so at once where nothing runs."""
@@ -185,10 +198,8 @@ class Routes:
         if seq == self._seq:
             return
         apps, replicas = self._store.snapshot()
-        for app in apps:
-            mark = (app.id, app.revision)
-            if mark not in self._specifications:
-                self._specifications[mark] = self._store.specification(*mark)
+        if missing := {(app.id, app.revision) for app in apps} - self._specifications.keys():
+            self._specifications |= self._store.specifications(missing)
         with self._lock:
             self._take_in(apps, replicas)
             self._seq = seq
@@ -215,6 +226,7 @@ class Routes:
             routes[app.id] = route
         alive = {replica.id for found in replicas.values() for replica in found}
         self._hands = {name: one for name, one in hands.items() if name in alive or one.running}
+        self._staying = {replica.id for found in replicas.values() for replica in found if replica.lives}
         self._routes = routes
         self._names = {(app.organisation_id, app.name): app.id for app in apps}
         known = {(app.id, app.revision) for app in apps}

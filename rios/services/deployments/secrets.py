@@ -84,6 +84,13 @@ class SecretStore:
         """Forget the secrets of a deployment."""
         connection.execute(delete(AppSecretRow).where(AppSecretRow.app_id == app.id))
 
+    def names(self, app_id: str) -> list[dict[str, Any]]:
+        """The secrets of a deployment: name and changed_at of each."""
+        row = AppSecretRow
+        wanted = select(row.name, row.changed_at).where(row.app_id == app_id).order_by(row.name)
+        with self._store.ledger.database.reading() as connection:
+            return [dict(one) for one in connection.execute(wanted).mappings()]
+
     def of(self, app: App, references: Mapping[str, Mapping[str, str]]) -> dict[str, SecretBytes]:
         """The secrets that a specification refers to, by the names they have inside. Raises NotFound."""
         row = AppSecretRow

@@ -10,6 +10,9 @@ from rios.deploy.deciding import Seen
 from rios.deploy.lifecycle import LIVING, State, Wish
 
 Row = Mapping[Any, Any]
+# Thousands are read in each pass of the reconciler.
+_STATES = {str(state): state for state in State}
+_WISHES = {str(wish): wish for wish in Wish}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class App:
     @classmethod
     def of(cls, row: Row) -> App:
         """The deployment that a row stands for."""
-        return cls(**{**row, "state": State(row["state"]), "wish": Wish(row["wish"])})
+        return cls(**{**row, "state": _STATES[row["state"]], "wish": _WISHES[row["wish"]]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class Replica:
     @classmethod
     def of(cls, row: Row) -> Replica:
         """The replica that a row stands for."""
-        return cls(**{**row, "state": State(row["state"])})
+        return cls(**{**row, "state": _STATES[row["state"]]})
 
     @property
     def lives(self) -> bool:
