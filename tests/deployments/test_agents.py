@@ -179,7 +179,9 @@ def test_what_it_cannot_or_may_not_do(remote: RemoteHost, machines: list[Machine
     remote._least = Isolation.MACHINE
     with pytest.raises(InvalidRequest, match="machine is asked for"):
         remote.start(order("far-2", "true"))
+    until(lambda: remote.offer().cordoned, "by the network's policy", deadline_s=WAIT_S)
     remote._least = Isolation.PROCESS
+    until(lambda: not remote.offer().cordoned, deadline_s=WAIT_S)
     with pytest.raises(InvalidRequest):
         remote._call("clear", replica="../../etc")
     with pytest.raises(InvalidRequest, match="unknown operation"):

@@ -18,7 +18,7 @@ import psutil
 from pydantic import SecretBytes
 
 from rios.deploy.runtimes import arguments, ungrouped
-from rios.deploy.runtimes.beside import start_beside
+from rios.deploy.runtimes.beside import get_ready, start_beside
 from rios.deploy.runtimes.bubblewrap_host import BubblewrapHost
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.durable import read_json
@@ -67,6 +67,7 @@ class BubblewrapRuntime:
             arguments.check_passable(self._directory)
 
     def capabilities(self) -> Capabilities:
+        get_ready()
         return self._host.capabilities()
 
     # What runs.

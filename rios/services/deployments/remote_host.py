@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import SecretBytes
@@ -94,8 +95,10 @@ class RemoteHost:
 
     def _take_in(self, begun: float, said: Mapping[str, Any]) -> None:
         instances = {status.instance: status for status in map(wire.status_of, said["instances"])}
+        offer = wire.offer_of(said["offer"])
         with self._lock:
-            self._offer = wire.offer_of(said["offer"])
+            # What can give too little isolation is asked for nothing new.
+            self._offer = replace(offer, cordoned=offer.cordoned or offer.isolation < self._least)
             self._own = {name: own for name, own in self._own.items() if own[0] >= begun}
             for name, (_, status) in self._own.items():
                 if status is None:
