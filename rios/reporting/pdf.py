@@ -15,12 +15,13 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 120
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-_FLAGS = (
+HEADLESS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    "--disable-crash-reporter", "--no-pdf-header-footer", "--run-all-compositor-stages-before-draw",
-    "--virtual-time-budget=20000",
+    "--disable-crash-reporter", "--virtual-time-budget=20000",
 )  # fmt: skip
+"""How the browser draws a page: in a sandbox, without a window, without a network."""
+_PRINTING = ("--no-pdf-header-footer", "--run-all-compositor-stages-before-draw")
 _DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
@@ -37,7 +38,7 @@ def to_pdf(page: Path, out: Path) -> bool:
         return False
     folder = page.parent
     profile = folder / ".browser"
-    command = [found, *_FLAGS, f"--user-data-dir={profile}", f"--print-to-pdf={out}", page.as_uri()]
+    command = [found, *HEADLESS, *_PRINTING, f"--user-data-dir={profile}", f"--print-to-pdf={out}", page.as_uri()]
     try:
         done = subprocess.run(
             apart(command, folder), env=environment(folder), cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,

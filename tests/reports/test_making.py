@@ -15,7 +15,7 @@ import pytest
 
 from rios.accounts.store import AccountStore
 from rios.billing.ledger.ledger import Ledger
-from rios.reporting.pdf import browser
+from rios.reporting.pdf import HEADLESS, browser
 from rios.reporting.runner import Done, Job, run_job
 from rios.reporting.sandbox import BWRAP, apart, environment, kind
 from rios.reporting.templates import Templates
@@ -30,7 +30,6 @@ from tests.reports.conftest import NOW
 from tests.reports.ledgers import OWNERS, charges, moment, use
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 
 
 def printed(job: Job) -> Done:
@@ -107,7 +106,7 @@ def test_a_browser_without_a_network_shows_every_chart(reports: Reports, made: P
     shutil.copy(page, tmp_path / "page.html")
     found = browser()
     assert found is not None
-    command = [found, *FLAGS, f"--user-data-dir={tmp_path}/b", "--virtual-time-budget=20000", "--dump-dom"]
+    command = [found, *HEADLESS, f"--user-data-dir={tmp_path}/b", "--dump-dom"]
     command.append((tmp_path / "page.html").as_uri())
     assert kind() == BWRAP, "no network there"
     done = subprocess.run(
