@@ -174,16 +174,19 @@ def test_what_is_not_there(door: Door) -> None:
     assert "/v1/chat/completions" in specification["paths"]
 
 
-@pytest.mark.parametrize("checkpoint", ["../x", "/etc", "..", ".", "", "demo/../..", "a\x00b", "link", "none"])
-def test_a_checkpoint_outside_the_directory_is_not_there(tmp_path: Path, checkpoint: str) -> None:
+OUTSIDE = ("../x", "/etc", "..", ".", "", "demo/../..", "a\x00b", "link", "none")
+
+
+def test_a_checkpoint_outside_the_directory_is_not_there(tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "good").mkdir(parents=True)
     (tmp_path / "x").mkdir()
     (models / "link").symlink_to(tmp_path / "x")
     with lean(tmp_path / "home", models=models) as door, door.client() as http:
         assert http.post("/v1/deployments", json={"name": "good", "checkpoint": "good"}).status_code == 202
-        found = problem(http.post("/v1/deployments", json={"name": "bad", "checkpoint": checkpoint}), 400)
-        assert "no checkpoint" in found["detail"]
+        for checkpoint in OUTSIDE:
+            found = problem(http.post("/v1/deployments", json={"name": "bad", "checkpoint": checkpoint}), 400)
+            assert "no checkpoint" in found["detail"], checkpoint
         assert problem(http.post("/v1/deployments", json={"name": "good", "checkpoint": "good"}), 409)
         problem(http.post("/v1/deployments", json={"name": "../bad"}), 400)
 

@@ -24,10 +24,14 @@ from rios.gateway.redirect import Redirect
 from rios.words.errors import GatewayLost, InvalidRequest
 from tests.gateway.servers import Door, lean
 
+NAMES = ("rios.lab.example", "10.0.0.7")
+EVIL = b"GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"https://rios.lab.example:"
+NONSENSE = b"\x16\x03\x01" + bytes(100)
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return init(tmp_path_factory.mktemp("tls") / "home", names=["rios.lab.example", "10.0.0.7"])
+    return init(tmp_path_factory.mktemp("tls") / "home", names=NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +60,13 @@ def test_clients_that_trust_the_authority_are_served(secured: Door, files: Certi
 def test_others_are_not(secured: Door, files: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rios.client.http.RETRY_S", 0.0)
     with pytest.raises(GatewayLost, match=r"(?i)certificate"):
-        rios.connect(secured.url, token=secured.token)
+        rios.connect(secured.url, token=secured.token).close()
     with pytest.raises(GatewayLost, match=r"(?i)certificate"):
-        rios.connect(secured.url, token=secured.token, ca=init(tmp_path).ca)
+        rios.connect(secured.url, token=secured.token, ca=init(tmp_path).ca).close()
     with pytest.raises(InvalidRequest, match="no certificate of an authority"):
-        rios.connect(secured.url, token=secured.token, ca=tmp_path / "none")
+        rios.connect(secured.url, token=secured.token, ca=tmp_path / "none").close()
     with pytest.raises(GatewayLost):
-        rios.connect(secured.url.replace("https", "http"), token=secured.token)
+        rios.connect(secured.url.replace("https", "http"), token=secured.token).close()
     old = ssl.create_default_context(cafile=files.ca)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):
@@ -101,8 +105,8 @@ def test_new_certificates_are_taken_without_a_restart(
     assert found == ssl.PEM_cert_to_DER_cert(files.certificate.read_text()) != before
 
 
-@pytest.fixture
-def redirected(secured: Door, files: Certificates) -> Iterator[tuple[str, int]]:
+@contextlib.contextmanager
+def beside(secured: Door, files: Certificates) -> Iterator[tuple[str, int]]:
     """A port of plain HTTP beside the gateway."""
     port = int(secured.url.rpartition(":")[2])
     with serve.bind("127.0.0.1", 0) as place:
@@ -111,11 +115,19 @@ def redirected(secured: Door, files: Certificates) -> Iterator[tuple[str, int]]:
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         asyncio.run_coroutine_threadsafe(redirect.start(), loop).result(30)
-        yield place.getsockname()
-        asyncio.run_coroutine_threadsafe(redirect.close(), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-        loop.close()
+        try:
+            yield place.getsockname()
+        finally:
+            asyncio.run_coroutine_threadsafe(redirect.close(), loop).result(30)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(30)
+            loop.close()
+
+
+@pytest.fixture
+def redirected(secured: Door, files: Certificates) -> Iterator[tuple[str, int]]:
+    with beside(secured, files) as found:
+        yield found
 
 
 def _ask(place: tuple[str, int], request: bytes) -> bytes:
@@ -141,7 +153,7 @@ def test_plain_http_is_sent_on(redirected: tuple[str, int], secured: Door, files
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (b"GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"https://rios.lab.example:"),
+        EVIL,
         (b"GET //evil.example/a HTTP/1.1\r\nHost: localhost:80\r\n\r\n", b"https://localhost:"),
         (b"GET http://evil.example/a HTTP/1.1\r\nHost: localhost\r\n\r\n", b"https://localhost:"),
         (b"GET /a HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", b"https://[::1]:"),
@@ -155,9 +167,7 @@ def test_nobody_is_sent_elsewhere(redirected: tuple[str, int], request_: bytes, 
     assert location.split(b" ", 1)[1].startswith(expected)
 
 
-@pytest.mark.parametrize(
-    "request_", [b"\x16\x03\x01" + bytes(100), b"GET / HTTP/1.1\r\nX: " + b"y" * 40_000, b"GET /\r\n\r\n"]
-)
+@pytest.mark.parametrize("request_", [NONSENSE, b"GET / HTTP/1.1\r\nX: " + b"y" * 40_000, b"GET /\r\n\r\n"])
 def test_nonsense_is_no_reason_to_redirect(redirected: tuple[str, int], request_: bytes) -> None:
     with contextlib.suppress(ConnectionResetError):  # no answer is an answer
         assert b"308" not in _ask(redirected, request_)

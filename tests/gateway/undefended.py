@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import inspect
 import json
 import re
+import ssl
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 
@@ -20,14 +25,18 @@ from rios.accounts.signing import Signer
 from rios.accounts.store import AccountStore, first
 from rios.accounts.tokens import Claims, fingerprint
 from rios.accounts.values import Principal
-from rios.gateway import pages, protect, schemas, serve
+from rios.dmoe import authority
+from rios.gateway import certs, pages, protect, schemas, serve
+from rios.gateway.certs import Certificates
 from rios.gateway.limits import Limits, Room
 from rios.gateway.once import Idempotent
+from rios.gateway.redirect import Redirect
 from rios.gateway.routes import sign_in
+from rios.gateway.turns import Turns
 from rios.services import accounts, oauth_grants, oauth_store, outbound, tenancy, tokens
 from rios.services.accounts import scopes_of
 from rios.storage.models import RefreshTokenRow
-from tests.gateway import test_accounts, test_oauth_attacks, test_once, test_protection
+from tests.gateway import test_accounts, test_oauth_attacks, test_once, test_protection, test_tls, test_turns
 from tests.gateway.servers import UNLIMITED, Door, lean
 from tests.services import test_outbound
 
@@ -154,6 +163,70 @@ def _anywhere(self: Any, checkpoint: str) -> str:
     return str(self._directory / checkpoint)
 
 
+def _older(self: Certificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    self.load_into(context)
+    return context
+
+
+def _trusting(patch: pytest.MonkeyPatch) -> None:
+    real = httpx2.Client
+    patch.setattr(httpx2, "Client", lambda **more: real(**{**more, "verify": False}))
+
+
+def _as_the_host_says(self: Redirect, request: Any) -> str:
+    return f"https://{dict(request.headers)[b'host'].decode()}:{self._port}/"
+
+
+async def _whatever_comes(self: Redirect, reader: Any) -> bytes:
+    await reader.read(4096)
+    return b"HTTP/1.1 308 \r\nlocation: https://localhost/\r\ncontent-length: 0\r\n\r\n"
+
+
+def _in_one_row(patch: pytest.MonkeyPatch) -> None:
+    take = Turns.take
+    patch.setattr(Turns, "take", lambda self, _: take(self, "anybody"))
+
+
+def _without_end(patch: pytest.MonkeyPatch) -> None:
+    make = Turns.__init__
+    patch.setattr(Turns, "__init__", lambda self, places, _: make(self, places, 1 << 40))
+
+
+async def _leaving_with_it(self: Turns, user: str) -> None:
+    """As `Turns.take`, and who leaves in the moment when his turn comes takes it away."""
+    if self._free and not self._waiting:
+        self._free -= 1
+        return
+    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    self._waiting.setdefault(user, deque()).append(turn)
+    self._count += 1
+    await turn
+
+
+def _by_tls(test: Callable[..., None], *more: Any) -> Callable[[Door, Path], None]:
+    """Of a test of a gateway with certificates, and of who made them."""
+
+    def attack(_: Door, folder: Path) -> None:
+        files = certs.init(folder / "home", names=test_tls.NAMES)
+        with pytest.MonkeyPatch.context() as patch, lean(folder / "home", certificates=files) as door:
+            given = {"secured": door, "files": files, "tmp_path": folder / "other", "monkeypatch": patch}
+            given["tmp_path"].mkdir()
+            test(*more, **{name: given[name] for name in inspect.signature(test).parameters if name in given})
+
+    return attack
+
+
+def _sent_on(test: Callable[..., None], *more: Any) -> Callable[[Door, Path], None]:
+    """Of a test of the plain port beside such a gateway."""
+
+    def attack(secured: Door, files: certs.Certificates) -> None:
+        with test_tls.beside(secured, files) as place:
+            test(place, *more)
+
+    return _by_tls(attack)
+
+
 CASES = (
     Case("signatures of access tokens", _to("verify", Signer, _unverified),
          _at_door(test_accounts.test_forged_access_tokens_are_refused)),
@@ -208,7 +281,19 @@ CASES = (
     Case("each Idempotency-Key once", _to("__call__", Idempotent, _straight),
          _at_door(test_once.test_the_same_key_does_it_once)),
     Case("checkpoints stay in their directory", _to("_path", tenancy.Tenancy, _anywhere),
-         _at_own(test_protection.test_a_checkpoint_outside_the_directory_is_not_there, "../x")),
+         _at_own(test_protection.test_a_checkpoint_outside_the_directory_is_not_there)),
+    Case("TLS 1.3 alone", _to("context", Certificates, _older), _by_tls(test_tls.test_others_are_not)),
+    Case("clients trust their authority alone", _trusting, _by_tls(test_tls.test_others_are_not)),
+    Case("keys of certificates are for their owner", _to("write", authority, Path.write_bytes),
+         _by_tls(test_tls.test_what_the_authority_makes)),
+    Case("plain HTTP leads to certified names", _to("_target", Redirect, _as_the_host_says),
+         _sent_on(test_tls.test_nobody_is_sent_elsewhere, *test_tls.EVIL)),
+    Case("plain HTTP answers requests alone", _to("_reply", Redirect, _whatever_comes),
+         _sent_on(test_tls.test_nonsense_is_no_reason_to_redirect, test_tls.NONSENSE)),
+    Case("users take turns", _in_one_row, lambda *_: test_turns.test_users_take_turns()),
+    Case("generations that wait are bounded", _without_end, lambda *_: test_turns.test_the_queue_is_bounded()),
+    Case("who leaves gives his place back", _to("take", Turns, _leaving_with_it),
+         lambda *_: test_turns.test_no_place_is_lost_by_who_leaves()),
     Case("webhooks reach public addresses alone", _to("check_address", outbound, lambda *_, **__: None),
          lambda *_: test_outbound.test_addresses_that_are_not_public_are_refused("https://127.0.0.1/")),
 )  # fmt: skip
