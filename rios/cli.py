@@ -134,9 +134,10 @@ def workers(
 def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Show the model that comes with rios and, with --scheduler, what the network's hosts serve."""
     from rios import demo
-    from rios.dmoe.checkpoint import read_manifest
+    from rios.dmoe.examined import examine
+    from rios.words.config import settings
 
-    manifest = read_manifest(demo.path())
+    manifest = examine(demo.path(), None, timeout_s=settings().control_timeout_s).manifest
     rows: list[dict[str, Any]] = [
         {
             "model": "demo",

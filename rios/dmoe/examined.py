@@ -1,8 +1,8 @@
 """What a client must know of a checkpoint before any host loads it, found out where torch is at hand.
 
 To read a checkpoint takes torch and what knows architectures, 9 s of a core to import; a client needs them for nothing
-else. So it asks the template of its embedded network (`rios.dmoe.template`), which has imported them. A client without
-one reads the checkpoint itself.
+else. So it asks a process that has imported them: the template of its embedded network (`rios.dmoe.template`), or one
+that is kept warm. A client without one reads the checkpoint itself.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from rios.dmoe.control import error_of
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.template import Template
+from rios.words.config import settings
 from rios.words.errors import DeadlineExceeded, RiosError
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,11 @@ def examine(path: Path, dtype: str | None, *, timeout_s: float) -> Examined:
 
     Raises UnsupportedCheckpoint, CheckpointCorrupt as `rios.dmoe.checkpoint.read_manifest`, and DeadlineExceeded.
     """
-    template = None if "rios.dmoe.checkpoint" in sys.modules else Template.alive()
+    template = None
+    if "rios.dmoe.checkpoint" not in sys.modules:
+        template = Template.alive()
+        if template is None and (warm_s := settings().warm_s) > 0:
+            template = Template.shared(os.environ, warm_s=warm_s)
     if template is not None:
         try:
             return _by(template, path, dtype, timeout_s)

@@ -142,15 +142,16 @@ class Template:
     def __init__(self, environment: Mapping[str, str], *, warm_s: float = 0.0) -> None:
         """environment: what it imports with; each of its children gets that of the worker that asked."""
         self._process: subprocess.Popen[bytes] | None = None
+        environment = _standing_alone(environment)
         channel = self._join(environment, warm_s) if warm_s > 0 else None
         if channel is None:
             channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                self._start(dict(environment), theirs)
+                self._start(environment, theirs)
         self._channel = channel
         Template._all.add(self)
 
-    def _join(self, environment: Mapping[str, str], warm_s: float) -> socket.socket | None:
+    def _join(self, environment: dict[str, str], warm_s: float) -> socket.socket | None:
         start = partial(self._start, {**environment, "RIOS_WARM_S": str(warm_s)})
         try:
             return warm.join(environment, start)
@@ -201,6 +202,13 @@ class Template:
         for template in cls._all:
             template._channel.close()
         cls._shared = None
+
+
+def _standing_alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """With what it takes to import rios from anywhere, and to ask nobody for anything."""
+    root = str(Path(__file__).resolve().parents[2])
+    known = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place and place != root]
+    return {"HF_HUB_OFFLINE": "1", **environment, "PYTHONPATH": os.pathsep.join([root, *known])}
 
 
 os.register_at_fork(after_in_child=Template._let_go)

@@ -40,7 +40,8 @@ class Books:
         self._opened: Future[Ledger] = Future()
         self._closed = False
         # Its libraries take a second to import, which would else be the first request's.
-        threading.Thread(target=self._open, name="rios-books", daemon=True).start()
+        self._opening = threading.Thread(target=self._open, name="rios-books", daemon=True)
+        self._opening.start()
 
     @property
     def final_timeout_s(self) -> float:
@@ -142,4 +143,5 @@ class Books:
             if self._chain is not None:
                 self._chain.close()
             if self._opened.exception(_OPEN_TIMEOUT_S) is None:
+                self._opening.join(_OPEN_TIMEOUT_S)  # who waited until it was open reads it there
                 self._opened.result().close()
