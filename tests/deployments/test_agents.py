@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretBytes
 
 from rios.deploy.lifecycle import State
 from rios.deploy.runtimes.protocol import Isolation
+from rios.deploy.spec import App
+from rios.dmoe.authority import Authority
 from rios.dmoe.peer import Peer
 from rios.services.accounts import FIRST_ORGANISATION
 from rios.services.books import LOCAL_USER
@@ -127,8 +130,6 @@ def remote(machines: list[Machine]) -> Iterator[RemoteHost]:
 
 
 def order(replica_id: str, *command: str, secrets: Any = None, **fields: Any) -> Order:
-    from rios.deploy.spec import App
-
     app = App.model_validate({"name": "x", "command": command, "resources": RESOURCES, **fields})
     return Order(
         replica_id=replica_id, app_id="app-1", organisation_id="org-1", revision=1,
@@ -249,3 +250,42 @@ def test_replicas_of_a_killed_host_come_back_on_another(deploy: Deployments, mac
     places = [path for path in (machines[1].directory / "agent").glob("*/bubblewrap") if path.is_dir()]
     until(lambda: not any(list(place.iterdir()) for place in places), "it is cleared away", deadline_s=WAIT_S)
     app.delete()
+
+
+def test_in_a_secured_network_all_goes_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls, secrets and requests; a megabyte each way, so that records do not come whole."""
+    authority = Authority.made(tmp_path / "certs")
+    host, gateway = (authority.host(name).certificate.parent for name in ("host", "gateway"))
+    monkeypatch.setenv("RIOS_TLS", str(host))
+    machine = Machine("delta")
+    machine.pid()
+    said = machine.said()
+    peer = Peer("delta", ("127.0.0.1", said["port"]), said["key"], "")
+    clear = RemoteHost(peer, "net", settings().model_copy(update={"tls": None}))
+    secured = RemoteHost(peer, "net", settings().model_copy(update={"tls": gateway}))
+    until(lambda: not secured._why, deadline_s=WAIT_S)
+    web = {"port": 8000, "command": [*WEB, SERVER]}
+    secured.start(order("far-5", secrets={"TOKEN": SecretBytes(b"of the gateway")}, **web))
+    done = secured.exec("far-5", ["cat", "/run/secrets/TOKEN"], timeout_s=20)
+    assert done.stdout == b"of the gateway"
+    url = f"http://{secured.way('far-5')}"
+    body = b"x" * (1 << 20)
+    until(lambda: _answers(url), deadline_s=WAIT_S)
+    assert get(url + "/far", data=body, method="POST") == (200, "hello POST /far " + body.decode())
+    with pytest.raises(HostLost):
+        clear.instances()
+    assert "TLS" in clear._why or "lost" in clear._why or "closed" in clear._why
+    secured.end("far-5", grace_s=1)
+    secured.clear("far-5")
+    with pytest.raises(OSError):  # its way has been closed
+        get(url + "/far", timeout_s=2)
+    for one in (clear, secured):
+        one.close()
+    machine.remove()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return get(url)[0] == 200
+    except OSError:
+        return False
