@@ -17,7 +17,7 @@ import rios.services.keys
 from rios.billing.ledger.ledger import Ledger
 from tests.deployments.stage import Stage
 
-LEASE_S = 1.0
+LEASE_S = 0.5
 
 
 def reconcile(home: Path, apps: Path) -> None:
