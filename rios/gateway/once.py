@@ -113,9 +113,12 @@ class Idempotent:
         start: Message | None = None
         status, kept, whole = 0, bytearray(), False
         headers: tuple[tuple[str, str], ...] = ()
+        unrecorded: RiosError | None = None
 
         async def sent(message: Message) -> None:
-            nonlocal start, status, headers, whole
+            nonlocal start, status, headers, whole, unrecorded
+            if unrecorded is not None:
+                return
             if message["type"] == "http.response.start":
                 start, status = message, message["status"]
                 raw = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
@@ -125,7 +128,11 @@ class Idempotent:
                 kept.extend(message.get("body", b""))
             if not message.get("more_body", False) and 200 <= status < 300:
                 found = Answer(status=status, headers=headers, body=bytes(kept))
-                await run_in_threadpool(once.done, begun, found, token=token, goes_on="rios.goes_on" in scope)
+                try:
+                    await run_in_threadpool(once.done, begun, found, token=token, goes_on="rios.goes_on" in scope)
+                except RiosError as error:  # the routes believe that they have answered, and are not told otherwise
+                    unrecorded = error
+                    return
                 whole = True
             if start is not None:
                 head, start = start, None
@@ -134,6 +141,8 @@ class Idempotent:
 
         try:
             await self._app(scope, receive, sent)
+            if unrecorded is not None:
+                raise unrecorded
         except RiosError as error:
             if start is None:
                 raise

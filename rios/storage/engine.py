@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from rios.storage.breaker import Breaker
 from rios.words.errors import InvalidRequest, LedgerUnavailable
 
 # Any number will do as long as all of rios agree on it: b"rios" and a number of the lock.
@@ -45,7 +47,9 @@ class Database:
             self._private = tempfile.TemporaryDirectory(prefix="rios-ledger-")
             found = found.set(database=str(Path(self._private.name) / "ledger.sqlite"))
         self.name = "a private database" if self._private else found.render_as_string(hide_password=True)
-        make = _sqlite if self.is_sqlite else _postgres
+        # Of a server that says nothing, whom everybody would else wait for; one that refuses is asked again at once.
+        self._breaker = Breaker("the database")
+        make = _sqlite if self.is_sqlite else partial(_postgres, breaker=self._breaker)
         self.engine = make(found, timeout_s, durable=not self._private, writes=False)
         # A connection of its own for who writes: SQLite's cache of pages is good until another connection writes.
         self._writer = make(found, timeout_s, durable=not self._private, writes=True)
@@ -53,9 +57,30 @@ class Database:
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
 
+    def check(self) -> None:
+        """Raises LedgerUnavailable at once while it is known that the server says nothing.
+
+        One caller a second finds out, in two, whether it does again.
+        """
+        why = self._breaker.why
+        if why is None:
+            return
+        if self._breaker.allows():
+            from rios.storage.patience import asked
+
+            if (error := asked(self.engine)) is None:
+                self._breaker.succeeded()
+                return
+            self._breaker.failed(error)
+            why = str(error)
+        raise LedgerUnavailable(
+            f"the ledger in {self.name} did not answer a moment ago: {why}; is it up and reachable?"
+        )
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state. Raises LedgerUnavailable when the database does not answer in time."""
+        self.check()
         with translated(self.name), self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -64,7 +89,8 @@ class Database:
 
     @contextmanager
     def writing(self, *, lock: int = WRITE_LOCK) -> Iterator[Connection]:
-        """The one transaction of all processes that writes now. Raises what the driver raises."""
+        """The one transaction of all processes that writes now. Raises what the driver raises, and as `check`."""
+        self.check()
         with self._writer.connect() as connection, connection.begin():
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
@@ -156,14 +182,24 @@ def _sqlite(url: URL, timeout_s: float, *, durable: bool, writes: bool) -> Engin
     return engine
 
 
-def _postgres(url: URL, timeout_s: float, *, durable: bool, writes: bool) -> Engine:
+def _postgres(url: URL, timeout_s: float, *, durable: bool, writes: bool, breaker: Breaker) -> Engine:
     wait_ms = int(timeout_s * 1000)
     settings = f"-c statement_timeout={wait_ms} -c lock_timeout={wait_ms} -c timezone=UTC"
     settings += f" -c synchronous_commit={'on' if durable else 'off'}"
-    return create_engine(
+    engine = create_engine(
         url,
         connect_args={"connect_timeout": max(2, int(timeout_s)), "options": settings, "application_name": "rios"},
         pool_timeout=timeout_s,
         pool_pre_ping=True,
         **(_ONE if writes else {}),
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _connecting(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        from rios.storage.patience import connected, silence
+
+        if (why := breaker.why) is not None:  # an old connection was silent: a new one is not waited for as well
+            raise silence(why)
+        return connected(arguments, options, timeout_s=timeout_s, silent=breaker.failed)
+
+    return engine

@@ -23,18 +23,24 @@ class Load:
     doors: Sequence[Door]
     users: int = 4
     name: str = "load"
+    path: str = ""
+    """What is asked for, by GET, instead of answers of the model."""
     answers: dict[str, Any] = field(default_factory=dict)
     """What was answered, by key."""
     refusals: list[tuple[float, int, str]] = field(default_factory=list)
     """When something was refused, with which status and words."""
     times: list[float] = field(default_factory=list)
     """When an answer came."""
+    waits: list[float] = field(default_factory=list)
+    """How long each request took, in seconds."""
     broken: list[str] = field(default_factory=list)
     """What no user should see."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._use, args=(number,)) for number in range(self.users)]
+        self._threads = [
+            threading.Thread(target=self._use, args=(number,), daemon=True) for number in range(self.users)
+        ]
 
     def start(self) -> None:
         """Begin."""
@@ -63,12 +69,17 @@ class Load:
                 self.broken.append(f"{key} was not answered: {self.refusals[-3:]}")
                 return
             door = self.doors[attempt % len(self.doors)]
+            began = time.monotonic()
             try:
                 with door.client() as http:
-                    found = http.post("/v1/completions", json=body, headers={"Idempotency-Key": key})
+                    if self.path:
+                        found = http.get(self.path)
+                    else:
+                        found = http.post("/v1/completions", json=body, headers={"Idempotency-Key": key})
             except httpx2.HTTPError:
                 time.sleep(0.05)
                 continue
+            self.waits.append(time.monotonic() - began)
             if found.status_code == 200:
                 self.answers[key] = found.json()
                 self.times.append(time.monotonic())

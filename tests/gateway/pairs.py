@@ -7,7 +7,7 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from tests.gateway.servers import START_S, Door
 
 
 @contextmanager
-def joined(home: Path, scheduler: str, *arguments: str, log: Path, **variables: str) -> Iterator[Door]:
-    """One more gateway of the network at `scheduler`, on a free port; ended by SIGTERM unless it was killed."""
+def joined(home: Path, scheduler: str, *arguments: str, log: Path, **variables: str) -> Iterator[Callable[[], Door]]:
+    """One more gateway of the network at `scheduler`, on a free port; ended by SIGTERM unless it was killed.
+
+    What is yielded waits until it listens.
+    """
     command = [
         sys.executable,
         "-m",
@@ -39,16 +42,20 @@ def joined(home: Path, scheduler: str, *arguments: str, log: Path, **variables: 
             stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
         assert process.stdout is not None
-        try:
+
+        def listens() -> Door:
+            assert process.stdout is not None
             with selectors.DefaultSelector() as selector:
                 selector.register(process.stdout, selectors.EVENT_READ)
                 assert selector.select(START_S), f"`rios gateway` was silent for {START_S} s: {log.read_text()}"
             url, token = (process.stdout.readline().rpartition(" ")[2].strip() for _ in range(2))
             assert url.startswith("http"), log.read_text()
-            yield Door(url, token, process=process, log=log)
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(60) == 0, log.read_text()
+            return Door(url, token, process=process, log=log)
+
+        try:
+            yield listens
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) in (0, -signal.SIGKILL), log.read_text()
         finally:
             process.kill()
             process.wait(30)

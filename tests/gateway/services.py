@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.conftest import SYSTEM_PATH
 
@@ -61,6 +64,20 @@ class Server:
             assert self.process.poll() is None, f"{self.url} ended at its start"
             assert time.monotonic() < deadline, f"{self.url} does not answer after {START_S} s"
             time.sleep(0.05)
+
+    def freeze(self) -> None:
+        """All its processes take what comes and say nothing, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        first = psutil.Process(self.process.pid)
+        for one in (first, *first.children(recursive=True)):  # the first one makes no more meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
 
     def stop(self) -> None:
         """Kill it as a power cut does, with all its processes."""

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,12 +15,15 @@ from rios.words.money import WEI_PER_ROS
 from tests.billing.chain.conftest import needs_npm
 from tests.gateway.load import Load
 from tests.gateway.servers import Door, problem
+from tests.gateway.services import Server
 from tests.gateway.town import Town, town
 from tests.waiting import until
 
 pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.needs("rabbitmqctl"), *needs_npm]
 RECOVERY_S = 5.0
 OUTAGE_S = 2.0
+FROZEN_S, DEADLINE_S = 13.0, 16.0
+"""The database's own deadline is ten seconds."""
 NOTICED_S = 5.0
 WITHOUT = {
     "chain": "deposits, settlement and claims wait",
@@ -137,18 +140,20 @@ def test_a_part_is_stopped_under_load_and_comes_back(pair: Town, part: str) -> N
     with pair.first.client() as http:
         assert _deposit(http, f"before-{part}").status_code == 200
         server.stop()
-        _goes_on(http, part)
-        until(lambda: _checks(http).get(part) != "ok", "it is noticed", deadline_s=NOTICED_S)
-        assert [name for name, said in _checks(http).items() if said != "ok"] == [part], "it says what is broken"
-        assert WITHOUT[part] in _checks(http)[part], "and how the gateway does without"
-        if part in ("chain", "database"):
-            asked = time.monotonic()
-            refused = problem(_deposit(http, f"after-{part}"), 503)
-            assert time.monotonic() - asked < NOTICED_S, "nobody waits for what is known not to answer"
-            assert "did not answer" in refused["detail"] or "does not answer" in refused["detail"]
-            kind = {"chain": "ChainUnavailable", "database": "LedgerUnavailable"}[part]
-            assert refused["type"].rpartition(":")[2] == kind
-        server.start()
+        try:
+            _goes_on(http, part)
+            until(lambda: _checks(http).get(part) != "ok", "it is noticed", deadline_s=NOTICED_S)
+            assert [name for name, said in _checks(http).items() if said != "ok"] == [part], "it says what is broken"
+            assert WITHOUT[part] in _checks(http)[part], "and how the gateway does without"
+            if part in ("chain", "database"):
+                asked = time.monotonic()
+                refused = problem(_deposit(http, f"after-{part}"), 503)
+                assert time.monotonic() - asked < NOTICED_S, "nobody waits for what is known not to answer"
+                assert "did not answer" in refused["detail"] or "does not answer" in refused["detail"]
+                kind = {"chain": "ChainUnavailable", "database": "LedgerUnavailable"}[part]
+                assert refused["type"].rpartition(":")[2] == kind
+        finally:  # also for the tests that follow
+            server.start()
         back = time.monotonic()
         until(lambda: [at for at in load.times if at > back], "answers come again", deadline_s=RECOVERY_S)
         until(lambda: _well(http, part), f"{part} is used again", deadline_s=RECOVERY_S - (time.monotonic() - back))
@@ -166,6 +171,43 @@ def test_a_part_is_stopped_under_load_and_comes_back(pair: Town, part: str) -> N
         wanted = {answer["id"].rpartition("-")[2] for answer in load.answers.values()}
         paid = {one.request_id for one in ledger.usage(user="local") if one.amount_wei > one.refunded_wei}
         assert wanted <= paid, "who got an answer paid for it"
+        whole(ledger)
+
+
+def test_a_frozen_database_is_not_waited_for(pair: Town) -> None:
+    """It takes what is sent and says nothing. As many ask as there are threads: none is lost, and all are told."""
+    database = cast(Server, pair.parts["database"])
+    load, asked = Load([pair.first], users=3, name="frozen"), Load([pair.first], users=50, path="/v1/usage")
+    load.start()
+    until(lambda: len(load.answers) > 3, "the load runs", deadline_s=60)
+    with pair.first.client() as http:
+        database.freeze()
+        frozen = time.monotonic()
+        try:
+            asked.start()
+            while time.monotonic() < frozen + FROZEN_S:
+                before = time.monotonic()
+                assert http.get("/live").status_code == 200
+                assert time.monotonic() - before < 2, "it lives, and says so at once"
+                time.sleep(0.2)
+            before = time.monotonic()
+            refused = problem(http.get("/v1/usage"), 503)
+            assert time.monotonic() - before < NOTICED_S, "nobody waits for what is known to say nothing"
+            assert refused["type"].endswith(":LedgerUnavailable")
+            assert "did not answer" in _checks(http)["database"]
+        finally:
+            database.thaw()
+        back = time.monotonic()
+        for one in (asked, load):
+            until(lambda one=one: [at for at in one.times if at > back], "answers again", deadline_s=RECOVERY_S)  # type: ignore[misc]
+        asked.stop()
+        load.stop()
+        assert http.get("/ready").status_code == 200
+    assert asked.refusals
+    assert {status for _, status, _ in asked.refusals + load.refusals} == {503}
+    assert max(asked.waits + load.waits) < DEADLINE_S, "everybody was told in time"
+    with Ledger.open(pair.database) as ledger:
+        until(lambda: ledger.balance("local").held_wei == 0, "nothing is held", deadline_s=15)
         whole(ledger)
 
 

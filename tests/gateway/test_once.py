@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from rios.services.once import Answer, Begun, Once
 from rios.storage.gateway_models import OnceRow
+from rios.words.errors import LedgerUnavailable
 from tests.gateway.servers import Door, problem
 
 
@@ -129,3 +130,15 @@ def test_what_goes_on_after_its_answer_is_taken_over_until_it_has_ended(
         assert isinstance(again, Begun) if key == "under way" else again == answer
     for one in (dead, living):
         one.close()
+
+
+def test_an_answer_that_cannot_be_recorded_is_not_given(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise LedgerUnavailable("the ledger does not answer")
+
+    with door.client() as http:
+        with monkeypatch.context() as patched:
+            patched.setattr(Once, "done", lost)
+            refused = problem(_post(http, "k-9"), 503)
+            assert refused["type"] == "urn:rios:error:LedgerUnavailable"
+        assert _post(http, "k-9").status_code == 201, "it may be tried again"

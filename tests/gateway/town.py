@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rios.billing.ledger.ledger import Ledger
 from rios.services.deployments.secrets import KEY_FILE, KEY_VARIABLE
-from rios.services.keys import open_key
+from rios.services.network_keys import NetworkKeys
 from tests.billing.chain.anvil import Anvil
 from tests.gateway.hooks import Told, told
 from tests.gateway.pairs import joined
@@ -67,9 +68,10 @@ def town(folder: Path, network: Any) -> Iterator[Town]:
         database = stack.enter_context(postgres_server())
         chain = Anvil(folder / "anvil.json")
         stack.callback(chain.kill)
-        home = folder / "home"
-        for role in ("operator", "wallet"):
-            chain.ask("anvil_setBalance", open_key(home, role).address, hex(COINS_WEI))
+        home, other = folder / "home", folder / "other"
+        with Ledger.open(database.url) as ledger:
+            for role in ("operator", "wallet"):
+                chain.ask("anvil_setBalance", NetworkKeys(ledger, home).signer(role).address, hex(COINS_WEI))
         hook = stack.enter_context(told())
         variables = {
             "RIOS_GATEWAY_WEBHOOK_NETWORKS": "127.0.0.0/8",
@@ -77,14 +79,14 @@ def town(folder: Path, network: Any) -> Iterator[Town]:
             "RIOS_CHAIN_CONFIRMATIONS": "0",
             "RIOS_CONNECT_TIMEOUT_S": "2",
         }
-        broker.start()
         urls = ("--database", database.url, "--redis", redis.url, "--broker", broker.url)
-        first = stack.enter_context(joined(home, network.address, *urls, log=folder / "first.log", **variables))
+        one = stack.enter_context(joined(home, network.address, *urls, log=folder / "first.log", **variables))
         # The other one is brought the one key that is not in the database, and has nothing else of the first's home.
         variables[KEY_VARIABLE] = (home / KEY_FILE).read_text()
-        other = folder / "other"
-        second = stack.enter_context(joined(other, network.address, *urls, log=folder / "second.log", **variables))
-        second = replace(second, token=first.token)
+        two = stack.enter_context(joined(other, network.address, *urls, log=folder / "second.log", **variables))
+        broker.start()
+        first = one()
+        second = replace(two(), token=first.token)
         deploy(first)
         with second.client() as http:
             until(lambda: http.get("/v1/deployments/demo").status_code == 200, "the other sees it", deadline_s=10)
@@ -94,3 +96,5 @@ def town(folder: Path, network: Any) -> Iterator[Town]:
         parts: dict[str, Part] = {"redis": redis, "broker": broker, "database": database, "chain": chain}
         parts["scheduler"] = Frozen(network.cluster.processes["scheduler"])
         yield Town(first, second, hook, parts, database.url)
+        for door in (first, second):  # both end at the same time
+            door.process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from rios.storage.engine import Database, is_transient, parse_url
 from rios.words.errors import InvalidRequest, LedgerUnavailable
+from tests.gateway.services import postgres_server
+from tests.waiting import until
 
 
 def test_sqlite_commits_to_the_disk(tmp_path: Path) -> None:
@@ -81,3 +84,38 @@ def test_a_file_that_is_no_database_does_not_get_better(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="not a database"), database.reading():
         pass
     database.close()
+
+
+def test_nobody_waits_for_a_server_that_says_nothing() -> None:
+    """Its processes are stopped: connections stay open, new ones are taken by the kernel, and nothing comes."""
+    with postgres_server() as server:
+        database = Database(server.url, timeout_s=1)
+        with database.reading() as connection:
+            assert connection.scalar(text("SELECT 1")) == 1
+        server.freeze()
+        started = time.monotonic()
+        with pytest.raises(LedgerUnavailable, match=r"no answer within 1.5 s"), database.reading() as connection:
+            connection.execute(text("SELECT 1"))
+        assert time.monotonic() - started < 3, "an old connection, and no new one after it"
+        started = time.monotonic()
+        with pytest.raises(LedgerUnavailable, match="did not answer a moment ago"), database.reading():
+            pass
+        assert time.monotonic() - started < 0.2
+        server.thaw()
+        until(lambda: _answers(database), "it is used again", deadline_s=5)
+        server.freeze()
+        with pytest.raises(OperationalError), database.writing() as connection:
+            connection.execute(text("SELECT 1"))
+        with pytest.raises(LedgerUnavailable, match="did not answer a moment ago"):
+            database.check()
+        server.thaw()
+        until(lambda: _answers(database), "it is used again", deadline_s=5)
+        database.close()
+
+
+def _answers(database: Database) -> bool:
+    try:
+        with database.reading() as connection:
+            return connection.scalar(text("SELECT 1")) == 1
+    except LedgerUnavailable:
+        return False

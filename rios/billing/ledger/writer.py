@@ -63,6 +63,7 @@ class Writer:
 
     def submit(self, request: Request) -> None:
         """Queue `request`; its answer comes by its future."""
+        self._database.check()
         with self._closing:
             if self._closed:
                 raise LedgerUnavailable(f"the ledger in {self._database.name} was closed; open it again")
