@@ -116,7 +116,8 @@ def _inside(module: str, target: str) -> str | None:
     own, other = floor(module), floor(target)
     if other > own:
         return f"a file on F{own} imports from F{other}"
-    if other == own and _package(module) != _package(target) and module not in COMMAND_LINE and _package(target) != SHARED:
+    strangers = _package(module) != _package(target) and module not in COMMAND_LINE
+    if other == own and strangers and _package(target) != SHARED:
         return f"two packages on F{own}"
     return None
 
