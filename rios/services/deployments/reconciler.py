@@ -16,16 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rios.deploy.deciding import SECOND, Decision, Wanted, backoff_us, decide
+from rios.deploy.deciding import SECOND, Decision, backoff_us, decide
 from rios.deploy.lifecycle import State, Wish
-from rios.deploy.runtimes.protocol import Isolation, Status
-from rios.deploy.scheduling import Amounts, HostOffer, Need, choose, total
+from rios.deploy.runtimes.protocol import Status
+from rios.deploy.scheduling import Amounts, HostOffer, choose, total
 from rios.services.deployments.acting import Acting
-from rios.services.deployments.engine_host import ENGINE
-from rios.services.deployments.health import Prober, probes_of
+from rios.services.deployments.health import Prober
 from rios.services.deployments.hosts import Host, Hosts
 from rios.services.deployments.leader import LEASE_S, Leadership
 from rios.services.deployments.scaling import Scalers
+from rios.services.deployments.specified import Specified, exited, failed, need_of, wanted_of
 from rios.services.deployments.store import AppStore, NotLeader
 from rios.services.deployments.values import App, NewReplica, Replica, Step
 from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
@@ -38,15 +38,8 @@ HOST_LOST_S = 4.0
 _RETRY_US = SECOND
 _MONEY_US = 2 * SECOND
 """How often a deployment without money is looked at for some."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Specified:
-    """A revision, and what is asked of it in each pass."""
-
-    values: dict[str, Any]
-    amounts: Amounts
-    probes: Mapping[str, Any] | None
+_STEADY_US = 10 * SECOND
+_NOTHING: Mapping[str, Status] = {}
 
 
 @dataclass(slots=True)
@@ -82,7 +75,7 @@ class Reconciler:
         self._prober = prober
         self._scalers = scalers
         self.leadership = Leadership(store, lease_s=lease_s)
-        self._specifications: dict[tuple[str, int], _Specified] = {}
+        self._specifications: dict[tuple[str, int], Specified] = {}
         self._answered_at: dict[str, float] = {}
         self._silent: set[str] = set()
         self._money_at: dict[str, int] = {}
@@ -224,7 +217,7 @@ class Reconciler:
         marks.update((app.id, one.revision) for app in apps for one in replicas.get(app.id, ()))
         if missing := marks - self._specifications.keys():
             read = self._store.specifications(missing)
-            self._specifications |= {mark: _Specified(one, _amounts(one), probes_of(one)) for mark, one in read.items()}
+            self._specifications |= {mark: Specified.of(one) for mark, one in read.items()}
         for gone in self._specifications.keys() - marks:
             del self._specifications[gone]
 
@@ -269,7 +262,7 @@ class Reconciler:
         app = self._scaled(found, app, specification, views)
         if not app.paid and app.wish is Wish.RUN:
             app = self._paid_again(found, app, specification)
-        decision = decide(_wanted(app, specification), [one.seen() for one in views], now=found.now)
+        decision = decide(wanted_of(app, specification), [one.seen() for one in views], now=found.now)
         self._follow(found, app, specification, views, decision)
 
     def _observe(self, found: _Pass, app: App, one: Replica) -> Step | None:
@@ -277,14 +270,14 @@ class Reconciler:
         if not one.lives:
             return None
         if one.host in found.lost:
-            return _failed(one, f"host {one.host} is lost")
+            return failed(one, f"host {one.host} is lost")
         if (why := self._acting.failure(one.id)) is not None:
-            return _failed(one, f"it could not be started: {why}")
+            return failed(one, f"it could not be started: {why}")
         status = found.answers.get(one.host, {}).get(one.id)
         if status is not None and status.state == "exited":
-            return _exited(one, status)
+            return exited(one, status)
         if one.started_at and one.host in found.answers and status is None and not self._acting.is_busy(one.id):
-            return _failed(one, f"it is not on host {one.host} any more")
+            return failed(one, f"it is not on host {one.host} any more")
         if not one.started_at:
             return None
         return self._judged(found, app, one)
@@ -295,7 +288,7 @@ class Reconciler:
             return None
         verdict = self._prober.verdict(one.id)
         if not verdict.alive:
-            return _failed(one, f"it does not live: {verdict.said}")
+            return failed(one, f"it does not live: {verdict.said}")
         if verdict.ready and one.state in (State.STARTING, State.DEGRADED):
             changes = {} if one.ready_at else {"ready_at": found.now}
             return Step(one, State.READY, "its probe is answered", changes=changes)
@@ -304,7 +297,7 @@ class Reconciler:
         late = found.now - one.started_at > probes["deadline"] * SECOND
         if one.state is State.STARTING and late:
             said = verdict.said or "no probe was answered"
-            return _failed(one, f"it was not ready within {probes['deadline']:g} s: {said}")
+            return failed(one, f"it was not ready within {probes['deadline']:g} s: {said}")
         return None
 
     def _count_end(self, found: _Pass, app: App, one: Replica, step: Step, specification: Mapping[str, Any]) -> App:
@@ -404,7 +397,7 @@ class Reconciler:
         for one in views:
             if one.lives:
                 siblings[one.host] = siblings.get(one.host, 0) + 1
-        need = _need(specification)
+        need = need_of(specification)
         beside = siblings if specification["schedule"]["spread"] else {}
         for _ in range(count):
             choice = choose(need, found.offers.values(), siblings=beside)
@@ -446,62 +439,3 @@ class Reconciler:
                     continue  # its host is not known here yet
                 self._prober.watch(one.id, address, probes, run, ready=ready)
         self._prober.keep(watched)
-
-
-_STEADY_US = 10 * SECOND
-_NOTHING: Mapping[str, Status] = {}
-
-
-def _failed(one: Replica, cause: str) -> Step:
-    return Step(one, State.STOPPING, cause, changes={"outcome": str(State.FAILED)})
-
-
-def _exited(one: Replica, status: Status) -> Step:
-    code = status.exit_code
-    if status.out_of_memory:
-        cause = "it was killed for want of memory: raise resources.memory"
-    elif code is None:
-        cause = "it ended, and nobody saw how"
-    elif code > 128:
-        cause = f"it was killed by signal {code - 128}"
-    else:
-        cause = f"it ended with exit code {code}"
-    good = code == 0 and not status.out_of_memory
-    return Step(one, State.STOPPING, cause, changes={"outcome": str(State.STOPPED if good else State.FAILED)})
-
-
-def _wanted(app: App, specification: Mapping[str, Any]) -> Wanted:
-    change = specification["update"]
-    return Wanted(
-        wish=app.wish, state=app.state, paid=app.paid, revision=app.revision, round=app.round, replicas=app.replicas,
-        settled_revision=app.settled_revision, good_revision=app.good_revision, reached=app.reached,
-        failures=app.failures, retry_at=app.retry_at, since=app.since, surge=change["surge"],
-        unavailable=change["unavailable"], strategy=change["strategy"], deadline_us=int(change["deadline"] * SECOND),
-        restarts=specification["restart"],
-    )  # fmt: skip
-
-
-def _amounts(specification: Mapping[str, Any]) -> Amounts:
-    if specification["model"] is not None:
-        return Amounts(replicas=1)
-    resources = specification["resources"]
-    return Amounts(
-        cpu_milli=int(resources["cpu"] * 1000),
-        memory_bytes=resources["memory"],
-        gpus=resources["gpu"],
-        disk_bytes=sum(volume["size"] for volume in specification["volumes"].values()),
-        replicas=1,
-    )
-
-
-def _need(specification: Mapping[str, Any]) -> Need:
-    if specification["model"] is not None:
-        return Need(amounts=_amounts(specification), runtime=ENGINE)
-    schedule = specification["schedule"]
-    return Need(
-        amounts=_amounts(specification),
-        isolation=int(Isolation.named(schedule["isolation"])),
-        runtime=specification["runtime"],
-        region=schedule["region"],
-        objective=schedule["objective"],
-    )

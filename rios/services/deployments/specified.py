@@ -1,0 +1,89 @@
+"""What follows for one replica or deployment from its specification, or from what its host says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rios.deploy.deciding import SECOND, Wanted
+from rios.deploy.lifecycle import State
+from rios.deploy.runtimes.protocol import Isolation, Status
+from rios.deploy.scheduling import Amounts, Need
+from rios.services.deployments.engine_host import ENGINE
+from rios.services.deployments.health import probes_of
+from rios.services.deployments.values import App, Replica, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Specified:
+    """A revision, and what is asked of it in each pass."""
+
+    values: dict[str, Any]
+    amounts: Amounts
+    probes: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, specification: dict[str, Any]) -> Specified:
+        """A specification, read once."""
+        return cls(specification, amounts_of(specification), probes_of(specification))
+
+
+def failed(one: Replica, cause: str) -> Step:
+    """A replica has failed, and is to be ended."""
+    return Step(one, State.STOPPING, cause, changes={"outcome": str(State.FAILED)})
+
+
+def exited(one: Replica, status: Status) -> Step:
+    """A replica's process has ended: what that says."""
+    code = status.exit_code
+    if status.out_of_memory:
+        cause = "it was killed for want of memory: raise resources.memory"
+    elif code is None:
+        cause = "it ended, and nobody saw how"
+    elif code > 128:
+        cause = f"it was killed by signal {code - 128}"
+    else:
+        cause = f"it ended with exit code {code}"
+    good = code == 0 and not status.out_of_memory
+    return Step(one, State.STOPPING, cause, changes={"outcome": str(State.STOPPED if good else State.FAILED)})
+
+
+def wanted_of(app: App, specification: Mapping[str, Any]) -> Wanted:
+    """What decides about a deployment."""
+    change = specification["update"]
+    return Wanted(
+        wish=app.wish, state=app.state, paid=app.paid, revision=app.revision, round=app.round, replicas=app.replicas,
+        settled_revision=app.settled_revision, good_revision=app.good_revision, reached=app.reached,
+        failures=app.failures, retry_at=app.retry_at, since=app.since, surge=change["surge"],
+        unavailable=change["unavailable"], strategy=change["strategy"], deadline_us=int(change["deadline"] * SECOND),
+        restarts=specification["restart"],
+    )  # fmt: skip
+
+
+def amounts_of(specification: Mapping[str, Any]) -> Amounts:
+    """What one replica takes of its host."""
+    if specification["model"] is not None:
+        return Amounts(replicas=1)
+    resources = specification["resources"]
+    return Amounts(
+        cpu_milli=int(resources["cpu"] * 1000),
+        memory_bytes=resources["memory"],
+        gpus=resources["gpu"],
+        disk_bytes=sum(volume["size"] for volume in specification["volumes"].values()),
+        replicas=1,
+    )
+
+
+def need_of(specification: Mapping[str, Any]) -> Need:
+    """What one replica asks of a host."""
+    if specification["model"] is not None:
+        return Need(amounts=amounts_of(specification), runtime=ENGINE)
+    schedule = specification["schedule"]
+    return Need(
+        amounts=amounts_of(specification),
+        isolation=int(Isolation.named(schedule["isolation"])),
+        runtime=specification["runtime"],
+        region=schedule["region"],
+        objective=schedule["objective"],
+    )
