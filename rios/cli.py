@@ -55,13 +55,14 @@ Verbose = Annotated[
 def _network(scheduler: str | None, workers: int) -> Iterator[Network | RemoteNetwork]:
     """The network of a scheduler; else that of a gateway that this environment names or runs; else one made here."""
     from rios.client.where import find
-    from rios.services.network import connect, local
 
     place = None if scheduler else find()
     if place is not None:
         with place.connect() as remote:
             yield remote
         return
+    from rios.services.network import connect, local  # which whoever uses a gateway alone may do without
+
     with connect(scheduler) if scheduler else local(workers=workers) as network:
         yield network
 

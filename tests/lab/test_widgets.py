@@ -13,7 +13,9 @@ from IPython.utils.capture import capture_output
 import rios
 from rios.services.generation import Model
 from rios.services.network import Network
-from rios.words.errors import InvalidRequest
+from rios.services.panel import Panel
+from rios.words.errors import InvalidRequest, NotFound
+from tests.deployments.stage import RESOURCES, SERVER, WEB
 from tests.waiting import until
 
 DEADLINE_S = 60.0
@@ -140,3 +142,32 @@ def test_costs_are_drawn_to_the_wei(net: Network, model: Model) -> None:
     assert list(net.billing.usage().rios.plot(by="worker").data[0].x) == ["worker-0"]
     with pytest.raises(InvalidRequest, match="no column 'colour'"):
         costs.rios.plot(by="colour")
+
+
+def test_an_application_is_shown_scaled_and_stopped(net: Network) -> None:
+    app = net.deploy.create(
+        name="web", command=[*WEB, SERVER], port=8000, env={"SAYS": EVIL}, resources=RESOURCES, grace=1
+    )
+    app.wait()
+    panel = Panel(lambda: net, kind="local")
+    row = next(one for one in panel.jobs() if one["kind"] == "deployment")
+    assert (row["id"], row["phase"], row["parts"], row["parts_max"]) == (app.id, "ready", 1, 1)
+    widget = app.widget()
+    until(lambda: widget.lines, "its log", deadline_s=DEADLINE_S)
+    assert widget.lines[0]["text"] == panel.log(app.id, 0.0)["lines"][0]["text"] == "serves"
+    assert "1 of 1 ready" in repr(widget)
+    assert "serves" in widget._repr_mimebundle_()[0]["text/html"]
+    widget._heard(None, {"do": "scale", "replicas": 2}, None)
+    until(lambda: widget.app["parts"] == 2, "a second replica", deadline_s=DEADLINE_S)
+    assert widget.app["cost_wei"] == str(int(app.cost))
+    widget._heard(None, {"do": "scale", "replicas": "many"}, None)
+    until(lambda: "whole number" in widget.problem.get("detail", ""), "the refusal", deadline_s=DEADLINE_S)
+    widget._heard(None, {"do": "pause"}, None)
+    until(lambda: widget.app["phase"] == "paused", "a rest", deadline_s=DEADLINE_S)
+    assert panel.job(app.id)["job"]["deeds"] == ["scale", "resume", "retry", "cancel"]
+    widget._heard(None, {"do": "cancel"}, None)
+    until(lambda: widget.app["phase"] == "stopped", "its end", deadline_s=DEADLINE_S)
+    assert "stopped" in repr(widget)
+    widget.close()
+    with pytest.raises(NotFound):
+        panel.log(app.id, 0.0)

@@ -91,8 +91,9 @@ class Maker:
             template = self._templates.get(run.name)
             run = self._pinned(run, holder, template)
             past |= {"height": run.height, "notebook": template.digest, "key": run.key(template.digest)}
-            price = Price(self._ledger, run, self._payee())
-            price.hold(CPU_S)
+            asked = Price(self._ledger, run, self._payee())
+            asked.hold(CPU_S)
+            price = asked  # what was not held for is not given back
             data = self._data(run, template)
             done = self._execute(self._job(run, template, data))
             past |= {"runtime": done.runtime, "cpu_ns": done.cpu_ns, "error": done.error[:_ERROR_MAX]}
