@@ -30,7 +30,7 @@ help:
 	@echo 'make test       set up and run all tests but the long campaigns'
 	@echo 'make test-long  run the long campaigns; a second call resumes where the first ended'
 	@echo 'make lab        build the panels of JupyterLab into .venv (needs Node); nothing to do while they are current'
-	@echo 'make wheel      leave a wheel in dist/ that needs neither Node nor a compiler'
+	@echo 'make wheel      leave in dist/ a wheel that needs neither Node nor a compiler, and that of rios-client'
 	@echo 'make bench      measure this machine and write reports/out/performance.html'
 	@echo 'make lint       ruff and strict mypy'
 	@echo 'make audit      static analysis, secrets, licences and advisories; SECURITY.md answers each finding'
@@ -81,9 +81,10 @@ $(PANELS): $(PANEL_SOURCES)
 	@touch $@
 
 wheel: lab
-	rm -f dist/rios-*
+	rm -f dist/rios-* dist/rios_client-*
 	PIP_CONSTRAINT=constraints.txt $(PY) -m build --outdir dist > .make/wheel.log 2>&1 || { tail -30 .make/wheel.log >&2; exit 1; }
-	@ls dist/rios-*.whl
+	PIP_CONSTRAINT=constraints.txt $(PY) -m build --wheel --outdir dist client >> .make/wheel.log 2>&1 || { tail -30 .make/wheel.log >&2; exit 1; }
+	@ls dist/rios-*.whl dist/rios_client-*.whl
 
 test: setup system
 	@$(MAKE) --no-print-directory lab || echo 'the panels are not built; the tests that need them are not run, or fail' >&2
