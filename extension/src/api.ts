@@ -114,6 +114,16 @@ export class Api {
     return this.post(shapes.Done, 'act', { plan });
   }
 
+  /** Lines of a deployment or a report after the moment `since`. */
+  log(id: string, since: number): Promise<shapes.Log> {
+    return this.get(shapes.Log, 'log', { id, since: String(since) });
+  }
+
+  /** scale, pause, resume, retry or cancel. */
+  deed(name: string, id: string, replicas?: number): Promise<{ id: string }> {
+    return this.post(shapes.JobId, `jobs/${name}`, replicas === undefined ? { id } : { id, replicas });
+  }
+
   cancel(id: string): Promise<{ id: string }> {
     return this.post(shapes.JobId, 'jobs/cancel', { id });
   }

@@ -12,11 +12,12 @@ export interface Prefs {
   network: string | null;
   search: string;
   state: string;
+  kind: string;
   sort: string;
   group: string;
 }
 
-export const DEFAULT_PREFS: Prefs = { network: null, search: '', state: 'all', sort: 'newest', group: 'none' };
+export const DEFAULT_PREFS: Prefs = { network: null, search: '', state: 'all', kind: 'all', sort: 'newest', group: 'none' };
 
 export interface Env {
   model: PanelModel;

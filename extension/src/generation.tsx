@@ -4,37 +4,16 @@ import * as z from 'zod/mini';
 import { ros, shortRos } from './money';
 import { Job, Problem } from './shapes';
 import { format } from './text';
-
-/** What anywidget gives a view. */
-export interface WidgetModel {
-  get(name: string): unknown;
-  set(name: string, value: unknown): void;
-  save_changes(): void;
-  send(message: unknown): void;
-  on(event: string, listener: (said: Record<string, unknown>) => void): void;
-  off(event: string, listener: (said: Record<string, unknown>) => void): void;
-}
+import { useChanged, WidgetModel } from './traits';
 
 const Hosts = z.array(z.object({ name: z.string(), role: z.string(), load: z.number() }));
 const NAMES = ['answer', 'job', 'hosts', 'problem', 'prompt', 'params'];
 
-function useTraits(model: WidgetModel): void {
-  const [, again] = React.useReducer((count: number) => count + 1, 0);
-  React.useEffect(() => {
-    for (const name of NAMES) {
-      model.on(`change:${name}`, again);
-    }
-    return () => {
-      for (const name of NAMES) {
-        model.off(`change:${name}`, again);
-      }
-    };
-  }, [model]);
-}
+const trans = { __: format };
 
 export function GenerationView(props: { model: WidgetModel }): React.ReactElement {
   const { model } = props;
-  useTraits(model);
+  useChanged(model, NAMES);
   const [prompt, setPrompt] = React.useState(String(model.get('prompt')));
   const params = (model.get('params') ?? {}) as Record<string, unknown>;
   const job = Job.safeParse(model.get('job')).data;
@@ -70,25 +49,25 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
       <textarea id="rios-prompt" rows={3} value={prompt} onChange={event => setPrompt(event.target.value)} onKeyDown={event => event.stopPropagation()} />
       <div className="rios-buttons">
         <button className="rios-button rios-primary" disabled={live || prompt === ''} onClick={start}>
-          Generate
+          {trans.__('Generate')}
         </button>
         <button className="rios-button" disabled={!live} onClick={() => model.send({ do: 'stop' })}>
-          Stop
+          {trans.__('Stop')}
         </button>
-        {number('max_new_tokens', 'tokens', 1)} {number('temperature', 'temperature', 0.1)}
+        {number('max_new_tokens', trans.__('tokens'), 1)} {number('temperature', trans.__('temperature'), 0.1)}
       </div>
       {problem ? (
         <p className="rios-notice rios-outage" role="alert">
           {problem.detail}
         </p>
       ) : null}
-      <div className="rios-log" role="log" tabIndex={0} aria-label="Answer">
+      <div className="rios-log" role="log" tabIndex={0} aria-label={trans.__('Answer')}>
         <span className="rios-prompt">{String(model.get('prompt'))}</span>
         <span className="rios-answer">{String(model.get('answer'))}</span>
       </div>
       {job === undefined ? null : (
         <p className="rios-figures" title={`${ros(job.cost_wei)} ROS`} data-wei={job.cost_wei}>
-          {format(
+          {trans.__(
             '%1 · %2 of %3 tokens · %4 tokens/s · %5%6 ROS · %7 ROS/s',
             job.state,
             job.tokens,

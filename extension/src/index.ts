@@ -62,7 +62,10 @@ const plugin: JupyterFrontEndPlugin<void> = {
     });
     model.onEnded(job => {
       if (notify === 'all' && job.state === 'done') {
-        Notification.success(trans.__('%1 is done: %2 tokens.', job.name, job.tokens));
+        const generation = job.kind === 'generation';
+        Notification.success(
+          generation ? trans.__('%1 is done: %2 tokens.', job.name, job.tokens) : trans.__('%1 has ended.', job.name)
+        );
       } else if (notify !== 'never' && job.state === 'failed') {
         Notification.error(trans.__('%1 failed: %2', job.name, job.error || trans.__('no reason was given')), {
           autoClose: false,

@@ -4,9 +4,11 @@ import { age, useEnv, useNow, useSnapshot } from './env';
 import { isLive } from './model';
 import { Amount, Asked, Bar, Line, said } from './parts';
 import type { Job } from './shapes';
-import { GROUPS, Row, rowsOf, SORTS, STATES } from './sorting';
+import { GROUPS, KINDS, Row, rowsOf, SORTS, STATES } from './sorting';
 import { UsageDialog } from './usage';
 import { VirtualList } from './virtual';
+import { kindName, phaseName, progress } from './work';
+import { WorkDetail } from './work_detail';
 
 const ROW_HEIGHT = 44;
 const SIGNS: Record<Job['state'], string> = {
@@ -36,11 +38,12 @@ export function useStateName(): (state: string) => string {
 export function JobsView(): React.ReactElement {
   const { trans, prefs, keep } = useEnv();
   const { jobs, status } = useSnapshot();
-  const [filters, setFilters] = React.useState({ search: prefs.search, state: prefs.state, sort: prefs.sort, group: prefs.group });
+  const { search, state, kind, sort, group } = prefs;
+  const [filters, setFilters] = React.useState({ search, state, kind, sort, group });
   const [opened, setOpened] = React.useState<string | null>(null);
   const stateName = useStateName();
   const rows = React.useMemo(
-    () => rowsOf(jobs.values(), filters.search, filters.state, filters.sort, filters.group),
+    () => rowsOf(jobs.values(), filters.search, filters.state, filters.kind, filters.sort, filters.group),
     [jobs, filters]
   );
   const anyLive = React.useMemo(() => [...jobs.values()].some(isLive), [jobs]);
@@ -51,6 +54,9 @@ export function JobsView(): React.ReactElement {
   };
   const job = opened === null ? undefined : jobs.get(opened);
   if (job !== undefined) {
+    if (job.kind !== 'generation') {
+      return <WorkDetail key={job.id} job={job} onBack={() => setOpened(null)} />;
+    }
     return <JobDetail job={job} onBack={() => setOpened(null)} onOpen={setOpened} />;
   }
   const sorts: Record<string, string> = {
@@ -62,6 +68,7 @@ export function JobsView(): React.ReactElement {
   };
   const groups: Record<string, string> = {
     none: trans.__('no groups'),
+    kind: trans.__('by kind'),
     model: trans.__('by model'),
     owner: trans.__('by owner'),
     state: trans.__('by state')
@@ -76,9 +83,16 @@ export function JobsView(): React.ReactElement {
           value={filters.search}
           onChange={event => change({ search: event.target.value })}
         />
-        <Choice label={trans.__('State')} value={filters.state} all={STATES} name={stateName} onChange={state => change({ state })} />
-        <Choice label={trans.__('Order')} value={filters.sort} all={SORTS} name={one => sorts[one] ?? one} onChange={sort => change({ sort })} />
-        <Choice label={trans.__('Groups')} value={filters.group} all={GROUPS} name={one => groups[one] ?? one} onChange={group => change({ group })} />
+        <Choice label={trans.__('State')} value={filters.state} all={STATES} name={stateName} onChange={chosen => change({ state: chosen })} />
+        <Choice
+          label={trans.__('Kind')}
+          value={filters.kind}
+          all={KINDS}
+          name={one => (one === 'all' ? trans.__('all kinds') : kindName(one, trans))}
+          onChange={chosen => change({ kind: chosen })}
+        />
+        <Choice label={trans.__('Order')} value={filters.sort} all={SORTS} name={one => sorts[one] ?? one} onChange={chosen => change({ sort: chosen })} />
+        <Choice label={trans.__('Groups')} value={filters.group} all={GROUPS} name={one => groups[one] ?? one} onChange={chosen => change({ group: chosen })} />
       </div>
       <p className="rios-count" role="status">
         {jobs.size === 0 ? (status === 'live' ? trans.__('No job yet. model.generate("...") starts one.') : '') : trans.__('%1 of %2 jobs', rows.filter(row => 'job' in row).length, jobs.size)}
@@ -127,11 +141,14 @@ const RowView = React.memo(function RowView(props: { row: Row; now: number }): R
     );
   }
   const { job } = row;
+  const generation = job.kind === 'generation';
+  const word = generation ? stateName(job.state) : phaseName(job.phase, trans);
+  const [done, all] = generation ? [job.tokens, job.tokens_max] : [job.parts, job.parts_max];
   const speed = job.tokens_per_second === null ? '' : trans.__(' · %1/s', job.tokens_per_second.toFixed(1));
   return (
     <>
       <div className="rios-row-top">
-        <span className={`rios-state rios-state-${job.state}`} role="img" aria-label={stateName(job.state)} title={stateName(job.state)}>
+        <span className={`rios-state rios-state-${job.state}`} role="img" aria-label={word} title={word}>
           {SIGNS[job.state]}
         </span>
         <span className="rios-name" title={job.id}>
@@ -144,16 +161,16 @@ const RowView = React.memo(function RowView(props: { row: Row; now: number }): R
       </div>
       <div className="rios-row-low">
         <span>
-          {trans.__('%1/%2 tokens', job.tokens, job.tokens_max)}
+          {generation ? trans.__('%1/%2 tokens', job.tokens, job.tokens_max) : `${kindName(job.kind, trans)} · ${progress(job, trans)}`}
           {speed}
         </span>
         <span>
           {job.owner} · {age(now - job.started_at * 1000, trans)}
         </span>
       </div>
-      {isLive(job) ? (
+      {isLive(job) && (generation || done < all) ? (
         <div className="rios-progress" aria-hidden="true">
-          <div style={{ width: `${job.tokens_max ? (100 * job.tokens) / job.tokens_max : 0}%` }} />
+          <div style={{ width: `${all ? (100 * done) / all : 0}%` }} />
         </div>
       ) : null}
     </>

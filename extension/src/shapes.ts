@@ -37,7 +37,12 @@ export const Job = z.object({
   cost_wei: wei,
   posted: z.boolean(),
   hosts: z.array(z.string()),
-  error: z.string()
+  error: z.string(),
+  phase: z._default(z.string(), ''),
+  parts: z._default(count, 0),
+  parts_max: z._default(count, 0),
+  requests: z._default(count, 0),
+  deeds: z._default(z.array(z.string()), [])
 });
 export type Job = z.infer<typeof Job>;
 
@@ -151,6 +156,11 @@ export const JobDetail = z.object({
   params: z.record(z.string(), z.unknown())
 });
 export type JobDetail = z.infer<typeof JobDetail>;
+const LogLine = z.object({ at: seconds, who: z.string(), text: z.string() });
+export type LogLine = z.infer<typeof LogLine>;
+export const LogLines = z.array(LogLine);
+export const Log = z.object({ lines: LogLines, next: seconds });
+export type Log = z.infer<typeof Log>;
 export const Plan = z.object({
   plan: z.string(),
   action: z.string(),

@@ -5,16 +5,20 @@ import type { Job } from './shapes';
 
 export const STATES = ['all', 'live', 'done', 'failed', 'cancelled'] as const;
 export const SORTS = ['newest', 'oldest', 'cost', 'speed', 'tokens'] as const;
-export const GROUPS = ['none', 'model', 'owner', 'state'] as const;
+export const GROUPS = ['none', 'kind', 'model', 'owner', 'state'] as const;
+export const KINDS = ['all', 'generation', 'deployment', 'report'] as const;
 
 /** A job, or the heading of a group. */
 export type Row = { key: string; job: Job } | { key: string; heading: string; count: number };
 
-function matches(job: Job, words: string[], state: string): boolean {
+function matches(job: Job, words: string[], state: string, kind: string): boolean {
+  if (kind !== 'all' && job.kind !== kind) {
+    return false;
+  }
   if (state !== 'all' && (state === 'live' ? !isLive(job) : job.state !== state)) {
     return false;
   }
-  const text = `${job.name} ${job.id} ${job.model} ${job.owner} ${job.kind} ${job.state} ${job.error}`.toLowerCase();
+  const text = `${job.name} ${job.id} ${job.model} ${job.owner} ${job.kind} ${job.state} ${job.phase} ${job.error}`.toLowerCase();
   return words.every(word => text.includes(word));
 }
 
@@ -27,10 +31,17 @@ const ORDERS: Record<string, (a: Job, b: Job) => number> = {
 };
 
 /** The rows that show: every word of `search` must be in a job's names, and groups are in the order of their names. */
-export function rowsOf(jobs: Iterable<Job>, search: string, state: string, sort: string, group: string): Row[] {
+export function rowsOf(
+  jobs: Iterable<Job>,
+  search: string,
+  state: string,
+  kind: string,
+  sort: string,
+  group: string
+): Row[] {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = [...jobs].filter(job => matches(job, words, state)).sort(ORDERS[sort] ?? ORDERS['newest']);
-  if (group !== 'model' && group !== 'owner' && group !== 'state') {
+  const found = [...jobs].filter(job => matches(job, words, state, kind)).sort(ORDERS[sort] ?? ORDERS['newest']);
+  if (group !== 'kind' && group !== 'model' && group !== 'owner' && group !== 'state') {
     return found.map(job => ({ key: job.id, job }));
   }
   const groups = new Map<string, Job[]>();

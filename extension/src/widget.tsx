@@ -3,10 +3,12 @@ import * as React from 'react';
 import { createRoot } from 'react-dom/client';
 import { Answer, Following, Listener, PanelError, Transport } from './api';
 import { DEFAULT_PREFS, Env } from './env';
-import { GenerationView, WidgetModel } from './generation';
+import { DeploymentView } from './deployment';
+import { GenerationView } from './generation';
 import { PanelModel } from './model';
 import { PanelName, PanelView } from './panels';
 import { format } from './text';
+import { WidgetModel } from './traits';
 
 const ANSWER_MS = 60_000;
 const SILENT_MS = 12_000;
@@ -117,14 +119,17 @@ function renderPanel(model: WidgetModel, el: HTMLElement): () => void {
   };
 }
 
-function renderGeneration(model: WidgetModel, el: HTMLElement): () => void {
+function rendered(el: HTMLElement, view: React.ReactElement): () => void {
   const root = createRoot(el);
-  root.render(<GenerationView model={model} />);
+  root.render(view);
   return () => root.unmount();
 }
 
 export default {
   render({ model, el }: { model: WidgetModel; el: HTMLElement }): () => void {
-    return model.get('model_name') === undefined ? renderPanel(model, el) : renderGeneration(model, el);
+    if (model.get('app') !== undefined) {
+      return rendered(el, <DeploymentView model={model} />);
+    }
+    return model.get('model_name') === undefined ? renderPanel(model, el) : rendered(el, <GenerationView model={model} />);
   }
 };

@@ -22,8 +22,8 @@ from rios.words.errors import InvalidRequest, RiosError
 
 RESOURCE = "rios"
 _READ_S, _DEED_S = 60.0, 600.0
-_GET = r"(?P<what>state|chain|usage|proof|placement|job)"
-_POST = r"(?P<what>plan|act|jobs/cancel|jobs/retry)"
+_GET = r"(?P<what>state|chain|usage|proof|placement|job|log)"
+_POST = r"(?P<what>plan|act|jobs/(?:cancel|retry|scale|pause|resume))"
 _ID = r"(?P<network_id>[0-9a-f]{16})"
 
 
