@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,20 @@ from rios.deploy.runtimes.protocol import Limits, Mount
 from tests.deploy.conftest import Bench
 from tests.deploy.escapes import ATTEMPTS
 
-SCRIPT = Path(__file__).with_name("escapes.py").read_bytes()
+
+def _program() -> bytes:
+    """The attempts as one file that an interpreter runs."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(Path(__file__).with_name("escapes").glob("*.py")):
+            file.write(path, f"tests/deploy/escapes/{path.name}")
+        for package in ("tests", "tests/deploy"):
+            file.writestr(f"{package}/__init__.py", "")
+        file.writestr("__main__.py", "from tests.deploy.escapes.run import main\nmain()\n")
+    return archive.getvalue()
+
+
+PROGRAM = _program()
 MARKER = "a-word-of-the-host"
 OF_ITS_OWN_KERNEL = {"set_up_a_ring_of_calls"}
 """What gVisor offers itself, without asking the host's kernel."""
@@ -81,7 +96,7 @@ def outside(bench: Bench, sandbox_directory: Path, monkeypatch: pytest.MonkeyPat
 def test_no_attempt_gets_out(bench: Bench, outside: Outside) -> None:
     assert len(ATTEMPTS) >= 30
     status, said = bench.run(
-        "python3", "-S", "/run/rios/escapes.py", json.dumps(outside.told), files={"escapes.py": SCRIPT},
+        "python3", "-S", "/run/rios/escapes", json.dumps(outside.told), files={"escapes": PROGRAM},
         mounts=(Mount(source=outside.volume, path="/data"),), limits=Limits(cpu=2.0, memory_bytes=256 << 20),
     )  # fmt: skip
     errors = [line.text for line in bench.runtime.logs(status.instance) if line.stream == "stderr"]
@@ -109,8 +124,8 @@ HAD_OUTSIDE = """
 @pytest.mark.needs("busybox")
 def test_the_same_attempts_succeed_without_a_sandbox(bench: Bench, outside: Outside) -> None:
     """What is denied inside is there to be had: a denial says something. In namespaces of mounts and names alone."""
-    script = outside.volume / "escapes.py"
-    script.write_bytes(SCRIPT)
+    script = outside.volume / "escapes"
+    script.write_bytes(PROGRAM)
     had = HAD_OUTSIDE.split()
     inside = [sys.executable, "-S", str(script), json.dumps(outside.told), *had]
     command = ["unshare", "--mount", "--uts", "--ipc", *inside]

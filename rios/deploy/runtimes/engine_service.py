@@ -30,6 +30,8 @@ from rios.words.errors import SandboxFailed
 _UP_WITHIN_S = 30.0
 _IDLE_S = 300
 _CALL_TIMEOUT_S = 60.0
+_SURE_S = 1.0
+"""A service of this process that answered so recently, and that lives, is not asked whether it answers."""
 _VOLATILE = Path("/run/rios")
 _SETTINGS = """# The engine's settings, whatever the host's are.
 [engine]
@@ -133,6 +135,7 @@ class EngineService:
         self._socket = directory / f"{kind.name}.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._client: docker.APIClient | None = None
+        self._answered_at = 0.0
         self._lock = threading.Lock()
 
     def client(self) -> docker.APIClient:
@@ -156,10 +159,16 @@ class EngineService:
 
     def _answers(self) -> bool:
         assert self._client is not None
+        now = time.monotonic()
+        if self._process is not None and self._process.poll() is None and now - self._answered_at < _SURE_S:
+            return True
         try:
-            return self._socket.exists() and bool(self._client.ping())
+            answers = self._socket.exists() and bool(self._client.ping())
         except (DockerException, requests.exceptions.RequestException):
             return False
+        if answers:
+            self._answered_at = now
+        return answers
 
     def _start(self) -> None:
         program = self._kind.found()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rios.deploy.runtimes.protocol import Allowed, Status
 from rios.words.errors import DeadlineExceeded
 
-_EVERY_S = 0.05
+_EVERY_S, _AT_FIRST_S = 0.05, 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,10 @@ class _HasStatus(Protocol):
 
 def until_exited(runtime: _HasStatus, instance: str, timeout_s: float) -> Status:
     """The status of an instance once it has exited. DeadlineExceeded by then."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, _AT_FIRST_S
     while (status := runtime.status(instance)).state != "exited":
         if time.monotonic() > deadline:
             raise DeadlineExceeded(f"the instance {instance} is {status.state} still after {timeout_s:g} s")
-        time.sleep(_EVERY_S)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _EVERY_S)
     return status
