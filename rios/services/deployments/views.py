@@ -63,9 +63,9 @@ def views_of(store: AppStore, apps: Sequence[App]) -> list[AppView]:
             .order_by(replica.host)
         ).all()
         total = select(load.app_id, func.sum(load.requests)).where(load.app_id.in_(ids)).group_by(load.app_id)
-        answered = dict(connection.execute(total).all())
+        answered = {row[0]: row[1] for row in connection.execute(total)}
         bill = select(spend.app_id, spend.amount_wei).where(spend.app_id.in_(ids))
-        spent = dict(connection.execute(bill).all())
+        spent = {row[0]: row[1] for row in connection.execute(bill)}
     return [
         AppView(
             id=app.id, name=app.name, owner=app.user_id, status=str(app.state), reason=app.reason,
