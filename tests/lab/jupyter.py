@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,17 @@ class Jupyter:
     """One server. Close it."""
 
     def __init__(
-        self, folder: Path, *, base_url: str = "/", port: int | None = None, runtime: Path | None = None
+        self,
+        folder: Path,
+        *,
+        base_url: str = "/",
+        port: int | None = None,
+        runtime: Path | None = None,
+        python: Path = Path(sys.executable),
+        environment: Mapping[str, str] = os.environ,
+        quiet: bool = True,
     ) -> None:
+        """python, environment: whose JupyterLab, and what it finds around it. quiet: without news and other helpers."""
         self.folder = folder
         self.token = secrets.token_hex(16)
         self.port = port or free_port()
@@ -54,13 +63,14 @@ class Jupyter:
         settings = folder / "overrides"
         settings.mkdir(exist_ok=True)
         (settings / "overrides.json").write_text(json.dumps(_OVERRIDES))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._python, self._environment, self._quiet = python, environment, quiet
+        self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
         """Begin, or begin again after `kill`."""
         environment = {
-            **os.environ,
+            **self._environment,
             "JUPYTER_RUNTIME_DIR": str(self.runtime),
             "JUPYTER_CONFIG_DIR": str(self.folder / "config"),
             "JUPYTER_DATA_DIR": str(self.folder / "data"),
@@ -68,22 +78,25 @@ class Jupyter:
             "HOME": str(self.folder),
         }
         command = [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}",
+            str(self._python), "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={self.port}",
             "--ServerApp.port_retries=0", "--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={self.token}",
-            f"--ServerApp.root_dir={self.work}", f"--ServerApp.base_url={self.base_url}", "--LabApp.news_url=null",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly",
-            f"--LabApp.app_settings_dir={self.folder / 'overrides'}", "--ServerApp.terminals_enabled=False",
-            "--LabApp.expose_app_in_browser=True",
+            f"--ServerApp.root_dir={self.work}", f"--ServerApp.base_url={self.base_url}",
         ]  # fmt: skip
+        if self._quiet:
+            command += [
+                "--LabApp.news_url=null", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                "--LabApp.extension_manager=readonly", f"--LabApp.app_settings_dir={self.folder / 'overrides'}",
+                "--ServerApp.terminals_enabled=False", "--LabApp.expose_app_in_browser=True",
+            ]  # fmt: skip
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command, env=environment, cwd=self.work, stdout=log, stderr=log, start_new_session=True
             )
         until(self._up, "Jupyter Server", deadline_s=DEADLINE_S, pause_s=0.1)
 
     def _up(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"Jupyter Server ended: {self.log.read_text()[-3000:]}"
+        assert self.process is not None
+        assert self.process.poll() is None, f"Jupyter Server ended: {self.log.read_text()[-3000:]}"
         try:
             return httpx2.get(f"{self.url}/api", timeout=5).is_success
         except httpx2.TransportError:
@@ -96,23 +109,23 @@ class Jupyter:
 
     def kill(self) -> None:
         """As the machine's failure would end it: kernels too."""
-        assert self._process is not None
+        assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(DEADLINE_S)
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE_S)
 
     def close(self) -> None:
         """End it, with its kernels."""
-        assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.send_signal(signal.SIGTERM)
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(30)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

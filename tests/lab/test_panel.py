@@ -23,6 +23,7 @@ from tests.lab.browser import (
     violations,
 )
 from tests.lab.jupyter import Jupyter
+from tests.reports import notebooks
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
@@ -46,6 +47,21 @@ widget = model.widget()
 widget.prompt, widget.params = "Once upon a time", {"max_new_tokens": 60}
 widget
 """
+# A server that writes a line each second, and answers.
+APP = """
+app = net.deploy.create(
+    name="web", port=8000, grace=1, resources={"cpu": 0.2, "memory": "64MiB"},
+    command=["python3", "-uc", "import http.server, threading, time\\n"
+             "def tick():\\n  while True: print('tick <b>', flush=True); time.sleep(1)\\n"
+             "threading.Thread(target=tick, daemon=True).start()\\n"
+             "http.server.test(http.server.SimpleHTTPRequestHandler, port=8000, bind='0.0.0.0')"])
+app.wait()
+"""
+SMALL = """
+made = net.reports.run("small", "today")
+assert made.state == "ok", made
+write("report.json", id=made.id, wei=str(made.cost_wei), label=made.label)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +77,8 @@ def page(browser: Any, server: Jupyter, heard: list[str]) -> Iterator[Page]:
     page.on("websocket", lambda one: one.on("framereceived", lambda frame: heard.append(str(frame))))
     command(page, "rios:jobs")
     expect(page.locator(".rios-empty")).to_contain_text("rios.local()")
+    for name in ("cost", "small"):  # a folder with a notebook of costs is one of reports
+        notebooks.write(server.work / "reports", name, *notebooks.SMALL)
     run_all(page, notebook(server, "first.ipynb", MADE, WIDGET))
     yield page
     page.context.close()
@@ -170,6 +188,47 @@ def test_no_key_or_token_of_rios_reaches_the_browser(page: Page, server: Jupyter
         assert key not in text, place
     assert heard
     assert not [frame for frame in heard if key in frame]
+
+
+def test_a_deployment_shows_with_its_log_and_is_scaled_and_stopped(page: Page, first: dict[str, Any]) -> None:
+    execute(page, APP)
+    row = page.locator(".rios-row").filter(has_text="deployment")
+    expect(row).to_contain_text("1/1 ready")
+    row.click()
+    detail = page.locator(".rios-detail")
+    expect(detail).to_contain_text("ready")
+    expect(log_of(page)).to_contain_text("tick <b>")
+    lines = log_of(page).locator("div")
+    before = lines.count()
+    expect(lines.nth(before + 1)).to_be_visible()  # it streams
+    assert not violations(page, ".rios-detail")
+    shot(page, "deployment")
+    detail.get_by_label("Replicas wanted").fill("2")
+    detail.get_by_role("button", name="Scale").click()
+    expect(detail).to_contain_text("2 of 2 replicas ready")
+    execute(page, "assert len(app.replicas) == 2, app.replicas")
+    detail.get_by_role("button", name="Stop").click()
+    execute(page, "assert app.status == 'ready', app.status")  # it is asked once more
+    detail.get_by_role("button", name="Stop it").click()
+    expect(detail).to_contain_text("stopped")
+    expect(detail.get_by_role("button", name="Scale")).to_have_count(0)
+    page.get_by_role("button", name="All jobs").click()
+
+
+def test_a_report_shows_with_its_cost_and_is_made_again(page: Page, server: Jupyter, first: dict[str, Any]) -> None:
+    execute(page, SMALL)
+    made = said(server, "report.json")
+    row = page.locator(".rios-row").filter(has_text=f"small {made['label']}")
+    expect(row).to_contain_text("report · done")
+    expect(row.locator("[data-wei]")).to_have_attribute("data-wei", made["wei"])
+    page.get_by_label("Kind").select_option("report")
+    expect(page.locator(".rios-row").filter(has_text="tokens")).to_have_count(0)
+    page.get_by_label("Kind").select_option("all")
+    row.click()
+    expect(log_of(page)).to_contain_text("attempt 1")
+    page.get_by_role("button", name="Make it again").click()
+    expect(log_of(page)).to_contain_text("attempt 2 ok")
+    page.get_by_role("button", name="All jobs").click()
 
 
 def test_a_widget_in_the_notebook_streams(page: Page, first: dict[str, Any]) -> None:
