@@ -6,6 +6,7 @@ revocations from the database within seconds.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -77,6 +78,9 @@ class SharedBuckets:
             taken, least = await self._take(keys=keys, args=[self._burst, self._rate])
         except LOST as error:
             self.breaker.failed(error)
+            # Those that wait for their turn are of the same server: each would be found broken one by one, much later.
+            with contextlib.suppress(*LOST):
+                await self._client.connection_pool.disconnect(inuse_connections=False)
             raise
         self.breaker.succeeded()
         return bool(taken), float(least)
