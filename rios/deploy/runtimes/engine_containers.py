@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -15,7 +17,8 @@ from docker.errors import NotFound as DockerNotFound
 from rios.deploy.runtimes.engine_service import EngineService, translated
 from rios.words.errors import SandboxFailed
 
-_CREATED_WITHIN_S = 15.0
+_CREATED_WITHIN_S = _REMOVED_WITHIN_S = 15.0
+_BUSY = re.compile(r"unlinkat (\S+): device or resource busy")
 
 
 def container_name(instance: str) -> str:
@@ -65,13 +68,24 @@ class Containers:
             client.kill(container_name(instance), number)
 
     def remove(self, instance: str) -> None:
-        """Kill it and take it away. Removing what is not there is fine."""
-        try:
-            with translated(f"the container of {instance} cannot be removed"):
-                self._client().remove_container(container_name(instance), force=True, v=True)
-        except SandboxFailed as error:
-            if not isinstance(error.__cause__, DockerNotFound):
-                raise
+        """Kill it and take it away. Removing what is not there is fine.
+
+        What is still mounted in it, for its monitor was killed before it could clean up, is let go of first.
+        """
+        deadline = time.monotonic() + _REMOVED_WITHIN_S
+        while True:
+            try:
+                with translated(f"the container of {instance} cannot be removed"):
+                    self._client().remove_container(container_name(instance), force=True, v=True)
+                return
+            except SandboxFailed as error:
+                if isinstance(error.__cause__, DockerNotFound):
+                    return
+                busy = _BUSY.search(str(error))
+                if busy is None or time.monotonic() > deadline:
+                    raise
+                self._service.unmount(Path(busy[1]))
+            time.sleep(0.05)
 
     def sweep(self, known: Callable[[str], bool]) -> None:
         """Take away containers whose instances are not known: their starter was killed, and their record removed."""

@@ -213,6 +213,11 @@ class EngineService:
                 merged = self._directory / "root" / "overlay" / str(layer["id"]) / "merged"
                 subprocess.run(["umount", "--lazy", merged], capture_output=True, timeout=_UP_WITHIN_S, check=False)
 
+    def unmount(self, place: Path) -> None:
+        """Let go of a mount in this storage; of none outside."""
+        if place.is_relative_to(self._directory):
+            subprocess.run(["umount", "--lazy", place], capture_output=True, timeout=_UP_WITHIN_S, check=False)
+
     def _last_words(self) -> str:
         lines = (self._directory / f"{self._kind.name}.log").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
