@@ -166,7 +166,7 @@ class BubblewrapRuntime:
             state="exited" if not running else "paused" if self._is_paused(group, started) else "running",
             labels=asked["labels"],
             exit_code=None if ended is None else int(ended["code"]),
-            out_of_memory=group.exists and group.counted().out_of_memory > 0,
+            out_of_memory=group.ran_out,
             started_at=started["at"],
             finished_at=None if ended is None else ended["at"],
             endpoint=("127.0.0.1", started["port"]) if running and started["port"] else None,

@@ -7,6 +7,7 @@ has a group of its own under `rios`; an engine makes its own group inside it, so
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -125,6 +126,20 @@ class Cgroup:
         except OSError as error:
             raise SandboxFailed(f"the control group {self.name} cannot be read: {error}") from error
 
+    @property
+    def ran_out(self) -> bool:
+        """Whether the kernel ended a process of it for memory; not so where the group is gone."""
+        try:
+            return self._pairs("memory", self._memory_events).get("oom_kill", 0) > 0
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):  # the second while it goes
+                return False
+            raise SandboxFailed(f"the control group {self.name} cannot be read: {error}") from error
+
+    @property
+    def _memory_events(self) -> str:
+        return "memory.events" if self.layout == 2 else "memory.oom_control"
+
     def _counted2(self) -> Counted:
         peak = self._at("memory") / "memory.peak"  # Linux 5.19
         current = self._number("memory", "memory.current")
@@ -133,7 +148,7 @@ class Cgroup:
             memory_bytes=current,
             memory_peak_bytes=self._number("memory", "memory.peak") if peak.exists() else current,
             pids=self._number("pids", "pids.current"),
-            out_of_memory=self._pairs("memory", "memory.events").get("oom_kill", 0),
+            out_of_memory=self._pairs("memory", self._memory_events).get("oom_kill", 0),
         )
 
     def _counted1(self) -> Counted:
@@ -142,7 +157,7 @@ class Cgroup:
             memory_bytes=self._number("memory", "memory.usage_in_bytes"),
             memory_peak_bytes=self._number("memory", "memory.max_usage_in_bytes"),
             pids=self._number("pids", "pids.current"),
-            out_of_memory=self._pairs("memory", "memory.oom_control").get("oom_kill", 0),
+            out_of_memory=self._pairs("memory", self._memory_events).get("oom_kill", 0),
         )
 
     def freeze(self, frozen: bool, *, timeout_s: float = 10.0) -> None:

@@ -235,8 +235,7 @@ class EngineRuntime:
             state="exited" if ended else "paused" if group.frozen else "running",
             labels=asked["labels"],
             exit_code=ended["code"] if ended else None,
-            out_of_memory=bool(ended and ended["out_of_memory"])
-            or (group.exists and group.counted().out_of_memory > 0),
+            out_of_memory=bool(ended and ended["out_of_memory"]) or group.ran_out,
             started_at=started["at"],
             finished_at=ended["at"] if ended else None,
             endpoint=None if ended else endpoint,
