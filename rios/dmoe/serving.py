@@ -213,7 +213,7 @@ class TrunkService:
         if request.generated >= params.max_new_tokens:
             raise InvalidRequest(f"{request.generated} of {params.max_new_tokens} new tokens are there already")
         if params.stop:
-            request.stop = StopText(self.tokenizing, params.stop, tokens[prompt_tokens:])
+            request.stop = StopText(self.tokenizing.prepare(), params.stop, tokens[prompt_tokens:])
         return request
 
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rios.words.errors import CheckpointCorrupt, InvalidRequest
 
@@ -77,6 +77,12 @@ class Tokenizing:
             if self._tokenizer is None:
                 self._tokenizer = _load(self._known())
         return self._tokenizer
+
+    def prepare(self) -> Self:
+        """Load now what `encode` and `decode` need; returns this. Raises as `load`."""
+        if self._library() is None:
+            self.load()
+        return self
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the special tokens that the checkpoint begins or ends a prompt with.
