@@ -57,7 +57,7 @@ def hidden(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, value)
     made: list[Template] = []
 
-    def shared(environment: Mapping[str, str]) -> Template:
+    def shared(environment: Mapping[str, str], *, warm_s: float) -> Template:
         """One that does not see it either."""
         made[:] = made or [Template(environment)]
         return made[0]
@@ -66,6 +66,7 @@ def hidden(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     yield
     for template in made:
         template._channel.close()
+        assert template._process is not None
         template._process.kill()
         template._process.wait(60)
 
