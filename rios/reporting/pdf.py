@@ -9,18 +9,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from rios.reporting.sandbox import apart, environment
+from rios.reporting.sandbox import BWRAP, apart, environment, kind
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 120
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-HEADLESS = (
+_HEADLESS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
     "--disable-crash-reporter", "--virtual-time-budget=20000",
 )  # fmt: skip
-"""How the browser draws a page: in a sandbox, without a window, without a network."""
 _PRINTING = ("--no-pdf-header-footer", "--run-all-compositor-stages-before-draw")
 _DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
@@ -31,19 +30,34 @@ def browser() -> str | None:
     return next((found for name in _NAMES if (found := shutil.which(name))), None)
 
 
-def to_pdf(page: Path, out: Path) -> bool:
-    """Print `page` to `out` in the folder of both; False where no browser is there, or it fails (the log says why)."""
+def drawn(page: Path, *wanted: str) -> subprocess.CompletedProcess[bytes]:
+    """The browser's own exit status and output once it has drawn `page`, in a sandbox without a network.
+
+    wanted: what it is to make of it. It may write to the page's folder alone. Raises FileNotFoundError where there is
+    no browser, and TimeoutExpired.
+    """
     found = browser()
     if found is None:
-        return False
+        raise FileNotFoundError("no browser is installed: chromium")
     folder = page.parent
     profile = folder / ".browser"
-    command = [found, *HEADLESS, *_PRINTING, f"--user-data-dir={profile}", f"--print-to-pdf={out}", page.as_uri()]
+    command = apart([found, *_HEADLESS, f"--user-data-dir={profile}", *wanted, page.as_uri()], folder)
+    surroundings = environment(folder)
+    if kind() == BWRAP:
+        # Its sockets: the path of one has 108 characters at most, and the sandbox has a /tmp of its own.
+        surroundings["TMPDIR"] = "/tmp"  # noqa: S108
+    return subprocess.run(
+        command, env=surroundings, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S,
+        check=False,
+    )  # fmt: skip
+
+
+def to_pdf(page: Path, out: Path) -> bool:
+    """Print `page` to `out` in the folder of both; False where no browser is there, or it fails (the log says why)."""
+    if browser() is None:
+        return False
     try:
-        done = subprocess.run(
-            apart(command, folder), env=environment(folder), cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=_TIMEOUT_S, check=False,
-        )  # fmt: skip
+        done = drawn(page, *_PRINTING, f"--print-to-pdf={out}")
     except subprocess.TimeoutExpired:
         log.warning("a report has no PDF: the browser took too long", extra={"timeout_s": _TIMEOUT_S})
         return False
