@@ -54,6 +54,8 @@ def _value(specification: Mapping[str, Any], name: str, schema: Mapping[str, Any
         return _value(specification, name, schema["anyOf"][0])
     if "enum" in schema:
         return schema["enum"][0]
+    if schema.get("minProperties"):
+        return {"something": _value(specification, "something", schema["additionalProperties"])}
     kinds: dict[str, Any] = {"integer": 1, "number": 1, "boolean": True, "array": [], "object": {}}
     return kinds.get(schema.get("type", ""), "something")
 
