@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -110,8 +111,19 @@ def platform(machines: list[Machine], tmp_path_factory: pytest.TempPathFactory) 
             lambda _name: purse.books.address,
             home=home,
         )
+        until(lambda: len(_heard(found)) == len(machines), "both are heard", deadline_s=WAIT_S)
         yield found
         found.close()
+
+
+def _heard(platform: Platform) -> list[str]:
+    """Machines whose agents have answered."""
+    names = []
+    for name, host in platform.hosts.now().items():
+        with contextlib.suppress(HostLost):
+            host.offer()
+            names.append(name)
+    return names
 
 
 @pytest.fixture
