@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,13 @@ def test_a_thousand_requests_leave_nothing_behind() -> None:
         held = {name: Held.of(pid) for name, pid in pids.items()}
         memory = {name: psutil.Process(pid).memory_full_info().uss for name, pid in pids.items()}
         requests(REQUESTS)
-        assert {name: Held.of(pid) for name, pid in pids.items()} == held
+        after = {name: Held.of(pid) for name, pid in pids.items()}
+        # Dask's pool of connections to the scheduler grows by one when two questions meet.
+        met = after["client"].sockets - held["client"].sockets
+        assert met in (0, 1)
+        mine = after["client"]
+        after["client"] = replace(mine, sockets=mine.sockets - met, descriptors=mine.descriptors - met)
+        assert after == held
         grown = {name: psutil.Process(pid).memory_full_info().uss - memory[name] for name, pid in pids.items()}
         assert max(grown.values()) <= GROWTH_BYTES, grown
         assert not model._deployment.generator.jobs
