@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
 from rios.client.http import Http
-from rios.services.reports.own import FORMATS, RUN_S, Kind, table
-from rios.services.reports.values import ENDED, Made, Past, Schedule, Wish
+from rios.services.reports.own import FORMATS, RUN_S, Kind, table, until_ended
+from rios.services.reports.values import Made, Past, Schedule, Wish
 from rios.services.views import html_table, text_table
-from rios.words.errors import DeadlineExceeded, InvalidRequest
+from rios.words.errors import InvalidRequest
 
 _LOOK_S = 0.5
 _SHOWN = 20
@@ -69,14 +68,7 @@ class RemoteReports:
 
     def wait(self, run_id: str, *, timeout: float = RUN_S) -> Made:
         """Until it has been made, or has failed. Raises DeadlineExceeded, NotFound."""
-        deadline = time.monotonic() + timeout
-        while (found := self.get(run_id)).state not in ENDED:
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"report {run_id} is {found.state} after {timeout:g} s; it goes on: wait() again"
-                )
-            time.sleep(_LOOK_S)
-        return found
+        return until_ended(self.get, run_id, timeout, look_s=_LOOK_S)
 
     def again(self, run_id: str) -> Made:
         """Have a report made again, at the ledger height of the first time, without waiting. Raises NotFound."""

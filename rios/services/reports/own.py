@@ -34,6 +34,16 @@ def _anybody(_: Wish) -> None:
     """Whoever has the ledger's file tells whom it likes."""
 
 
+def until_ended(get: Callable[[str], Made], run_id: str, timeout: float, *, look_s: float) -> Made:
+    """What `get` says of a report once it has been made, or has failed. Raises DeadlineExceeded after `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while (found := get(run_id)).state not in ENDED:
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"report {run_id} is {found.state} after {timeout:g} s; it goes on: wait() again")
+        time.sleep(look_s)
+    return found
+
+
 class UserReports:
     """Reports of one user over the ledger of a network."""
 
@@ -107,14 +117,7 @@ class UserReports:
 
     def wait(self, run_id: str, *, timeout: float = RUN_S) -> Made:
         """Until it has been made, or has failed. Raises DeadlineExceeded, NotFound."""
-        deadline = time.monotonic() + timeout
-        while (found := self.get(run_id)).state not in ENDED:
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    f"report {run_id} is {found.state} after {timeout:g} s; it goes on: wait() again"
-                )
-            time.sleep(_LOOK_S)
-        return found
+        return until_ended(self.get, run_id, timeout, look_s=_LOOK_S)
 
     def again(self, run_id: str) -> Made:
         """Have a report made again, at the ledger height of the first time, without waiting. Raises NotFound.
