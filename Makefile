@@ -9,7 +9,7 @@ PYTEST := $(PY) -m pytest
 AT_ONCE ?= 2
 
 # What the caller's shell may carry must not reach into the environment.
-unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PIP_TARGET PIP_PREFIX PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
 export PIP_USER := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Notebooks write connection files, histories and settings: here, because HOME may be unset, read-only, or someone's own.

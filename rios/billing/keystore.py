@@ -28,6 +28,8 @@ SCRYPT_N = 2**18
 _SUFFIX = ".json"
 _WATCHED = ".watch"
 _KEY = re.compile(r"(0x)?[0-9a-fA-F]{64}")
+_ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+"""Of the group of secp256k1 (SEC 2, 2.4.1)."""
 
 
 class Signer(Protocol):
@@ -47,16 +49,16 @@ class Signer(Protocol):
 class KeySigner:
     """Signs with a key in this process's memory."""
 
-    __slots__ = ("_account", "address")
+    __slots__ = ("_account", "_key", "address")
 
     def __init__(self, key: bytes | str) -> None:
         """key: 32 bytes, or 64 hex digits. Raises KeystoreError where it is no key; the error does not show it."""
-        account = _account(key)
+        self._key = _Hidden(_bytes_of(key))
+        self._account: Any = None
         key = b""  # a traceback with locals must not find it here
-        if account is None:
+        if self._key.value is None:
             raise KeystoreError("this is no private key: it needs 64 hex digits, or 32 bytes, of a number in range")
-        self._account = account
-        self.address = check_address(account.address)
+        self.address = _address_of(self._key.value)
 
     @classmethod
     def random(cls) -> KeySigner:
@@ -65,19 +67,31 @@ class KeySigner:
 
     def sign_transaction(self, transaction: Transaction) -> bytes:
         """See `Signer`."""
-        return bytes(self._account.sign_transaction(_fields(transaction)).raw_transaction)
+        return bytes(self._signing().sign_transaction(_fields(transaction)).raw_transaction)
 
     def sign_message(self, message: bytes) -> bytes:
         """See `Signer`."""
+        account = self._signing()
         from eth_account.messages import encode_defunct
 
-        put_back()
+        return bytes(account.sign_message(encode_defunct(message)).signature)
 
-        return bytes(self._account.sign_message(encode_defunct(message)).signature)
+    def _signing(self) -> Any:
+        """eth-account's object for the key. Its import takes a second: who signs nothing does not wait for it."""
+        if self._account is None:
+            from eth_account import Account
+
+            put_back()
+            self._account = Account.from_key(self._key.value)
+        return self._account
 
     def sealed(self, seal: Callable[[bytes], bytes]) -> bytes:
         """What `seal` makes of the key's 32 bytes: the only way that it leaves this process, encrypted."""
-        return seal(bytes(self._account.key))
+        return seal(self._secret())
+
+    def _secret(self) -> bytes:
+        assert self._key.value is not None
+        return self._key.value
 
     def __repr__(self) -> str:
         return f"<KeySigner {getattr(self, 'address', 'without a key')}>"
@@ -186,7 +200,7 @@ class Keystore:
 
         signer = KeySigner(key.value)
         word = _Hidden(_passphrase(passphrase.value).encode())
-        document = create_keyfile_json(signer._account.key, word.value, kdf="scrypt", iterations=self._scrypt_n)
+        document = create_keyfile_json(signer._secret(), word.value, kdf="scrypt", iterations=self._scrypt_n)
         self._write(self._path(signer.address, _SUFFIX), json.dumps(document))
         return signer
 
@@ -225,20 +239,22 @@ class _Hidden(Generic[T]):
         return "<hidden>"
 
 
-def _account(key: bytes | str) -> Any:
-    """eth-account's object for a key, or None where it is none."""
-    from eth_account import Account
-
-    put_back()
-
-    if isinstance(key, str) and not _KEY.fullmatch(key.strip()):
-        return None
-    raw = bytes.fromhex(key.strip().removeprefix("0x")) if isinstance(key, str) else bytes(key)
+def _bytes_of(key: bytes | str) -> bytes | None:
+    """The 32 bytes of a private key of secp256k1, or None where it is none."""
+    if isinstance(key, str):
+        raw = bytes.fromhex(key.strip().removeprefix("0x")) if _KEY.fullmatch(key.strip()) else b""
+    else:
+        raw = bytes(key)
     del key
-    try:
-        return Account.from_key(raw)
-    except Exception:  # noqa: BLE001  # whatever it is: its text may hold the key, so it ends here
-        return None
+    return raw if len(raw) == 32 and 0 < int.from_bytes(raw) < _ORDER else None
+
+
+def _address_of(key: bytes) -> Address:
+    hidden = _Hidden(key)
+    del key
+    from eth_keys.datatypes import PrivateKey
+
+    return check_address(PrivateKey(hidden.value).public_key.to_checksum_address())
 
 
 def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> bytes:

@@ -126,6 +126,6 @@ def assert_nothing_left(bench: Bench, instances: list[str]) -> None:
     memory = Path(f"/dev/shm/rios-{os.getuid()}")
     assert not memory.is_dir() or not {path.name for path in memory.iterdir()} & set(instances)
     if bench.name != "bubblewrap":
-        client = bench.runtime._service.client()  # type: ignore[attr-defined]
-        names = {name.strip("/") for container in client.containers(all=True) for name in container["Names"]}
+        found = bench.runtime._containers.listed()  # type: ignore[attr-defined]
+        names = {name.strip("/") for container in found for name in container["Names"]}
         assert not names & {f"rios-{instance}" for instance in instances}

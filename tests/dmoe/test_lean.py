@@ -92,7 +92,7 @@ def lean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lean]:
 def test_a_host_reads_its_experts_and_nothing_else(lean: Lean) -> None:
     """`rchar` of the host process over the whole deployment, with modules imported and /proc looked at meanwhile."""
     own = lean.expert_bytes(lean.host)
-    assert own > 40e6
+    assert own > 30e6  # how many of them it holds is by the speed that was measured
     assert own <= lean.read[lean.host] <= 1.01 * own, f"{lean.read[lean.host]:,} bytes read for {own:,}"
 
 

@@ -17,7 +17,7 @@ from docker.errors import NotFound as DockerNotFound
 from rios.deploy.runtimes.engine_service import EngineService, translated
 from rios.words.errors import SandboxFailed
 
-_CREATED_WITHIN_S = _REMOVED_WITHIN_S = 15.0
+_CREATED_WITHIN_S = _REMOVED_WITHIN_S = _LISTED_WITHIN_S = 15.0
 _BUSY = re.compile(r"unlinkat (\S+): device or resource busy")
 
 
@@ -89,8 +89,19 @@ class Containers:
 
     def sweep(self, known: Callable[[str], bool]) -> None:
         """Take away containers whose instances are not known: their starter was killed, and their record removed."""
-        client = self._client()
         with translated("containers that nobody knows cannot be removed"):
-            for container in client.containers(all=True, filters={"label": f"rios.runtime={self._runtime}"}):
+            for container in self.listed():
                 if not known(container["Labels"]["rios.instance"]):
-                    client.remove_container(container["Id"], force=True, v=True)
+                    with contextlib.suppress(DockerNotFound):
+                        self._client().remove_container(container["Id"], force=True, v=True)
+
+    def listed(self) -> list[dict[str, Any]]:
+        """All containers of this kind, as the engine describes them. It fails at one that goes while it lists them."""
+        deadline, client = time.monotonic() + _LISTED_WITHIN_S, self._client()
+        while True:
+            try:
+                return list(client.containers(all=True, filters={"label": f"rios.runtime={self._runtime}"}))
+            except APIError as error:
+                if "container not known" not in str(error.explanation) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
