@@ -9,6 +9,7 @@ import pytest
 import rios
 from rios.services.gate import Gate
 from tests.gateway.browsing import close_all
+from tests.gateway.load import end_all
 from tests.gateway.secrets_seen import searched
 from tests.gateway.servers import UNLIMITED, Door, deploy, lean, serving
 
@@ -44,3 +45,10 @@ def _browsers() -> Iterator[None]:
     """Whoever opens one in a test need not close it."""
     yield
     close_all()
+
+
+@pytest.fixture(autouse=True)
+def _loads() -> Iterator[None]:
+    """Nor those who ask, when it fails."""
+    yield
+    end_all()

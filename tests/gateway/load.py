@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -14,9 +15,16 @@ import httpx2
 from tests.gateway.servers import Door
 
 ANSWER_S = 60
+_running: list[Load] = []
 
 
-@dataclass
+def end_all() -> None:
+    """Have all users stop whose test did not: they would ask for ever, and slow down every test after it."""
+    while _running:
+        _running.pop()._stop.set()
+
+
+@dataclass(eq=False)
 class Load:
     """So many users at once, from `start` to `stop`."""
 
@@ -44,6 +52,7 @@ class Load:
 
     def start(self) -> None:
         """Begin."""
+        _running.append(self)
         for one in self._threads:
             one.start()
 
@@ -56,26 +65,29 @@ class Load:
         assert not self.broken, self.broken
 
     def _use(self, user: int) -> None:
-        for number in itertools.count():
-            if self._stop.is_set():
-                return
-            self._ask(f"{self.name}-{user}-{number}", user + number)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(door.client()) for door in self.doors]
+            for number in itertools.count():
+                if self._stop.is_set():
+                    return
+                self._ask(clients, f"{self.name}-{user}-{number}", user + number)
 
-    def _ask(self, key: str, turn: int) -> None:
+    def _ask(self, clients: Sequence[httpx2.Client], key: str, turn: int) -> None:
         body = {"model": "demo", "prompt": f"It was {key}", "max_tokens": 6, "temperature": 0}
         deadline = time.monotonic() + ANSWER_S
         for attempt in itertools.count(turn):
+            if self._stop.is_set() and self not in _running:
+                return
             if time.monotonic() > deadline:
                 self.broken.append(f"{key} was not answered: {self.refusals[-3:]}")
                 return
-            door = self.doors[attempt % len(self.doors)]
+            http = clients[attempt % len(clients)]
             began = time.monotonic()
             try:
-                with door.client() as http:
-                    if self.path:
-                        found = http.get(self.path)
-                    else:
-                        found = http.post("/v1/completions", json=body, headers={"Idempotency-Key": key})
+                if self.path:
+                    found = http.get(self.path)
+                else:
+                    found = http.post("/v1/completions", json=body, headers={"Idempotency-Key": key})
             except httpx2.HTTPError:
                 time.sleep(0.05)
                 continue
