@@ -17,9 +17,9 @@ DOMAIN = """
     params placement planning refine replication split stopping
 """
 ADAPTERS = """
-    architecture authority batching calls certified certifying checkpoint cluster combine comms control conversion
-    data deployment device dispatch examined experts fetch forward generation_config generator greeting host hosted
-    job kv layer_run link links loading member membership offer peer probe quantized rotary safetensors sampling
+    accountant architecture authority batching calls certified certifying checkpoint cluster combine comms control
+    conversion data deployment device dispatch examined experts fetch forward generation_config generator greeting host
+    hosted job kv layer_run link links loading member membership offer peer probe quantized rotary safetensors sampling
     sealed serving session shard_cache shard_server shelves shm source supervisor template tensors tls tokenizer
     trunk trust warm wire
 """

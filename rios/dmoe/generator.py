@@ -9,9 +9,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from rios.dmoe.accountant import Accountant
 from rios.dmoe.job import Job
 from rios.dmoe.params import SamplingParams
 from rios.dmoe.peer import Peer
@@ -23,8 +24,8 @@ from rios.words.events import Tab, UsageSink
 
 log = logging.getLogger(__name__)
 
-# Requests that end together are posted together: the ledger's writer makes one transaction of them.
-ACCOUNT_THREADS = 8
+# Long requests that ask for more money at once; each waits for the ledger.
+_HOLD_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class Generator:
         self._active: TrunkSession | None = None
         self._standby: TrunkSession | None = None
         self._closed = False
-        self._accounts = ThreadPoolExecutor(ACCOUNT_THREADS, thread_name_prefix="rios-accounts")
+        self._holds = ThreadPoolExecutor(_HOLD_THREADS, thread_name_prefix="rios-holds")
+        self._accountant = Accountant()
 
     @property
     def active(self) -> str | None:
@@ -124,6 +126,7 @@ class Generator:
             allow=self._allowed,
             tab=order.tab,
             defer=self._defer,
+            accountant=self._accountant,
         )
 
     def _connected(self) -> TrunkSession:
@@ -256,14 +259,12 @@ class Generator:
         for session in (self._active, self._standby):
             if session is not None:
                 session.close()
-        self._accounts.shutdown()
+        self._holds.shutdown()
+        self._accountant.close()
 
-    def _defer(self, account: Callable[[], None]) -> Future[None]:
-        """Account for a request that has ended, in a thread that may wait for a database."""
+    def _defer(self, hold: Callable[[], None]) -> None:
+        """Hold more for a request, in a thread that may wait for a database."""
         try:
-            return self._accounts.submit(account)
+            self._holds.submit(hold)
         except RuntimeError:  # closed meanwhile
-            done: Future[None] = Future()
-            account()
-            done.set_result(None)
-            return done
+            hold()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rios.dmoe.accountant import Accountant
 from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
 from rios.dmoe.metering import events
 from rios.dmoe.params import SamplingParams, check_timeout
@@ -51,9 +52,13 @@ class Job:
         allow: Callable[[Job], None] | None = None,
         sinks: Sequence[UsageSink] = (),
         tab: Tab | None = None,
-        defer: Callable[[Callable[[], None]], Future[None]] | None = None,
+        defer: Callable[[Callable[[], None]], None] | None = None,
+        accountant: Accountant | None = None,
     ) -> None:
-        """cancel, allow: tell the trunk that it was cancelled, or how much it is allowed by now."""
+        """cancel, allow: tell the trunk that it was cancelled, or how much it is allowed by now.
+
+        defer, accountant: who waits for the ledger instead of the thread that brings tokens.
+        """
         self.request_id = request_id
         self.handle = handle
         self.prompt = tuple(prompt)
@@ -71,6 +76,7 @@ class Job:
         self._sinks = tuple(sinks)
         self._tab = tab
         self._defer = defer
+        self._accountant = accountant
         self._accounted: Future[None] | None = None
         self._changed = threading.Condition()
         self._ids: list[int] = []
@@ -259,14 +265,17 @@ class Job:
         self._finish, self._error = finish, error
         self._ended = time.perf_counter()
         if (self._sinks and self._shares) or self._tab is not None:
-            self._accounted = self._later(self._account)
+            if self._accountant is not None:
+                self._accounted = self._accountant.add(self._account)
+            else:
+                self._account()()
 
-    def _later(self, work: Callable[[], None]) -> Future[None] | None:
+    def _later(self, work: Callable[[], None]) -> None:
         """Not in this thread, which brings the other requests their tokens."""
         if self._defer is not None:
-            return self._defer(work)
-        work()
-        return None
+            self._defer(work)
+        else:
+            work()
 
     # --- for the tab -----------------------------------------------------------------------------------------
 
@@ -320,8 +329,8 @@ class Job:
             log.exception("a request could not be extended", extra={"request_id": self.request_id})
             self.abort(RiosError(f"request {self.request_id} could not be extended: {error!r}"))
 
-    def _account(self) -> None:
-        """Hand what was measured on to whoever accounts for it."""
+    def _account(self) -> Callable[[], None]:
+        """Hand what was measured on to whoever accounts for it; what is returned waits for the price to be posted."""
         found = self.events()
         for sink in self._sinks if found else ():
             try:
@@ -329,16 +338,25 @@ class Job:
             except Exception:
                 log.exception("a usage sink failed", extra={"request_id": self.request_id})
         if self._tab is None:
-            return
+            return lambda: None
         trunk = self._shares[-1][0][0] if self._shares else ""
         ended = Ended(
             request_id=self.request_id, model=self._model, trunk=trunk, tokens_in=len(self.prompt),
             tokens_out=len(self._ids), outcome=self.status, events=found,
         )  # fmt: skip
         try:
-            self._tab.close(ended)
+            posted = self._tab.close(ended)
         except Exception:
             log.exception("a request's price was not posted", extra={"request_id": self.request_id})
+            return lambda: None
+
+        def wait() -> None:
+            try:
+                posted()
+            except Exception:
+                log.exception("a request's price was not posted", extra={"request_id": self.request_id})
+
+        return wait
 
     def _wait_for_accounts(self) -> None:
         """Until the price is posted, so that a balance read after an answer has it. Whoever accounts has deadlines."""

@@ -125,14 +125,30 @@ class Charging:
         if self.quota is not None:
             self.quota.give_back(self.user, tokens)
 
-    def settle(self, hold_id: str, charges: Sequence[Charge], *, deployment: str) -> None:
-        """Post what a request cost and release the rest; where the database does not answer, later again."""
-        try:
-            self.ledger().settle(hold_id, charges, deployment=deployment)
-        except (LedgerUnavailable, NetworkClosed) as error:
+    def settle(self, hold_id: str, charges: Sequence[Charge], *, deployment: str) -> Callable[[], None]:
+        """Post what a request cost and release the rest; where the database does not answer, later again.
+
+        What is returned waits for it.
+        """
+
+        def later(error: RiosError) -> None:
             log.warning("a price is posted later", extra={"hold": hold_id, "reason": str(error)})
             self._late.keep(Posting(hold_id, deployment, tuple(charge.record for charge in charges)))
             self.again.add(self._is_posted)
+
+        try:
+            posted = self.ledger().begin_settle(hold_id, charges, deployment=deployment)
+        except (LedgerUnavailable, NetworkClosed) as error:
+            later(error)
+            return lambda: None
+
+        def wait() -> None:
+            try:
+                posted()
+            except (LedgerUnavailable, NetworkClosed) as error:
+                later(error)
+
+        return wait
 
     def post_late(self) -> None:
         """Post what could not be posted before. The ids are the same, so nothing is posted twice.

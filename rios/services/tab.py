@@ -110,11 +110,14 @@ class RequestTab:
 
     def abandon(self) -> None:
         """The request was never sent: release all of it."""
-        self._charging.settle(self.hold_id, (), deployment=self._work.model)
+        self._charging.settle(self.hold_id, (), deployment=self._work.model)()
         self._charging.unused(self._asked.tokens)
 
-    def close(self, ended: Ended) -> None:
-        """Rate what was measured, post it and release the rest. Who received nothing pays nothing."""
+    def close(self, ended: Ended) -> Callable[[], None]:
+        """Rate what was measured, post it and release the rest. Who received nothing pays nothing.
+
+        What is returned waits for the ledger: those that end together are one transaction of it.
+        """
         with self._lock:
             self._closed = True
         charges: tuple[Charge, ...] = ()
@@ -130,8 +133,9 @@ class RequestTab:
             hosts = {**self._hosts(), **self._known}
             done = ended.outcome == "done"
             charges = rate_request(request, ended.events, work=self._work, hosts=hosts, terms=self._terms, ended=done)
-        self._charging.settle(self.hold_id, charges, deployment=self._work.model)
+        posted = self._charging.settle(self.hold_id, charges, deployment=self._work.model)
         self._charging.unused(max(0, self._asked.tokens - ended.tokens_in - ended.tokens_out))
+        return posted
 
     def _waited(self, stream: Stream, over: float) -> bool:
         """Whether a paused request need not wait any longer, because it goes on or has ended."""

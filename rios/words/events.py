@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
@@ -166,5 +166,8 @@ class Tab(Protocol):
         Called in a thread that may wait for a database; once until the next `allow`.
         """
 
-    def close(self, ended: Ended) -> None:
-        """Post the price and release the rest. Raising leaves the answer untouched and is logged."""
+    def close(self, ended: Ended) -> Callable[[], None]:
+        """Begin to post the price and to release the rest; what is returned waits until that is done.
+
+        Raising, in either, leaves the answer untouched and is logged.
+        """

@@ -58,8 +58,9 @@ class Tab:
         self.asked.append(stream)
         self._more(stream)
 
-    def close(self, ended: Ended) -> None:
+    def close(self, ended: Ended) -> Callable[[], None]:
         self.ended.append(ended)
+        return lambda: None
 
 
 def job_of(tab: Tab, *, tokens: int = NEW, handle: int = 7, session: Any = None) -> tuple[Job, list[str]]:

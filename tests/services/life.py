@@ -171,12 +171,12 @@ class Life:
     def _close(self, step: Step, did: dict[str, Any]) -> None:
         if self._tabs:
             place = list(self._tabs)[step["one"] % len(self._tabs)]
-            self._tabs.pop(place).close(histories.ended_of(self.seed, place))
+            self._tabs.pop(place).close(histories.ended_of(self.seed, place))()
             did["posted"].append(place)
 
     def _request(self, step: Step, did: dict[str, Any]) -> None:
         self._open(step, did)
-        self._tabs.pop(self.place).close(histories.ended_of(self.seed, self.place))
+        self._tabs.pop(self.place).close(histories.ended_of(self.seed, self.place))()
         did["posted"].append(self.place)
 
     def _stream(self, step: Step, did: dict[str, Any]) -> None:

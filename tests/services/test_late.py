@@ -81,7 +81,7 @@ def close_and_wait(home: str) -> None:
     charging = Charging(lambda: ledger, user="local", home=Path(home))
     tab = open_tab(charging, "r")
     with locked(Path(home)):
-        tab.close(ended("r"))
+        tab.close(ended("r"))()
         print("late", flush=True)
         sys.stdin.read()
 
@@ -113,7 +113,7 @@ def posted_once(ledger: Ledger, request_id: str) -> bool:
 def test_a_price_is_posted_when_the_ledger_answers_again(ledger: Ledger, charging: Charging, tmp_path: Path) -> None:
     tab = open_tab(charging, "r")
     with locked(tmp_path):
-        tab.close(ended("r"))
+        tab.close(ended("r"))()
         assert files(tmp_path) == [".json"]
         with pytest.raises(LedgerUnavailable):
             open_tab(charging, "s")
@@ -144,7 +144,7 @@ def test_a_price_survives_the_process_that_could_not_post_it(tmp_path: Path) -> 
 def test_two_that_post_the_same_post_it_once(ledger: Ledger, charging: Charging, tmp_path: Path) -> None:
     tab = open_tab(charging, "r")
     with locked(tmp_path):
-        tab.close(ended("r"))
+        tab.close(ended("r"))()
         other = Charging(lambda: ledger, user="local", home=tmp_path)
     until(lambda: not files(tmp_path))
     other.post_late()
@@ -160,7 +160,7 @@ def test_what_the_ledger_refuses_is_put_aside(ledger: Ledger, tmp_path: Path) ->
     (tmp_path / "late" / "damaged.json").write_text("{")
     charging = Charging(lambda: ledger, user="local", home=tmp_path)
     until(lambda: ".refused" in files(tmp_path))
-    open_tab(charging, "r").close(ended("r"))
+    open_tab(charging, "r").close(ended("r"))()
     charging.close()
     assert posted_once(ledger, "r")
     assert sorted(files(tmp_path)) == [".json", ".refused"]
@@ -170,7 +170,7 @@ def test_without_a_home_it_waits_in_memory(ledger: Ledger, tmp_path: Path) -> No
     charging = Charging(lambda: ledger, user="local")
     tab = open_tab(charging, "r")
     with locked(tmp_path):
-        tab.close(ended("r"))
+        tab.close(ended("r"))()
     charging.close()  # which tries once more
     assert posted_once(ledger, "r")
     assert not (tmp_path / "late").exists()
@@ -225,7 +225,7 @@ def test_a_stream_waits_for_a_ledger_that_does_not_answer(ledger: Ledger, chargi
     until(lambda: stream.allowed == 2 * STEP)
     assert not stream.paused
     assert [step.step for step in ledger.hold_steps(tab.hold_id)] == [0, 1]
-    tab.close(ended("r", tokens=20))
+    tab.close(ended("r", tokens=20))()
     assert posted_once(ledger, "r")
 
 
@@ -251,7 +251,7 @@ def test_a_step_whose_answer_was_lost_is_held_once(ledger: Ledger, tmp_path: Pat
     tab.extend(stream)
     until(lambda: stream.allowed == 2 * STEP)
     assert [step.step for step in ledger.hold_steps(tab.hold_id)] == [0, 1]
-    tab.close(ended("r", tokens=20))
+    tab.close(ended("r", tokens=20))()
     charging.close()
     assert posted_once(ledger, "r")
 
@@ -273,7 +273,7 @@ def test_a_hold_that_is_gone_ends_its_stream(ledger: Ledger, charging: Charging)
 
 def test_nothing_is_held_for_a_stream_that_has_ended(ledger: Ledger, charging: Charging) -> None:
     tab, stream = open_tab(charging, "r", tokens=100), Recorded()
-    tab.close(ended("r"))
+    tab.close(ended("r"))()
     tab.extend(stream)
     assert not stream.allowed
     assert ledger.balance("local").held_wei == 0
@@ -281,6 +281,6 @@ def test_nothing_is_held_for_a_stream_that_has_ended(ledger: Ledger, charging: C
 
 def test_another_account_has_its_own_money_and_the_same_postings_that_wait(ledger: Ledger, charging: Charging) -> None:
     ledger.grant_trial("ann", 5 * WEI_PER_ROS)
-    open_tab(charging.of("ann"), "r").close(ended("r"))
+    open_tab(charging.of("ann"), "r").close(ended("r"))()
     assert ledger.balance("ann").wei < 5 * WEI_PER_ROS
     assert ledger.balance("local").wei == TRIAL_WEI

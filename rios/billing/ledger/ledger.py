@@ -22,7 +22,7 @@ from rios.billing.ledger.chain import ChainCursor, ChainEvent
 from rios.billing.ledger.entries import Transfer
 from rios.billing.ledger.queries import Queries
 from rios.billing.ledger.values import CreditNote, Epoch, EpochState, Hold, HoldState, Invoice, Settled, Wanted
-from rios.billing.ledger.writer import Request, Writer
+from rios.billing.ledger.writer import Reads, Request, Writer
 from rios.billing.pricing import Terms
 from rios.billing.rating import Charge
 from rios.storage import migrate
@@ -203,23 +203,38 @@ class Ledger(Queries):
         final: release the rest; False while a stream goes on. Raises InsufficientBalance where the charges exceed what
         is held, and LedgerConflict for a known usage id with other contents.
         """
+        return self.begin_settle(hold_id, charges, deployment=deployment, final=final, at=at)()
+
+    def begin_settle(
+        self,
+        hold_id: str,
+        charges: Sequence[Charge],
+        *,
+        deployment: str = "",
+        final: bool = True,
+        at: int | None = None,
+    ) -> Callable[[], Settled]:
+        """As `settle`, without waiting: what is returned waits, and raises what that does.
+
+        Who posts much at once begins all of it first: it becomes few transactions. Raises LedgerUnavailable.
+        """
         when, rated = self._at(at), tuple(charges)
         accounts = [name for charge in rated for name in (earned(charge.record.owner), owed(charge.record.owner))]
 
         def prepare(batch: Batch) -> None:
-            batch.rows(HoldRow).load([(hold_id,)])
-            batch.rows(UsageRow).load((charge.record.usage_id,) for charge in rated)
             hold = batch.rows(HoldRow).get(hold_id)
             if hold is not None:
                 batch.rows(UserRow).load([(hold["user_id"],)])
                 accounts.extend(f"user:{hold['user_id']}:{kind}" for kind in SPENDABLE)
             batch.load_accounts(accounts)
 
-        return self._do(
+        answer = self._submit(
             lambda batch: settling.settle(batch, hold_id, rated, deployment=deployment, final=final, at=when),
+            reads=((HoldRow, [(hold_id,)]), (UsageRow, [(charge.record.usage_id,) for charge in rated])),
             prepare=prepare,
             weight=4 + 3 * len(rated),
         )
+        return lambda: self._wait(answer)
 
     def expire(self, at: int | None = None) -> list[Hold]:
         """Release the holds whose time, or hour of grace, is over: those of processes that died. See `overdue`."""
@@ -323,12 +338,13 @@ class Ledger(Queries):
         self,
         run: Callable[[Batch], T],
         *,
+        reads: Reads = (),
         prepare: Callable[[Batch], None] | None = None,
         weight: int = 1,
         alone: bool = False,
     ) -> Future[T]:
         deadline = time.monotonic() + self._database.timeout_s
-        request = Request(run, deadline, prepare, weight, alone)
+        request = Request(run, deadline, reads, prepare, weight, alone)
         self._writer.submit(request)
         return request.answer
 

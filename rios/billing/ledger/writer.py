@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from rios.billing.ledger.batch import Batch, Cache
 from rios.storage.engine import Database, is_transient, unavailable
+from rios.storage.rows import Key
 from rios.words.errors import LedgerConflict, LedgerUnavailable, RiosError
 
 # Measured on SQLite and PostgreSQL: beyond 2,000 entries a commit costs nothing against its entries.
@@ -30,6 +31,10 @@ _CLOSE_S = 5.0
 _PATIENCE_S = 2.0
 
 
+Reads = Sequence[tuple[Any, Sequence[Key]]]
+"""Tables, and the keys of their rows."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """What somebody wants of the writer, and where the answer goes."""
@@ -37,8 +42,10 @@ class Request:
     run: Callable[[Batch], Any]
     deadline: float
     """By `time.monotonic`; afterwards it is not tried again."""
+    reads: Reads = ()
+    """What `run` will need: all requests of a batch read it in one statement for each table."""
     prepare: Callable[[Batch], None] | None = None
-    """Reads ahead what `run` will need, before the first request of the batch runs."""
+    """Reads ahead what else it needs, before the first request of the batch runs."""
     weight: int = 1
     alone: bool = False
     """Whether it gets a transaction of its own, because it reads and changes whole tables by SQL."""
@@ -178,7 +185,13 @@ class Writer:
         return [request for request in requests if request.deadline > now]
 
 
-def _prepare(batch: Batch, requests: Iterable[Request]) -> None:
+def _prepare(batch: Batch, requests: Sequence[Request]) -> None:
+    keys: dict[Any, list[Key]] = {}
+    for request in requests:
+        for table, wanted in request.reads:
+            keys.setdefault(table, []).extend(wanted)
+    for table, wanted in keys.items():
+        batch.rows(table).load(wanted)
     for request in requests:
         if request.prepare is not None:
             try:
