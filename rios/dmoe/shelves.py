@@ -80,7 +80,12 @@ class _Slab:
 
 
 class CpuShelf:
-    """Experts in main memory, one linear pair per group: measured 5 % faster there than a grouped product."""
+    """Experts in main memory, one linear pair per group: measured 5 % faster there than a grouped product.
+
+    Weights of float32 lie as [in, out], whatever the checkpoint has: groups of 1, 2 and 3 rows of 512 through 960 take
+    0.83, 0.73 and 0.76 of the time that they take as [out, in], larger ones the same. Others lie as [out, in]: in
+    bfloat16 the other way took five times as long.
+    """
 
     def __init__(self, form: Form, *, dtype: torch.dtype) -> None:
         self._form = form
@@ -129,18 +134,19 @@ class CpuShelf:
                 memory.madvise(mmap.MADV_HUGEPAGE)
         views = {}
         offset = 0
+        weights = (self._form.up, "down_proj")
+        turned = (self._dtype is torch.float32) != self._form.transposed  # whether it lies otherwise than it comes
         for name, size in sizes.items():
-            tensor = found[name]
+            tensor = found[name].t() if turned and name in weights else found[name]
             view = torch.frombuffer(memory, dtype=self._dtype, count=tensor.numel(), offset=offset)
             views[name] = view.view(tensor.shape).copy_(tensor)
             offset += size
-        up, down = self._form.up, "down_proj"
-        transposed = self._form.transposed
+        up, down = (views[name].t() if self._dtype is torch.float32 else views[name] for name in weights)
         return _Slab(
-            up=views[up].t() if transposed else views[up],
-            up_bias=views[f"{up}_bias"] if self._form.bias else None,
-            down=views[down].t() if transposed else views[down],
-            down_bias=views[f"{down}_bias"] if self._form.bias else None,
+            up=up,
+            up_bias=views[f"{weights[0]}_bias"] if self._form.bias else None,
+            down=down,
+            down_bias=views[f"{weights[1]}_bias"] if self._form.bias else None,
             nbytes=nbytes,
         )
 

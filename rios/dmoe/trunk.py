@@ -13,6 +13,7 @@ from rios.dmoe.forward import ExpertsFn, Forward, Seam, StepContext
 from rios.dmoe.kv import Pool, Slot, own_nbytes
 from rios.dmoe.loading import load
 from rios.dmoe.manifest import Manifest
+from rios.dmoe.norms import quicken
 from rios.dmoe.probe import probe
 from rios.dmoe.source import ByteSource
 from rios.words.errors import InvalidRequest
@@ -54,6 +55,7 @@ class Trunk:
         self._vocab_size = manifest.vocab_size
         model = build(manifest.config, dtype=dtype)
         load(model, manifest, source, dtype=dtype, device=device)
+        quicken(model)
         seam = Seam(experts)
         seam.attach(model, {layer.module: layer.index for layer in manifest.layers})
         self._forward: Forward | None = Forward(model, seam, device)

@@ -298,7 +298,7 @@ entries = net.jobs._entries
 one = next(entry for entry in entries.values() if entry.view.state == 'done')
 with net.jobs._changed:
     for number in range(10_000 - len(entries)):
-        view = dataclasses.replace(one.view, id=f'{number:032x}', name=f'job {number}', started_at=1e9 + number)
+        view = dataclasses.replace(one.view, id=f'{number:032x}', name=f'needle-{number}', started_at=1e9 + number)
         net.jobs._version += 1
         entries[view.id] = dataclasses.replace(one, view=view, touched=net.jobs._version)
     net.jobs._changed.notify_all()""",
@@ -308,13 +308,13 @@ with net.jobs._changed:
     assert jobs.get_by_role("option").count() < 60
     jobs.focus()
     page.keyboard.press("End")
-    expect(jobs.get_by_role("option", selected=True)).to_contain_text("job 0")
+    expect(jobs.get_by_role("option", selected=True)).to_contain_text("needle-0")
     page.keyboard.press("Enter")
-    expect(page.locator(".rios-detail h3")).to_have_text("job 0")
+    expect(page.locator(".rios-detail h3")).to_have_text("needle-0")
     page.keyboard.press("Enter")  # the way back has the focus
-    page.get_by_label("Search jobs").fill("done 7777")
+    page.get_by_label("Search jobs").fill("done needle-7777")
     expect(page.locator(".rios-count")).to_contain_text(re.compile(r"^1 of 1000\d"))
-    expect(jobs.get_by_role("option")).to_contain_text("job 7777")
+    expect(jobs.get_by_role("option")).to_contain_text("needle-7777")
     page.get_by_label("Search jobs").fill("")
 
 

@@ -41,7 +41,7 @@ from rios.deploy.runtimes.relay import Counters
 from rios.deploy.runtimes.rootfs import RootStore, is_image
 from rios.deploy.runtimes.watching import Policy, until_exited
 from rios.deploy.spec import USER, RuntimeName
-from rios.words.errors import DeadlineExceeded, InvalidRequest, SandboxFailed, UnsupportedRuntime
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 
 _PIDS_OF_BUBBLEWRAP = 3
 _ENDED_WITHIN_S = 15.0
@@ -90,7 +90,7 @@ class BubblewrapRuntime:
         if not launch.command:
             raise InvalidRequest(f"the instance {launch.instance} has no command, and no image that says one")
         record = self._records.of(launch.instance)
-        with record.turn():
+        with record.turn(make=True):
             record.make(launch)
             self._await_watcher(record)
             if not (record.directory / "started.json").exists():
@@ -249,9 +249,7 @@ class BubblewrapRuntime:
 
     def remove(self, instance: str) -> None:
         record = self._records.of(instance)
-        if not record.directory.is_dir():
-            return
-        with record.turn():
+        with contextlib.suppress(NotFound), record.turn():
             self._take_away(record)
 
     def _take_away(self, record: Record) -> None:

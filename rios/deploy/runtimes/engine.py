@@ -137,7 +137,7 @@ class EngineRuntime:
                 + ("give an image, or ask for bubblewrap" if isinstance(launch.base, HostBase) else "prepare it anew")
             )
         record = self._records.of(launch.instance)
-        with record.turn():
+        with record.turn(make=True):
             record.make(launch)
             if not (record.directory / "started.json").exists():
                 try:
@@ -306,9 +306,7 @@ class EngineRuntime:
 
     def remove(self, instance: str) -> None:
         record = self._records.of(instance)
-        if not record.directory.is_dir():
-            return
-        with record.turn():
+        with contextlib.suppress(NotFound), record.turn():
             self._take_away(record)
 
     def _take_away(self, record: Record) -> None:

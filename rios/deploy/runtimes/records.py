@@ -18,6 +18,7 @@ import dataclasses
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound
 
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _TURN_TIMEOUT_S = 120.0
+_GONE = ".gone-"
 
 
 def described(launch: Launch) -> dict[str, Any]:
@@ -103,22 +105,32 @@ class Record:
         return all(own.get(key) == value for key, value in (labels or {}).items())
 
     @contextlib.contextmanager
-    def turn(self, timeout_s: float = _TURN_TIMEOUT_S) -> Iterator[None]:
-        """One at a time, across processes: to start and to remove. DeadlineExceeded where another does not end."""
-        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    def turn(self, timeout_s: float = _TURN_TIMEOUT_S, *, make: bool = False) -> Iterator[None]:
+        """One at a time, across processes: to start and to remove. DeadlineExceeded where another does not end.
+
+        make: the directory where there is none; else NotFound, also where it goes while this waits.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
-            fd = os.open(self.directory / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                if _locked(fd) and self._is(fd):
-                    yield
-                    return
-            finally:
-                os.close(fd)
+            if make:
+                self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if (fd := self._opened()) is not None:
+                try:
+                    if _locked(fd) and self._is(fd):
+                        yield
+                        return
+                finally:
+                    os.close(fd)
+            elif not make:
+                raise NotFound(f"there is no instance {self.instance} on this host")
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"the instance {self.instance} is being started or removed for {timeout_s} s")
             time.sleep(0.01)
-            self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+    def _opened(self) -> int | None:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(self.directory / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return None
 
     def _is(self, fd: int) -> bool:
         """Whether the locked file is still the one in the directory, which may have been removed meanwhile."""
@@ -149,7 +161,18 @@ class Record:
             os.close(fd)
 
     def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=False)
+        """Take the directory away: at once, so that nobody finds a part of it, whoever is killed meanwhile."""
+        gone = self.directory.with_name(f"{_GONE}{self.instance}-{secrets.token_hex(4)}")
+        with contextlib.suppress(FileNotFoundError):
+            self.directory.rename(gone)
+        _cleared(gone)
+
+
+def _cleared(path: Path) -> None:
+    """Take a directory away that another may be taking away as well."""
+    while path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
 
 
 def _locked(fd: int) -> bool:
@@ -171,8 +194,16 @@ class Records:
         return Record(self.directory / check_id(instance))
 
     def all(self, labels: Mapping[str, str] | None = None) -> list[Record]:
-        """Also those of which there is no more than a directory, where no labels are asked for."""
-        found = [Record(path) for path in sorted(self.directory.iterdir()) if path.is_dir()]
+        """Also those of which there is no more than a directory, where no labels are asked for.
+
+        What was left of removed ones, for whoever removed them was killed, goes.
+        """
+        found = []
+        for path in sorted(self.directory.iterdir()):
+            if path.name.startswith(_GONE):
+                _cleared(path)
+            elif path.is_dir():
+                found.append(Record(path))
         return [record for record in found if record.labelled(labels)]
 
     def there(self, instance: str) -> Record:
