@@ -23,6 +23,7 @@ PAGES = {
     "CHANGELOG.md": "explanation/changes.md",
 }
 SHIM = "https://unpkg.com/iframe-worker/shim"
+_IMAGE = re.compile(r"!\[([^\]]*)\]\((docs/[^)\s]+)\)")
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -78,7 +79,11 @@ def relinked(text: str, source: str, target: str) -> str:
             return f"{found[1]} (`{there}`)" if found[1].strip("`/") != there.strip("/") else f"`{there}`"
         return f"[{found[1]}]({posixpath.relpath(page, posixpath.dirname(target) or '.')}{found[3] or ''})"
 
-    return _LINK.sub(change, text)
+    def moved(found: re.Match[str]) -> str:
+        there = found[2].removeprefix("docs/")
+        return f"![{found[1]}]({posixpath.relpath(there, posixpath.dirname(target) or '.')})"
+
+    return _LINK.sub(change, _IMAGE.sub(moved, text))
 
 
 def notebook_page(path: Path) -> str:
