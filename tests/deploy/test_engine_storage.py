@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from docker.errors import APIError
 
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.engine_service import volatile
@@ -58,4 +61,25 @@ def test_what_ran_before_the_machine_started_anew_has_ended_in_a_way_nobody_saw(
     assert (found.state, found.exit_code) == ("exited", None)
     assert again.kill(status.instance).exit_code != 128 + signal.SIGKILL, "nothing was there to kill"
     again.remove(status.instance)
+    again.close()
+
+
+def test_a_container_whose_making_was_cut_off_is_taken_away(other: Bench) -> None:
+    """Podman describes no container at all while it knows of one that has no file system."""
+    lasts, half = other.start("sleep", "100"), other.start("sleep", "100")
+    engine: Any = other.runtime
+    (number,) = [one["Id"] for one in engine._containers.listed() if half.instance in one["Names"][0]]
+    other.runtime.kill(half.instance)
+    other.runtime.close()
+    made = other.directory / "engine" / "root" / "overlay-containers" / "containers.json"
+    entries = json.loads(made.read_text())
+    made.write_text(json.dumps([one for one in entries if one["id"] != number]))
+    again: Any = make_runtime("runc", other.directory)
+    with pytest.raises(APIError, match="container not known"):
+        again._client().containers(all=True)
+    assert len(again._containers.listed()) == 1
+    assert lasts.instance in again._containers.listed()[0]["Names"][0]
+    assert {one.instance for one in again.adopt() if one.state == "running"} == {lasts.instance}
+    again.remove(half.instance)
+    again.remove(lasts.instance)
     again.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import signal
 import time
@@ -17,7 +18,11 @@ from docker.errors import NotFound as DockerNotFound
 from rios.deploy.runtimes.engine_service import EngineService, translated
 from rios.words.errors import SandboxFailed
 
+log = logging.getLogger(__name__)
+
 _CREATED_WITHIN_S = _REMOVED_WITHIN_S = _LISTED_WITHIN_S = 15.0
+_GOES_WITHIN_S = 1.0
+_HALF = re.compile(r'getting container from store "([0-9a-f]{64})": container not known')
 _BUSY = re.compile(r"unlinkat (\S+): device or resource busy")
 
 
@@ -96,12 +101,21 @@ class Containers:
                         self._client().remove_container(container["Id"], force=True, v=True)
 
     def listed(self) -> list[dict[str, Any]]:
-        """All containers of this kind, as the engine describes them. It fails at one that goes while it lists them."""
-        deadline, client = time.monotonic() + _LISTED_WITHIN_S, self._client()
+        """All containers of this kind, as the engine describes them.
+
+        It describes none while there is one without a file system: one that just goes, or one whose starter was killed
+        in the middle, which stays so. The latter is taken away.
+        """
+        deadline, client, since = time.monotonic() + _LISTED_WITHIN_S, self._client(), dict[str, float]()
         while True:
             try:
                 return list(client.containers(all=True, filters={"label": f"rios.runtime={self._runtime}"}))
             except APIError as error:
-                if "container not known" not in str(error.explanation) or time.monotonic() > deadline:
+                half, now = _HALF.search(str(error.explanation)), time.monotonic()
+                if half is None or now > deadline:
                     raise
+                if now > since.setdefault(half[1], now) + _GOES_WITHIN_S:
+                    log.info("a container without a file system is taken away", extra={"container": half[1]})
+                    with contextlib.suppress(APIError):
+                        client.remove_container(half[1], force=True, v=True)
             time.sleep(0.05)
