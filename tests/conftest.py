@@ -19,11 +19,15 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # One import of torch for the hosts of all networks that tests and what they start make.
 os.environ["RIOS_WARM_S"] = "120"
 
+import hypothesis
 import pytest
 
 from tests.campaigns import ROOT, Campaign, sources_digest
 
 LONG_TIMEOUT_S = 3600
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("rios", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("rios")
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 _left_out: dict[str, list[str]] = {}  # reason -> node ids; what -m and -k leave out has the reason "deselected"

@@ -48,13 +48,16 @@ class Accountant:
             thread.join()
 
     def _run(self) -> None:
-        goes_on = True
-        while goes_on:
-            found = [self._waiting.get()]
-            while not self._waiting.empty():
-                found.append(self._waiting.get())
-            goes_on = found[-1] is not None
-            begun = [(one[0](), one[1]) for one in found if one is not None]
-            for wait, done in begun:
-                wait()
-                done.set_result(None)
+        while self._goes_on():
+            continue
+
+    def _goes_on(self) -> bool:
+        """Account for those that wait. They are forgotten before the next are waited for: each keeps its network."""
+        found = [self._waiting.get()]
+        while not self._waiting.empty():
+            found.append(self._waiting.get())
+        begun = [(one[0](), one[1]) for one in found if one is not None]
+        for wait, done in begun:
+            wait()
+            done.set_result(None)
+        return found[-1] is not None

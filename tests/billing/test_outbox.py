@@ -133,14 +133,14 @@ def test_several_dispatchers_deliver_everything_once(ledger: Ledger) -> None:
 
 
 def test_a_thread_delivers_until_it_is_closed(ledger: Ledger) -> None:
-    got = threading.Event()
+    got, before = threading.Event(), set(threading.enumerate())  # networks of other tests may have theirs
     dispatcher = Dispatcher(ledger, {"news": lambda _message: got.set()})
     dispatcher.start(interval_s=0.01)
     dispatcher.start(interval_s=0.01)
     send(ledger, "a")
     assert got.wait(30)
     dispatcher.close()
-    assert "rios-outbox" not in {thread.name for thread in threading.enumerate()}
+    assert "rios-outbox" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_the_thread_survives_a_database_that_is_away(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,10 +218,13 @@ def test_in_one_line(network: rios.Network) -> None:
 def test_a_network_that_is_dropped_ends() -> None:
     net = rios.local(workers=1, threads=1)
     model = net.dmoe.deploy("demo", progress=False)
+    model.generate(PROMPT, max_new_tokens=3)
     assert net.cluster is not None
     processes = list(net.cluster.processes.values())
     host = psutil.Process(net.workers[0].pid)
-    threads = [model._deployment._thread, net._membership._thread]
+    accountant = model._deployment.generator._accountant._thread
+    assert accountant is not None
+    threads = [model._deployment._thread, net._membership._thread, accountant]
     del net, model
     until(lambda: all(process.poll() is not None for process in processes), "processes are left")
     until(lambda: not any(thread.is_alive() for thread in threads), "threads are left")
