@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import json
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from packaging.utils import canonicalize_name
 from tests.campaigns import ROOT
 
 LINES_MAX = 500
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYPROJECT = TOOLS["project"]
 TEXT = {
     ".py",
     ".md",
@@ -177,3 +179,14 @@ def test_conda_installs_the_same() -> None:
     assert conda[0] == f"python{PYPROJECT['requires-python']}"
     assert [re.split(r"[<>=]", name)[0] for name in conda] == ["python", "pip"]
     assert pip == {"pip": ["-c constraints.txt", "-e .[dev]"]}
+
+
+def test_the_source_distribution_has_all_that_is_tracked() -> None:
+    """What it has is named one by one: without the package in it, the wheel that is built from it would be empty."""
+    command = ["git", "ls-files", "-z"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    named = set(TOOLS["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
+    left = {path.split("/")[0] for path in tracked.split("\0") if path and not named & {path, path.split("/")[0]}}
+    assert left == {".ci", ".gitignore", "client", "pyproject.toml"}
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+    assert "rios" in named

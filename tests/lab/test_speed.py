@@ -69,7 +69,7 @@ def page(browser: Any, server: Jupyter) -> Page:
     return page
 
 
-def test_what_the_panels_cost(page: Page, server: Jupyter, campaign: Campaign) -> None:
+def test_what_the_panels_cost(page: Page, server: Jupyter, campaign_record: Campaign) -> None:
     idle_rate, idle_share = _idle(page, server)
     lost = _lost(page, server)
     ready_s = _ready(page)
@@ -78,7 +78,7 @@ def test_what_the_panels_cost(page: Page, server: Jupyter, campaign: Campaign) -
         "idle_share_of_a_core": round(idle_share, 4), "widget_loses": round(lost["lost"], 3),
         "load_ext_s": round(lost["loaded_s"], 3),
     }  # fmt: skip
-    campaign.conclude(**found)
+    campaign_record.conclude(**found)
     print(found)
     wanted = {
         "ready_after_lab_s": READY_S, "idle_requests_per_s": IDLE_RATE, "idle_share_of_a_core": IDLE_SHARE,
