@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 Begin = Callable[[], Callable[[], None]]
-"""Begins to account, and returns what waits for the end of that. Neither raises."""
+"""Begins to account, and returns what waits for the end of that. What either raises, the future raises."""
 
 
 class Accountant:
@@ -34,8 +34,7 @@ class Accountant:
                     self._thread.start()
                 self._waiting.put((begin, done))
                 return done
-        begin()()
-        done.set_result(None)
+        _account([(begin, done)])
         return done
 
     def close(self) -> None:
@@ -45,7 +44,8 @@ class Accountant:
             thread = self._thread
         if thread is not None:
             self._waiting.put(None)
-            thread.join()
+            if thread is not threading.current_thread():  # which may be the last to let go of a network
+                thread.join()
 
     def _run(self) -> None:
         while self._goes_on():
@@ -56,8 +56,22 @@ class Accountant:
         found = [self._waiting.get()]
         while not self._waiting.empty():
             found.append(self._waiting.get())
-        begun = [(one[0](), one[1]) for one in found if one is not None]
-        for wait, done in begun:
-            wait()
-            done.set_result(None)
+        _account([one for one in found if one is not None])
         return found[-1] is not None
+
+
+def _account(found: Sequence[tuple[Begin, Future[None]]]) -> None:
+    """Begin all, then wait for all; what fails is of one request, and the others go on."""
+    begun = []
+    for begin, done in found:
+        try:
+            begun.append((begin(), done))
+        except Exception as error:  # noqa: BLE001 (whoever waits for it is told)
+            done.set_exception(error)
+    for wait, done in begun:
+        try:
+            wait()
+        except Exception as error:  # noqa: BLE001
+            done.set_exception(error)
+        else:
+            done.set_result(None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from rios.dmoe.accountant import Accountant
 
 DEADLINE_S = 30
@@ -55,3 +57,37 @@ def test_one_that_accounts_for_nothing_has_no_thread() -> None:
     accountant = Accountant()
     assert "rios-accounts" not in {thread.name for thread in set(threading.enumerate()) - before}
     accountant.close()
+
+
+def test_what_fails_is_told_to_its_own_and_stops_nobody() -> None:
+    def broken() -> Callable[[], None]:
+        raise ValueError("it cannot be begun")
+
+    def waits() -> Callable[[], None]:
+        def wait() -> None:
+            raise ValueError("it was not posted")
+
+        return wait
+
+    said: list[str] = []
+    accountant = Accountant()
+    failed = [accountant.add(broken), accountant.add(waits)]
+    accountant.add(_told(said, "a")).result(DEADLINE_S)
+    for done in failed:
+        with pytest.raises(ValueError, match="it "):
+            done.result(DEADLINE_S)
+    accountant.close()
+    with pytest.raises(ValueError, match="begun"):
+        accountant.add(broken).result(DEADLINE_S)
+
+
+def test_its_own_thread_may_close_it() -> None:
+    said: list[str] = []
+    accountant = Accountant()
+
+    def closes() -> Callable[[], None]:
+        return accountant.close
+
+    accountant.add(closes).result(DEADLINE_S)
+    accountant.add(_told(said, "late")).result(DEADLINE_S)
+    assert said == ["late", "late posted"]
