@@ -196,12 +196,12 @@ class Records:
     def all(self, labels: Mapping[str, str] | None = None) -> list[Record]:
         """Also those of which there is no more than a directory, where no labels are asked for.
 
-        What was left of removed ones, for whoever removed them was killed, goes.
+        What was left of removed ones, for whoever removed them was killed, goes as far as it can.
         """
         found = []
         for path in sorted(self.directory.iterdir()):
             if path.name.startswith(_GONE):
-                _cleared(path)
+                shutil.rmtree(path, ignore_errors=True)
             elif path.is_dir():
                 found.append(Record(path))
         return [record for record in found if record.labelled(labels)]
