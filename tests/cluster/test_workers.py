@@ -30,7 +30,7 @@ EXPLICIT = 1 << 20  # ranks that no worker takes by itself
 PROGRAM = """
 import json, sys, rios
 with rios.connect(sys.argv[1]) as net:
-    net.wait_for_workers(2, timeout=100)
+    net.wait_for_workers(2, timeout=300)
     with net.dmoe.deploy("demo", progress=False) as model:
         tokens = model.generate("It was a fine morning,", max_new_tokens=8).token_ids
     print(json.dumps({"tokens": tokens, "workers": net.workers.to_frame().to_dict(orient="records")}))
@@ -94,7 +94,7 @@ class Lab:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=DEADLINE_S,
+            timeout=DEADLINE_S * waiting.PATIENCE,
             check=False,
         )
         assert done.returncode == 0, done.stderr + self.log()
