@@ -165,14 +165,9 @@ class Record:
         gone = self.directory.with_name(f"{_GONE}{self.instance}-{secrets.token_hex(4)}")
         with contextlib.suppress(FileNotFoundError):
             self.directory.rename(gone)
-        _cleared(gone)
-
-
-def _cleared(path: Path) -> None:
-    """Take a directory away that another may be taking away as well."""
-    while path.exists():
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+        while gone.exists():
+            with contextlib.suppress(FileNotFoundError):  # who lists instances may be taking it away as well
+                shutil.rmtree(gone)
 
 
 def _locked(fd: int) -> bool:
