@@ -15,11 +15,16 @@ import pytest
 
 from rios.deploy.runtimes import cgroup
 from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
+from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.engine import EngineRuntime
 from rios.deploy.runtimes.engine_service import KINDS, take_storage_away
-from rios.deploy.runtimes.protocol import Base, Launch, Limits, Runtime, Status
+from rios.deploy.runtimes.kubernetes import KubernetesRuntime
+from rios.deploy.runtimes.kubernetes_objects import Cluster, claim_name
+from rios.deploy.runtimes.protocol import Base, KeepsVolumes, Launch, Limits, Runtime, Status
+from rios.deploy.runtimes.rootfs import unpack
 from rios.deploy.runtimes.watching import Policy
 from tests.deploy.images import make_rootfs
+from tests.deploy.kubernetes_server import NAMESPACE, KubernetesServer
 
 _numbers = itertools.count(1)
 OUTSIDE = "api.example.org"
@@ -27,6 +32,8 @@ OUTSIDE = "api.example.org"
 HIDDEN = "hidden.example.org"
 """One at the same address... of another network, which nobody allows: it stands for all private ones."""
 POLICY = Policy(private=("127.0.0.1/32",), names={OUTSIDE: ("127.0.0.1",), HIDDEN: ("127.0.0.2",)})
+ELSEWHERE = "kubernetes"
+"""The runtime whose instances are elsewhere: this machine's kernel holds and counts nothing of them."""
 NEEDS = {"bubblewrap": ("bwrap",), "runc": ("podman", "runc", "catatonit"), "gvisor": ("podman", "runsc", "catatonit")}
 
 
@@ -38,7 +45,21 @@ def runtime_parameters() -> list[Any]:
     ]
 
 
+every_runtime = pytest.mark.parametrize(
+    "bench",
+    [
+        *runtime_parameters(),
+        pytest.param(ELSEWHERE, marks=[pytest.mark.needs(what) for what in ("bwrap", "root", "busybox")]),
+    ],
+    indirect=True,
+)
+"""For what holds of each of them; without it, of those that this machine's kernel runs."""
+
+
 def make_runtime(name: str, directory: Path, policy: Policy = POLICY) -> Runtime:
+    if name == ELSEWHERE:
+        cluster = Cluster(kubeconfig=str(directory / "cluster" / "kubeconfig"), namespace=NAMESPACE)
+        return KubernetesRuntime(cluster, "tests", policy=policy)
     if name == "bubblewrap":
         return BubblewrapRuntime(directory, policy=policy)
     return EngineRuntime(KINDS[name], directory, policy=policy)  # type: ignore[index]
@@ -59,6 +80,22 @@ def rootfs(sandbox_directory: Path) -> Path:
     return make_rootfs(sandbox_directory / "rootfs.tar")
 
 
+IMAGE = "registry.example.org/rios/tests"
+
+
+@pytest.fixture(scope="session")
+def cluster(sandbox_directory: Path, rootfs: Path) -> Iterator[KubernetesServer]:
+    """A cluster whose only image is the root file system."""
+    place = sandbox_directory / "cluster"
+    place.mkdir(mode=0o711)
+    root = place / "image"
+    root.mkdir(mode=0o755)
+    unpack(rootfs, root)
+    with KubernetesServer(place) as server:
+        server.node.images[IMAGE] = root
+        yield server
+
+
 @dataclass
 class Bench:
     """A runtime under test, and what it takes to start something in it."""
@@ -68,6 +105,7 @@ class Bench:
     base: Base
     directory: Path
     started: list[str] = field(default_factory=list)
+    cluster: KubernetesServer | None = None
 
     def launch(self, *command: str, **more: Any) -> Launch:
         """A launch of a command, with an id nobody had."""
@@ -88,19 +126,38 @@ class Bench:
     def python(self, code: str, *arguments: str, **more: Any) -> tuple[Status, str]:
         return self.run("/usr/local/bin/python3", "-S", "-c", code, *arguments, **more)
 
+    def volume(self, name: str) -> tuple[Path, Path]:
+        """A volume as a mount names it, and the directory where this test finds its files."""
+        source = self.directory / name
+        if not isinstance(self.runtime, KeepsVolumes):
+            source.mkdir(mode=0o700)
+            return source, source
+        self.runtime.ensure_volume(source, 1 << 20)
+        assert self.cluster is not None
+        assert self.cluster.node.has(None, claim_name(source))
+        return source, self.cluster.node.claims[claim_name(source)]
+
+    def processes(self, instance: str) -> list[int]:
+        """Its processes, as this machine numbers them."""
+        if self.cluster is None:
+            return list(Cgroup(instance).processes())
+        return self.cluster.node.pods[f"rios-{instance}"].processes()
+
     def output(self, instance: str) -> str:
         return "\n".join(line.text for line in self.runtime.logs(instance) if line.stream == "stdout")
 
 
 @pytest.fixture(scope="session")
-def benches(sandbox_directory: Path, rootfs: Path) -> Iterator[Callable[[str], Bench]]:
+def benches(sandbox_directory: Path, rootfs: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Bench]]:
     made: dict[str, Bench] = {}
 
     def bench(name: str) -> Bench:
         if name not in made:
+            server = request.getfixturevalue("cluster") if name == ELSEWHERE else None
             runtime = make_runtime(name, sandbox_directory)
             assert not runtime.capabilities().why_not
-            made[name] = Bench(name, runtime, runtime.prepare_archive(rootfs), sandbox_directory)
+            base = runtime.prepare_archive(rootfs) if server is None else runtime.prepare_image(IMAGE)
+            made[name] = Bench(name, runtime, base, sandbox_directory, cluster=server)
         return made[name]
 
     yield bench
@@ -125,7 +182,11 @@ def assert_nothing_left(bench: Bench, instances: list[str]) -> None:
     assert not set(cgroup.list_instances()) & set(instances)
     memory = Path(f"/dev/shm/rios-{os.getuid()}")
     assert not memory.is_dir() or not {path.name for path in memory.iterdir()} & set(instances)
-    if bench.name != "bubblewrap":
+    if bench.cluster is not None:
+        kinds = bench.cluster.objects
+        assert not [one for kind in kinds for name in instances for one in bench.cluster.of(kind, name)]
+        assert not {path.name for path in bench.cluster.directory.iterdir() if "-" in path.name} & set(instances)
+    elif bench.name != "bubblewrap":
         found = bench.runtime._containers.listed()  # type: ignore[attr-defined]
         names = {name.strip("/") for container in found for name in container["Names"]}
         assert not names & {f"rios-{instance}" for instance in instances}

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import SecretBytes
 
@@ -49,7 +49,9 @@ class Capabilities:
     isolation: Isolation
     why_not: str = ""
     images: bool = False
-    """Images and archives of images; all runtimes take root file systems."""
+    """Images, and archives of images where it takes archives."""
+    archives: bool = True
+    """Archives that lie on this host: root file systems, and images."""
     host_base: bool = False
     """A sandbox without image and root file system, on a read-only view of the host's programs."""
     cpu: Means = "none"
@@ -71,7 +73,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class ImageBase:
-    """An image that is on this host, by the digest of its configuration ("sha256:...")."""
+    """An image that is on this host, by the digest of its configuration ("sha256:...").
+
+    Of a cluster, which has many hosts: by its reference with a digest ("registry.example.org/app@sha256:...").
+    """
 
     digest: str
 
@@ -121,6 +126,7 @@ class Mount:
     """A directory of this host (a volume) at an absolute path inside."""
 
     source: Path
+    """Where the runtime keeps volumes itself (`KeepsVolumes`), this is a volume's name, and no directory."""
     path: str
     read_only: bool = False
 
@@ -277,3 +283,14 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Let go of connections; instances go on."""
+
+
+@runtime_checkable
+class KeepsVolumes(Protocol):
+    """A runtime whose instances are on other machines, and their volumes too."""
+
+    def ensure_volume(self, source: Path, size_bytes: int) -> None:
+        """The volume `source`, made where it is not there, grown to a larger size. Raises SandboxFailed."""
+
+    def remove_volume(self, source: Path) -> None:
+        """Take it away with all its data. What is not there is removed already."""

@@ -37,12 +37,12 @@ class _HasStatus(Protocol):
     def status(self, instance: str) -> Status: ...
 
 
-def until_exited(runtime: _HasStatus, instance: str, timeout_s: float) -> Status:
-    """The status of an instance once it has exited. DeadlineExceeded by then."""
+def until_exited(runtime: _HasStatus, instance: str, timeout_s: float, *, every_s: float = _EVERY_S) -> Status:
+    """The status of an instance once it has exited. DeadlineExceeded by then. every_s: it is asked for, in the end."""
     deadline, pause_s = time.monotonic() + timeout_s, _AT_FIRST_S
     while (status := runtime.status(instance)).state != "exited":
         if time.monotonic() > deadline:
             raise DeadlineExceeded(f"the instance {instance} is {status.state} still after {timeout_s:g} s")
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _EVERY_S)
+        pause_s = min(2 * pause_s, every_s)
     return status

@@ -1,0 +1,131 @@
+"""Ways to Pods whose addresses are not reached from here: loopback ports of this process, and on by the API server.
+
+Each connection becomes a WebSocket that forwards to the Pod's port, as `kubectl port-forward` does. A port is opened
+when it is first asked for, and ends with this process or with the instance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Collection
+from typing import Any
+
+from rios.deploy.runtimes.kubernetes_api import Api
+from rios.deploy.runtimes.kubernetes_objects import name_of
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 16
+_BACKLOG = 128
+_NEW_S = 30.0
+_ENDED_WITHIN_S, _LOOK_S = 5.0, 0.02
+
+
+class PodWays:
+    """The ways to one cluster's Pods. Close it."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._lock = threading.Lock()
+        self._listeners: dict[str, tuple[socket.socket, float]] = {}
+        """By instance: where its connections come in, and since when."""
+
+    def __repr__(self) -> str:
+        return f"<PodWays to {len(self._listeners)} instances>"
+
+    def to(self, instance: str, port: int) -> tuple[str, int]:
+        """Host and port that lead to a port of an instance's Pod."""
+        with self._lock:
+            known = self._listeners.get(instance)
+            if known is not None:
+                listener = known[0]
+            else:
+                listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+                self._listeners[instance] = (listener, time.monotonic())
+                threading.Thread(
+                    target=self._accept, args=(listener, instance, port), name=f"rios-pod-{instance}", daemon=True
+                ).start()
+            host, at = listener.getsockname()[:2]
+        return str(host), int(at)
+
+    def end(self, instance: str) -> None:
+        """It is not there any more; connections under way end with its Pod."""
+        with self._lock:
+            known = self._listeners.pop(instance, None)
+        if known is not None:
+            _shut(known[0])
+
+    def keep(self, instances: Collection[str]) -> None:
+        """These are what is there; one that has just come may not be among them yet."""
+        now = time.monotonic()
+        with self._lock:
+            gone = [
+                name for name, (_, since) in self._listeners.items() if name not in instances and now - since > _NEW_S
+            ]
+        for instance in gone:
+            self.end(instance)
+
+    def close(self) -> None:
+        """End all of them."""
+        with self._lock:
+            found = list(self._listeners)
+        for instance in found:
+            self.end(instance)
+
+    def _accept(self, listener: socket.socket, instance: str, port: int) -> None:
+        while True:
+            try:
+                here, _ = listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._lead, args=(here, instance, port), name="rios-pod-way", daemon=True).start()
+
+    def _lead(self, here: socket.socket, instance: str, port: int) -> None:
+        """One connection. Where the Pod is not reached it is closed, as a port that nobody listens at."""
+        try:
+            forward = self._forward(instance, port)
+        except Exception as error:  # noqa: BLE001 -- the client's errors have no tree; each ends one connection
+            log.info("a Pod is not reached", extra={"replica": instance, "reason": str(error)})
+            _shut(here)
+            return
+        there = forward.socket(port)
+        back = threading.Thread(target=_copy, args=(there, here), name="rios-pod-back", daemon=True)
+        back.start()
+        _copy(here, there)
+        back.join()
+        here.close()
+        there.close()
+        deadline = time.monotonic() + _ENDED_WITHIN_S
+        while forward.connected and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+        forward.websocket.shutdown()  # the client leaves it open where the server closed it first
+
+    def _forward(self, instance: str, port: int) -> Any:
+        from kubernetes.stream import ws_client
+
+        path = self._api.path("pods", name_of(instance), "portforward")
+        url, headers = self._api.prepared(path, [("ports", str(port))])
+        return ws_client.portforward_call(self._api.client().configuration, "GET", url, headers=headers)
+
+
+def _copy(source: Any, sink: Any) -> None:
+    """Bytes until an end. A forwarded connection has no half: one end ends both, when what came before is written."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(_CHUNK_BYTES):
+            sink.sendall(data)
+    _end(sink)
+    _end(source)
+
+
+def _end(one: Any) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+
+
+def _shut(one: socket.socket) -> None:
+    _end(one)
+    one.close()
