@@ -66,7 +66,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         Notification.success(
           generation ? trans.__('%1 is done: %2 tokens.', job.name, job.tokens) : trans.__('%1 has ended.', job.name)
         );
-      } else if (notify !== 'never' && job.state === 'failed') {
+      } else if (notify !== 'never' && (job.state === 'failed' || job.state === 'lost')) {
         Notification.error(trans.__('%1 failed: %2', job.name, job.error || trans.__('no reason was given')), {
           autoClose: false,
           actions: [{ label: trans.__('Show'), callback: () => void app.commands.execute('rios:jobs') }]

@@ -17,7 +17,8 @@ const SIGNS: Record<Job['state'], string> = {
   paused: '⏸',
   done: '✓',
   failed: '✕',
-  cancelled: '■'
+  cancelled: '■',
+  lost: '✕'
 };
 
 export function useStateName(): (state: string) => string {
@@ -30,7 +31,8 @@ export function useStateName(): (state: string) => string {
     paused: trans.__('waits for money'),
     done: trans.__('done'),
     failed: trans.__('failed'),
-    cancelled: trans.__('cancelled')
+    cancelled: trans.__('cancelled'),
+    lost: trans.__('lost')
   };
   return state => names[state] ?? state;
 }
@@ -240,7 +242,7 @@ function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) =
           disabled={status !== 'live'}
           onClick={() => void run(async () => props.onOpen((await model.api.retry(job.id)).id))}
         >
-          {job.state === 'failed' || job.state === 'cancelled' ? trans.__('Retry') : trans.__('Run again')}
+          {job.state === 'failed' || job.state === 'cancelled' || job.state === 'lost' ? trans.__('Retry') : trans.__('Run again')}
         </button>
         {openNotebook !== null && network?.notebook ? (
           <button className="rios-button" onClick={() => openNotebook(network.notebook)}>

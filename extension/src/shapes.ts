@@ -27,7 +27,7 @@ export const Job = z.object({
   name: z.string(),
   model: z.string(),
   owner: z.string(),
-  state: z.enum(['queued', 'running', 'paused', 'done', 'failed', 'cancelled']),
+  state: z.enum(['queued', 'running', 'paused', 'done', 'failed', 'cancelled', 'lost']),
   tokens: count,
   tokens_max: count,
   prompt_tokens: count,

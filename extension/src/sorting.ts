@@ -3,7 +3,7 @@ import { compareWei } from './money';
 import { isLive } from './model';
 import type { Job } from './shapes';
 
-export const STATES = ['all', 'live', 'done', 'failed', 'cancelled'] as const;
+export const STATES = ['all', 'live', 'done', 'failed', 'cancelled', 'lost'] as const;
 export const SORTS = ['newest', 'oldest', 'cost', 'speed', 'tokens'] as const;
 export const GROUPS = ['none', 'kind', 'model', 'owner', 'state'] as const;
 export const KINDS = ['all', 'generation', 'deployment', 'report'] as const;

@@ -1,4 +1,4 @@
-"""`net.jobs` of a network behind a gateway: the generations of the user, as the gateway remembers them."""
+"""`net.jobs` of a network behind a gateway: the generations of the user, as its gateways remember them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RemoteJobs(Sequence[JobView]):
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
-            return JobView.from_dict(self._http.get(f"/v1/jobs/{quote(key, safe='')}/request")["job"])
+            return JobView.from_dict(self._http.get(f"/v1/jobs/{quote(key, safe='')}/view"))
         return self.all()[key]
 
     def __iter__(self) -> Iterator[JobView]:
@@ -41,7 +41,7 @@ class RemoteJobs(Sequence[JobView]):
         return html_table(*self._table())
 
     def all(self) -> list[JobView]:
-        """All that the gateway remembers, as they are now."""
+        """All that the gateways remember, as they are now."""
         return self.changed(0, 0.0)[1]
 
     def changed(self, since: int, timeout: float) -> tuple[int, list[JobView]]:
@@ -52,30 +52,27 @@ class RemoteJobs(Sequence[JobView]):
             wait_s = 0.0 if found else min(_WAIT_MAX_S, max(0.0, deadline - time.monotonic()))
             page = self._http.get("/v1/jobs", since=since, wait_s=wait_s, limit=_PAGE)
             found.update({one["id"]: JobView.from_dict(one) for one in page["data"]})
-            if page["version"] < since:  # another gateway, or one that was started anew: it counts from nothing
-                since = 0
-                continue
             since = page["version"]
             if not page["more"] and (found or time.monotonic() >= deadline):
-                return since, list(found.values())
+                return since, sorted(found.values(), key=lambda view: view.started_at)
 
     def cancel(self, job_id: str) -> None:
         """End one; what was received so far is paid. Raises NotFound."""
         self._http.ask("DELETE", f"/v1/jobs/{quote(job_id, safe='')}")
 
     def retry(self, job_id: str) -> str:
-        """Send the same prompt and parameters again, as a new job; its id. Raises NotFound, and as `submit`."""
+        """Send the same prompt and parameters again, as a new job; its id. Raises as `text`, and as `submit`."""
         said = self._http.get(f"/v1/jobs/{quote(job_id, safe='')}/request")
         body = {"model": said["job"]["model"], "prompt": said["prompt_ids"], **said["params"]}
         return str(self._http.post("/v1/jobs", body, key=secrets.token_hex(16))["id"])
 
     def text(self, job_id: str) -> tuple[str, str]:
-        """Prompt and answer so far. Raises NotFound."""
+        """Prompt and answer so far. Raises NotFound, and Elsewhere where another gateway ran it."""
         said = self._http.get(f"/v1/jobs/{quote(job_id, safe='')}/request")
         return said["prompt"], said["answer"]
 
     def params(self, job_id: str) -> dict[str, Any]:
-        """What it was asked for with. Raises NotFound."""
+        """What it was asked for with. Raises as `text`."""
         found: dict[str, Any] = self._http.get(f"/v1/jobs/{quote(job_id, safe='')}/request")["params"]
         return found
 

@@ -44,6 +44,7 @@ from rios.gateway.tags import Tagged
 from rios.services.deployments.secrets import open_secrets_key
 from rios.services.gate import Gate
 from rios.services.job_records import JobRecords
+from rios.services.job_views import JobViews
 from rios.services.oauth import OAuth
 from rios.services.published import Publisher
 
@@ -112,7 +113,8 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
         gate.tenancy.ledger, key=open_secrets_key(gate.network._settings.home), gateway=gate.once.gateway,
         kept_s=settings.job_kept_s,
     )  # fmt: skip
-    app.state.jobs = Jobs(settings.jobs_max, settings.job_kept_s, records)
+    views = JobViews(gate.tenancy.ledger, gate.network.jobs, gateway=gate.once.gateway, url=settings.url)
+    app.state.jobs = Jobs(settings.jobs_max, settings.job_kept_s, records, views)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -24,6 +24,7 @@ STATUSES: tuple[tuple[type[e.RiosError], int], ...] = (
     (e.NotAllowed, 403),
     (e.NotFound, 404),
     (e.AlreadyExists, 409),
+    (e.Elsewhere, 421),
     (e.TooManyRequests, 429),
     (e.InsufficientBalance, 402),
     (e.BudgetExceeded, 402),

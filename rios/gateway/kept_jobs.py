@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from rios.dmoe.completion import Completion, Logprob, Piece
 from rios.gateway.runs import Run
 from rios.services.job_records import JobRecords, Progress
+from rios.services.job_views import JobViews
 from rios.services.looking import Looker
 from rios.words.errors import AlreadyExists, QueueFull, RiosError
 
@@ -55,8 +56,10 @@ class Kept:
 class Jobs:
     """The jobs of a gateway that can be asked for. Used by the event loop alone; its records have a thread."""
 
-    def __init__(self, limit: int, kept_s: float, records: JobRecords) -> None:
+    def __init__(self, limit: int, kept_s: float, records: JobRecords, views: JobViews) -> None:
+        """views: what all gateways list of generations, of these jobs and of others."""
         self.records = records
+        self._views = views
         self._limit = limit
         self._kept_s = kept_s
         self._jobs: OrderedDict[str, Kept] = OrderedDict()
@@ -77,6 +80,7 @@ class Jobs:
         if waiting:
             await asyncio.wait(waiting, timeout=_CLOSE_S)
         await run_in_threadpool(self._looker.close)
+        await run_in_threadpool(self._tell_last)
 
     def here(self, user_id: str, job_id: str) -> Kept | None:
         """A job of the user that this gateway runs, or ran a while ago; None for any other."""
@@ -152,8 +156,15 @@ class Jobs:
                     if job.id in wanted.followed and not job.run.ended:
                         self.records.write(job.id, job.user_id, job.model, job.progress())
             self.records.sweep()
+            self._views.look()
         except RiosError as error:
             log.info("the records of jobs are not looked at", extra={"reason": str(error)})
+
+    def _tell_last(self) -> None:
+        try:
+            self._views.tell()
+        except RiosError as error:  # then others find out that this gateway has gone, and show them as lost
+            log.warning("the end of jobs is not told", extra={"reason": str(error)})
 
     def _forget(self) -> None:
         now = time.monotonic()

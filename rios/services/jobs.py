@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rios.services.views import html_table, text_table
-from rios.words.errors import NotFound
+from rios.words.errors import Elsewhere, NotFound
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _LOOK_S = 0.25
 _PRICE_S = 1.0
 _TEXT_MAX = 20_000
 _SHOWN_ROWS = 20
+# A network counts its changes from a random multiple of this: what JavaScript counts exactly ends at 2^53.
+_ROOM, _PLACES = 2**33, 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class JobView:
     model: str
     owner: str
     state: str
-    """queued, running, paused (it waits for money), done, failed or cancelled."""
+    """queued, running, paused (it waits for money), done, failed, cancelled, or lost with the gateway that ran it."""
     tokens: int
     tokens_max: int
     prompt_tokens: int
@@ -88,23 +92,38 @@ class Entry:
     priced_at: float = 0.0
 
 
+@dataclass(slots=True, kw_only=True)
+class Theirs:
+    """What another gateway says of a job that it runs, or ran."""
+
+    view: JobView
+    touched: int
+    place: str
+    """The gateway, as people are told."""
+    cancel: Callable[[], None]
+    job: None = None
+
+
 class Jobs(Sequence[JobView]):
-    """The jobs of a network, oldest first. Safe for threads."""
+    """The jobs of a network, oldest first: those of this process, and those that `put` brought. Safe for threads.
+
+    Each counts its changes from a place of its own: whoever brings a version that another one gave, such as that of
+    another gateway, or of this one before it was started anew, is told everything.
+    """
 
     def __init__(self, *, kept: int = KEPT) -> None:
         self._kept = kept
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._version = 0
+        self._entries: OrderedDict[str, Entry | Theirs] = OrderedDict()
+        self._first = self._version = _ROOM * (1 + secrets.randbelow(_PLACES - 1))
+        self._looked: dict[str | None, float] = {}
+        """When the jobs of an account were looked at last; None for those of all."""
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, key: Any) -> Any:
-        found = self.all()
-        if isinstance(key, str):
-            return next((view for view in found if view.id == key), None) or self._missing(key)
-        return found[key]
+        return self._one(key, None) if isinstance(key, str) else self.all()[key]
 
     def __iter__(self) -> Iterator[JobView]:
         return iter(self.all())
@@ -128,16 +147,13 @@ class Jobs(Sequence[JobView]):
         limit: so many at most, those first that changed first; the version then is that of the last of them.
         """
         with self._changed:
-            for entry in self._entries.values():
-                if entry.job is not None:
-                    self._look(entry)
-            found = [
-                entry for entry in self._entries.values() if entry.touched > since and owner in (None, entry.view.owner)
-            ]
-            if limit is None or len(found) <= limit:
-                return self._version, [entry.view for entry in found]
-            found = sorted(found, key=lambda entry: entry.touched)[:limit]
-            return found[-1].touched, [entry.view for entry in found]
+            self._looked[owner] = time.monotonic()
+            found = [one for one in self._since(since) if owner in (None, one.view.owner)]
+            if limit is not None and len(found) > limit:
+                found = sorted(found, key=lambda entry: entry.touched)[:limit]
+                return found[-1].touched, [entry.view for entry in found]
+            # What others told came in any order.
+            return self._version, sorted((entry.view for entry in found), key=lambda view: view.started_at)
 
     def changed(self, since: int, timeout: float, owner: str | None = None) -> tuple[int, list[JobView]]:
         """As `peek`, waiting up to `timeout` seconds for something to have changed."""
@@ -149,32 +165,38 @@ class Jobs(Sequence[JobView]):
                 return version, found
             with self._changed:
                 if self._version == version:
-                    busy = any(entry.job is not None for entry in self._entries.values())
+                    busy = any(entry.job is not None or entry.view.live for entry in self._entries.values())
                     self._changed.wait(min(left_s, _LOOK_S) if busy else left_s)
 
     def cancel(self, job_id: str) -> None:
-        """End one; what was received so far is paid. No error where it has ended. Raises NotFound."""
-        job = self._entry(job_id).job
-        if job is not None:
-            job.cancel()
+        """End one; what was received so far is paid. No error where it has ended.
+
+        Another gateway's ends within a second or two. Raises NotFound, and LedgerUnavailable where that one cannot be
+        told.
+        """
+        entry = self._entry(job_id)
+        if isinstance(entry, Theirs):
+            entry.cancel()
+        elif entry.job is not None:
+            entry.job.cancel()
 
     def retry(self, job_id: str) -> str:
-        """Send the same prompt and parameters again, as a new job; its id. Raises NotFound, and as `submit`."""
-        return self._entry(job_id).again().request_id
+        """Send the same prompt and parameters again, as a new job; its id. Raises as `text`, and as `submit`."""
+        return self._own(job_id).again().request_id
 
     def text(self, job_id: str) -> tuple[str, str]:
-        """Prompt and answer so far, each up to 20,000 characters. Raises NotFound."""
-        entry = self._entry(job_id)
+        """Prompt and answer so far, each up to 20,000 characters. Raises NotFound, Elsewhere."""
+        entry = self._own(job_id)
         ids = entry.token_ids if entry.job is None else entry.job.token_ids
         return entry.decode(entry.prompt)[:_TEXT_MAX], entry.decode(ids)[-_TEXT_MAX:]
 
     def params(self, job_id: str) -> dict[str, Any]:
-        """What it was asked for with. Raises NotFound."""
-        return asdict(self._entry(job_id).params)
+        """What it was asked for with. Raises NotFound, Elsewhere."""
+        return asdict(self._own(job_id).params)
 
     def prompt(self, job_id: str) -> list[int]:
-        """The token ids of its prompt. Raises NotFound."""
-        return list(self._entry(job_id).prompt)
+        """The token ids of its prompt. Raises NotFound, Elsewhere."""
+        return list(self._own(job_id).prompt)
 
     def add(
         self,
@@ -204,23 +226,94 @@ class Jobs(Sequence[JobView]):
 
     def view(self, job_id: str, owner: str) -> JobView:
         """A job of one account. Raises NotFound, for another's as for one that never was."""
-        found: JobView = self[job_id]
-        return found if found.owner == owner else self._missing(job_id)
+        return self._one(job_id, owner)
 
-    def _entry(self, job_id: str) -> Entry:
+    # --- by a gateway, for the others of its network ---------------------------------------------------------
+
+    def own(self, since: int) -> tuple[int, list[JobView]]:
+        """As `peek`, of the jobs that run or ran here. Whoever asks so looks for no account."""
+        with self._changed:
+            found = [entry.view for entry in self._since(since) if isinstance(entry, Entry)]
+            return self._version, found
+
+    def put(self, found: Sequence[tuple[JobView, str]], cancel: Callable[[str], None]) -> None:
+        """Take what other gateways say of their jobs: how each is, and the gateway.
+
+        cancel: has the gateway of a job end it.
+        """
+        with self._changed:
+            for view, place in found:
+                known = self._entries.get(view.id)
+                if isinstance(known, Entry) or (known is not None and (known.view, known.place) == (view, place)):
+                    continue
+                self._version += 1
+                self._entries[view.id] = Theirs(
+                    view=view, touched=self._version, place=place, cancel=partial(cancel, view.id)
+                )
+            self._forget()
+            self._changed.notify_all()
+
+    def watched(self, seconds: float) -> list[str]:
+        """The jobs that go on at other gateways, and that somebody has looked at here within so many seconds."""
+        with self._changed:
+            since = time.monotonic() - seconds
+            self._looked = {owner: at for owner, at in self._looked.items() if at > since}
+            if not self._looked:
+                return []
+            return [
+                entry.view.id
+                for entry in self._entries.values()
+                if isinstance(entry, Theirs)
+                and entry.view.live
+                and (None in self._looked or entry.view.owner in self._looked)
+            ]
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _since(self, since: int) -> list[Entry | Theirs]:
+        """What changed after version `since`; all of it where that is none of this one's. Called with the lock held."""
+        for entry in self._entries.values():
+            if entry.job is not None:
+                self._look(entry)
+        if not self._first <= since <= self._version:
+            since = 0
+        return [entry for entry in self._entries.values() if entry.touched > since]
+
+    def _one(self, job_id: str, owner: str | None) -> JobView:
+        with self._changed:
+            self._looked[owner] = time.monotonic()
+            entry = self._entries.get(job_id)
+            if entry is None or owner not in (None, entry.view.owner):
+                self._missing(job_id)
+            if entry.job is not None:
+                self._look(entry)
+            return entry.view
+
+    def _entry(self, job_id: str) -> Entry | Theirs:
         with self._changed:
             found = self._entries.get(job_id)
         return found or self._missing(job_id)
 
+    def _own(self, job_id: str) -> Entry:
+        """One of this process. Raises NotFound, Elsewhere."""
+        entry = self._entry(job_id)
+        if isinstance(entry, Entry):
+            return entry
+        raise Elsewhere(
+            f"job {job_id} is one of {entry.place}: what it was asked and what it answered is in the memory of that "
+            "gateway alone, for as long as that runs; ask there"
+        )
+
     @staticmethod
-    def _missing(job_id: str) -> Any:
+    def _missing(job_id: str) -> NoReturn:
         raise NotFound(f"there is no job {job_id!r} in this network, or it ended long ago; list(net.jobs) has the rest")
 
     def _look(self, entry: Entry) -> None:
         """Bring the view of a job up to date. Called with the lock held."""
         job, view = entry.job, entry.view
         assert job is not None
-        now, state, posted = time.time(), job.status, job.accounted
+        # In this order: a job that is accounted for has ended, and is looked at for the last time.
+        posted, now, state = job.accounted, time.time(), job.status
         speed = job.tokens_per_s
         new = replace(
             view,
@@ -250,7 +343,7 @@ class Jobs(Sequence[JobView]):
             entry = self._entries[job_id]
             if entry.job is not None:
                 self._look(entry)
-            if entry.job is None:
+            if entry.job is None and not entry.view.live:
                 del self._entries[job_id]
 
 

@@ -1,4 +1,4 @@
-"""The tables of gateways: requests done once, jobs, webhooks, quotas of a day, and keys."""
+"""The tables of gateways: requests done once, jobs and what shows of them, webhooks, quotas of a day, and keys."""
 
 from __future__ import annotations
 
@@ -120,4 +120,28 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_job_records_ended", "ended_at", "lease_until"),
         Index("ix_job_records_gateway", "gateway", "ended_at"),
+    )
+
+
+class JobViewRow(Base):
+    """A generation of a gateway, by any route, as the lists of all gateways show it."""
+
+    __tablename__ = "job_views"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    gateway: Mapped[str]
+    """Who runs it, and alone writes how it is while its lease lasts."""
+    version: Mapped[int] = mapped_column(Big, index=True)
+    """Greater than that of all rows that were written before."""
+    record: Mapped[str]
+    """As JSON: a `JobView`, and the gateway as people are told. Nothing of what was asked or answered."""
+    ended_at: Mapped[int | None]
+    lease_until: Mapped[int]
+    """The gateway says so again before this; afterwards the generation is lost."""
+    followed_until: Mapped[int]
+    """Until then somebody looks at it at another gateway."""
+    cancel: Mapped[bool]
+    """Whether another gateway was told to cancel it."""
+    __table_args__ = (
+        Index("ix_job_views_ended", "ended_at", "lease_until"),
+        Index("ix_job_views_gateway", "gateway", "ended_at"),
     )

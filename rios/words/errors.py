@@ -22,6 +22,7 @@ RiosError
  |   +- NotAllowed            the role, or the scopes of the token, do not allow it
  |   +- NotFound              there is no such thing, or it belongs to another organisation
  |   +- AlreadyExists         another thing has that name, or the key came before with another request
+ |   +- Elsewhere             it is in the memory of another gateway of the network; says which
  |   +- TooManyRequests       a limit of requests is used up; `retry_after_s` says for how long
  +- SandboxError              something about applications in sandboxes
  |   +- DeploymentFailed      a deployment has failed, or ended, where it was to become something else
@@ -130,6 +131,10 @@ class NotFound(AccessError):
 
 class AlreadyExists(AccessError):
     """Another thing has that name, or the idempotency key came before with another request."""
+
+
+class Elsewhere(AccessError):
+    """What was asked for is in the memory of another gateway of the network alone."""
 
 
 class TooManyRequests(AccessError):

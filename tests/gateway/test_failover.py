@@ -97,6 +97,49 @@ def test_a_job_is_at_both(pair: Town) -> None:
             problem(eve.get(f"/v1/jobs/{job}/events"), 404)
 
 
+def test_each_lists_the_jobs_of_both(pair: Town) -> None:
+    with pair.first.client() as one, pair.second.client() as other:
+        job = one.post("/v1/jobs", json={**_JOB, "max_new_tokens": 480}).json()["id"]
+        seen = list(_changes(other, job))
+        assert [view["state"] for view in seen if view["state"] not in ("queued", "running")] == ["done"]
+        assert any(0 < view["tokens"] < 480 for view in seen), "it advances"
+        assert [view["tokens"] for view in seen] == sorted(view["tokens"] for view in seen)
+        until(lambda: _view(other, job)["posted"], "its price", deadline_s=5)
+        assert _view(other, job) == _view(one, job) == other.get(f"/v1/jobs/{job}/view").json()
+        made = one.post("/v1/users", json={"login": "tom", "role": "developer"}).json()
+        with pair.second.client(made["token"]) as tom:
+            assert tom.get("/v1/jobs").json()["data"] == []
+            problem(tom.get(f"/v1/jobs/{job}/view"), 404)
+        elsewhere = problem(other.get(f"/v1/jobs/{job}/request"), 421)
+        assert elsewhere["type"].endswith(":Elsewhere")
+        assert one.get("/v1/jobs").json()["gateway"] in elsewhere["detail"], "it says where to ask"
+        assert one.get(f"/v1/jobs/{job}/request").json()["prompt"] == "It was"
+
+
+def test_generations_of_all_routes_are_listed_and_cancelled_at_both(pair: Town) -> None:
+    with pair.first.client() as one, pair.second.client() as other:
+        body = {"model": "demo", "prompt": "It was", "temperature": 0}
+        answered = one.post("/v1/completions", json={**body, "max_tokens": 5}).json()
+        name = answered["id"].rpartition("-")[2]
+        view = until(lambda: _view(other, name), "it is listed", deadline_s=5)
+        assert (view["state"], view["tokens"]) == ("done", answered["usage"]["completion_tokens"])
+        long = {**body, "max_tokens": 480, "stream": True, "logit_bias": {"0": -100}}
+        with one.stream("POST", "/v1/completions", json=long) as answer:
+            lines = answer.iter_lines()
+            name = json.loads(next(lines).removeprefix("data: "))["id"].rpartition("-")[2]
+            until(lambda: _view(other, name), "it is listed while it runs", deadline_s=5)
+            assert other.delete(f"/v1/jobs/{name}").status_code == 204
+            assert any("error" in line for line in lines), "its stream says that it was cancelled"
+        until(lambda: _view(other, name)["state"] == "cancelled", "and so does the list", deadline_s=5)
+        job = other.post("/v1/jobs", json={**_JOB, "max_new_tokens": 480}).json()["id"]
+        until(lambda: _view(one, job), "it is listed", deadline_s=5)
+        assert one.delete(f"/v1/jobs/{job}").status_code == 204
+        for http in (one, other):
+            until(lambda http=http: _view(http, job)["state"] == "cancelled", "it is cancelled", deadline_s=5)  # type: ignore[misc]
+        assert _view(one, job)["tokens"] < 480
+        problem(one.delete("/v1/jobs/none"), 404)
+
+
 def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: Town) -> None:
     """The second gateway is gone afterwards."""
     first, second = pair.first, pair.second
@@ -116,6 +159,8 @@ def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: Town) -> N
     load.stop()
     with first.client() as http:
         _ends_as_lost(pair, other)
+        until(lambda: _view(http, other)["state"] == "lost", "the list says so, too", deadline_s=5)
+        assert (_view(http, other)["cost_wei"], _view(http, other)["posted"]) == ("0", True)
         found = until(lambda: _job(http, job, key, lost), "the job is begun anew", deadline_s=60)
         _ends_as_lost(pair, lost)
         again = http.get(f"/v1/jobs/{found}", params={"wait_s": 60}).json()
@@ -219,6 +264,24 @@ def test_the_books_agree_to_the_wei_after_all_of_it(pair: Town) -> None:
     with Ledger.open(pair.database) as ledger:
         amounts = [int(event.args["amount"]) for event in ledger.chain_events(name="Deposited")]
         assert amounts == [WEI_PER_ROS] * 2 * len(WITHOUT), "what was refused is done once when it is asked for again"
+
+
+def _view(http: Any, job: str) -> dict[str, Any]:
+    """What the list says of a job; nothing where it is not there."""
+    found = http.get("/v1/jobs", params={"limit": 1000}).json()["data"]
+    return next((one for one in found if one["id"] == job), {})
+
+
+def _changes(http: Any, job: str) -> Iterator[dict[str, Any]]:
+    """What the list says of a job until that has ended, by its long poll."""
+    since, view, deadline = 0, {"state": "queued"}, time.monotonic() + 60
+    while view["state"] in ("queued", "running"):
+        assert time.monotonic() < deadline, view
+        found = http.get("/v1/jobs", params={"since": since, "wait_s": 10, "limit": 1000}).json()
+        since = found["version"]
+        for one in found["data"]:
+            if one["id"] == job:
+                yield (view := one)
 
 
 def _followed(http: Any, job: str, *, last: int) -> Iterator[tuple[str, str, Any]]:

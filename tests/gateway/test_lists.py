@@ -28,7 +28,8 @@ def statements(door: Door) -> Iterator[list[tuple[str, Any]]]:
     engine, found = door.gate.tenancy.ledger.database.engine, []
 
     def asked(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: bool) -> None:
-        if not any(word in statement for word in ("BEGIN", "outbox", "cursors", "deployments", "job_records")):
+        background = ("BEGIN", "outbox", "cursors", "deployments", "job_records", "job_views")
+        if not any(word in statement for word in background):
             found.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", asked)

@@ -1,4 +1,4 @@
-"""The user's own generations by all routes: those that run, and those that ended and are remembered."""
+"""The user's own generations by all routes and at all gateways: those that run, and those that are remembered."""
 
 from __future__ import annotations
 
@@ -27,17 +27,29 @@ async def get_jobs(
     wait_s: Annotated[float, Query(ge=0, le=_WAIT_MAX_S)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
-    """By this gateway. `version` is the `since` of the next question; where nothing changed, waits up to `wait_s`."""
+    """Of all gateways of the network; what another one runs comes about two seconds later. `version` is the `since` of
+    the next question; where nothing changed, waits up to `wait_s`. A `since` that another gateway gave begins anew.
+    `gateway` is what this one is called.
+    """
     jobs = gate_of(request).network.jobs
     version, found = await _peek(jobs, since, who.user_id, limit)
-    if wait_s and not found and version >= since:
+    if wait_s and not found:
         version, found = await unless_gone(request, _changed(jobs, since, who.user_id, limit, wait_s))
-    return {"data": [one.to_dict() for one in found], "version": version, "more": len(found) == limit}
+    said = {"version": version, "more": len(found) == limit, "gateway": gate_of(request).once.gateway}
+    return {"data": [one.to_dict() for one in found], **said}
+
+
+@router.get("/{job_id}/view", summary="A generation as the list has it")
+async def get_view(request: Request, who: User, job_id: str) -> dict[str, Any]:
+    """Of any gateway."""
+    return gate_of(request).network.jobs.view(job_id, who.user_id).to_dict()
 
 
 @router.get("/{job_id}/request", summary="What a generation was asked for with, and its answer so far")
 async def get_request(request: Request, who: User, job_id: str) -> dict[str, Any]:
-    """Of a job that ended too, for as long as it is remembered."""
+    """Of a job that ended too, for as long as it is remembered. 421 says at which gateway, where that is not this one:
+    prompts are in its memory alone.
+    """
     jobs = gate_of(request).network.jobs
 
     def read() -> dict[str, Any]:

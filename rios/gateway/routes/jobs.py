@@ -24,7 +24,7 @@ from rios.services.generation import Model
 from rios.services.job_records import SECOND, JobRecord, JobRecords
 from rios.services.tenancy import chat_ids
 from rios.words.canonical import digest
-from rios.words.errors import InvalidRequest, RiosError
+from rios.words.errors import InvalidRequest, NotFound, RiosError
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 User = Annotated[Principal, Depends(needs("generate"))]
@@ -175,13 +175,25 @@ async def get_events(
 
 @router.delete("/{job_id}", status_code=204, summary="Cancel a job")
 async def delete_job(request: Request, who: User, job_id: str) -> Response:
-    """What was received so far is paid. One that another gateway runs is cancelled within a second."""
-    job = await _found(request, who, job_id)
-    if isinstance(job, Kept):
-        job.run.cancel()
+    """What was received so far is paid. Any generation of the list; another gateway's ends within a second or two."""
+    jobs: Jobs = request.app.state.jobs
+    here = jobs.here(who.user_id, job_id)
+    if here is not None:
+        here.run.cancel()
     else:
-        await run_in_threadpool(_records(request).cancel, job.id)
+        await run_in_threadpool(_cancel, request, who.user_id, job_id)
     return Response(status_code=204)
+
+
+def _cancel(request: Request, user_id: str, job_id: str) -> None:
+    """One that was not begun here by these routes. Raises NotFound."""
+    try:
+        job = _records(request).get(user_id, job_id)
+    except NotFound:
+        listed = gate_of(request).network.jobs
+        listed.cancel(listed.view(job_id, user_id).id)
+    else:
+        _records(request).cancel(job.id)
 
 
 async def _found(request: Request, who: Principal, job_id: str) -> Kept | JobRecord:
