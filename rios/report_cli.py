@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ Out = Annotated[
     typer.Option(help="Where reports are published; reports/out of a checkout, else RIOS_HOME/reports, without."),
 ]
 Subject = Annotated[str, typer.Option("--user", help="Only what this user spent; everybody's without.")]
+_LOOK_S = 0.5
 report = typer.Typer(help="Make reports, now and on a schedule.", no_args_is_help=True)
 
 
@@ -167,6 +169,30 @@ def history(
         for one in found
     ]  # fmt: skip
     _say([one.to_dict() for one in found], as_json, text_table(columns, rows))
+
+
+@report.command()
+def log(
+    run_id: Annotated[str, typer.Argument(help="As `rios report history` shows it.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the report has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a report has written: its attempts, and the cells that the last one came to, as it comes to them."""
+    from rios.services.reports.values import ENDED
+    from rios.services.rows import report_lines
+
+    since = 0.0
+    with _reports() as (reports, _):
+        while True:
+            ended = reports.get(run_id).state in ENDED  # asked first: what is read then is all of it
+            for line in report_lines(reports, run_id):
+                if line["at"] > since:
+                    since = line["at"]
+                    _say(line, as_json, f"{_when(int(since * 10**6))} {line['who']} {line['text']}")
+            if ended or not follow:
+                return
+            sys.stdout.flush()
+            time.sleep(_LOOK_S)
 
 
 @report.command()

@@ -24,7 +24,7 @@ ADAPTERS = """
     tokenizer trunk trust warm wire
 """
 BILLING_DOMAIN = "books budgets estimate merkle pricing rating recursion split usage verify"
-REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf templates"
+REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf telling templates"
 DEPLOY_DOMAIN = "__init__ autoscale deciding lifecycle quantity scheduling spec"
 # A module's floor, or that of a whole package: the longest name that fits holds.
 FLOORS = {

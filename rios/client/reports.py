@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rios.client.http import Http
 from rios.services.reports.own import FORMATS, RUN_S, Kind, table, until_ended
-from rios.services.reports.values import Made, Past, Schedule, Wish
+from rios.services.reports.values import Line, Made, Past, Schedule, Wish
 from rios.services.views import html_table, text_table
 from rios.words.errors import InvalidRequest
 
@@ -90,6 +90,10 @@ class RemoteReports:
         """Each attempt, the last first."""
         rows = self._http.get("/v1/reports/history", name=name, run_id=run_id, limit=limit)["data"]
         return tuple(Past.from_dict(one) for one in rows)
+
+    def lines(self, run_id: str) -> tuple[Line, ...]:
+        """What the last attempt has written, also while it is made. Raises NotFound."""
+        return tuple(Line(**one) for one in self._http.get(f"{_run(run_id)}/lines")["data"])
 
     def file(self, run_id: str, kind: str = "html") -> bytes:
         """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none."""

@@ -1,7 +1,8 @@
 """Execute one report in its folder: `python -m rios.reporting.execute FOLDER [PARENT]`, kept apart from all else.
 
 The folder has `job.json` (what is wanted), `source.ipynb` and `data.json`; afterwards also `report.ipynb`,
-`report.html` and `result.json`. The same folder gives the same bytes.
+`report.html` and `result.json`. The same folder gives the same bytes. What it is at goes to standard
+output, line by line.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def run_in(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     executed = folder / NOTEBOOK
     with jupyter_in(folder / ".jupyter"):
         try:
-            execute(folder / SOURCE, executed, job["parameters"], cell_timeout_s=job["cell_timeout_s"])
+            execute(folder / SOURCE, executed, job["parameters"], cell_timeout_s=job["cell_timeout_s"], say=_say)
         except RiosError as found:
             error = str(found).replace(SOURCE, f"{job['name']}.ipynb")
     if not executed.exists():
@@ -41,6 +42,11 @@ def run_in(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     banner = f"This report is not complete and must not be relied on. {error}" if error else ""
     (folder / PAGE).write_text(to_html(notebook, job["title"], code=job["code"], banner=banner))
     return {"state": "partial" if error else "ok", "error": error}
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rios.reporting.telling import Say, hooks
 from rios.words.errors import InvalidRequest, RiosError
 
 KERNEL = "rios"
@@ -79,8 +80,15 @@ def run(name: str, *, root: Path, out: Path, parameters: dict[str, Any] | None =
     return page
 
 
-def execute(source: Path, executed: Path, parameters: dict[str, Any], *, cell_timeout_s: float | None = None) -> None:
-    """Papermill, with its and the kernel's failures as errors of ours."""
+def execute(
+    source: Path,
+    executed: Path,
+    parameters: dict[str, Any],
+    *,
+    cell_timeout_s: float | None = None,
+    say: Say | None = None,
+) -> None:
+    """Papermill, with its and the kernel's failures as errors of ours. say: called with what it is at, line by line."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -98,6 +106,7 @@ def execute(source: Path, executed: Path, parameters: dict[str, Any], *, cell_ti
             log_output=False,
             start_timeout=START_TIMEOUT_S,
             execution_timeout=timeout_s,
+            **({} if say is None else hooks(say)),
         )
     except PapermillExecutionError as error:
         raise RiosError(f"{source.name}, cell [{error.exec_count}]: {error.ename}: {error.evalue}") from error

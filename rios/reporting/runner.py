@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rios.reporting import execute
 from rios.reporting.pdf import to_pdf
@@ -19,7 +20,12 @@ from rios.reporting.sandbox import PROCESS, apart, environment, kind
 from rios.reporting.shelf import is_alive
 
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
+LINES_MAX = 200
+"""So many of one execution are told; a report has some twenty cells."""
 _SAID_MAX = 2_000
+_LINE_MAX = 300
+_LOOK_S = 0.5
+_READ_MAX = 1 << 16
 _PREFIX = "rios-report-"
 
 
@@ -55,10 +61,16 @@ class Done:
     """Where and how it was executed: "bubblewrap", "process"."""
 
 
-Execute = Callable[[Job], Done]
+Say = Callable[[Sequence[str]], None]
+"""Is told lines while a job is executed. What they say is the notebook's, and nothing to rely on."""
+Execute = Callable[[Job, Say], Done]
 
 
-def run_job(job: Job) -> Done:
+def silent(_: Sequence[str]) -> None:
+    """For who does not want to know."""
+
+
+def run_job(job: Job, say: Say = silent) -> Done:
     """Execute `job` on this machine, kept apart from all else that is on it."""
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as name:
         folder = Path(name).resolve()
@@ -66,7 +78,7 @@ def run_job(job: Job) -> Done:
         command = [sys.executable, "-m", "rios.reporting.execute", str(folder)]
         if kind() == PROCESS:
             command.append(str(os.getpid()))
-        said = _run(apart(command, folder), folder, job.timeout_s)
+        said = _run(apart(command, folder), folder, job.timeout_s, say)
         result = folder / execute.RESULT
         if not result.is_file():
             return Done(state=FAILED, files={}, error=said, cpu_ns=0, runtime=kind())
@@ -100,14 +112,62 @@ def _prepare(folder: Path, job: Job) -> None:
     (folder / execute.JOB).write_text(json.dumps(wanted))
 
 
-def _run(command: list[str], folder: Path, timeout_s: float) -> str:
+def _run(command: list[str], folder: Path, timeout_s: float, say: Say) -> str:
     """Run it to its end; what it said last, where it said nothing else."""
-    try:
-        done = subprocess.run(
-            command, env=environment(folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, timeout=timeout_s, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return f"it took more than {timeout_s:g} s"
-    last = done.stderr.decode("utf-8", "replace").strip()[-_SAID_MAX:]
-    return f"its process ended with status {done.returncode}; was memory or time short? {last}"
+    # Files and not pipes: nobody has to read so that it can go on, and their names are gone before it begins.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, env=environment(folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=errors
+        )
+        try:
+            if not _ended(process, timeout_s, Lines(out, say)):
+                return f"it took more than {timeout_s:g} s"
+        finally:
+            process.kill()
+            process.wait()
+        size = errors.seek(0, os.SEEK_END)
+        errors.seek(max(0, size - 4 * _SAID_MAX))
+        last = errors.read().decode("utf-8", "replace").strip()[-_SAID_MAX:]
+        return f"its process ended with status {process.returncode}; was memory or time short? {last}"
+
+
+def _ended(process: subprocess.Popen[bytes], timeout_s: float, lines: Lines) -> bool:
+    """Tell what it writes until it ends; False where it has not within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        try:
+            process.wait(min(_LOOK_S, left_s))
+        except subprocess.TimeoutExpired:
+            lines.look()
+        else:
+            lines.look()
+            return True
+    return False
+
+
+class Lines:
+    """Tells the lines that another process appends to a file, as text of one line each, up to LINES_MAX."""
+
+    def __init__(self, file: IO[bytes], say: Say) -> None:
+        self._file, self._say = file, say
+        self._at, self._told = 0, 0
+        self._rest = b""
+
+    def look(self) -> None:
+        """Tell those that are new and whole."""
+        if self._told == LINES_MAX:
+            return
+        # Not by the file's position, which the writing process has too.
+        found = os.pread(self._file.fileno(), _READ_MAX, self._at)
+        self._at += len(found)
+        *whole, self._rest = (self._rest + found).split(b"\n")
+        self._rest = self._rest[:_READ_MAX]
+        texts = [_clean(line) for line in whole if line.strip()][: LINES_MAX - self._told]
+        self._told += len(texts)
+        if texts:
+            self._say(texts)
+
+
+def _clean(line: bytes) -> str:
+    text = line.decode("utf-8", "replace").expandtabs(4)
+    return "".join(letter for letter in text if letter.isprintable())[:_LINE_MAX]

@@ -7,14 +7,14 @@ A row has the fields of `JobView.to_dict`, and more: `phase` is the state in the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rios.words.errors import InvalidRequest, NotAllowed, NotFound, RiosError
 
 if TYPE_CHECKING:
     from rios.services.deployments.views import AppView
-    from rios.services.reports.values import Made
+    from rios.services.reports.values import Line, Made
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def lines_of(net: Any, row_id: str, since: float, allowed: Allowed) -> dict[str,
     """Lines after the moment `since` (seconds since 1970), the last thousand; `next` is the `since` of what follows."""
     kind = kind_of(row_id)
     allowed(_SCOPES[kind][0])
-    lines = _attempts(net, row_id) if kind == REPORT else _written(net, row_id, since)
+    lines = report_lines(net.reports, row_id) if kind == REPORT else _written(net, row_id, since)
     lines = [one for one in lines if one["at"] > since][-LINES_MAX:]
     return {"lines": lines, "next": max((one["at"] for one in lines), default=since)}
 
@@ -160,19 +160,28 @@ def _written(net: Any, row_id: str, since: float) -> list[dict[str, Any]]:
     return [{"at": line.at, "who": who, "text": line.text} for who, line in found]
 
 
-def _attempts(net: Any, run_id: str) -> list[dict[str, Any]]:
-    """What the history has of a report, as lines: each attempt's beginning and end."""
-    made = net.reports.get(run_id)
+def report_lines(reports: Any, run_id: str) -> list[dict[str, Any]]:
+    """What is known of a report, as lines: of each attempt its beginning and end, and what the last one wrote."""
+    made = reports.get(run_id)
+    written = reports.lines(run_id)
     lines = [_said(made.created_at, "", "asked for")]
-    for one in reversed(net.reports.history(run_id=run_id)):
+    for one in reversed(reports.history(run_id=run_id)):
         who = f"attempt {one.attempt}"
-        lines.append(_said(one.started_at, who, "began"))
-        if one.height is not None:
-            lines.append(_said(one.started_at + 1, who, f"counts the ledger up to entry {one.height}"))
+        if one.attempt in {line.attempt for line in written}:
+            lines += _written_of(written)
+            written = ()
+        else:
+            lines.append(_said(one.started_at, who, "began"))
+            if one.height is not None:
+                lines.append(_said(one.started_at + 1, who, f"counts the ledger up to entry {one.height}"))
         ended = ": ".join(filter(None, (str(one.state), one.error)))
         where = ", ".join(filter(None, (one.runtime, f"{one.cpu_ns / 1e9:.1f} s of processor time", one.folder)))
         lines.append(_said(one.ended_at, who, f"{ended} ({where})"))
-    return lines
+    return lines + _written_of(written)
+
+
+def _written_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    return [_said(line.at, f"attempt {line.attempt}", line.text) for line in lines]
 
 
 def _said(at_us: int, who: str, text: str) -> dict[str, Any]:

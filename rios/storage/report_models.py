@@ -78,6 +78,18 @@ class ReportDueRow(Base):
     """Whether what came of it is in the outbox."""
 
 
+class ReportLineRow(Base):
+    """What the last attempt at a run has written; gone when the next one begins."""
+
+    __tablename__ = "report_lines"
+    run_id: Mapped[str] = mapped_column(ForeignKey("report_runs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    at: Mapped[int]
+    """Grows with seq."""
+    text: Mapped[str]
+
+
 class ReportHistoryRow(Base):
     """One attempt to make a report. Never changed, never deleted."""
 

@@ -61,6 +61,10 @@ def test_a_report_is_made_found_read_and_made_again(network: Any) -> None:
     assert [one.attempt for one in past] == list(range(again.attempts, 0, -1))
     assert again.cost_wei == sum(one.cost_wei for one in past)
     assert made.id in repr(reports)
+    lines = reports.lines(made.id)
+    assert {line.attempt for line in lines} == {again.attempts}, "those of the last attempt"
+    assert [line.text for line in lines][:2] == ["began", f"counts the ledger up to entry {past[0].height}"]
+    assert "cell 1: small" in [line.text for line in lines]
     for wrong, kind in (("nothing", InvalidRequest), ("small", InvalidRequest)):
         with pytest.raises(kind):
             reports.run(wrong, "sometime")
@@ -92,7 +96,7 @@ def test_a_user_sees_the_own_reports_and_tells_nobody_else(both: Both, ann: Any)
     assert own.owner == own.subject == ann._me["id"]
     assert [one.id for one in ann.reports.list()] == [own.id]
     for theirs in (whole.id, f"report-{'0' * 32}"):
-        for verb in (ann.reports.get, ann.reports.again, ann.reports.file):
+        for verb in (ann.reports.get, ann.reports.again, ann.reports.file, ann.reports.lines):
             with pytest.raises(NotFound):
                 verb(theirs)
     with pytest.raises(NotAllowed, match="own costs alone"):
@@ -155,4 +159,6 @@ def test_the_command_line_talks_to_the_gateway(
     assert "rests" in call("pause", made["id"])
     call("delete", made["id"])
     assert "small" in call("history")
+    run_id = json.loads(call("history", "--json"))[0]["run_id"]
+    assert re.search(r"attempt \d+ cell 1: small\n(.*\n)*.* attempt \d+ ok \(", call("log", run_id, "--follow"))
     settings.cache_clear()

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 from rios.accounts.store import AccountStore
 from rios.billing.ledger.ledger import Ledger
 from rios.reporting import shelf
-from rios.reporting.runner import Done, Job, run_job
+from rios.reporting.runner import Done, Job, Say, run_job
 from rios.reporting.templates import Templates
 from rios.services.outbound import networks
 from rios.services.reports.reports import Reports
@@ -64,10 +64,10 @@ class Death:
         return heard
 
 
-def _unprinted(job: Job) -> Done:
+def _unprinted(job: Job, say: Say) -> Done:
     import dataclasses
 
-    return run_job(dataclasses.replace(job, pdf=False))
+    return run_job(dataclasses.replace(job, pdf=False), say)
 
 
 def live(case: dict[str, Any]) -> dict[str, Any]:

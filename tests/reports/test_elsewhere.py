@@ -29,11 +29,13 @@ def test_a_worker_executes_it_and_knows_nothing(tmp_path: Path) -> None:
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        done = on_workers(client)(job)
+        heard: list[str] = []
+        done = on_workers(client)(job, heard.extend)
     assert (done.state, done.error) == ("ok", "")
     assert b"123456789" in done.files["html"]
     assert done.runtime.endswith("on a worker")
     assert done.cpu_ns > 0
+    assert heard == [f"cell {number}: small" for number in range(1, 5)]
 
 
 def test_rights(ledger: Ledger, tmp_path: Path) -> None:

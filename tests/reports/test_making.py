@@ -15,7 +15,7 @@ import pytest
 from rios.accounts.store import AccountStore
 from rios.billing.ledger.ledger import Ledger
 from rios.reporting.pdf import drawn
-from rios.reporting.runner import Done, Job, run_job
+from rios.reporting.runner import Done, Job, Say, run_job
 from rios.reporting.sandbox import BWRAP, kind
 from rios.reporting.templates import Templates
 from rios.services.reports.reports import Reports
@@ -31,9 +31,9 @@ from tests.reports.ledgers import OWNERS, charges, moment, use
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
-def printed(job: Job) -> Done:
+def printed(job: Job, say: Say) -> Done:
     """One of these reports is printed, which takes as long as to execute it; that is enough."""
-    return run_job(dataclasses.replace(job, pdf=job.name == "cost"))
+    return run_job(dataclasses.replace(job, pdf=job.name == "cost"), say)
 
 
 @pytest.fixture(scope="module")

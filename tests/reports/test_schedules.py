@@ -9,7 +9,7 @@ import pytest
 
 from rios.billing.ledger.ledger import Ledger
 from rios.billing.outbox import messages
-from rios.reporting.runner import Done, Job
+from rios.reporting.runner import Done, Job, Say
 from rios.services.moments import moment_of
 from rios.services.reports.reports import Reports
 from rios.services.reports.values import RunState, Wish
@@ -106,10 +106,10 @@ def test_many_schedulers_make_each_once(make: Make, clock: Clock, ledger: Ledger
     executed: list[str] = []
     lock = threading.Lock()
 
-    def counted(job: Job) -> Done:
+    def counted(job: Job, say: Say) -> Done:
         with lock:
             executed.append(job.title)
-        return quick(job)
+        return quick(job, say)
 
     schedulers = [make(execute=counted) for _ in range(4)]
     for user in ("", "local", "user-01"):
@@ -155,10 +155,10 @@ def test_who_has_lost_the_lease_ends_nothing(make: Make, clock: Clock, ledger: L
     """A process that hung while another one took its run over writes no history, no bill and no message."""
     second: list[Reports] = []
 
-    def hangs(job: Job) -> Done:
+    def hangs(job: Job, say: Say) -> Done:
         clock.now_us += 3 * 60 * SECOND_US  # longer than the lease; its own thread for that hangs as well
         assert second[0].step()
-        return quick(job)
+        return quick(job, say)
 
     first = make(execute=hangs, lease_s=60.0)
     first.maker._lease_s = 10_000  # so that it says nothing; what it took, it took for a minute

@@ -96,6 +96,12 @@ def post_rerun(request: Request, who: Writer, run_id: str) -> dict[str, Any]:
     return _reports(request, who).again(run_id).to_dict()
 
 
+@router.get("/runs/{run_id}/lines", summary="What a report has written")
+def get_lines(request: Request, who: Reader, run_id: str) -> dict[str, Any]:
+    """In the last attempt at it, also while it is made: the cells that it came to, and what they printed."""
+    return {"data": [one.to_dict() for one in _reports(request, who).lines(run_id)]}
+
+
 @router.get(
     "/runs/{run_id}/file",
     summary="A file of a report",

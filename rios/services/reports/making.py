@@ -18,6 +18,7 @@ from rios.reporting.runner import Done, Execute, Job
 from rios.reporting.shelf import Published, Shelf
 from rios.reporting.templates import Template, Templates
 from rios.services.reports.kinds import kind_of
+from rios.services.reports.log import Log
 from rios.services.reports.price import Price
 from rios.services.reports.reading import Pin, pin
 from rios.services.reports.store import Store
@@ -86,16 +87,19 @@ class Maker:
             "files": "{}", "runtime": "", "cpu_ns": 0, "error": "",
         }  # fmt: skip
         price, done = None, None
+        said = Log(self._ledger, self._store, run, holder)
+        said.say(["began"])
         try:
             self._may(run.owner, run.subject)
             template = self._templates.get(run.name)
             run = self._pinned(run, holder, template)
+            said.say([f"counts the ledger up to entry {run.height}"])
             past |= {"height": run.height, "notebook": template.digest, "key": run.key(template.digest)}
             asked = Price(self._ledger, run, self._payee())
             asked.hold(CPU_S)
             price = asked  # what was not held for is not given back
             data = self._data(run, template)
-            done = self._execute(self._job(run, template, data))
+            done = self._execute(self._job(run, template, data), said.say)
             past |= {"runtime": done.runtime, "cpu_ns": done.cpu_ns, "error": done.error[:_ERROR_MAX]}
             past |= self._published(run, past["key"], data, done)
         except (RiosError, OSError) as error:

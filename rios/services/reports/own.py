@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rios.services.reports.values import ENDED, Made, Past, RunState, Schedule, Wish
+from rios.services.reports.values import ENDED, Line, Made, Past, RunState, Schedule, Wish
 from rios.services.views import html_table, text_table
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, QueueFull
 from rios.words.money import Wei, format_ros
@@ -145,6 +145,10 @@ class UserReports:
     def history(self, name: str | None = None, *, run_id: str | None = None, limit: int = 100) -> tuple[Past, ...]:
         """Each attempt, the last first."""
         return tuple(self._reports().store.history(name=name, run_id=run_id, user=self._seen, limit=limit))
+
+    def lines(self, run_id: str) -> tuple[Line, ...]:
+        """What the last attempt has written, also while it is made. Raises NotFound."""
+        return tuple(self._reports().store.lines(self.get(run_id).id))
 
     def file(self, run_id: str, kind: str = "html") -> bytes:
         """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none."""

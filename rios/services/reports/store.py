@@ -7,16 +7,16 @@ who has lost the lease can finish nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 
 from rios.services.reports.cron import dues
 from rios.services.reports.periods import parse_span
-from rios.services.reports.values import ENDED, Identity, Made, Past, Run, RunState, Schedule
+from rios.services.reports.values import ENDED, Identity, Line, Made, Past, Run, RunState, Schedule
 from rios.storage import report_models as m
 from rios.words.errors import NotFound
 from rios.words.ids import derived_id
@@ -163,6 +163,7 @@ class Store:
                 "attempts": found["attempts"] + 1,
             }  # fmt: skip
             batch.connection.execute(update(row).where(row.id == found["id"]).values(changes))
+            batch.connection.execute(delete(m.ReportLineRow).where(m.ReportLineRow.run_id == found["id"]))
             return _run({**found, **changes})
 
         with self._ledger.database.reading() as connection:
@@ -183,6 +184,27 @@ class Store:
         row = m.ReportRunRow
         wanted = update(row).where(row.id == run_id, row.holder == holder, row.state == RunState.RUNNING).values(values)
         return self._write(lambda batch: batch.connection.execute(wanted).rowcount == 1)
+
+    def say(self, run: Run, holder: str, first: int, lines: Sequence[Line]) -> bool:
+        """Keep what the attempt of `holder` has written, as its lines from number `first` on; False as `renew`."""
+        row = m.ReportRunRow
+        mine = select(row.id).where(row.id == run.id, row.holder == holder, row.state == RunState.RUNNING)
+        new = [{"run_id": run.id, "seq": first + place, **asdict(line)} for place, line in enumerate(lines)]
+
+        def write(batch: Batch) -> bool:
+            if batch.connection.scalar(mine) is None:
+                return False
+            batch.connection.execute(insert(m.ReportLineRow), new)
+            return True
+
+        return self._write(write)
+
+    def lines(self, run_id: str) -> list[Line]:
+        """What the last attempt at a run has written, in its order."""
+        row = m.ReportLineRow
+        wanted = select(row.attempt, row.at, row.text).where(row.run_id == run_id).order_by(row.seq)
+        with self._ledger.database.reading() as connection:
+            return [Line(**found) for found in connection.execute(wanted).mappings()]
 
     def finish(
         self,

@@ -114,6 +114,19 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What an attempt wrote at one moment."""
+
+    attempt: int
+    at: int
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it travels."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """A report about one period as a user sees it: its run, and what came of the last attempt."""
 
