@@ -71,6 +71,8 @@ class HostOffer:
     latency_ms: float = 0.0
     cordoned: bool = False
     """Whether it takes nothing new."""
+    by_name: bool = False
+    """Whether it takes only what names one of its runtimes: it cannot run all that others can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,8 @@ def missing(need: Need, host: HostOffer) -> tuple[str, ...]:
         found.append(f"is in region {host.region or 'unknown'}, not {need.region}")
     if need.runtime is not None and need.runtime not in host.runtimes:
         found.append(f"has no runtime {need.runtime}, but {', '.join(sorted(host.runtimes)) or 'none'}")
+    if need.runtime is None and host.by_name:
+        found.append(f"takes only what names its runtime {', '.join(sorted(host.runtimes))}")
     if host.isolation < need.isolation:
         found.append(f"isolates by rank {host.isolation}; rank {need.isolation} is asked for")
     for name, unit in _UNITS.items():
@@ -138,7 +142,7 @@ def _fits(need: Need, host: HostOffer) -> bool:
         return False
     if need.region is not None and host.region != need.region:
         return False
-    if need.runtime is not None and need.runtime not in host.runtimes:
+    if host.by_name if need.runtime is None else need.runtime not in host.runtimes:
         return False
     wanted, total, used = need.amounts, host.total, host.used
     return (

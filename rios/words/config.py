@@ -83,6 +83,29 @@ class Settings(BaseSettings):
         default=10_000, ge=0, description="This machine's price for applications, in basis points of the price book's."
     )
 
+    # Applications in a cluster of Kubernetes.
+    kubeconfig: str | None = Field(
+        default=None,
+        description="The kubeconfig of a cluster that runs what asks for the runtime kubernetes, or in-cluster: the "
+        "service account of the Pod that this process runs in.",
+    )
+    kube_namespace: str = Field(default="rios-apps", description="Where its Pods are; it must be there.")
+    kube_runtime_class: str | None = Field(
+        default=None,
+        description="The RuntimeClass of its Pods, such as gvisor or kata; the cluster's usual one without.",
+    )
+    kube_isolation: Literal["container", "kernel", "machine"] = Field(
+        default="container", description="What that RuntimeClass gives, which a cluster does not say."
+    )
+    kube_storage_class: str | None = Field(
+        default=None, description="The StorageClass of volumes; the cluster's usual one without."
+    )
+    kube_reached_from: tuple[str, ...] = Field(
+        default=(),
+        description='Networks from which this process reaches Pods by their own addresses, such as ["10.1.2.0/24"]; '
+        "without, requests go through the API server.",
+    )
+
     # Control plane.
     start_timeout_s: float = Field(
         default=60.0, gt=0, description="A worker must be serving within this after its start."

@@ -21,10 +21,9 @@ from rios.deploy.runtimes.engine_service import KINDS, take_storage_away
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster, claim_name
 from rios.deploy.runtimes.protocol import Base, KeepsVolumes, Launch, Limits, Runtime, Status
-from rios.deploy.runtimes.rootfs import unpack
 from rios.deploy.runtimes.watching import Policy
 from tests.deploy.images import make_rootfs
-from tests.deploy.kubernetes_server import NAMESPACE, KubernetesServer
+from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer, cluster_of
 
 _numbers = itertools.count(1)
 OUTSIDE = "api.example.org"
@@ -80,19 +79,10 @@ def rootfs(sandbox_directory: Path) -> Path:
     return make_rootfs(sandbox_directory / "rootfs.tar")
 
 
-IMAGE = "registry.example.org/rios/tests"
-
-
 @pytest.fixture(scope="session")
 def cluster(sandbox_directory: Path, rootfs: Path) -> Iterator[KubernetesServer]:
     """A cluster whose only image is the root file system."""
-    place = sandbox_directory / "cluster"
-    place.mkdir(mode=0o711)
-    root = place / "image"
-    root.mkdir(mode=0o755)
-    unpack(rootfs, root)
-    with KubernetesServer(place) as server:
-        server.node.images[IMAGE] = root
+    with cluster_of(sandbox_directory / "cluster", rootfs) as server:
         yield server
 
 

@@ -21,10 +21,12 @@ from typing import Any, Self
 import yaml
 from aiohttp import WSMsgType, web
 
+from rios.deploy.runtimes.rootfs import unpack
 from tests.deploy.kubernetes_node import Node, Running, now_text
 from tests.deploy.kubernetes_rules import Object, changed_wrongly, wrong
 
 NAMESPACE = "rios-apps"
+IMAGE = "registry.example.org/rios/tests"
 KINDS = {
     "pods": ("v1", "Pod"),
     "secrets": ("v1", "Secret"),
@@ -408,6 +410,12 @@ class KubernetesServer:
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[KubernetesServer]:
-    with KubernetesServer(directory) as server:
+def cluster_of(place: Path, rootfs: Path) -> Iterator[KubernetesServer]:
+    """A cluster whose only image is a root file system. place: is made; others can pass through what it lies in."""
+    root = place / "image"
+    for directory in (place, root):
+        directory.mkdir(mode=0o755)
+    unpack(rootfs, root)
+    with KubernetesServer(place) as server:
+        server.node.images[IMAGE] = root
         yield server

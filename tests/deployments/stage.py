@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from rios.deploy.runtimes.kubernetes_objects import Cluster
 from rios.services.accounts import FIRST_ORGANISATION
 from rios.services.books import LOCAL_USER
 from rios.services.deployments.local_host import local_hosts
@@ -49,18 +50,25 @@ class Stage:
     """One network's deployments. Close it."""
 
     def __init__(
-        self, *, home: Path | None = None, apps: Path | None = None, period_s: int = 60, lease_s: float = 4.0
+        self,
+        *,
+        home: Path | None = None,
+        apps: Path | None = None,
+        cluster: Cluster | None = None,
+        period_s: int = 60,
+        lease_s: float = 4.0,
     ) -> None:
         options = settings() if home is None else settings().model_copy(update={"home": home})
         self.options: Settings = options
         self.purse = Purse(options, background=False)
+        self._cluster = cluster
         self.lazy = Lazy(lambda: self._made(home, apps, period_s, lease_s))
         self.deploy = Deployments(self.lazy, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
     def _made(self, home: Path | None, apps: Path | None, period_s: int, lease_s: float) -> Platform:
         return Platform(
             self.purse.charging,
-            lambda store: local_hosts(store.network_id(), apps),
+            lambda store: local_hosts(store.network_id(), apps, cluster=self._cluster),
             lambda _name: self.purse.books.address,
             home=home,
             period_s=period_s,

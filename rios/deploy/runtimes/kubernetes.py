@@ -29,6 +29,8 @@ from rios.deploy.runtimes.kubernetes_states import (
     instance_of,
     labels_of,
     obstacle,
+    port_of,
+    quantity,
     state_of,
     status_of,
     waits_for,
@@ -85,7 +87,9 @@ class KubernetesRuntime:
         self._policy = policy or Policy()
         self._api = Api(cluster)
         self._logs = PodLogs(self._api)
-        self._ways = PodWays(self._api)
+        self._ways = PodWays(self._api, self._port_of)
+        self._ports: dict[str, int] = {}
+        """Where instances listen inside, as far as this process has seen."""
         self._works = self._measured = False
         """Until the cluster was seen to."""
 
@@ -252,14 +256,26 @@ class KubernetesRuntime:
         return status_of(pod, self._endpoint(pod) if state_of(pod) == "running" else None)
 
     def _endpoint(self, pod: Manifest) -> tuple[str, int] | None:
-        ports = pod["spec"]["containers"][0].get("ports")
-        if not ports:
+        port = port_of(pod)
+        if port is None:
             return None
-        port = int(ports[0]["containerPort"])
         if self._cluster.reached_from:
             address = (pod.get("status") or {}).get("podIP")
             return (str(address), port) if address else None
-        return self._ways.to(instance_of(pod), port)
+        self._ports[instance_of(pod)] = port
+        return self._ways.to(instance_of(pod))
+
+    def way(self, instance: str) -> tuple[str, int] | None:
+        """How this process reaches an instance, without asking for it; None where its own address is the way."""
+        return None if self._cluster.reached_from else self._ways.to(instance)
+
+    def _port_of(self, instance: str) -> int:
+        if instance not in self._ports:
+            port = port_of(self._pod(instance))
+            if port is None:
+                raise NotFound(f"the instance {instance} serves no port")
+            self._ports[instance] = port
+        return self._ports[instance]
 
     def _pod(self, instance: str) -> Manifest:
         pod = self._api.read("pods", name_of(instance))
@@ -321,6 +337,7 @@ class KubernetesRuntime:
     def remove(self, instance: str) -> None:
         name = name_of(instance)
         self._ways.end(instance)
+        self._ports.pop(instance, None)
         deadline = time.monotonic() + _GONE_WITHIN_S
         while (pod := self._api.read("pods", name)) is not None:
             if pod["metadata"].get("deletionTimestamp") is None:
@@ -367,6 +384,14 @@ class KubernetesRuntime:
             raise SandboxFailed(f"the Secret of {instance} is not in the cluster any more: remove the instance")
         # A Pod that has changed is synchronised by its node at once, and its files with it; else within a minute.
         self._api.merge("pods", name, {"metadata": {"annotations": {objects.SECRETS_AT: f"{time.time():.6f}"}}})
+
+    def quota(self) -> dict[str, float]:
+        """What the namespace may have in all, as its ResourceQuotas say: by resource, such as limits.memory."""
+        found: dict[str, float] = {}
+        for one in self._api.listed("resourcequotas"):
+            for resource, text in one["spec"].get("hard", {}).items():
+                found[resource] = min(quantity(str(text)), found.get(resource, math.inf))
+        return found
 
     # --- volumes ---------------------------------------------------------------------------------------------
 

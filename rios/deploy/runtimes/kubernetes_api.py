@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CALL_S = 15.0
 _CONNECT_S = 5.0
 _SILENT_S = 2.0
-"""A server that did not answer is asked again after this, by those who ask often and have others to look after."""
+"""A server that did not answer is asked for lists again after this."""
 _GROUPS = {"networkpolicies": "/apis/networking.k8s.io/v1"}
 _FOUND, _NOT_FOUND, _CONFLICT, _FORBIDDEN = 200, 404, 409, 403
 _MERGE = "application/merge-patch+json"
@@ -118,8 +118,11 @@ class Api:
         status, data = self.call("GET", self.path(kind, name), fine=(_NOT_FOUND,))
         return None if status == _NOT_FOUND else loaded(data)
 
-    def listed(self, kind: str, selector: str) -> list[Manifest]:
-        """All objects that a selector selects. Fails at once where the server has just not answered."""
+    def listed(self, kind: str, selector: str = "") -> list[Manifest]:
+        """All objects that a selector selects, or all of the kind.
+
+        Fails at once where the server has just not answered: who lists does so often, and has others to look after.
+        """
         if time.monotonic() < self._silent_until:
             raise SandboxFailed("the cluster's API server has not answered")
         query = [("labelSelector", selector)]

@@ -45,6 +45,12 @@ def instance_of(found: Manifest) -> str:
     return str(found["metadata"]["labels"][INSTANCE])
 
 
+def port_of(pod: Manifest) -> int | None:
+    """Where the application listens inside; None where it serves nobody."""
+    ports = pod["spec"]["containers"][0].get("ports")
+    return int(ports[0]["containerPort"]) if ports else None
+
+
 def container(pod: Manifest) -> dict[str, Any]:
     """What the node says of the application's container; empty until it says something."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]

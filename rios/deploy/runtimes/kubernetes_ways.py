@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rios.deploy.runtimes.kubernetes_api import Api
@@ -28,8 +28,9 @@ _ENDED_WITHIN_S, _LOOK_S = 5.0, 0.02
 class PodWays:
     """The ways to one cluster's Pods. Close it."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, api: Api, port_of: Callable[[str], int]) -> None:
+        """port_of: where an instance listens inside its Pod. Raises NotFound."""
+        self._api, self._port_of = api, port_of
         self._lock = threading.Lock()
         self._listeners: dict[str, tuple[socket.socket, float]] = {}
         """By instance: where its connections come in, and since when."""
@@ -37,8 +38,8 @@ class PodWays:
     def __repr__(self) -> str:
         return f"<PodWays to {len(self._listeners)} instances>"
 
-    def to(self, instance: str, port: int) -> tuple[str, int]:
-        """Host and port that lead to a port of an instance's Pod."""
+    def to(self, instance: str) -> tuple[str, int]:
+        """Host and port that lead to an instance's Pod. Nothing is asked for it before somebody connects."""
         with self._lock:
             known = self._listeners.get(instance)
             if known is not None:
@@ -47,7 +48,7 @@ class PodWays:
                 listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
                 self._listeners[instance] = (listener, time.monotonic())
                 threading.Thread(
-                    target=self._accept, args=(listener, instance, port), name=f"rios-pod-{instance}", daemon=True
+                    target=self._accept, args=(listener, instance), name=f"rios-pod-{instance}", daemon=True
                 ).start()
             host, at = listener.getsockname()[:2]
         return str(host), int(at)
@@ -76,17 +77,18 @@ class PodWays:
         for instance in found:
             self.end(instance)
 
-    def _accept(self, listener: socket.socket, instance: str, port: int) -> None:
+    def _accept(self, listener: socket.socket, instance: str) -> None:
         while True:
             try:
                 here, _ = listener.accept()
             except OSError:
                 return  # closed
-            threading.Thread(target=self._lead, args=(here, instance, port), name="rios-pod-way", daemon=True).start()
+            threading.Thread(target=self._lead, args=(here, instance), name="rios-pod-way", daemon=True).start()
 
-    def _lead(self, here: socket.socket, instance: str, port: int) -> None:
+    def _lead(self, here: socket.socket, instance: str) -> None:
         """One connection. Where the Pod is not reached it is closed, as a port that nobody listens at."""
         try:
+            port = self._port_of(instance)
             forward = self._forward(instance, port)
         except Exception as error:  # noqa: BLE001 -- the client's errors have no tree; each ends one connection
             log.info("a Pod is not reached", extra={"replica": instance, "reason": str(error)})

@@ -6,13 +6,12 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretBytes
 
@@ -22,8 +21,8 @@ from rios.deploy.runtimes.protocol import (
     Base,
     Capabilities,
     Executed,
-    HostBase,
     Isolation,
+    KeepsVolumes,
     Launch,
     Limits,
     LogLine,
@@ -35,9 +34,13 @@ from rios.deploy.runtimes.protocol import (
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.spec import App, RuntimeName
 from rios.deploy.volumes import Volumes
+from rios.services.deployments.bases import own_env, source_of, view_of
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
 from rios.services.deployments.reaper import end_reaper, start_reaper
-from rios.words.errors import InvalidRequest, NotFound, RiosError, UnsupportedRuntime
+from rios.words.errors import InvalidRequest, NotFound, RiosError
+
+if TYPE_CHECKING:
+    from rios.deploy.runtimes.kubernetes_objects import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,6 @@ _MEMORY_SHARE = 0.8
 HOST_BASED: RuntimeName = "bubblewrap"
 """The runtime that needs no image: its base is a view of the host."""
 REPLICAS_MAX = 500
-_PATH = "/usr/local/bin:/usr/bin:/bin"
 LOG_LINES, LOGS_KEPT = 5000, 20
 """Of a replica that was cleared away, and of how many of one deployment."""
 
@@ -158,13 +160,15 @@ class LocalHost:
             return f"isolates as a {can.isolation.name.lower()} does, and a {least.name.lower()} is asked for"
         if app.image is not None and not can.images:
             return "takes no images"
+        if app.rootfs is not None and not can.archives:
+            return "takes no archives: push it to a registry, and give image"
         if app.port is not None and not can.port:
             return "serves no port"
         return "has no egress" if app.egress and not can.egress else ""
 
     def pulls(self, specification: Mapping[str, Any]) -> bool:
         """Whether an image or archive is not prepared yet."""
-        source, wanted = _source(specification["image"], specification["rootfs"]), specification["runtime"]
+        source, wanted = source_of(specification["image"], specification["rootfs"]), specification["runtime"]
         return source is not None and not any(
             known == source and wanted in (None, runtime) for runtime, known in self._bases
         )
@@ -175,9 +179,9 @@ class LocalHost:
         self._base(app, self.runtime_for(app))
 
     def _base(self, app: App, runtime: Runtime) -> Base:
-        source = _source(app.image, app.rootfs)
+        source = source_of(app.image, app.rootfs)
         if source is None:
-            return _view(app)
+            return view_of(app)
         key = (runtime.name, source)
         if key not in self._bases:
             if app.rootfs is not None:
@@ -194,7 +198,7 @@ class LocalHost:
             instance=order.replica_id,
             base=self._base(app, runtime),
             command=app.command if app.python is None else functions.command(app.python),
-            env={**_own_env(app), **app.env},
+            env={**own_env(app), **app.env},
             workdir=app.workdir,
             user=app.user,
             limits=Limits(
@@ -206,7 +210,7 @@ class LocalHost:
             secrets=order.secrets,
             files={} if app.python is None else functions.files(app.python),
             scratch=app.scratch,
-            mounts=self._mounts(order, app),
+            mounts=self._mounts(order, app, runtime),
             labels={NETWORK: self._network_id, APP: order.app_id, REVISION: str(order.revision)},
         )  # fmt: skip
         # Known before it is there: whoever ends it meanwhile looks in the right place.
@@ -219,22 +223,27 @@ class LocalHost:
         safe = path.strip("/").replace("/", "+")
         return self._directory / "volumes" / organisation_id / app_id / safe
 
-    def _mounts(self, order: Order, app: App) -> tuple[Mount, ...]:
+    def _mounts(self, order: Order, app: App, runtime: Runtime) -> tuple[Mount, ...]:
         found = []
         for path, volume in app.volumes.items():
             place = self._volume(order.organisation_id, order.app_id, path)
-            place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            source = self._volumes.ensure(place, volume.size)
-            os.chown(source, app.user, app.user)
-            found.append(Mount(source=source, path=path, read_only=volume.read_only))
+            if isinstance(runtime, KeepsVolumes):
+                runtime.ensure_volume(place, volume.size)
+            else:
+                place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+                self._volumes.ensure(place, volume.size)
+                os.chown(place, app.user, app.user)
+            found.append(Mount(source=place, path=path, read_only=volume.read_only))
         return tuple(found)
 
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
         """Take away the logs of a deleted deployment, and the volumes that are not to be kept."""
         shutil.rmtree(self._logs(app_id), ignore_errors=True)
         for path, volume in specification["volumes"].items():
-            end = self._volumes.release if volume["keep"] else self._volumes.remove
-            end(self._volume(organisation_id, app_id, path))
+            self._end_volume(self._volume(organisation_id, app_id, path), keep=volume["keep"])
+
+    def _end_volume(self, place: Path, *, keep: bool) -> None:
+        (self._volumes.release if keep else self._volumes.remove)(place)
 
     # --- what runs -------------------------------------------------------------------------------------------
 
@@ -307,6 +316,10 @@ class LocalHost:
             return iter([line for line in _kept_lines(kept) if line.at > since])
         return runtime.logs(replica_id, since=since, follow=follow)
 
+    def way(self, replica_id: str, address: str) -> str:
+        """How this process reaches a replica. address: as it was when the replica started."""
+        return address
+
     def exec(self, replica_id: str, command: Sequence[str], *, timeout_s: float) -> Executed:
         """Run a command inside."""
         return self._of(replica_id).exec(replica_id, tuple(command), timeout_s=timeout_s)
@@ -337,44 +350,6 @@ class LocalHost:
                 log.warning("a runtime did not close", extra={"runtime": runtime.name, "reason": str(error)})
 
 
-def _source(image: str | None, rootfs: str | None) -> str | None:
-    """What a replica stands on; another one where an archive was written anew. None for the host's programs."""
-    if rootfs is None:
-        return image
-    try:
-        found = Path(rootfs).stat()
-    except OSError as error:
-        raise InvalidRequest(f"the root file system {rootfs} cannot be read on this host: {error}") from error
-    return f"{rootfs} {found.st_mtime_ns} {found.st_size}"
-
-
-def _interpreter(app: App) -> str | None:
-    """The directory of the interpreter that a function needs, where it is not among the host's own programs."""
-    if app.python is None or shutil.which(f"python{app.python.python}", path=_PATH):
-        return None
-    if app.python.python == f"{sys.version_info.major}.{sys.version_info.minor}":
-        return sys.base_prefix
-    raise UnsupportedRuntime(
-        f"{app.name} is a function for Python {app.python.python}, which this host does not have: give it an image"
-    )
-
-
-def _view(app: App) -> HostBase:
-    """The host's programs; for a function its interpreter too, which may lie elsewhere."""
-    found = _interpreter(app)
-    return HostBase() if found is None else HostBase(also={found: found})
-
-
-def _own_env(app: App) -> dict[str, str]:
-    """What an application is told about itself, where it says nothing else."""
-    found = {"RIOS_APP": app.name}
-    if app.port is not None:
-        found["PORT"] = str(app.port)
-    if app.python is not None and (place := _interpreter(app)) is not None:
-        found["PATH"] = f"{place}/bin:{_PATH}"
-    return found
-
-
 def _kept_lines(path: Path) -> list[LogLine]:
     return [LogLine(*json.loads(line)) for line in path.read_text().splitlines()]
 
@@ -384,25 +359,24 @@ def _memory_bytes() -> int:
 
 
 class LocalHosts:
-    """This machine as the only host."""
+    """This machine, and what else this process can run replicas on."""
 
-    def __init__(self, host: LocalHost, *, engine: Host | None = None, end: Callable[[], None] = lambda: None) -> None:
-        """engine: what runs models. end: what is done last."""
-        self._hosts: dict[str, Host] = {host.name: host}
-        if engine is not None:
-            self._hosts[engine.name] = engine
+    def __init__(self, *hosts: Host, end: Callable[[], None] = lambda: None) -> None:
+        """end: what is done last."""
+        self._hosts = {host.name: host for host in hosts}
         self._end = end
 
     def __repr__(self) -> str:
         return f"<LocalHosts {', '.join(self._hosts)}>"
 
     def now(self) -> Mapping[str, Host]:
-        """This machine."""
+        """All of them, always."""
         return self._hosts
 
     def way(self, host: str, replica_id: str, address: str) -> str:
-        """It is this machine's own."""
-        return address
+        """It is this machine's own, or what its host knows."""
+        found = self._hosts.get(host)
+        return found.way(replica_id, address) if isinstance(found, LocalHost) else address
 
     def close(self) -> None:
         """Let go of it."""
@@ -434,7 +408,9 @@ def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
 def clear_up(directory: Path) -> None:
     """Take a directory away, with all that runs there and the storage of its engines."""
     from rios.deploy.runtimes.engine_service import take_storage_away
+    from rios.services.deployments.kubernetes_host import clear_cluster
 
+    clear_cluster(directory)
     for runtime in runtimes_of(directory):
         for status in runtime.instances():
             runtime.remove(status.instance)
@@ -461,18 +437,24 @@ def local_hosts(
     *,
     engine: Host | None = None,
     isolation: Isolation = Isolation.PROCESS,
+    cluster: Cluster | None = None,
 ) -> LocalHosts:
     """This machine with the runtimes that it has.
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without. isolation: no replica
-    runs here with less.
+    runs here with less. engine: what runs models. cluster: where Pods run.
     """
+    from rios.services.deployments.kubernetes_host import KubernetesHost
 
-    def host(place: Path) -> LocalHost:
-        return LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id, isolation=isolation)
+    def hosts(place: Path) -> Iterator[Host]:
+        yield LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id, isolation=isolation)
+        if engine is not None:
+            yield engine
+        if cluster is not None:
+            yield KubernetesHost(place, cluster, network_id=network_id, isolation=isolation)
 
     if directory is not None:
-        return LocalHosts(host(directory), engine=engine)
+        return LocalHosts(*hosts(directory))
     made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
     made.chmod(0o711)  # sandboxes have users of their own
     reaper = start_reaper(made)
@@ -481,4 +463,4 @@ def local_hosts(
         clear_up(made)
         end_reaper(reaper)
 
-    return LocalHosts(host(made), engine=engine, end=end)
+    return LocalHosts(*hosts(made), end=end)

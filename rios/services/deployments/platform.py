@@ -125,12 +125,14 @@ def platform_of(
     """
 
     def hosts(store: AppStore) -> Hosts:
+        from rios.services.deployments.kubernetes_host import cluster_of
         from rios.services.deployments.local_host import local_hosts, place_of
         from rios.services.deployments.network_hosts import NetworkHosts
 
         network_id, least = store.network_id(), Isolation.named(options.apps_isolation)
         place = options.apps or place_of(options.home, network_id)
-        here = local_hosts(network_id, place, engine=EngineHost(deploy), isolation=least)
+        cluster = cluster_of(options)
+        here = local_hosts(network_id, place, engine=EngineHost(deploy), isolation=least, cluster=cluster)
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 
     return Platform(charging, hosts, owner, home=options.home)

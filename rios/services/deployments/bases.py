@@ -1,0 +1,51 @@
+"""What a replica stands on, as its specification says it: an image, an archive, or a view of the host's programs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from rios.deploy.runtimes.protocol import HostBase
+from rios.deploy.spec import App
+from rios.words.errors import InvalidRequest, UnsupportedRuntime
+
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def source_of(image: str | None, rootfs: str | None) -> str | None:
+    """What a replica stands on; another one where an archive was written anew. None for the host's programs."""
+    if rootfs is None:
+        return image
+    try:
+        found = Path(rootfs).stat()
+    except OSError as error:
+        raise InvalidRequest(f"the root file system {rootfs} cannot be read on this host: {error}") from error
+    return f"{rootfs} {found.st_mtime_ns} {found.st_size}"
+
+
+def _interpreter(app: App) -> str | None:
+    """The directory of the interpreter that a function needs, where it is not among the host's own programs."""
+    if app.python is None or shutil.which(f"python{app.python.python}", path=_PATH):
+        return None
+    if app.python.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return sys.base_prefix
+    raise UnsupportedRuntime(
+        f"{app.name} is a function for Python {app.python.python}, which this host does not have: give it an image"
+    )
+
+
+def view_of(app: App) -> HostBase:
+    """The host's programs; for a function its interpreter too, which may lie elsewhere."""
+    found = _interpreter(app)
+    return HostBase() if found is None else HostBase(also={found: found})
+
+
+def own_env(app: App) -> dict[str, str]:
+    """What an application is told about itself, where it says nothing else."""
+    found = {"RIOS_APP": app.name}
+    if app.port is not None:
+        found["PORT"] = str(app.port)
+    if app.python is not None and (place := _interpreter(app)) is not None:
+        found["PATH"] = f"{place}/bin:{_PATH}"
+    return found

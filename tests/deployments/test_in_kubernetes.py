@@ -1,0 +1,106 @@
+"""Deployments in a cluster: the tests' API server, which checks what it is told and runs it on a node of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rios.deploy.runtimes.kubernetes_objects import Cluster
+from rios.words.errors import DeploymentFailed
+from tests.deploy.images import PYTHON, make_rootfs
+from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer, cluster_of
+from tests.deployments.stage import Stage, get
+from tests.deployments.test_in_runtimes import SERVER
+from tests.waiting import until
+
+WAIT_S = 120.0
+pytestmark = [pytest.mark.needs(what) for what in ("bwrap", "root", "busybox")]
+RESOURCES = {"cpu": 1, "memory": "128MiB"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[KubernetesServer]:
+    with tempfile.TemporaryDirectory(prefix="rios-cluster-") as directory:
+        place = Path(directory)
+        place.chmod(0o711)
+        with cluster_of(place / "cluster", make_rootfs(place / "rootfs.tar")) as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def stage(server: KubernetesServer) -> Iterator[Stage]:
+    with Stage(cluster=Cluster(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)) as found:
+        yield found
+    assert not [one for kind in server.objects.values() for one in kind], "what was deleted has left something"
+    assert not server.refused
+
+
+def test_it_is_served_metered_and_ended(stage: Stage, server: KubernetesServer) -> None:
+    begun = time.time()
+    app = stage.deploy.create(
+        name="in-kubernetes", image=IMAGE, command=[PYTHON, "-c", SERVER], port=8000, runtime="kubernetes",
+        resources=RESOURCES, grace=1, secrets={"TOKEN": "a-very-secret-value"},
+        volumes={"/data": {"size": "1MiB", "keep": False}},
+    )  # fmt: skip
+    app.wait(timeout=WAIT_S)
+    states = [event.state for event in app.events if event.replica and event.kind == "state"]
+    assert states == ["scheduled", "pulling", "starting", "ready"]
+    (one,) = app.replicas
+    assert one.host == "kubernetes"
+    assert get(f"{app.url}/x") == (200, "hello /x")
+    assert "serves" in app.logs()
+    kept = app.exec(["sh", "-c", "cat /run/secrets/TOKEN > /data/kept; cat /data/kept"])
+    assert kept.stdout == b"a-very-secret-value"
+    (pod,) = server.of("pods", one.id)
+    assert pod["metadata"]["labels"]["rios.app"] == app.id
+    time.sleep(2.0)  # what a node measures has a second to it
+    assert app.metrics()[0]["cpu_seconds"] > 0
+    app.delete(timeout=WAIT_S)
+    usage = {record.resource: record.quantity for record in stage.ledger.usage(request_id=one.id)}
+    assert set(usage) == {"cpu", "memory", "storage"}
+    billed_s = usage["memory"] / (128 << 20)
+    assert 2.0 <= billed_s <= time.time() - begun, "from when it was held for to when it ended"
+    assert int(app.cost) > 0
+
+
+def test_a_cluster_runs_what_names_it_alone(stage: Stage) -> None:
+    """It has no pause, and takes neither archives nor this host's programs: so nothing comes there by chance."""
+    app = stage.web("here")
+    app.wait(timeout=WAIT_S)
+    assert [one.host for one in app.replicas] == ["localhost"]
+    app.delete(timeout=WAIT_S)
+
+
+def test_what_the_cluster_cannot_run_says_why(stage: Stage) -> None:
+    for fields, why in (
+        ({"image": "registry.example.org/nothing"}, "is not to be had by the cluster"),
+        ({}, "needs an image or a root file system"),
+    ):
+        app = stage.deploy.create(
+            name="cannot", command=["sleep", "60"], runtime="kubernetes", restart="never", resources=RESOURCES, **fields
+        )  # fmt: skip
+        with pytest.raises(DeploymentFailed, match=why):
+            app.wait(timeout=WAIT_S)
+        app.delete(timeout=WAIT_S)
+
+
+def test_it_goes_on_when_its_gateway_is_another(server: KubernetesServer, tmp_path: Path) -> None:
+    """What is known of its replicas is in the cluster and in the ledger: the other has no file of the first."""
+    cluster = Cluster(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)
+    with Stage(home=tmp_path / "home", apps=server.directory / "one", cluster=cluster) as first:
+        app = first.deploy.create(
+            name="stays", image=IMAGE, command=[PYTHON, "-c", SERVER], port=8000, runtime="kubernetes",
+            resources=RESOURCES, grace=1,
+        )  # fmt: skip
+        app.wait(timeout=WAIT_S)
+        replica = app.replicas[0].id
+    with Stage(home=tmp_path / "home", apps=server.directory / "two", cluster=cluster) as second:
+        app = second.deploy.get("stays")
+        app.wait(timeout=WAIT_S)
+        until(lambda: get(f"{app.url}/again") == (200, "hello /again"), "its answer", deadline_s=WAIT_S, pause_s=0.2)
+        assert [one.id for one in app.replicas] == [replica]
+        app.delete(timeout=WAIT_S)
