@@ -293,7 +293,8 @@ class Deployment:
                 if self._dirty.is_set():
                     self._dirty.clear()
                     self._route()
-                    self.generator.refresh()
+                # Also where nothing has changed: a stand-by may have been lost, or not been there yet.
+                self.generator.refresh()
             except RiosError as error:
                 log.warning("repair failed; trying again", extra={"deployment": self.name, "reason": str(error)})
             except Exception:

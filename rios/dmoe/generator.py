@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Long requests that ask for more money at once; each waits for the ledger.
 _HOLD_THREADS = 8
+# Whoever looks after all hosts does not wait while requests move to another trunk: he comes again in a moment.
+_REFRESH_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Generator:
         self._sinks = sinks
         self._handles = itertools.count(1)
         self._lock = threading.RLock()
+        self._refreshing = threading.Lock()
         self._active: TrunkSession | None = None
         self._standby: TrunkSession | None = None
         self._closed = False
@@ -82,6 +85,7 @@ class Generator:
         """Connect to the trunk and its stand-by, so that neither the first request nor a failure waits for that."""
         with self._lock:
             self._connected()
+        self.refresh()
 
     def submit(
         self,
@@ -146,7 +150,6 @@ class Generator:
                 except RiosError as error:
                     reason = f"{peer.name}: {error}"
                     continue
-                self._prepare(peers)
                 return self._active
             if time.monotonic() > deadline:
                 raise TrunkLost(
@@ -173,31 +176,54 @@ class Generator:
     def _finished(self, job: Job) -> None:
         self.jobs.pop(job.handle, None)
 
+    def refresh(self) -> None:
+        """Have a connection to a second trunk, so that taking over costs none. To be called again and again.
+
+        A thread of its own connects: a frozen host lets it wait, and nobody who takes over or submits meanwhile.
+        """
+        peers = self._standby_peers()
+        if peers and self._refreshing.acquire(blocking=False):
+            threading.Thread(target=self._prepare, args=(peers,), name="rios-standby", daemon=True).start()
+
+    def _standby_peers(self) -> list[Peer]:
+        """Where a stand-by can be had, where there is none; one whose host is to run a trunk no longer is let go."""
+        peers = self._trunks()
+        if not self._lock.acquire(timeout=_REFRESH_S):
+            return []
+        try:
+            active, standby = self.active, self._standby
+            if active is None or self._closed:
+                return []
+            if standby is not None and standby.alive:
+                if standby.peer in peers:
+                    return []
+                standby.close()
+            self._standby = None
+            return [peer for peer in peers if peer.name != active]
+        finally:
+            self._lock.release()
+
     def _prepare(self, peers: Sequence[Peer]) -> None:
-        """Connect to a second trunk beforehand, so that taking over costs no connection."""
-        standby = self._standby
-        if standby is not None and standby.alive:
-            if standby.peer in peers:
-                return
-            standby.close()  # that host is to run a trunk no longer
-        self._standby = None
-        active = self.active
-        for peer in peers:
-            if peer.name != active:
+        try:
+            for peer in peers:
                 try:
-                    self._standby = self._open(peer)
-                    return
+                    session = self._open(peer)
                 except RiosError as error:
                     log.info("no stand-by trunk there", extra={"trunk": peer.name, "reason": str(error)})
+                    continue
+                if self._stands_by(session):
+                    return
+        finally:
+            self._refreshing.release()
 
-    def refresh(self) -> None:
-        """Hosts have changed: perhaps a stand-by can be had now."""
-        if self._lock.acquire(timeout=0.05):
-            try:
-                if self._active is not None and self._active.alive and not self._closed:
-                    self._prepare(self._trunks())
-            finally:
-                self._lock.release()
+    def _stands_by(self, session: TrunkSession) -> bool:
+        """Keep a session as the stand-by, unless its host has taken over meanwhile, or this was closed."""
+        with self._lock:
+            if session.alive and not self._closed and session.peer.name != self.active and self._standby is None:
+                self._standby = session
+                return True
+        session.close()
+        return False
 
     def _lost(self, session: TrunkSession, reason: str) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from rios.dmoe.peer import Peer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
 from rios.words.errors import HostLost, NetworkClosed, TrunkLost
+from tests.waiting import until
 
 PEERS = [Peer(name, ("127.0.0.1", 1), "key", "machine") for name in "abc"]
 PARAMS = SamplingParams(max_new_tokens=4)
@@ -67,10 +68,69 @@ def make(peers: list[Peer] = PEERS, **settings: Any) -> Generator:
     )
 
 
-def test_a_request_that_notices_the_loss_first_takes_the_others_along(opened: list[Session]) -> None:
-    """The reading thread marks its session dead, then waits for the lock that a submit has just taken."""
+def begun(opened: list[Session]) -> Generator:
+    """A generator with a trunk and a stand-by."""
     generator = make()
     generator.start()
+    until(lambda: generator._standby is not None, "a stand-by", deadline_s=10.0)
+    assert len(opened) == 2
+    return generator
+
+
+def test_nobody_waits_for_a_stand_by_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trunk is lost while the only other host is frozen: who submits goes on with the next trunk at once."""
+    frozen, thawed = threading.Event(), threading.Event()
+    opened: list[Session] = []
+
+    def open_(self: Generator, peer: Peer) -> Session:
+        if peer is PEERS[1]:
+            frozen.set()
+            if not thawed.wait(10.0):
+                raise HostLost("nobody has thawed it")
+        opened.append(Session(peer))
+        return opened[-1]
+
+    monkeypatch.setattr(Generator, "_open", open_)
+    generator = make(PEERS[:2])
+    generator.start()
+    assert frozen.wait(10.0)
+    generator.refresh()  # as whoever looks after the hosts does all the time: one attempt at a time
+    job = generator.submit([1], PARAMS)
+    opened[0].alive = False
+    generator._lost(opened[0], "killed")
+    assert [session.peer for session in opened] == [PEERS[0], PEERS[0]]
+    assert opened[1].sent == [(job.handle, [1])]
+    thawed.set()
+    until(lambda: generator._standby is not None, "the stand-by, once it answers", deadline_s=10.0)
+    generator.close()
+
+
+def test_a_stand_by_that_cannot_be_had_at_first_is_had_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = 2
+
+    def open_(self: Generator, peer: Peer) -> Session:
+        nonlocal refusals
+        if peer is PEERS[1] and refusals:
+            refusals -= 1
+            raise HostLost("it is being started")
+        return Session(peer)
+
+    monkeypatch.setattr(Generator, "_open", open_)
+    generator = make(PEERS[:2])
+    generator.start()
+
+    def there() -> bool:
+        generator.refresh()
+        return generator._standby is not None
+
+    until(there, "the stand-by of a later attempt", deadline_s=10.0)
+    assert refusals == 0
+    generator.close()
+
+
+def test_a_request_that_notices_the_loss_first_takes_the_others_along(opened: list[Session]) -> None:
+    """The reading thread marks its session dead, then waits for the lock that a submit has just taken."""
+    generator = begun(opened)
     first, standby = opened
     old = generator.submit([1], PARAMS)
     old.take(first, tokens=[7])
@@ -92,17 +152,17 @@ def test_the_reader_that_notices_takes_all_along(opened: list[Session]) -> None:
 
 
 def test_a_trunk_that_breaks_while_it_is_sent_a_request(opened: list[Session]) -> None:
-    generator = make()
+    generator = begun(opened)
     old = generator.submit([1], PARAMS)
     opened[0].breaks = opened[1].breaks = True
     new = generator.submit([2], PARAMS)
-    assert [session.alive for session in opened] == [False, False, True, True]
+    assert [session.alive for session in opened] == [False, False, True]
     assert sorted(opened[2].sent) == [(old.handle, [1]), (new.handle, [2])]
 
 
 def test_what_the_lost_trunk_still_says_is_not_heard(opened: list[Session]) -> None:
     """Its reader may be inside a frame while somebody else takes the request over."""
-    generator = make()
+    generator = begun(opened)
     job = generator.submit([1], PARAMS)
     first, second = opened
     job.take(first, tokens=[5])
