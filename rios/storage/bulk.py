@@ -7,10 +7,10 @@ takes COPY in two thirds of the time of psycopg's executemany; SQLite has nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+
+from rios.storage.driver import driven
 
 COLUMNS = "seq, id, debit_id, credit_id, amount_wei, kind, reference, at, payload, digest, hash"
 # ruff: noqa: S608 (the columns are the constant above)
@@ -33,21 +33,9 @@ def insert_transfers(connection: Connection, rows: Sequence[Entry]) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(INSERT, list(rows))
         return
-    import psycopg
-
-    # COPY is the driver's own, so SQLAlchemy cannot name its errors for us.
-    try:
-        driver = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
-        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            for row in rows:
-                copy.write_row(row)
-    except psycopg.Error as error:
-        lost = connection.dialect.is_disconnect(cast(Any, error), None, None)
-        if lost:
-            connection.invalidate(error)
-        raise DBAPIError.instance(
-            _COPY, None, error, psycopg.Error, connection_invalidated=lost, dialect=connection.dialect
-        ) from error
+    with driven(connection, _COPY) as driver, driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 def update_balances(connection: Connection, rows: Sequence[tuple[int, int | None, int]]) -> None:

@@ -6,24 +6,12 @@ not notice. Rows are never changed in place: `put` replaces one, so undoing is p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    Column,
-    Connection,
-    Insert,
-    Select,
-    Table,
-    Update,
-    bindparam,
-    insert,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, Table
+
+from rios.storage.statements import statements
 
 Key = tuple[Any, ...]
 Row = Mapping[str, Any]
@@ -38,8 +26,8 @@ class Rows:
         """table: a mapped class or a Table."""
         self._connection = connection
         self._table: Table = getattr(table, "__table__", table)
-        self._key = tuple(self._table.c[name] for name in key) or tuple(self._table.primary_key)
-        self._key_names = tuple(column.name for column in self._key)
+        self._key_names = key or tuple(column.name for column in self._table.primary_key)
+        self._statements = statements(self._table, self._key_names, connection.dialect)
         self._found: dict[Key, Row | None] = {}
         self._stored: dict[Key, bool] = {}
         self._changed: dict[Key, None] = {}
@@ -51,17 +39,10 @@ class Rows:
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
             self._found.update(dict.fromkeys(chunk))
-            for found in self._connection.execute(*self._question(chunk)).mappings():
-                row = dict(found)
+            for row in self._statements.read(self._connection, chunk):
                 key = tuple([row[name] for name in self._key_names])
                 self._found[key] = row
                 self._stored[key] = True
-
-    def _question(self, keys: list[Key]) -> tuple[Select[Any], dict[str, Any]]:
-        if len(keys) == 1:
-            return _reading_one(self._table, self._key), dict(zip(self._key_names, keys[0], strict=True))
-        wanted = [key[0] for key in keys] if len(self._key) == 1 else keys
-        return _reading(self._table, self._key), {"keys": wanted}
 
     def get(self, *key: Any) -> Row | None:
         """The row of `key`, or None."""
@@ -105,36 +86,9 @@ class Rows:
             assert row is not None
             (old if self._stored.get(key) else new).append(row)
         if new:
-            self._connection.execute(_inserting(self._table), new)
+            self._statements.insert(self._connection, new)
         if old:
-            rows = [{f"v_{name}": value for name, value in row.items()} for row in old]
-            self._connection.execute(_updating(self._table, self._key), rows)
+            self._statements.update(self._connection, old)
         for key in self._changed:
             self._stored[key] = True
         self._changed.clear()
-
-
-# Statements are made once: to build one takes longer than SQLite takes to answer it.
-
-
-@functools.cache
-def _reading(table: Table, key: tuple[Column[Any], ...]) -> Select[Any]:
-    wanted: BindParameter[Any] = bindparam("keys", expanding=True)
-    return select(table).where(key[0].in_(wanted) if len(key) == 1 else tuple_(*key).in_(wanted))
-
-
-@functools.cache
-def _reading_one(table: Table, key: tuple[Column[Any], ...]) -> Select[Any]:
-    return select(table).where(*[column == bindparam(column.name) for column in key])
-
-
-@functools.cache
-def _inserting(table: Table) -> Insert:
-    return insert(table)
-
-
-@functools.cache
-def _updating(table: Table, key: tuple[Column[Any], ...]) -> Update:
-    where = {column.name: column == bindparam(f"v_{column.name}") for column in key}
-    rest: dict[str, Any] = {name: bindparam(f"v_{name}") for name in table.c.keys() if name not in where}  # noqa: SIM118
-    return update(table).where(*where.values()).values(rest)
