@@ -71,7 +71,7 @@ class Running:
         if root is None or not self._has_its_volumes():
             self._end({"phase": "Failed"}, None)
             return
-        image = {"imageID": f"{container['image'].partition('@')[0].partition(':')[0]}@sha256:{'0' * 64}"}
+        image = {"imageID": f"{_repository(container['image'])}@sha256:{'0' * 64}"}
         self.env = {"PATH": _PATH}
         for one in container.get("env", ()):
             self.env[one["name"]] = expanded(one["value"], self.env)
@@ -105,7 +105,7 @@ class Running:
         """The root of an image. One that is not to be had is asked for again and again, until the Pod is deleted."""
         reasons = iter(("ErrImagePull", *["ImagePullBackOff"] * 10_000))
         while not self._is_deleted():
-            root = self._node.images.get(reference.partition("@")[0])
+            root = self._node.images.get(_repository(reference))
             if root is not None:
                 return root
             why = {"reason": next(reasons), "message": f'Back-off pulling image "{reference}": not found'}
@@ -271,6 +271,11 @@ class Running:
                 ticks += int(fields[11]) + int(fields[12])
                 pages += int(fields[21])
         return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _repository(reference: str) -> str:
+    """A reference without digest and tag."""
+    return re.sub(r":[^/:]*$", "", reference.partition("@")[0])
 
 
 def _children(pid: int) -> list[int]:

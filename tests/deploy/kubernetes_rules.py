@@ -8,6 +8,9 @@ import re
 from typing import Any
 
 import kubernetes_validate
+import yaml
+
+from tests.campaigns import ROOT
 
 Object = dict[str, Any]
 _LABEL = re.compile(r"([a-zA-Z0-9]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?)?")
@@ -88,6 +91,32 @@ def _restricted(spec: Object, container: Object) -> str | None:
     ]
     found = next((text for is_wrong, text in complaints if is_wrong), None)
     return None if found is None else f'violates PodSecurity "restricted:latest": {found}'
+
+
+APPS = [one for one in yaml.safe_load_all((ROOT / "cluster" / "kubernetes" / "apps.yaml").read_text()) if one]
+"""What an operator applies, and what the tests' server allows its only user."""
+_WAY = re.compile(
+    r"/apis?/(?:(?P<group>[a-z0-9.]+)/)?v\w+(?:/namespaces/[^/]+)?/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>\w+))?"
+)
+
+
+def forbidden(method: str, path: str) -> str | None:
+    """What the roles of `APPS` do not allow, or None."""
+    found = _WAY.fullmatch(path)
+    if found is None:
+        return None  # what the server can do at all, which everybody may ask
+    kind = f"{found['kind']}/{found['sub']}" if found["sub"] else found["kind"]
+    verbs = {"GET": ["get" if found["name"] else "list"], "POST": ["create"]}.get(method, [method.lower()])
+    if found["sub"] in ("exec", "portforward"):
+        verbs = ["get", "create"]  # a WebSocket is asked for by GET, and newer servers ask for both
+    rules = [rule for one in APPS for rule in one.get("rules", ())]
+    for verb in verbs:
+        if not any(
+            (found["group"] or "") in rule["apiGroups"] and kind in rule["resources"] and verb in rule["verbs"]
+            for rule in rules
+        ):
+            return f'cannot {verb} resource "{kind}" in API group "{found["group"] or ""}"'
+    return None
 
 
 def changed_wrongly(before: Object, after: Object) -> str | None:

@@ -23,7 +23,7 @@ from aiohttp import WSMsgType, web
 
 from rios.deploy.runtimes.rootfs import unpack
 from tests.deploy.kubernetes_node import Node, Running, now_text
-from tests.deploy.kubernetes_rules import Object, changed_wrongly, wrong
+from tests.deploy.kubernetes_rules import Object, changed_wrongly, forbidden, wrong
 
 NAMESPACE = "rios-apps"
 IMAGE = "registry.example.org/rios/tests"
@@ -239,6 +239,9 @@ class KubernetesServer:
         try:
             if request.headers.get("Authorization") != f"Bearer {self._token}":
                 raise Refusal(401, "Unauthorized", "Unauthorized")
+            if (why := forbidden(request.method, request.path)) is not None:
+                self.refused.append(why)
+                raise Refusal(403, "Forbidden", f'User "rios" {why}')
             return await handler(request)
         except Refusal as refusal:
             return refusal.response()
@@ -291,7 +294,7 @@ class KubernetesServer:
             name = request.match_info["name"]
             self._found("pods", name)
             running = self.node.pods[name]
-        if not running.first:
+        if not running.started_at:
             state = "is waiting to start: ContainerCreating"
             raise Refusal(400, "BadRequest", f'container "app" in pod "{name}" {state}')
         return running

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 from pydantic import SecretBytes
 
@@ -15,7 +16,7 @@ from rios.deploy.runtimes.kubernetes_states import Used, obstacle, quantity, sta
 from rios.deploy.runtimes.protocol import Allowed, ImageBase, Launch, Limits, Mount
 from rios.words.errors import InvalidRequest
 from tests.deploy.kubernetes_node import expanded
-from tests.deploy.kubernetes_rules import changed_wrongly, wrong
+from tests.deploy.kubernetes_rules import APPS, changed_wrongly, forbidden, wrong
 
 CLUSTER = Cluster(kubeconfig="x", namespace="rios-apps", runtime_class="gvisor", reached_from=("10.1.0.0/16",))
 VOLUME = Path("/v/o/a/data")
@@ -50,6 +51,20 @@ def _all() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("one", _all(), ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
 def test_objects_are_what_kubernetes_takes(one: dict[str, Any]) -> None:
     assert wrong(one) is None
+
+
+@pytest.mark.parametrize("one", APPS, ids=lambda one: f"{one['kind']} {one['metadata']['name']}")
+def test_what_an_operator_applies_is_what_kubernetes_takes(one: dict[str, Any]) -> None:
+    kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_rios_may_do_what_it_does_and_no_more() -> None:
+    pods = "/api/v1/namespaces/rios-apps/pods"
+    assert forbidden("GET", f"{pods}/x/exec") is None
+    assert forbidden("GET", "/apis/metrics.k8s.io/v1beta1") is None
+    assert forbidden("GET", "/api/v1/namespaces/rios-apps/secrets") is not None, "it does not list secrets"
+    assert forbidden("PUT", f"{pods}/x") is not None
+    assert forbidden("GET", "/api/v1/nodes/one/proxy") is not None
 
 
 def test_a_pod_has_nothing_that_was_not_asked_for() -> None:
