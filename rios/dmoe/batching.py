@@ -338,6 +338,9 @@ class Batch:
         handles = np.array([sequence.handle for sequence, _ in work], dtype=np.uint32)
         # Tokens in the cache after this step: a replay counts from there on.
         steps = np.array([sequence.done + len(tokens) for sequence, tokens in work], dtype=np.uint32)
+        if len(work) == 1:
+            self._owe(work[0][0].client, shares(replies, handles, steps))
+            return
         by_client: dict[object, list[int]] = {}
         for place, (sequence, _) in enumerate(work):
             by_client.setdefault(sequence.client, []).append(place)
@@ -347,8 +350,11 @@ class Batch:
             mine = records if len(by_client) == 1 else records[np.isin(records["handle"], places)]
             mine = mine.copy()
             mine["handle"] = handles[mine["handle"]]
-            out = self._outgoing.setdefault(client, Emission())
-            out.shares = np.concatenate([out.shares, mine]) if len(out.shares) else mine
+            self._owe(client, mine)
+
+    def _owe(self, client: object, records: npt.NDArray[np.void]) -> None:
+        out = self._outgoing.setdefault(client, Emission())
+        out.shares = np.concatenate([out.shares, records]) if len(out.shares) else records
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, {}

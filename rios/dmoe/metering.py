@@ -6,6 +6,7 @@ over its requests by rows; the remainder goes to the largest fractions first (Ha
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ SHARE = np.dtype(
         ("wire_bytes", "<u8"),
     ]
 )
+RECORD = struct.Struct("<IIHHIQQ")
+"""The same, for few of them."""
 _EXACT_MAX = 1 << 62
 # What a host says of itself is bounded, so that sums stay below 2^63: 13 days in nanoseconds, a petabyte.
 _SAID_MAX = 1 << 50
@@ -64,9 +67,13 @@ def shares(
     """The SHARE records of one step: a record for every request with rows in a reply."""
     if len(handles) == 1:
         handle, step = int(handles[0]), int(steps[0])
-        found = [(handle, step, r.layer, r.host, int(r.rows[0]), r.compute_ns, r.wire_bytes) for r in replies]
-        out = np.array(found, dtype=SHARE)
-        return out[out["rows"] > 0]
+        # Packed one by one: of a dozen records, in a third of the time that numpy takes to make them an array.
+        found = [
+            RECORD.pack(handle, step, reply.layer, reply.host, rows, reply.compute_ns, reply.wire_bytes)
+            for reply in replies
+            if (rows := int(reply.rows[0]))
+        ]
+        return np.frombuffer(b"".join(found), dtype=SHARE)
     replies = [reply for reply in replies if reply.rows.any()]
     if not replies:
         return np.zeros(0, dtype=SHARE)
