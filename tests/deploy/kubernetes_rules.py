@@ -119,6 +119,16 @@ def forbidden(method: str, path: str) -> str | None:
     return None
 
 
+def without_limits(pod: Object, quota: Object) -> str | None:
+    """What a quota makes every Pod say, and this one does not."""
+    asked = pod["spec"]["containers"][0].get("resources", {})
+    for resource in quota["spec"]["hard"]:
+        of, _, name = resource.partition(".")
+        if of in ("limits", "requests") and name in ("cpu", "memory") and name not in asked.get(of, {}):
+            return f"failed quota: {quota['metadata']['name']}: must specify {resource}"
+    return None
+
+
 def changed_wrongly(before: Object, after: Object) -> str | None:
     """What may not be changed of a Pod."""
 

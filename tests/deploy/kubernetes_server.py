@@ -23,7 +23,7 @@ from aiohttp import WSMsgType, web
 
 from rios.deploy.runtimes.rootfs import unpack
 from tests.deploy.kubernetes_node import Node, Running, now_text
-from tests.deploy.kubernetes_rules import Object, changed_wrongly, forbidden, wrong
+from tests.deploy.kubernetes_rules import APPS, Object, changed_wrongly, forbidden, without_limits, wrong
 
 NAMESPACE = "rios-apps"
 IMAGE = "registry.example.org/rios/tests"
@@ -78,6 +78,7 @@ class KubernetesServer:
         self._version = 0
         self._token = secrets.token_hex(16)
         self.node = Node(directory, self._told, self._confirmed, lambda kind, name: self.objects[kind].get(name))
+        self.create("resourcequotas", copy.deepcopy(next(one for one in APPS if one["kind"] == "ResourceQuota")))
         self._loop = asyncio.new_event_loop()
         self.port = 0
         self._thread = threading.Thread(target=self._serve, name="kubernetes", daemon=True)
@@ -109,11 +110,18 @@ class KubernetesServer:
 
     # --- objects ----------------------------------------------------------------------------------------------
 
+    def left(self) -> list[str]:
+        """What rios has made and not taken away."""
+        with self._lock:
+            return [name for kind, found in self.objects.items() if kind != "resourcequotas" for name in found]
+
     def of(self, kind: str, instance: str) -> list[Object]:
         """What there is of an instance."""
         with self._lock:
             return [
-                one for one in self.objects[kind].values() if one["metadata"]["labels"].get("rios.instance") == instance
+                one
+                for one in self.objects[kind].values()
+                if one["metadata"].get("labels", {}).get("rios.instance") == instance
             ]
 
     def _changed(self, kind: str, one: Object) -> None:
@@ -132,6 +140,10 @@ class KubernetesServer:
             if kind == "pods":
                 if (wanted := one["spec"].get("runtimeClassName")) is not None and wanted not in self.classes:
                     raise Refusal(403, "Forbidden", f'pods "{name}": RuntimeClass "{wanted}" not found')
+                for quota in self.objects["resourcequotas"].values():
+                    if (lacks := without_limits(one, quota)) is not None:
+                        self.refused.append(lacks)
+                        raise Refusal(403, "Forbidden", f'pods "{name}" is forbidden: {lacks}')
                 one["spec"]["nodeName"] = "node-1"
                 one["status"] = {"phase": "Pending"}
                 self.node.run(one)
@@ -303,7 +315,7 @@ class KubernetesServer:
         running, stream = self._running(request), request.query.get("stream")
         if stream is not None and not self.splits_streams:
             raise Refusal(422, "Invalid", "PodLogOptions is invalid: stream: Forbidden: may not be specified")
-        since = request.query.get("sinceTime", "").removesuffix("+00:00")
+        since = request.query.get("sinceTime", "").removesuffix("Z")
         response = web.StreamResponse()
         await response.prepare(request)
         sent = 0

@@ -14,6 +14,7 @@ from pydantic import SecretBytes
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster, claim_name
 from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolation, Launch, Mount
+from rios.deploy.spec import App
 from rios.words.errors import InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
@@ -148,7 +149,7 @@ def test_nothing_is_left_of_what_could_not_be_started(bench: Bench, cluster: Kub
     with pytest.raises(SandboxFailed, match="was not started within 1 s: ContainerCreating"):
         bench.runtime.start(volumeless, timeout_s=1.0)
     assert time.monotonic() - begun < 20
-    assert not [kind for kind, found in cluster.objects.items() if found and kind != "persistentvolumeclaims"]
+    assert not [name for name in cluster.left() if not name.startswith("rios-volume-")]
 
 
 def test_a_half_made_one_is_found_and_removed(bench: Bench, cluster: KubernetesServer) -> None:
@@ -337,6 +338,26 @@ def test_a_cluster_that_measures_nothing_says_so(bench: Bench, cluster: Kubernet
         cluster.measures = True
         other.close()
     assert not any("metrics-server" in note for note in bench.runtime.capabilities().notes)
+
+
+def test_what_a_killed_notebook_ran_is_taken_away(cluster: KubernetesServer, bench: Bench, tmp_path: Path) -> None:
+    """Who clears up after it is another process, and has the directory alone."""
+    from rios.services.deployments.hosts import Order
+    from rios.services.deployments.kubernetes_host import KubernetesHost, clear_cluster
+
+    own = Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE)
+    host = KubernetesHost(tmp_path, own, network_id="n")
+    app = App(name="left", image=IMAGE, command=("sleep", "60"), runtime="kubernetes").stored()
+    order = Order(replica_id="left-1", app_id="a", organisation_id="o", revision=1, specification=app)
+    assert host.instances() == []
+    host.start(order)
+    assert [one.instance for one in host.instances()] == ["left-1"], "what it did itself it knows at once"
+    host.close()
+    clear_cluster(tmp_path / "elsewhere")
+    assert cluster.of("pods", "left-1")
+    clear_cluster(tmp_path)
+    for kind in cluster.objects:
+        assert not cluster.of(kind, "left-1")
 
 
 def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesServer, tmp_path: Path) -> None:

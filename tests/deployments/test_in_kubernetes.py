@@ -35,7 +35,7 @@ def server() -> Iterator[KubernetesServer]:
 def stage(server: KubernetesServer) -> Iterator[Stage]:
     with Stage(cluster=Cluster(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)) as found:
         yield found
-    assert not [one for kind in server.objects.values() for one in kind], "what was deleted has left something"
+    assert not server.left(), "what was deleted has left something"
     assert not server.refused
 
 

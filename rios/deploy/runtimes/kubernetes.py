@@ -345,7 +345,7 @@ class KubernetesRuntime:
                 continue
             late = time.monotonic() > deadline
             if state_of(pod) == "exited" or late:
-                self._let_go(name)
+                self._let_go(pod)
             if late:  # its node is lost: the cluster is to forget it, and ends it where the node comes back
                 self._api.delete("pods", name, grace_s=0)
             if time.monotonic() > deadline + _GONE_WITHIN_S:
@@ -354,9 +354,10 @@ class KubernetesRuntime:
         for kind, one in (("secrets", name), ("secrets", f"{name}-files"), ("networkpolicies", name)):
             self._api.delete(kind, one)
 
-    def _let_go(self, name: str) -> None:
-        """Take the finalizer away: nothing keeps an ended Pod in the cluster then."""
-        self._api.merge("pods", name, {"metadata": {"finalizers": None}})
+    def _let_go(self, pod: Manifest) -> None:
+        """Take rios' finalizer away: nothing of ours keeps an ended Pod in the cluster then."""
+        left = [one for one in pod["metadata"].get("finalizers") or [] if one != objects.KEPT]
+        self._api.merge("pods", str(pod["metadata"]["name"]), {"metadata": {"finalizers": left or None}})
 
     def pause(self, instance: str) -> Status:
         self.status(instance)

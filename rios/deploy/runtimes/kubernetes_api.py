@@ -201,5 +201,8 @@ def _client(cluster: Cluster) -> ApiClient:
             config.load_kube_config(cluster.kubeconfig, client_configuration=settings, persist_config=False)
     except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
         raise UnsupportedRuntime(f"the kubeconfig {cluster.kubeconfig} leads to no cluster: {error}") from error
-    settings.retries = 1  # of a connection that the server has closed; who needs more repeats the call
+    # Of a connection that the server has closed, and where it has too much to do: all that is asked may be repeated.
+    settings.retries = urllib3.Retry(
+        3, connect=1, read=1, status_forcelist=[429], allowed_methods=None, raise_on_status=False
+    )
     return ApiClient(settings)

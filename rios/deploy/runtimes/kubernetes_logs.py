@@ -24,6 +24,7 @@ _SILENT_S = 5.0
 _READ_S = 60.0
 _PAUSE_S = 0.2
 _INVALID = (400, 422)
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _NOTHING_YET = "is waiting to start"
 
 Raw = tuple[str, str]
@@ -61,7 +62,7 @@ class PodLogs:
         query = [("container", CONTAINER), ("timestamps", "true")]
         if since > 0:
             # The whole second: two lines of one moment are told apart by what came before them in it.
-            query.append(("sinceTime", datetime.fromtimestamp(math.floor(since), UTC).isoformat()))
+            query.append(("sinceTime", datetime.fromtimestamp(math.floor(since), UTC).strftime(_TIME)))
         if follow:
             query.append(("follow", "true"))
         if stream != "All":

@@ -248,7 +248,11 @@ def image_pod(reference: str, user: int, cluster: Cluster, owner: str, *, deadli
                     "image": reference,
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["/nothing-runs-here"],
-                    "resources": {"requests": {"cpu": "1m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+                    # Both limits, for a namespace with a quota takes no Pod without them.
+                    "resources": {
+                        "requests": {"cpu": "1m", "memory": "16Mi"},
+                        "limits": {"cpu": "100m", "memory": "64Mi"},
+                    },
                     "securityContext": _closed(user),
                 }
             ],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rios.deploy.runtimes.engine_logs import seconds
-from rios.deploy.runtimes.kubernetes_objects import INSTANCE, LABELS, USED, Manifest
+from rios.deploy.runtimes.kubernetes_objects import CONTAINER, INSTANCE, LABELS, USED, Manifest
 from rios.deploy.runtimes.protocol import State, Status
 
 LOST_S = 60.0
@@ -47,15 +47,18 @@ def instance_of(found: Manifest) -> str:
 
 def port_of(pod: Manifest) -> int | None:
     """Where the application listens inside; None where it serves nobody."""
-    ports = pod["spec"]["containers"][0].get("ports")
+    ports = _own(pod["spec"]["containers"]).get("ports")
     return int(ports[0]["containerPort"]) if ports else None
 
 
 def container(pod: Manifest) -> dict[str, Any]:
     """What the node says of the application's container; empty until it says something."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]
-    first: dict[str, Any] = statuses[0]
-    return first
+    return _own((pod.get("status") or {}).get("containerStatuses") or [])
+
+
+def _own(containers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The application's of several: a cluster may add some of its own to every Pod."""
+    return next((one for one in containers if one["name"] == CONTAINER), {})
 
 
 def _terminated(pod: Manifest) -> dict[str, Any] | None:

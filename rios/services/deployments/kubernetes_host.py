@@ -7,25 +7,30 @@ cluster; on this machine lie the ends of their logs alone.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster
 from rios.deploy.runtimes.protocol import Isolation, Runtime, Status
 from rios.deploy.scheduling import Amounts, HostOffer
+from rios.services.deployments.hosts import Ended, Order
 from rios.services.deployments.local_host import REPLICAS_MAX, LocalHost
 
 if TYPE_CHECKING:
     from rios.words.config import Settings
 
+T = TypeVar("T")
 NAME = "kubernetes"
 _QUOTA_S = 30.0
 """What a namespace may have is asked for so often."""
+_LOOK_S = 1.0
+"""What runs in a cluster is asked for so often, and not in every pass: others have the same API server."""
 _CPU_MILLI_MAX, _BYTES_MAX = 1 << 40, 1 << 60
 """Of a namespace without a quota: a Pod that finds no node says so when it is to start."""
 _MARK = "cluster.json"
@@ -56,6 +61,9 @@ class KubernetesHost(LocalHost):
         self._cluster = cluster
         self._quota: Mapping[str, float] = {}
         self._asked_at = -math.inf
+        self._looking = threading.Lock()
+        self._seen: tuple[list[Status], float] = [], -math.inf
+        self._changed_at = -math.inf
         super().__init__(
             NAME, place / NAME, self._begun, {"kubernetes": cluster.isolation},
             network_id=network_id, isolation=isolation,
@@ -89,9 +97,37 @@ class KubernetesHost(LocalHost):
         )
 
     def instances(self) -> list[Status]:
-        """All there is of this network's replicas, also where another machine started them."""
+        """All there is of this network's replicas, also where another machine started them; as of a second ago."""
+        begun = time.monotonic()
+        with self._looking:
+            seen, looked_at = self._seen
+            # What was asked for before this process changed something does not know of it.
+            if max(begun - _LOOK_S, self._changed_at) < looked_at:
+                return seen
         self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        return super().instances()
+        found = super().instances()
+        with self._looking:
+            self._seen = found, begun
+        return found
+
+    def start(self, order: Order) -> Status:
+        """Start a replica, or find it running."""
+        return self._changing(lambda: super(KubernetesHost, self).start(order))
+
+    def end(self, replica_id: str, *, grace_s: float) -> Ended:
+        """End a replica."""
+        return self._changing(lambda: super(KubernetesHost, self).end(replica_id, grace_s=grace_s))
+
+    def clear(self, replica_id: str) -> None:
+        """Take away all there is of it, but the end of its log."""
+        self._changing(lambda: super(KubernetesHost, self).clear(replica_id))
+
+    def _changing(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        finally:
+            with self._looking:
+                self._changed_at = time.monotonic()
 
     def way(self, replica_id: str, address: str) -> str:
         """A port of this process, where Pods are not reached by their own addresses."""
