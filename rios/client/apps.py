@@ -139,7 +139,8 @@ class RemoteDeployment:
 
     @property
     def revisions(self) -> list[dict[str, Any]]:
-        """All revisions: number, digest, created_by, created_at."""
+        """All revisions: number, digest, created_by, created_at; image: the digest that its name led to when it was
+        first started, which every replica of it runs."""
         found: list[dict[str, Any]] = self._http.get(f"{self._path}/revisions")["data"]
         return found
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert
 
 from rios.deploy.lifecycle import State, Wish
-from rios.deploy.runtimes.protocol import Executed, LogLine, Metrics, Status
+from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
 from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
 from rios.deploy.spec import App as Specification
 from rios.services.deployments.acting import Acting
@@ -128,10 +128,10 @@ class _Quiet:
     def instances(self) -> list[Status]:
         return self.running
 
-    def pulls(self, specification: Mapping[str, Any]) -> bool:
+    def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         return False
 
-    def prepare(self, specification: Mapping[str, Any]) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> None:
         raise self._acted()
 
     def start(self, order: Order) -> Status:

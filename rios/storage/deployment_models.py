@@ -67,6 +67,18 @@ class AppRevisionRow(Base):
     created_at: Mapped[int]
 
 
+class AppImageRow(Base):
+    """Which image the name of one led to when a revision was first started. Never changed."""
+
+    __tablename__ = "app_images"
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"), primary_key=True)
+    revision: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    digest: Mapped[str]
+    source: Mapped[str]
+    """A reference by digest that hosts can pull it by; empty without one."""
+    resolved_at: Mapped[int]
+
+
 class AppReplicaRow(Base):
     """One process, or group of them, on one host, from its first moment to its last. Its id is its name there."""
 

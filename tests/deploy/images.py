@@ -1,8 +1,11 @@
-"""Root file systems for sandboxes, made of this machine's own programs: no registry is asked."""
+"""Root file systems and images for sandboxes, made of this machine's own programs: no registry is asked."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import platform
 import re
 import subprocess
 import sys
@@ -64,4 +67,25 @@ def make_rootfs(path: Path, *, python: bool = True) -> Path:
         _add(tar, "etc/passwd", b"root:x:0:0::/:/bin/sh\n")
         if python:
             _add_python(tar)
+    return path
+
+
+def make_image(
+    path: Path, tag: str, *, command: tuple[str, ...], env: tuple[str, ...] = (), python: bool = False
+) -> Path:
+    """An image as `docker save` writes it, with that tag: one layer, and a command of its own."""
+    layer = make_rootfs(path.with_suffix(".layer"), python=python).read_bytes()
+    config = json.dumps(
+        {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
+            "os": "linux",
+            "config": {"Cmd": list(command), "Env": list(env), "User": "0"},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        }
+    ).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = json.dumps([{"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]}]).encode()
+    with tarfile.open(path, "w") as tar:
+        for entry, content in ((name, config), ("layer.tar", layer), ("manifest.json", manifest)):
+            _add(tar, entry, content)
     return path

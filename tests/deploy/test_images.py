@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import platform
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,31 +9,16 @@ import pytest
 from rios.deploy.runtimes.protocol import HostBase, ImageBase
 from rios.words.errors import InvalidRequest, NotFound, UnsupportedRuntime
 from tests.deploy.conftest import Bench
-from tests.deploy.images import make_rootfs
+from tests.deploy.images import make_image
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image as `docker save` writes it: one layer, and a command of its own."""
     directory = tmp_path_factory.mktemp("image")
-    layer = make_rootfs(directory / "layer.tar", python=False).read_bytes()
-    config = json.dumps(
-        {
-            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
-            "os": "linux",
-            "config": {"Cmd": ["/bin/echo", "by itself"], "Env": ["OF_THE_IMAGE=1"], "User": "0"},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        }
-    ).encode()
-    name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = [{"Config": name, "RepoTags": ["example.org/lab/tool:1"], "Layers": ["layer.tar"]}]
-    path = directory / "saved.tar"
-    with tarfile.open(path, "w") as tar:
-        for entry, content in ((name, config), ("layer.tar", layer), ("manifest.json", json.dumps(manifest).encode())):
-            member = tarfile.TarInfo(entry)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
+    return make_image(
+        directory / "saved.tar", "example.org/lab/tool:1", command=("/bin/echo", "by itself"), env=("OF_THE_IMAGE=1",)
+    )
 
 
 def test_a_saved_image_runs_its_own_command(bench: Bench, saved: Path) -> None:

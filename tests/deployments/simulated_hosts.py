@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rios.deploy.runtimes.protocol import Executed, LogLine, Metrics, Status
+from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.services.deployments.hosts import APP, Ended, Host, Order
 from rios.words.errors import HostLost, NotFound
@@ -32,10 +32,10 @@ class SimulatedHost:
     def offer(self) -> HostOffer:
         return self._offer
 
-    def pulls(self, specification: Mapping[str, Any]) -> bool:
+    def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         return False
 
-    def prepare(self, specification: Mapping[str, Any]) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> None:
         self._here()
 
     def instances(self) -> list[Status]:

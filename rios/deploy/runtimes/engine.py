@@ -26,7 +26,7 @@ from rios.deploy.runtimes.containers import container_request, ending_of, state_
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.engine_containers import Containers, container_name
 from rios.deploy.runtimes.engine_exec import run_inside
-from rios.deploy.runtimes.engine_images import image_of_archive, named_image
+from rios.deploy.runtimes.engine_images import image_of_archive, named_image, pinned_image
 from rios.deploy.runtimes.engine_logs import follow_lines, read_lines
 from rios.deploy.runtimes.engine_service import EngineService, Kind, translated
 from rios.deploy.runtimes.memory_files import MemoryFiles
@@ -119,8 +119,10 @@ class EngineRuntime:
 
     # Images.
 
-    def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
+    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
         self._client()
+        if pinned is not None:
+            return pinned_image(self._service, reference, pinned, timeout_s)
         return named_image(self._service, reference, timeout_s)
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:

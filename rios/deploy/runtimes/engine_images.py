@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from docker.errors import ImageNotFound
 
@@ -13,20 +16,81 @@ from rios.deploy.runtimes.protocol import ImageBase
 from rios.deploy.runtimes.rootfs import check, digest_of, is_image
 from rios.words.errors import NotFound, SandboxFailed
 
+log = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1 << 20
+_NO_REGISTRY = "localhost/"
+"""What the engine puts before the names of images that it made itself."""
 
 
 def named_image(service: EngineService, reference: str, timeout_s: float) -> ImageBase:
-    """The image of a reference or digest. NotFound where it is neither here nor to be had."""
-    client = service.client()
-    with translated(f"the image {reference}"), contextlib.suppress(ImageNotFound):
-        return ImageBase(str(client.inspect_image(reference)["Id"]))
+    """The image of a reference or digest. NotFound where it is neither here nor to be had.
+
+    What a registry calls by the name may be another image by now: it is asked first, and where it does not answer, the
+    one that is here is taken.
+    """
+    asked = _names_registry(reference)
+    if not asked and (found := _here(service, reference)) is not None:
+        return found
+    try:
+        return _pulled(service, reference, timeout_s)
+    except NotFound as error:
+        if not asked or (found := _here(service, reference)) is None:
+            raise
+        log.warning("an image is as it is here", extra={"image": reference, "reason": str(error)})
+        return found
+
+
+def pinned_image(service: EngineService, reference: str, pinned: ImageBase, timeout_s: float) -> ImageBase:
+    """The image that a reference led to when it was resolved. NotFound where that is neither here nor to be had."""
+    for name in filter(None, (pinned.digest, pinned.source)):
+        if (found := _here(service, name)) is not None:
+            return found
+    gone = (
+        f"{reference} was {pinned.digest} when it was resolved, which is not on this host and cannot be pulled: "
+        "load it here, or update the deployment, which resolves the name anew"
+    )
+    if not pinned.source:
+        raise NotFound(gone)
+    try:
+        return _pulled(service, pinned.source, timeout_s)
+    except NotFound as error:
+        raise NotFound(f"{gone} ({error})") from error
+
+
+def _names_registry(reference: str) -> bool:
+    """Whether it is a name in a registry that it says, and no digest. Names without one are this host's first: what
+    somebody else publishes under the same word is not taken for it."""
+    host, slash, _ = reference.partition("/")
+    return bool(slash) and "@" not in reference and any(mark in host for mark in ".:")
+
+
+def _here(service: EngineService, reference: str) -> ImageBase | None:
+    """An image that this host has, or None."""
+    with translated(f"the image {reference}"):
+        try:
+            return _base(service.client().inspect_image(reference), reference)
+        except ImageNotFound:
+            return None
+
+
+def _pulled(service: EngineService, reference: str, timeout_s: float) -> ImageBase:
     try:
         with service.patient(timeout_s) as patient, translated(f"the image {reference}"):
             patient.pull(reference)
-            return ImageBase(str(client.inspect_image(reference)["Id"]))
+            return _base(patient.inspect_image(reference), reference)
     except SandboxFailed as error:
         raise NotFound(f"the image {reference} is not on this host and cannot be pulled: {error}") from error
+
+
+def _base(described: Mapping[str, Any], reference: str) -> ImageBase:
+    """What the engine says of an image, with the reference by digest that leads where `reference` led."""
+    name = reference.partition("@")[0]
+    name = name.rpartition(":")[0] if ":" in name.rpartition("/")[2] else name
+    known = [str(one) for one in described.get("RepoDigests") or () if not str(one).startswith(_NO_REGISTRY)]
+    # A short name was completed by the engine: "tool" is "docker.io/library/tool".
+    mine = [one for one in known if f"/{one.partition('@')[0]}".endswith(f"/{name}")]
+    return ImageBase(str(described["Id"]), min(mine, key=len, default=""))
 
 
 def image_of_archive(service: EngineService, archive: Path, timeout_s: float) -> ImageBase:

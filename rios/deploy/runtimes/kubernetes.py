@@ -139,8 +139,10 @@ class KubernetesRuntime:
 
     # --- images ----------------------------------------------------------------------------------------------
 
-    def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
+    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
         """The image of a reference, as a node of the cluster fetched it: pinned by the digest that it has there."""
+        if pinned is not None:
+            return pinned  # nodes fetch it by that themselves
         manifest = objects.image_pod(reference, USER, self._cluster, self._owner, deadline_s=timeout_s)
         name, deadline = manifest["metadata"]["name"], time.monotonic() + timeout_s
         pod: Manifest | None = None

@@ -79,6 +79,8 @@ class ImageBase:
     """
 
     digest: str
+    source: str = field(default="", compare=False)
+    """By what reference to a digest other hosts can pull it ("host/name@sha256:..."); empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +223,13 @@ class Runtime(Protocol):
     def capabilities(self) -> Capabilities:
         """What works here, found out by trying. Kept: later calls are quick."""
 
-    def prepare_image(self, reference: str, *, timeout_s: float = 600.0) -> ImageBase:
-        """The image of a reference: the one that is here, or else pulled. What comes back pins it.
+    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
+        """The image of a reference: what its registry has, where the reference names one that answers, else the one
+        that is here. What comes back pins it.
 
-        Raises NotFound where there is none, UnsupportedRuntime where the runtime takes no images.
+        pinned: what came back for the reference at another time or on another host: this image then, and no other,
+        whatever the reference leads to by now. Raises NotFound where there is none, UnsupportedRuntime where the
+        runtime takes no images.
         """
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:

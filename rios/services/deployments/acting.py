@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rios.deploy.lifecycle import State
 from rios.services.deployments.health import Exec, probes_of
 from rios.services.deployments.hosts import APP, Host, Order
+from rios.services.deployments.images import image_of, resolved_on
 from rios.services.deployments.store import ROTATED, AppStore, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
@@ -189,10 +190,13 @@ class Acting:
                 self._failures[one.id] = str(error)
 
     def _started(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
-        if one.state is State.SCHEDULED and host.pulls(specification):
+        image = image_of(self._store, app.id, one.revision) if specification["image"] is not None else None
+        if one.state is State.SCHEDULED and host.pulls(specification, image):
             one = self._moved(one, Step(one, State.PULLING, "its host fetches what it stands on", changes={}), lease)
-        if one.state is State.PULLING:
-            host.prepare(specification)
+        if specification["image"] is not None and image is None:
+            image = resolved_on(host, self._store, app, one.revision, specification, lease=lease)
+        elif one.state is State.PULLING:
+            host.prepare(specification, image)
         if specification["model"] is None:  # a model is paid for by request
             self._metering.begin(app, one, specification, lease)
         if one.state is not State.STARTING:
@@ -200,6 +204,7 @@ class Acting:
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
             specification=specification, secrets=self._secrets.of(app, specification["secrets"]),
+            image=image,
         )  # fmt: skip
         status = host.start(order)
         address = "" if status.endpoint is None else f"{status.endpoint[0]}:{status.endpoint[1]}"

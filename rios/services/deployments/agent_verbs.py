@@ -30,12 +30,11 @@ def _look(host: LocalHost, _: Call) -> dict[str, Any]:
 
 
 def _pulls(host: LocalHost, call: Call) -> dict[str, Any]:
-    return {"pulls": host.pulls(call["specification"])}
+    return {"pulls": host.pulls(call["specification"], wire.image_of(call["image"]))}
 
 
 def _prepare(host: LocalHost, call: Call) -> dict[str, Any]:
-    host.prepare(call["specification"])
-    return {}
+    return {"image": wire.image(host.prepare(call["specification"], wire.image_of(call["image"])))}
 
 
 def _start(host: LocalHost, call: Call) -> dict[str, Any]:

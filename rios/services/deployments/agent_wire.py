@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import Executed, LogLine, Metrics, Status
+from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.services.deployments.hosts import Ended, Order
 
@@ -17,7 +17,7 @@ CALLS, WAY = "apps", "way"
 """Roles of a connection: calls and their answers; the bytes of one connection to a replica."""
 
 
-def plain(value: Status | Metrics | HostOffer | LogLine) -> dict[str, Any]:
+def plain(value: Status | Metrics | HostOffer | LogLine | ImageBase) -> dict[str, Any]:
     """A value without secrets."""
     found = dataclasses.asdict(value)
     return {key: sorted(one) if isinstance(one, frozenset) else one for key, one in found.items()}
@@ -71,11 +71,20 @@ def order(value: Order) -> dict[str, Any]:
         "revision": value.revision,
         "specification": dict(value.specification),
         "secrets": secrets(value.secrets),
+        "image": image(value.image),
     }
 
 
 def order_of(data: Mapping[str, Any]) -> Order:
-    return Order(**{**data, "secrets": secrets_of(data["secrets"])})
+    return Order(**{**data, "secrets": secrets_of(data["secrets"]), "image": image_of(data["image"])})
+
+
+def image(value: ImageBase | None) -> dict[str, Any] | None:
+    return None if value is None else plain(value)
+
+
+def image_of(data: Mapping[str, str] | None) -> ImageBase | None:
+    return None if data is None else ImageBase(str(data["digest"]), str(data["source"]))
 
 
 def _text(data: bytes) -> str:

@@ -6,17 +6,17 @@ import shutil
 import sys
 from pathlib import Path
 
-from rios.deploy.runtimes.protocol import HostBase
+from rios.deploy.runtimes.protocol import HostBase, ImageBase
 from rios.deploy.spec import App
 from rios.words.errors import InvalidRequest, UnsupportedRuntime
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-def source_of(image: str | None, rootfs: str | None) -> str | None:
+def source_of(image: ImageBase | None, rootfs: str | None) -> str | None:
     """What a replica stands on; another one where an archive was written anew. None for the host's programs."""
     if rootfs is None:
-        return image
+        return None if image is None else image.digest
     try:
         found = Path(rootfs).stat()
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import Executed, LogLine, Metrics, Status
+from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.services.deployments.hosts import APP, Ended, Order
 from rios.words.errors import InvalidRequest, NotFound
@@ -48,11 +48,11 @@ class EngineHost:
         """Room for models: the engine itself knows what fits into the workers' memory, and says so by an error."""
         return HostOffer(name=self.name, total=Amounts(replicas=_MODELS_MAX), runtimes=frozenset({ENGINE}))
 
-    def pulls(self, specification: Mapping[str, Any]) -> bool:
+    def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         """Workers fetch shards while the model is deployed."""
         return False
 
-    def prepare(self, specification: Mapping[str, Any]) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> None:
         """There is nothing to prepare."""
 
     def model(self, replica_id: str) -> Model:

@@ -88,7 +88,8 @@ class Deployment:
 
     @property
     def revisions(self) -> list[dict[str, Any]]:
-        """All revisions: number, digest, created_by, created_at."""
+        """All revisions: number, digest, created_by, created_at; image: the digest that its name led to when it was
+        first started, which every replica of it runs."""
         return self._store.revisions(self.id)
 
     @property
@@ -231,14 +232,16 @@ class Deployment:
     def update(self, **fields: Any) -> int:
         """Want another revision: the given fields in place of those that are. Its number; the same for no change.
 
-        It takes over step by step, and where it does not become ready the one before stays. Raises InvalidRequest.
+        It takes over step by step, and where it does not become ready the one before stays. An image that is given is
+        always a change: its name may lead elsewhere by now. Raises InvalidRequest.
         """
         from rios.services.deployments.service import with_function
 
-        return self.update_to(read_app(given_secrets(self.specification, with_function(fields))))
+        wanted = read_app(given_secrets(self.specification, with_function(fields)))
+        return self.update_to(wanted, anew=fields.get("image") is not None)
 
-    def update_to(self, wanted: Specification) -> int:
-        """As `update`, to a whole specification."""
+    def update_to(self, wanted: Specification, *, anew: bool = False) -> int:
+        """As `update`, to a whole specification. anew: also where it is no other one."""
         from rios.services.deployments.service import resolved
 
         if wanted.name != self.name:
@@ -250,7 +253,7 @@ class Deployment:
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             platform.secrets.put(connection, app, values, at=at)
-            if not values and stored == self._store.specification(app.id, app.revision):
+            if not anew and not values and stored == self._store.specification(app.id, app.revision):
                 return {}, "", ""
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
             low, high = (1, 1) if wanted.model is not None else (wanted.replicas.min, wanted.replicas.max)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import Executed, LogLine, Metrics, Status
+from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
 from rios.deploy.scheduling import HostOffer
 
 NETWORK, APP, REVISION = "rios.network", "rios.app", "rios.revision"
@@ -29,6 +29,8 @@ class Order:
     specification: Mapping[str, Any]
     """As `App.stored` gives it."""
     secrets: Mapping[str, SecretBytes] = field(default_factory=dict, repr=False)
+    image: ImageBase | None = None
+    """What the specification's image is in this revision, where it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +50,14 @@ class Host(Protocol):
     def offer(self) -> HostOffer:
         """What it has, without what is used. Quick: asked in every pass."""
 
-    def pulls(self, specification: Mapping[str, Any]) -> bool:
-        """Whether something has to be fetched before it can start."""
+    def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
+        """Whether something has to be fetched, or a name resolved, before it can start. image: as in an order."""
 
-    def prepare(self, specification: Mapping[str, Any]) -> None:
-        """Fetch what a replica stands on. Raises NotFound, InvalidRequest, UnsupportedRuntime."""
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
+        """Fetch what a replica stands on; the image that it is, where the specification has one.
+
+        image: as in an order; the name is resolved anew without. Raises NotFound, InvalidRequest, UnsupportedRuntime.
+        """
 
     def instances(self) -> list[Status]:
         """All there is of this network's replicas: running, ended and half-made ones."""

@@ -21,6 +21,7 @@ from rios.deploy.runtimes.protocol import (
     Base,
     Capabilities,
     Executed,
+    ImageBase,
     Isolation,
     KeepsVolumes,
     Launch,
@@ -166,28 +167,33 @@ class LocalHost:
             return "serves no port"
         return "has no egress" if app.egress and not can.egress else ""
 
-    def pulls(self, specification: Mapping[str, Any]) -> bool:
-        """Whether an image or archive is not prepared yet."""
-        source, wanted = source_of(specification["image"], specification["rootfs"]), specification["runtime"]
+    def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
+        """Whether an image or archive is not prepared yet, or an image's name not resolved."""
+        if specification["image"] is not None and image is None:
+            return True
+        source, wanted = source_of(image, specification["rootfs"]), specification["runtime"]
         return source is not None and not any(
             known == source and wanted in (None, runtime) for runtime, known in self._bases
         )
 
-    def prepare(self, specification: Mapping[str, Any]) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
         """Fetch the image, or unpack the archive."""
         app = App.model_validate(specification)
-        self._base(app, self.runtime_for(app))
+        base = self._base(app, self.runtime_for(app), image)
+        return base if app.image is not None and isinstance(base, ImageBase) else None
 
-    def _base(self, app: App, runtime: Runtime) -> Base:
-        source = source_of(app.image, app.rootfs)
+    def _base(self, app: App, runtime: Runtime, image: ImageBase | None) -> Base:
+        if app.image is not None and image is None:
+            return runtime.prepare_image(app.image)  # a name, which may lead elsewhere by now: nothing is kept for it
+        source = source_of(image, app.rootfs)
         if source is None:
             return view_of(app)
         key = (runtime.name, source)
         if key not in self._bases:
-            if app.rootfs is not None:
-                self._bases[key] = runtime.prepare_archive(Path(app.rootfs))
+            if app.image is None:
+                self._bases[key] = runtime.prepare_archive(Path(str(app.rootfs)))
             else:
-                self._bases[key] = runtime.prepare_image(source)
+                self._bases[key] = runtime.prepare_image(app.image, pinned=image)
         return self._bases[key]
 
     def start(self, order: Order) -> Status:
@@ -196,7 +202,7 @@ class LocalHost:
         runtime = self.runtime_for(app)
         launch = Launch(
             instance=order.replica_id,
-            base=self._base(app, runtime),
+            base=self._base(app, runtime, order.image),
             command=app.command if app.python is None else functions.command(app.python),
             env={**own_env(app), **app.env},
             workdir=app.workdir,

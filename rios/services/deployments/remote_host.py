@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import Executed, Isolation, LogLine, Metrics, Status
+from rios.deploy.runtimes.protocol import Executed, ImageBase, Isolation, LogLine, Metrics, Status
 from rios.deploy.scheduling import HostOffer
 from rios.dmoe.control import HostControl
 from rios.dmoe.peer import Peer
@@ -174,13 +174,14 @@ class RemoteHost:
                 if time.monotonic() > deadline or self._closing.wait(_PAUSE_S):
                     raise HostLost(f"host {self.name} does not answer: {error}") from error
 
-    def pulls(self, specification: Mapping[str, Any]) -> bool:
+    def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         """Whether something has to be fetched before it can start."""
-        return bool(self._call("pulls", specification=self._raised(specification))["pulls"])
+        return bool(self._call("pulls", specification=self._raised(specification), image=wire.image(image))["pulls"])
 
-    def prepare(self, specification: Mapping[str, Any]) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
         """Fetch what a replica stands on."""
-        self._call("prepare", timeout_s=_PREPARE_S, specification=self._raised(specification))
+        args = {"specification": self._raised(specification), "image": wire.image(image)}
+        return wire.image_of(self._call("prepare", timeout_s=_PREPARE_S, **args)["image"])
 
     def _raised(self, specification: Mapping[str, Any]) -> dict[str, Any]:
         """With the isolation that the network asks for, where the specification asks for less."""

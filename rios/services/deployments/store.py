@@ -11,7 +11,15 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from rios.deploy.lifecycle import LIVING, State, Wish, check_step
 from rios.services.deployments.values import App, Event, NewReplica, Replica, Step
-from rios.storage.deployment_models import AppEventRow, AppReplicaRow, AppRevisionRow, AppRow, AppSpendRow, LeaseRow
+from rios.storage.deployment_models import (
+    AppEventRow,
+    AppImageRow,
+    AppReplicaRow,
+    AppRevisionRow,
+    AppRow,
+    AppSpendRow,
+    LeaseRow,
+)
 from rios.words.errors import AlreadyExists, NotFound, RiosError
 
 if TYPE_CHECKING:
@@ -127,11 +135,13 @@ class AppStore:
             return {(one[0], one[1]): json.loads(one[2]) for one in found if (one[0], one[1]) in wanted}
 
     def revisions(self, app_id: str) -> list[dict[str, Any]]:
-        """All revisions, oldest first: number, digest, created_by, created_at."""
-        row = AppRevisionRow
-        columns = (row.number, row.digest, row.created_by, row.created_at)
+        """All revisions, oldest first: number, digest, created_by, created_at, image (its digest, or None)."""
+        row, image = AppRevisionRow, AppImageRow
+        columns = (row.number, row.digest, row.created_by, row.created_at, image.digest.label("image"))
+        same = (image.app_id == row.app_id) & (image.revision == row.number)
+        wanted = select(*columns).outerjoin(image, same).where(row.app_id == app_id).order_by(row.number)
         with self.ledger.database.reading() as connection:
-            found = connection.execute(select(*columns).where(row.app_id == app_id).order_by(row.number)).mappings()
+            found = connection.execute(wanted).mappings()
             return [dict(one) for one in found]
 
     def events(self, app_id: str, *, after: int = 0, limit: int = 1000) -> list[Event]:
