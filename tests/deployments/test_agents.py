@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +265,73 @@ def test_replicas_of_a_killed_host_come_back_on_another(deploy: Deployments, mac
     places = [path for path in (machines[1].directory / "agent").glob("*/bubblewrap") if path.is_dir()]
     until(lambda: not any(list(place.iterdir()) for place in places), "it is cleared away", deadline_s=WAIT_S)
     app.delete()
+
+
+TOLD = SERVER.replace(
+    "        if self.path.startswith",
+    "        print('took', self.path, flush=True)\n        if self.path.startswith",
+    1,
+)
+"""The server, which says what it was asked before it answers."""
+
+
+def asked(url: str, **more: Any) -> Future[tuple[float, int, str]]:
+    """Ask in a thread: after how many seconds what was answered."""
+    began = time.monotonic()
+
+    def ask() -> tuple[float, int, str]:
+        status, text = get(url, timeout_s=WAIT_S, **more)
+        return time.monotonic() - began, status, text
+
+    found: Future[tuple[float, int, str]] = Future()
+    threading.Thread(target=lambda: found.set_result(ask()), daemon=True).start()
+    return found
+
+
+@pytest.mark.parametrize("death", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+def test_what_was_sent_over_a_dead_way_is_answered_in_time_and_no_post_is_sent_twice(
+    deploy: Deployments, machines: list[Machine], platform: Platform, death: signal.Signals
+) -> None:
+    app = deploy.create(
+        name=f"told-{death.name[3:].lower()}", command=[*WEB, TOLD], port=8000, health={"http": "/", "interval": 0.5},
+        resources=RESOURCES, replicas=2, grace=2,
+    )  # fmt: skip
+    app.wait(timeout=WAIT_S)
+    url = app.url
+    places = {one.id: one.host for one in app.replicas}
+    assert sorted(places.values()) == ["alpha", "beta"]
+
+    def routed() -> bool:
+        route = platform.routes.of(app.id)
+        return route is not None and len(route.endpoints) == 2
+
+    until(routed, "both take requests", deadline_s=WAIT_S)
+
+    def took(path: str) -> list[str]:
+        return [places.get(replica, "") for replica, line in app.lines() if line.text == f"took {path}"]
+
+    # Of two at a time, each replica has one in its hands.
+    posts = {path: asked(f"{url}{path}", data=b"x", method="POST") for path in ("/slow/a?12", "/slow/b?12")}
+    until(lambda: all(took(path) for path in posts), deadline_s=WAIT_S)
+    gets = {path: asked(f"{url}{path}") for path in ("/slow/c?6", "/slow/d?6")}
+    until(lambda: all(took(path) for path in gets), deadline_s=WAIT_S)
+    lost = next(path for path in posts if took(path) == ["alpha"])
+    pid = machines[0].pid()
+    os.kill(pid, death)
+    died = time.monotonic()
+    try:
+        _, status, text = posts[lost].result(WAIT_S)
+        assert time.monotonic() - died < (9.0 if death is signal.SIGSTOP else 2.0) * PATIENCE
+        assert status == 502
+        assert "does not answer" in json.loads(text)["detail"]
+        assert {one.result(WAIT_S)[1] for path, one in posts.items() if path != lost} == {200}
+        assert [one.result(WAIT_S)[1] for one in gets.values()] == [200, 200], "what may be asked again was"
+    finally:
+        if death is signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: len(_heard(platform)) == len(machines), "it is heard again", deadline_s=WAIT_S)
+    until(lambda: [len(took(path)) for path in posts] == [1, 1], "each was sent once", deadline_s=WAIT_S)
+    app.delete(timeout=WAIT_S)
 
 
 def test_in_a_secured_network_all_goes_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

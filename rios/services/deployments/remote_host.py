@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.4
 FRESH_S = 2.0
 """What a host said counts for so long; a host that is silent for longer does not answer."""
+_CUT_S = 4.0
+"""After a silence of so long its replicas are lost to a reconciler too: what was asked of them is not waited for."""
 _AGAIN_S = 8.0
 """A call whose answer was lost is repeated for so long: an agent that is started again is back by then."""
 _PAUSE_S = 0.2
@@ -91,6 +93,8 @@ class RemoteHost:
                 self._take_in(begun, said)
             except (RiosError, KeyError, TypeError, ValueError) as error:
                 self._lose(str(error))
+                if self.silent_s > _CUT_S:
+                    self._ways.cut()
             self._closing.wait(LOOK_S)
 
     def _take_in(self, begun: float, said: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Ways:
         self._lock = threading.Lock()
         self._listeners: dict[str, tuple[socket.socket, float]] = {}
         """By replica: where its connections come in, and since when."""
+        self._under_way: set[Connection] = set()
 
     def __repr__(self) -> str:
         return f"<Ways to {len(self._listeners)} replicas>"
@@ -64,6 +65,13 @@ class Ways:
             known = self._listeners.pop(replica_id, None)
         if known is not None:
             _shut(known[0])
+
+    def cut(self) -> None:
+        """End connections under way: nobody at their other end is heard of. Who waits for an answer knows it then."""
+        with self._lock:
+            found = list(self._under_way)
+        for connection in found:
+            connection.close()
 
     def keep(self, replicas: Collection[str]) -> None:
         """These are what is there; one that has just come may not be among them yet."""
@@ -104,7 +112,13 @@ class Ways:
             _shut(here)
             return
         if welcome.get("reached"):
-            carry(there, here)
+            with self._lock:
+                self._under_way.add(there)
+            try:
+                carry(there, here)
+            finally:
+                with self._lock:
+                    self._under_way.discard(there)
             return
         log.info("a replica is not reached", extra={"replica": replica_id, "reason": welcome.get("why")})
         there.close()
