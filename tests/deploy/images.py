@@ -71,10 +71,13 @@ def make_rootfs(path: Path, *, python: bool = True) -> Path:
 
 
 def make_image(
-    path: Path, tag: str, *, command: tuple[str, ...], env: tuple[str, ...] = (), python: bool = False
+    path: Path, tag: str, *, command: tuple[str, ...], env: tuple[str, ...] = (), rootfs: Path | None = None
 ) -> Path:
-    """An image as `docker save` writes it, with that tag: one layer, and a command of its own."""
-    layer = make_rootfs(path.with_suffix(".layer"), python=python).read_bytes()
+    """An image as `docker save` writes it, with that tag: one layer, and a command of its own.
+
+    rootfs: the layer; one without Python is made where it is not given.
+    """
+    layer = (rootfs or make_rootfs(path.with_suffix(".layer"), python=False)).read_bytes()
     config = json.dumps(
         {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
