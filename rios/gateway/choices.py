@@ -86,6 +86,11 @@ class Choices:
 
 async def _merged(runs: Sequence[Run]) -> AsyncIterator[tuple[int, Piece | Completion]]:
     """The pieces of all runs as they come, each run's Completion last. Raises the first error."""
+    if len(runs) == 1:  # nearly always: then nobody stands between its pieces and who sends them
+        async for _, piece in runs[0].pieces():
+            yield 0, piece
+        yield 0, await runs[0].result()
+        return
     queue: asyncio.Queue[tuple[int, Piece | Completion | RiosError]] = asyncio.Queue()
 
     async def follow(index: int, run: Run) -> None:

@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 from rios.words.errors import Cancelled
 
 T = TypeVar("T")
+# `json.dumps` with separators makes a new one each time.
+_written = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class EventStream(Response):
@@ -45,7 +47,7 @@ class EventStream(Response):
 
 def event(data: Any, *, id: str | None = None, name: str | None = None) -> bytes:  # noqa: A002
     """One event. Data that is no text is written as JSON."""
-    text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
+    text = data if isinstance(data, str) else _written(data)
     head = (f"id: {id}\n" if id is not None else "") + (f"event: {name}\n" if name is not None else "")
     return f"{head}data: {text}\n\n".encode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,7 +28,7 @@ class Run:
         self.error: RiosError | None = None
         self._pieces: list[Piece] = []
         self._ended = False
-        self._changed = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def ended(self) -> bool:
@@ -41,13 +42,12 @@ class Run:
         """
         place = start
         while True:
-            changed, ended = self._changed, self._ended
             while place < len(self._pieces):
                 place += 1
                 yield place, self._pieces[place - 1]
-            if ended:
+            if self._ended:
                 break
-            await changed.wait()
+            await self._news()
         if self.error is not None:
             raise self.error
 
@@ -58,7 +58,7 @@ class Run:
     async def result(self) -> Completion:
         """The whole answer. Raises what ended it early."""
         while not self._ended:
-            await self._changed.wait()
+            await self._news()
         if self.error is not None:
             raise self.error
         assert self.completion is not None
@@ -79,9 +79,17 @@ class Run:
         self.completion, self.error, self._ended = completion, error, True
         self._wake()
 
+    async def _news(self) -> None:
+        # A future for each who waits: an event for each piece takes twice as long, and there are many pieces.
+        found = asyncio.get_running_loop().create_future()
+        self._waiting.append(found)
+        await found
+
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
 
 class Runs:
@@ -92,6 +100,9 @@ class Runs:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(running_max, thread_name_prefix="rios-run")
         self._running: set[Run] = set()
+        self._arrived: deque[tuple[Run, Piece]] = deque()
+        self._called = False
+        """Whether the event loop was told that pieces have arrived."""
 
     async def start(self, user: str, submit: Callable[[], Job]) -> Run:
         """Submit a request when it is the user's turn, and read its answer. Raises QueueFull, and as `submit`."""
@@ -118,7 +129,12 @@ class Runs:
         error: RiosError | None = None
         try:
             for piece in run.job.stream():
-                loop.call_soon_threadsafe(run.add, piece)
+                self._arrived.append((run, piece))
+                # A step brings every stream a token: the loop is called once for all of them. First the piece, then the
+                # question whether that was done: `_deliver` asks in the other order, so none is left lying.
+                if not self._called:
+                    self._called = True
+                    loop.call_soon_threadsafe(self._deliver)
             completion = run.job.result()
         except RiosError as caught:
             error = caught
@@ -127,9 +143,16 @@ class Runs:
             error = RiosError(f"an error of rios: {type(caught).__name__}")
         loop.call_soon_threadsafe(self._end, run, completion, error)
 
+    def _deliver(self) -> None:
+        self._called = False
+        while self._arrived:
+            run, piece = self._arrived.popleft()
+            run.add(piece)
+
     def _end(self, run: Run, completion: Completion | None, error: RiosError | None) -> None:
         self._turns.give_back()
         self._running.discard(run)
         self._metrics.running(-1)
+        self._deliver()  # its last pieces, where they have not been
         self._metrics.tokens(read=len(run.job.prompt), written=len(run.job.token_ids))
         run.end(completion, error)

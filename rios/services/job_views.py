@@ -22,6 +22,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from rios.services.job_records import FOLLOWED_S, LEASE_S, LOST, RENEW_S, SECOND
 from rios.services.jobs import KEPT, Jobs, JobView
 from rios.storage.gateway_models import JobRow, JobViewRow
+from rios.storage.models import UsageRow
 from rios.words.errors import NotFound, RiosError
 from rios.words.money import format_ros
 
@@ -84,7 +85,8 @@ class JobViews:
 
     def tell(self, followed: frozenset[str] = frozenset()) -> None:
         """Write what has begun, what has ended, and how those are that are followed."""
-        self._told, found = self._jobs.own(self._told)
+        prices = self._prices(self._jobs.unpriced())
+        self._told, found = self._jobs.own(self._told, followed=followed, prices=prices)
         self._behind |= {view.id: view for view in found}
         chosen = [
             view for view in self._behind.values() if not view.live or view.id not in self._live or view.id in followed
@@ -143,6 +145,16 @@ class JobViews:
             if self._behind.get(view.id) is view:
                 del self._behind[view.id]
             (self._live.add if view.live else self._live.discard)(view.id)
+
+    def _prices(self, names: Sequence[str]) -> dict[str, int]:
+        """What was posted for these, in wei: in one question for all that ended meanwhile."""
+        row, found = UsageRow, dict.fromkeys(names, 0)
+        for start in range(0, len(names), _PAGE):
+            wanted = select(row.request_id, row.amount_wei, row.refunded_wei)
+            with self._ledger.database.reading() as connection:
+                for one in connection.execute(wanted.where(row.request_id.in_(names[start : start + _PAGE]))):
+                    found[one.request_id] += one.amount_wei - one.refunded_wei
+        return found
 
     def _record(self, view: JobView) -> str:
         return json.dumps({"view": view.to_dict(), "place": self._place})

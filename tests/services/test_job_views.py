@@ -54,10 +54,17 @@ class Gateway:
         self.jobs = Jobs()
         self.views = JobViews(ledger, self.jobs, gateway=name, url=f"https://{name}.test", clock=lambda: moment[0])
 
-    def begins(self, name: str, owner: str = "ann") -> Running:
+    def begins(self, name: str, owner: str = "ann", asked: list[str] | None = None) -> Running:
+        """asked: takes the name each time that it is asked what the job costs."""
         job: Any = Running(name)
+
+        def cost(view: JobView) -> tuple[int, bool]:
+            if asked is not None:
+                asked.append(view.id)
+            return 7, view.posted
+
         self.jobs.add(
-            job, owner=owner, model="demo", decode=str, again=lambda: job, cost=lambda view: (7, view.posted),
+            job, owner=owner, model="demo", decode=str, again=lambda: job, cost=cost,
             hosts=lambda: ("h1",),
         )  # fmt: skip
         found: Running = job
@@ -107,19 +114,38 @@ def net(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Network]:
 
 
 def test_each_lists_the_jobs_of_all(net: Network) -> None:
-    job = net.one.begins("job")
+    net.ledger.grant_trial("ann", 100)
+    hold(net.ledger, 50)  # of the request r1
+    job = net.one.begins("r1")
     net.other.begins("theirs")
     net.one.begins("hers", owner="eve")
     net.look(2)
-    assert set(net.one.of("ann")) == set(net.other.of("ann")) == {"job", "theirs"}
+    assert set(net.one.of("ann")) == set(net.other.of("ann")) == {"r1", "theirs"}
     assert set(net.other.of("eve")) == {"hers"}
     with pytest.raises(NotFound):
-        net.other.jobs.view("job", "eve")
+        net.other.jobs.view("r1", "eve")
+    net.ledger.settle("h1", [charge(20)])
     job.ends(9)
     net.look()
-    assert net.other.of("ann")["job"] == net.one.of("ann")["job"]
-    found = net.other.of("ann")["job"]
-    assert (found.state, found.tokens, found.posted, found.cost_wei, found.hosts) == ("done", 9, True, 7, ("h1",))
+    assert net.other.of("ann")["r1"] == net.one.of("ann")["r1"]
+    found = net.other.of("ann")["r1"]
+    assert (found.state, found.tokens, found.posted, found.cost_wei, found.hosts) == ("done", 9, True, 20, ("h1",))
+
+
+def test_nobody_finds_out_what_a_job_costs_by_now_unless_somebody_looks(net: Network) -> None:
+    asked: list[str] = []
+    job = net.one.begins("job", asked=asked)
+    for tokens in range(1, 5):
+        job.goes_on(tokens)
+        net.look()
+    assert asked == []
+    net.other.jobs.peek(0, "ann")
+    net.look(2)
+    assert asked == ["job"]
+    assert net.other.of("ann")["job"].cost_wei == 7
+    job.ends(5)
+    net.look()
+    assert asked == ["job"], "what ended is asked for in one question for all"
 
 
 def test_what_began_and_ended_between_two_looks_is_told(net: Network) -> None:
@@ -187,7 +213,7 @@ def test_a_job_whose_gateway_died_is_lost(net: Network) -> None:
     job.goes_on(2)
     net.look()
     net.without_the_first(5)
-    assert net.other.of("ann")["r1"].state == "running", "its lease lasts still"
+    assert net.other.of("ann")["r1"].live, "its lease lasts still"
     net.without_the_first(4)
     found = net.other.of("ann")["r1"]
     assert (found.state, found.live, found.cost_wei, found.posted) == ("lost", False, 20, True)
@@ -196,7 +222,7 @@ def test_a_job_whose_gateway_died_is_lost(net: Network) -> None:
     # The one that was only slow says so, and is believed again.
     job.goes_on(3)
     net.look(2)
-    assert net.other.of("ann")["r1"].state == "running"
+    assert net.other.of("ann")["r1"].live
     job.ends(4)
     net.look()
     assert net.other.of("ann")["r1"].tokens == 4
@@ -216,7 +242,7 @@ def test_a_recorded_job_is_lost_after_its_record(net: Network) -> None:
     net.look()
     first.write("ended", "ann", "demo", Progress(state="done", tokens=5, ended=True))
     net.without_the_first(9)
-    assert net.other.of("ann")["r1"].state == "running", "its record goes on"
+    assert net.other.of("ann")["r1"].live, "its record goes on"
     assert (net.other.of("ann")["ended"].state, net.other.of("ann")["ended"].tokens) == ("done", 5)
     second.sweep()
     net.passes(7)
