@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from pydantic import SecretBytes
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster, claim_name
 from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolation, Launch, Mount
+from rios.deploy.scheduling import Amounts, Need, choose
 from rios.deploy.spec import App
+from rios.words.config import Settings
 from rios.words.errors import InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
@@ -58,6 +61,23 @@ def test_it_says_what_it_can_do_and_what_not(bench: Bench, cluster: KubernetesSe
         bench.runtime.prepare_archive(rootfs)
     with pytest.raises(UnsupportedRuntime, match="give an image"):
         bench.runtime.start(Launch(instance="x", base=HostBase(), command=("true",)))
+
+
+def test_settings_name_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rios.services.deployments.kubernetes_host import cluster_of
+
+    assert cluster_of(Settings()) is None
+    for name, value in (
+        ("KUBECONFIG", "in-cluster"),
+        ("KUBE_RUNTIME_CLASS", "gvisor"),
+        ("KUBE_ISOLATION", "kernel"),
+        ("KUBE_REACHED_FROM", '["10.1.2.0/24"]'),
+    ):
+        monkeypatch.setenv(f"RIOS_{name}", value)
+    assert cluster_of(Settings()) == Cluster(
+        kubeconfig="in-cluster", namespace="rios-apps", runtime_class="gvisor", isolation=Isolation.KERNEL,
+        reached_from=("10.1.2.0/24",),
+    )  # fmt: skip
 
 
 def test_a_runtime_class_is_asked_for_by_its_name(cluster: KubernetesServer) -> None:
@@ -259,6 +279,30 @@ def test_pods_that_are_reached_have_their_own_addresses(bench: Bench, cluster: K
     runtime.close()
 
 
+def test_a_way_to_what_another_process_took_away_ends(
+    bench: Bench, cluster: KubernetesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that does not lead opens ways, and is not told of what is ended."""
+    monkeypatch.setattr("rios.deploy.runtimes.kubernetes_ways._QUIET_S", 0.2)
+    status = bench.start("sleep", "60", port=8000)
+    other = _runtime(cluster)
+    way = other.way(status.instance)
+    assert way is not None
+    time.sleep(0.5)
+    assert _listens(way), "its Pod is there"
+    bench.runtime.remove(status.instance)
+    until(lambda: not _listens(way), "the end of the way", deadline_s=20, pause_s=0.1)
+    other.close()
+
+
+def _listens(way: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(way, 1):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
 def test_streams_that_a_cluster_does_not_tell_apart_are_one(cluster: KubernetesServer, bench: Bench) -> None:
     status = bench.start("sh", "-c", "echo out; echo wrong >&2")
     bench.runtime.wait(status.instance, timeout_s=30)
@@ -371,6 +415,11 @@ def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesSer
     assert (offer.total.cpu_milli, offer.total.memory_bytes) == (1500, 2 << 30)
     assert offer.by_name
     assert offer.runtimes == {"kubernetes"}
+    own_need = Need(amounts=Amounts(cpu_milli=1500), runtime="kubernetes")
+    assert choose(own_need, [offer]).host == "kubernetes"
+    assert choose(Need(amounts=Amounts()), [offer]).misses == {
+        "kubernetes": ("takes only what names its runtime kubernetes",)
+    }
     host.close()
     cluster.delete("resourcequotas", "q", None)
     host = KubernetesHost(tmp_path, own, network_id="n", isolation=Isolation.KERNEL)

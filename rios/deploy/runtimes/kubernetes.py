@@ -88,8 +88,6 @@ class KubernetesRuntime:
         self._api = Api(cluster)
         self._logs = PodLogs(self._api)
         self._ways = PodWays(self._api, self._port_of)
-        self._ports: dict[str, int] = {}
-        """Where instances listen inside, as far as this process has seen."""
         self._works = self._measured = False
         """Until the cluster was seen to."""
 
@@ -238,7 +236,6 @@ class KubernetesRuntime:
         pods = [pod for pod in self._api.listed("pods", chosen) if objects.INSTANCE in pod["metadata"]["labels"]]
         policies = self._api.listed("networkpolicies", chosen)
         found = {instance_of(pod): self._status(pod) for pod in pods}
-        self._ways.keep(found)
         for policy in policies:
             half_made = Status(instance=instance_of(policy), state="created", labels=labels_of(policy))
             found.setdefault(half_made.instance, half_made)
@@ -264,7 +261,6 @@ class KubernetesRuntime:
         if self._cluster.reached_from:
             address = (pod.get("status") or {}).get("podIP")
             return (str(address), port) if address else None
-        self._ports[instance_of(pod)] = port
         return self._ways.to(instance_of(pod))
 
     def way(self, instance: str) -> tuple[str, int] | None:
@@ -272,12 +268,10 @@ class KubernetesRuntime:
         return None if self._cluster.reached_from else self._ways.to(instance)
 
     def _port_of(self, instance: str) -> int:
-        if instance not in self._ports:
-            port = port_of(self._pod(instance))
-            if port is None:
-                raise NotFound(f"the instance {instance} serves no port")
-            self._ports[instance] = port
-        return self._ports[instance]
+        port = port_of(self._pod(instance))
+        if port is None:
+            raise NotFound(f"the instance {instance} serves no port")
+        return port
 
     def _pod(self, instance: str) -> Manifest:
         pod = self._api.read("pods", name_of(instance))
@@ -293,7 +287,7 @@ class KubernetesRuntime:
         pod = self._pod(instance)
         used = Used.of(pod)
         if self._measures():
-            name, started_at = name_of(instance), self._status(pod).started_at
+            name, started_at = name_of(instance), status_of(pod).started_at
             path = f"{_MEASURED}/namespaces/{self._cluster.namespace}/pods/{name}"
             status, data = self._api.call("GET", path, fine=(404, 503))
             if status == 200 and started_at is not None:
@@ -327,6 +321,9 @@ class KubernetesRuntime:
         status = self.status(instance)
         if status.state not in ("created", "running"):
             return status
+        if status.state == "running":
+            with contextlib.suppress(SandboxFailed, NotFound):  # less is paid for then, and it is ended all the same
+                self.metrics(instance)
         grace = max(_GRACE_LEAST_S, math.ceil(grace_s))
         self._api.delete("pods", name_of(instance), grace_s=grace)
         if self._api.read("pods", name_of(instance)) is None:
@@ -339,7 +336,6 @@ class KubernetesRuntime:
     def remove(self, instance: str) -> None:
         name = name_of(instance)
         self._ways.end(instance)
-        self._ports.pop(instance, None)
         deadline = time.monotonic() + _GONE_WITHIN_S
         while (pod := self._api.read("pods", name)) is not None:
             if pod["metadata"].get("deletionTimestamp") is None:

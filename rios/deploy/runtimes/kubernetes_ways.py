@@ -11,17 +11,20 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from rios.deploy.runtimes.kubernetes_api import Api
 from rios.deploy.runtimes.kubernetes_objects import name_of
+from rios.words.errors import NotFound, RiosError
 
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 16
 _BACKLOG = 128
-_NEW_S = 30.0
+_CONNECT_S = 15.0
+_QUIET_S = 60.0
+"""A way that nobody has used for so long looks whether its Pod is still there."""
 _ENDED_WITHIN_S, _LOOK_S = 5.0, 0.02
 
 
@@ -29,11 +32,11 @@ class PodWays:
     """The ways to one cluster's Pods. Close it."""
 
     def __init__(self, api: Api, port_of: Callable[[str], int]) -> None:
-        """port_of: where an instance listens inside its Pod. Raises NotFound."""
+        """port_of: where an instance listens inside its Pod, as the cluster says now. Raises NotFound."""
         self._api, self._port_of = api, port_of
         self._lock = threading.Lock()
-        self._listeners: dict[str, tuple[socket.socket, float]] = {}
-        """By instance: where its connections come in, and since when."""
+        self._listeners: dict[str, socket.socket] = {}
+        """By instance: where its connections come in."""
 
     def __repr__(self) -> str:
         return f"<PodWays to {len(self._listeners)} instances>"
@@ -41,12 +44,10 @@ class PodWays:
     def to(self, instance: str) -> tuple[str, int]:
         """Host and port that lead to an instance's Pod. Nothing is asked for it before somebody connects."""
         with self._lock:
-            known = self._listeners.get(instance)
-            if known is not None:
-                listener = known[0]
-            else:
-                listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
-                self._listeners[instance] = (listener, time.monotonic())
+            listener = self._listeners.get(instance)
+            if listener is None:
+                listener = self._listeners[instance] = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+                listener.settimeout(_QUIET_S)
                 threading.Thread(
                     target=self._accept, args=(listener, instance), name=f"rios-pod-{instance}", daemon=True
                 ).start()
@@ -56,19 +57,9 @@ class PodWays:
     def end(self, instance: str) -> None:
         """It is not there any more; connections under way end with its Pod."""
         with self._lock:
-            known = self._listeners.pop(instance, None)
-        if known is not None:
-            _shut(known[0])
-
-    def keep(self, instances: Collection[str]) -> None:
-        """These are what is there; one that has just come may not be among them yet."""
-        now = time.monotonic()
-        with self._lock:
-            gone = [
-                name for name, (_, since) in self._listeners.items() if name not in instances and now - since > _NEW_S
-            ]
-        for instance in gone:
-            self.end(instance)
+            listener = self._listeners.pop(instance, None)
+        if listener is not None:
+            _shut(listener)
 
     def close(self) -> None:
         """End all of them."""
@@ -81,12 +72,30 @@ class PodWays:
         while True:
             try:
                 here, _ = listener.accept()
+            except TimeoutError:
+                if self._is_gone(instance):
+                    self.end(instance)
+                    return
+                continue
             except OSError:
                 return  # closed
             threading.Thread(target=self._lead, args=(here, instance), name="rios-pod-way", daemon=True).start()
 
+    def _is_gone(self, instance: str) -> bool:
+        """Whether there is nothing that a way could lead to any more, whoever took it away."""
+        try:
+            self._port_of(instance)
+        except NotFound:
+            return True
+        except RiosError as error:
+            log.info("a Pod is not asked for", extra={"replica": instance, "reason": str(error)})
+        return False
+
     def _lead(self, here: socket.socket, instance: str) -> None:
         """One connection. Where the Pod is not reached it is closed, as a port that nobody listens at."""
+        late = threading.Timer(_CONNECT_S, _shut, (here,))  # the client's own socket has no deadline
+        late.daemon = True
+        late.start()
         try:
             port = self._port_of(instance)
             forward = self._forward(instance, port)
@@ -94,6 +103,8 @@ class PodWays:
             log.info("a Pod is not reached", extra={"replica": instance, "reason": str(error)})
             _shut(here)
             return
+        finally:
+            late.cancel()
         there = forward.socket(port)
         back = threading.Thread(target=_copy, args=(there, here), name="rios-pod-back", daemon=True)
         back.start()
