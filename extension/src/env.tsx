@@ -74,6 +74,25 @@ export function age(ms: number, trans: Trans): string {
   return seconds < 86400 ? trans.__('%1 h', Math.floor(seconds / 3600)) : trans.__('%1 d', Math.floor(seconds / 86400));
 }
 
+/**
+ * The language for dates: the page's, which JupyterLab sets with its texts. English is what it has when nobody chose; then
+ * the browser knows better how its user writes dates.
+ */
+function language(): string | undefined {
+  const found = document.documentElement.lang;
+  return found && !found.startsWith('en') ? found : undefined;
+}
+
+/** A moment in seconds since 1970, with its day. */
+export function dateTime(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleString(language());
+}
+
+/** Its time of day alone. */
+export function timeOfDay(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleTimeString(language());
+}
+
 /** Bytes for people. */
 export function size(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];

@@ -1,6 +1,6 @@
 /** The jobs: found, sorted, grouped, and each with its log and what can be done about it. */
 import * as React from 'react';
-import { age, useEnv, useNow, useSnapshot } from './env';
+import { age, dateTime, useEnv, useNow, useSnapshot } from './env';
 import { isLive } from './model';
 import { Amount, Asked, Bar, Line, said } from './parts';
 import type { Job } from './shapes';
@@ -228,7 +228,7 @@ function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) =
         </Line>
         <Line label={trans.__('Owner')}>{job.owner}</Line>
         <Line label={trans.__('Hosts')}>{job.hosts.join(', ') || '–'}</Line>
-        <Line label={trans.__('Started')}>{new Date(job.started_at * 1000).toLocaleString()}</Line>
+        <Line label={trans.__('Started')}>{dateTime(job.started_at)}</Line>
         <Line label={trans.__('Took')}>{seconds < 60 ? trans.__('%1 s', seconds.toFixed(1)) : age(seconds * 1000, trans)}</Line>
       </dl>
       <div className="rios-buttons">

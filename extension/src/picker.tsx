@@ -1,6 +1,6 @@
 /** Which network is looked at, and how another one comes to be. */
 import * as React from 'react';
-import { useEnv, useSnapshot } from './env';
+import { timeOfDay, useEnv, useSnapshot } from './env';
 import { Modal, said } from './parts';
 import type { Network } from './shapes';
 
@@ -47,7 +47,7 @@ export function Picker(): React.ReactElement {
           >
             {networks.map(one => (
               <option key={one.id} value={one.id} title={one.address}>
-                {nameOf(one)} · {new Date(one.started_at * 1000).toLocaleTimeString()}
+                {nameOf(one)} · {timeOfDay(one.started_at)}
               </option>
             ))}
           </select>

@@ -1,6 +1,6 @@
 /** The usage behind an amount, and the proof behind a usage. */
 import * as React from 'react';
-import { useEnv } from './env';
+import { dateTime, useEnv } from './env';
 import { Amount, Asked, Modal } from './parts';
 import type { Usage } from './shapes';
 
@@ -57,7 +57,7 @@ function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): Rea
           <tbody>
             {usage.rows.map(row => (
               <tr key={row.usage_id}>
-                <td>{new Date(row.at * 1000).toLocaleString()}</td>
+                <td>{dateTime(row.at)}</td>
                 <td>{row.model}</td>
                 <td>{row.worker}</td>
                 <td title={`${row.quantity} · ${row.price} / ${row.unit}`}>{row.resource}</td>

@@ -1,6 +1,6 @@
 /** Deployments and reports: their figures, their lines and what can be done about them; in the panel and in widgets. */
 import * as React from 'react';
-import { age, Trans } from './env';
+import { age, dateTime, timeOfDay, Trans } from './env';
 import { Amount, Bar, Line } from './parts';
 import type { Job, LogLine } from './shapes';
 
@@ -65,7 +65,7 @@ export function Facts(props: { job: Job; trans: Trans }): React.ReactElement {
       </Line>
       <Line label={trans.__('Owner')}>{job.owner}</Line>
       <Line label={trans.__('Hosts')}>{job.hosts.join(', ') || '–'}</Line>
-      <Line label={trans.__('Started')}>{new Date(job.started_at * 1000).toLocaleString()}</Line>
+      <Line label={trans.__('Started')}>{dateTime(job.started_at)}</Line>
       <Line label={job.ended_at === null ? trans.__('Since') : trans.__('Took')}>{age(seconds * 1000, trans)}</Line>
     </dl>
   );
@@ -148,7 +148,7 @@ export function Lines(props: { lines: readonly LogLine[]; trans: Trans }): React
       {lines.map((line, place) => (
         <div key={`${line.at} ${place}`}>
           <span className="rios-prompt">
-            {new Date(line.at * 1000).toLocaleTimeString()} {line.who}
+            {timeOfDay(line.at)} {line.who}
           </span>{' '}
           {line.text}
         </div>
