@@ -1,4 +1,4 @@
-"""An API server for tests: a real HTTP server with the state of one namespace, which refuses what Kubernetes refuses.
+"""An API server for tests: a real HTTPS server with the state of one namespace, which refuses what Kubernetes refuses.
 
 Objects are checked by the official schemas and by `kubernetes_rules`. Pods run on one node (`kubernetes_node`), really:
 their logs, commands and ports are those of processes of this machine. No network policy is enforced here.
@@ -7,6 +7,7 @@ their logs, commands and ports are those of processes of this machine. No networ
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import copy
 import json
@@ -14,6 +15,7 @@ import secrets
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +26,7 @@ from aiohttp import WSMsgType, web
 from rios.deploy.runtimes.rootfs import unpack
 from tests.deploy.kubernetes_node import Node, Running, now_text
 from tests.deploy.kubernetes_rules import APPS, Object, changed_wrongly, forbidden, without_limits, wrong
+from tests.deploy.kubernetes_tls import server_context
 
 NAMESPACE = "rios-apps"
 IMAGE = "registry.example.org/rios/tests"
@@ -77,9 +80,11 @@ class KubernetesServer:
         """What was refused for what it said, and not for what there is."""
         self._version = 0
         self._token = secrets.token_hex(16)
+        self._tls, self._authority = server_context(directory)
         self.node = Node(directory, self._told, self._confirmed, lambda kind, name: self.objects[kind].get(name))
         self.create("resourcequotas", copy.deepcopy(next(one for one in APPS if one["kind"] == "ResourceQuota")))
         self._loop = asyncio.new_event_loop()
+        self._connections: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self.port = 0
         self._thread = threading.Thread(target=self._serve, name="kubernetes", daemon=True)
         self._up = threading.Event()
@@ -90,9 +95,10 @@ class KubernetesServer:
 
     def _config(self) -> Object:
         name = "fake"
+        trusted = {"certificate-authority-data": base64.b64encode(self._authority).decode()}
         return {
             "apiVersion": "v1", "kind": "Config", "current-context": name,
-            "clusters": [{"name": name, "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "clusters": [{"name": name, "cluster": {"server": f"https://127.0.0.1:{self.port}", **trusted}}],
             "users": [{"name": name, "user": {"token": self._token}}],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
         }  # fmt: skip
@@ -235,11 +241,13 @@ class KubernetesServer:
         app.router.add_get("/apis/node.k8s.io/v1/runtimeclasses/{name}", self._class)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
         self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         self._loop.run_until_complete(site.start())
         self.port = runner.addresses[0][1]
         self._up.set()
         self._loop.run_forever()
+        for transport in list(self._connections):  # a client that keeps one open would not take part in closing it
+            transport.abort()
         self._loop.run_until_complete(runner.cleanup())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
@@ -248,6 +256,8 @@ class KubernetesServer:
     async def _guarded(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        assert request.transport is not None
+        self._connections.add(request.transport)
         try:
             if request.headers.get("Authorization") != f"Bearer {self._token}":
                 raise Refusal(401, "Unauthorized", "Unauthorized")
@@ -376,13 +386,15 @@ class KubernetesServer:
             await socket.close()
 
         task = asyncio.create_task(back())
-        async for message in socket:
-            if message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
-                writer.write(message.data[1:])
-                with contextlib.suppress(ConnectionError):
-                    await writer.drain()
-        writer.close()
-        await task
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
+                    writer.write(message.data[1:])
+                    with contextlib.suppress(ConnectionError):
+                        await writer.drain()
+        finally:
+            writer.close()
+            await task
         return socket
 
     async def _in_a_thread(self, call: Callable[[], Any]) -> Any:

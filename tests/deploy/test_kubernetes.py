@@ -97,17 +97,20 @@ def test_what_is_missing_is_said(cluster: KubernetesServer, tmp_path: Path, monk
     nobody["users"][0]["user"]["token"] = "wrong"
     away = yaml.safe_load(cluster.kubeconfig.read_text())
     away["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
-    files = {"nobody": nobody, "away": away, "nothing": {}, "absent": None}
+    stranger = yaml.safe_load(cluster.kubeconfig.read_text())
+    del stranger["clusters"][0]["cluster"]["certificate-authority-data"]
+    files = {"nobody": nobody, "away": away, "stranger": stranger, "nothing": {}}
     for name, content in files.items():
-        if content is not None:
-            (tmp_path / name).write_text(yaml.safe_dump(content))
-    for name, why in (
-        ("nobody", "(401)"),
-        ("away", "does not answer"),
-        ("nothing", "leads to no cluster"),
-        ("absent", "leads to no cluster"),
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    for kubeconfig, why in (
+        (str(tmp_path / "nobody"), "(401)"),
+        (str(tmp_path / "away"), "does not answer"),
+        (str(tmp_path / "stranger"), "does not answer"),
+        (str(tmp_path / "nothing"), "leads to no cluster"),
+        (str(tmp_path / "absent"), "leads to no cluster"),
+        ("in-cluster", "leads to no cluster"),
     ):
-        runtime = KubernetesRuntime(Cluster(kubeconfig=str(tmp_path / name), namespace=NAMESPACE), "tests")
+        runtime = KubernetesRuntime(Cluster(kubeconfig=kubeconfig, namespace=NAMESPACE), "tests")
         assert why in runtime.capabilities().why_not
         with pytest.raises((SandboxFailed, UnsupportedRuntime)):
             runtime.start(Launch(instance="x", base=ImageBase(IMAGE), command=("true",)))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 CALL_S = 15.0
+_CONNECTIONS = 32
+"""As many as threads act for replicas at the same time; more would be made anew for each call."""
 _CONNECT_S = 5.0
 _SILENT_S = 2.0
 """A server that did not answer is asked for lists again after this."""
@@ -205,4 +207,5 @@ def _client(cluster: Cluster) -> ApiClient:
     settings.retries = urllib3.Retry(
         3, connect=1, read=1, status_forcelist=[429], allowed_methods=None, raise_on_status=False
     )
+    settings.connection_pool_maxsize = _CONNECTIONS
     return ApiClient(settings)
