@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -163,12 +164,22 @@ class EngineService:
         if self._process is not None and self._process.poll() is None and now - self._answered_at < _SURE_S:
             return True
         try:
-            answers = self._socket.exists() and bool(self._client.ping())
+            answers = self._listens() and bool(self._client.ping())
         except (DockerException, requests.exceptions.RequestException):
             return False
         if answers:
             self._answered_at = now
         return answers
+
+    def _listens(self) -> bool:
+        """Whether connections are taken. Where they are refused, as while it starts, the library leaves one open."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+            tried.settimeout(_CALL_TIMEOUT_S)
+            try:
+                tried.connect(str(self._socket))
+            except OSError:
+                return False
+            return True
 
     def _start(self) -> None:
         program = self._kind.found()
