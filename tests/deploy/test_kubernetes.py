@@ -18,7 +18,7 @@ from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolatio
 from rios.deploy.scheduling import Amounts, Need, choose
 from rios.deploy.spec import App
 from rios.words.config import Settings
-from rios.words.errors import InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
 from tests.waiting import until
@@ -350,8 +350,19 @@ def test_a_command_runs_where_there_is_no_shell(bench: Bench, cluster: Kubernete
         with pytest.raises(SandboxFailed, match="no shell"):
             bench.runtime.exec(status.instance, command, env={"A": "b"})
         assert bench.runtime.exec(status.instance, ("no-such-program",)).exit_code == 127
+        with pytest.raises(DeadlineExceeded, match="may run on"):
+            bench.runtime.exec(status.instance, ("sleep", "5"), timeout_s=0.7)
     finally:
         shell.symlink_to(target)
+
+
+def test_an_environment_is_no_program(bench: Bench) -> None:
+    status = bench.start("sleep", "60")
+    value = "it's $HOME; $(id) `id`"
+    seen = bench.runtime.exec(status.instance, ("sh", "-c", 'echo "$ASKED"'), env={"ASKED": value})
+    assert seen.stdout.decode() == f"{value}\n"
+    with pytest.raises(InvalidRequest, match="no name of an environment variable"):
+        bench.runtime.exec(status.instance, ("true",), env={"A=1; touch /tmp/x; B": "1"})
 
 
 def test_what_it_used_adds_up_and_is_kept_with_it(bench: Bench, cluster: KubernetesServer) -> None:

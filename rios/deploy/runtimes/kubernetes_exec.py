@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import threading
 import time
@@ -13,12 +14,13 @@ from rios.deploy.runtimes.executing import OUTPUT_MAX
 from rios.deploy.runtimes.kubernetes_api import Api
 from rios.deploy.runtimes.kubernetes_objects import CONTAINER
 from rios.deploy.runtimes.protocol import Executed
-from rios.words.errors import DeadlineExceeded, SandboxFailed
+from rios.words.errors import DeadlineExceeded, InvalidRequest, SandboxFailed
 
 _STDOUT, _STDERR, _ERROR = 1, 2, 3
 _LOOK_S = 0.25
 _KILLED_WITHIN_S = 10.0
 _NOT_FOUND = 127
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Session:
@@ -102,17 +104,20 @@ def run_inside(api: Api, pod: str, command: tuple[str, ...], *, env: Mapping[str
     An image without a shell runs the command as it is, if no environment is asked for.
     """
     deadline = time.monotonic() + timeout_s
+    for name in env:
+        if not _ENV_NAME.fullmatch(name):  # a shell would read anything else as more than a name
+            raise InvalidRequest(f"{name!r} is no name of an environment variable: letters, digits and _")
     exports = "".join(f"export {name}={shlex.quote(value)}; " for name, value in env.items())
     session = _Session(api, pod, ("sh", "-c", f'echo "$$"; {exports}exec "$@"', "sh", *command))
     ended = session.ended(timeout_s)
-    pid, newline, out = session.begun().partition(b"\n")
+    pid, _, out = session.begun().partition(b"\n")
     if not ended:
         session.leave()
-        killed = bool(newline) and _killed(api, pod, int(pid))
+        killed = pid.isdigit() and _killed(api, pod, int(pid))
         end = "was killed" if killed else "may run on, for it could not be killed"
         raise DeadlineExceeded(f"{command[0]} in {pod} did not end within {timeout_s:g} s and {end}")
     code = session.code()
-    if newline and code is not None:
+    if pid.isdigit() and code is not None:
         return Executed(code, out, bytes(session.outputs[_STDERR]))
     if env:
         raise SandboxFailed(f"{command[0]} in {pod}: its image has no shell (sh) to give it an environment by")
