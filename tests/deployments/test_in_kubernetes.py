@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import rios
 from rios.deploy.runtimes.kubernetes_objects import Cluster
+from rios.words.config import settings
 from rios.words.errors import DeploymentFailed
 from tests.deploy.images import PYTHON, make_rootfs
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer, cluster_of
@@ -104,3 +106,24 @@ def test_it_goes_on_when_its_gateway_is_another(server: KubernetesServer, tmp_pa
         until(lambda: get(f"{app.url}/again") == (200, "hello /again"), "its answer", deadline_s=WAIT_S, pause_s=0.2)
         assert [one.id for one in app.replicas] == [replica]
         app.delete(timeout=WAIT_S)
+
+
+def test_a_network_finds_its_cluster_by_its_settings(server: KubernetesServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in docs/sandboxes.md: a kubeconfig, and a deployment that names the runtime."""
+    monkeypatch.setenv("RIOS_KUBECONFIG", str(server.kubeconfig))
+    settings.cache_clear()
+    try:
+        with rios.local(workers=1, threads=1) as net:
+            app = net.deploy.create(
+                name="shop", image=f"{IMAGE}:1", command=[PYTHON, "-c", SERVER], port=8000, runtime="kubernetes",
+                resources=RESOURCES, grace=1,
+            )  # fmt: skip
+            app.wait(timeout=WAIT_S)
+            assert get(f"{app.url}/hi") == (200, "hello /hi")
+            assert app.logs() == ["serves"]
+            (one,) = app.replicas
+            (pod,) = server.of("pods", one.id)
+            assert pod["metadata"]["labels"]["rios.owner"] == pod["metadata"]["labels"]["rios.network"]
+        assert not server.of("pods", one.id), "a network without a home ends what it ran"
+    finally:
+        settings.cache_clear()
