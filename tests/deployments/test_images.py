@@ -13,9 +13,11 @@ from rios.deploy.lifecycle import State
 from rios.deploy.runtimes.engine import EngineRuntime
 from rios.deploy.runtimes.engine_service import KINDS, Kind
 from rios.deploy.runtimes.protocol import ImageBase, Isolation
+from rios.deploy.spec import App
+from rios.services.deployments.hosts import Order
 from rios.services.deployments.local_host import LocalHost, LocalHosts, clear_up
 from rios.services.deployments.platform import Platform
-from rios.words.errors import NotFound
+from rios.words.errors import NotFound, SandboxFailed
 from tests.deploy.images import make_image
 from tests.deploy.registry import Registry
 from tests.deployments.stage import Stage
@@ -174,9 +176,34 @@ def test_what_a_registry_has_is_pulled_by_digest(directory: Path, images: tuple[
             moved = near.prepare_image(f"{registry.name}:1")
             assert moved != held, "who asks for the name gets what it leads to now"
             assert near.prepare_image(f"{registry.name}:1", pinned=held) == held
+            _an_image_that_was_taken_away_is_pulled_again(near, directory / "near", f"{registry.name}:1", held)
             registry.forget("1")
             assert near.prepare_image(f"{registry.name}:1") == moved, "the one that is here, where there is no other"
         finally:
             for name, runtime in zip(("near", "far"), runtimes, strict=True):
                 runtime.close()
                 clear_up(directory / name)
+
+
+def _an_image_that_was_taken_away_is_pulled_again(
+    runtime: EngineRuntime, directory: Path, reference: str, held: ImageBase
+) -> None:
+    host = LocalHost(
+        "near", directory, lambda _: {runtime: Isolation.CONTAINER}, {"runc": Isolation.CONTAINER}, network_id="net"
+    )
+    app = App.model_validate({"name": "x", "image": reference, "resources": RESOURCES})
+
+    def order(replica_id: str) -> Order:
+        return Order(
+            replica_id=replica_id, app_id="app-1", organisation_id="org-1", revision=1, specification=app.stored(),
+            image=held,
+        )  # fmt: skip
+
+    host.start(order("before"))
+    host.clear("before")
+    runtime._client().remove_image(held.digest, force=True)
+    with pytest.raises(SandboxFailed):
+        host.start(order("between"))
+    assert host.pulls(app.stored(), held)
+    assert host.start(order("after")).state == "running"
+    host.clear("after")

@@ -38,7 +38,7 @@ from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
 from rios.services.deployments.reaper import end_reaper, start_reaper
-from rios.words.errors import InvalidRequest, NotFound, RiosError
+from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
 
 if TYPE_CHECKING:
     from rios.deploy.runtimes.kubernetes_objects import Cluster
@@ -189,12 +189,14 @@ class LocalHost:
         if source is None:
             return view_of(app)
         key = (runtime.name, source)
-        if key not in self._bases:
+        base = self._bases.get(key)
+        if base is None:
             if app.image is None:
-                self._bases[key] = runtime.prepare_archive(Path(str(app.rootfs)))
+                base = runtime.prepare_archive(Path(str(app.rootfs)))
             else:
-                self._bases[key] = runtime.prepare_image(app.image, pinned=image)
-        return self._bases[key]
+                base = runtime.prepare_image(app.image, pinned=image)
+            self._bases[key] = base
+        return base
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""
@@ -221,7 +223,11 @@ class LocalHost:
         )  # fmt: skip
         # Known before it is there: whoever ends it meanwhile looks in the right place.
         self._where[order.replica_id] = runtime
-        return runtime.start(launch)
+        try:
+            return runtime.start(launch)
+        except SandboxFailed:
+            self._bases.clear()  # what it stands on may have been taken away here: the next start has it prepared anew
+            raise
 
     # --- volumes ---------------------------------------------------------------------------------------------
 
