@@ -18,7 +18,7 @@ from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolatio
 from rios.deploy.scheduling import Amounts, Need, choose
 from rios.deploy.spec import App
 from rios.words.config import Settings
-from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
+from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
 from tests.waiting import until
@@ -416,6 +416,28 @@ def test_what_a_killed_notebook_ran_is_taken_away(cluster: KubernetesServer, ben
     clear_cluster(tmp_path)
     for kind in cluster.objects:
         assert not cluster.of(kind, "left-1")
+
+
+def test_a_cluster_that_does_not_answer_holds_nobody_up(
+    cluster: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server behind a wire that swallows all: whoever reconciles hears at once that it is not there."""
+    from rios.services.deployments.kubernetes_host import KubernetesHost
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        config = yaml.safe_load(cluster.kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (tmp_path / "silent").write_text(yaml.safe_dump(config))
+        monkeypatch.setattr("rios.services.deployments.kubernetes_host._ANSWER_S", 0.5)
+        host = KubernetesHost(tmp_path, Cluster(kubeconfig=str(tmp_path / "silent"), namespace="x"), network_id="n")
+        with pytest.raises(HostLost, match="does not answer"):
+            host.offer()
+        begun = time.monotonic()
+        for ask in (host.offer, host.instances):
+            with pytest.raises(HostLost, match="does not answer"):
+                ask()
+        assert time.monotonic() - begun < 0.4
+        host.close()
 
 
 def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesServer, tmp_path: Path) -> None:

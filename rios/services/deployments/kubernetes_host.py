@@ -21,6 +21,7 @@ from rios.deploy.runtimes.protocol import Isolation, Runtime, Status
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.services.deployments.hosts import Ended, Order
 from rios.services.deployments.local_host import REPLICAS_MAX, LocalHost
+from rios.words.errors import HostLost, RiosError
 
 if TYPE_CHECKING:
     from rios.words.config import Settings
@@ -30,7 +31,9 @@ NAME = "kubernetes"
 _QUOTA_S = 30.0
 """What a namespace may have is asked for so often."""
 _LOOK_S = 1.0
-"""What runs in a cluster is asked for so often, and not in every pass: others have the same API server."""
+"""What runs in a cluster is asked for so often, by a thread: an API server that does not answer holds nobody up."""
+_FRESH_S, _ANSWER_S = 4.0, 2.0
+"""What was seen counts for so long; an answer after a change is waited for so long."""
 _CPU_MILLI_MAX, _BYTES_MAX = 1 << 40, 1 << 60
 """Of a namespace without a quota: a Pod that finds no node says so when it is to start."""
 _MARK = "cluster.json"
@@ -61,24 +64,67 @@ class KubernetesHost(LocalHost):
         self._cluster = cluster
         self._quota: Mapping[str, float] = {}
         self._asked_at = -math.inf
-        self._looking = threading.Lock()
-        self._seen: tuple[list[Status], float] = [], -math.inf
-        self._changed_at = -math.inf
+        self._looks = threading.Condition()
+        self._seen: tuple[HostOffer, list[Status]] | None = None
+        self._looked_at, self._changed_at = -math.inf, time.monotonic()
+        self._why = ""
+        self._changed, self._closing = threading.Event(), threading.Event()
         super().__init__(
             NAME, place / NAME, self._begun, {"kubernetes": cluster.isolation},
             network_id=network_id, isolation=isolation,
         )  # fmt: skip
+        self._thread = threading.Thread(target=self._watch, name="rios-cluster", daemon=True)
+        self._thread.start()
 
     def _begun(self, directory: Path) -> Mapping[Runtime, Isolation]:
         write_json(directory / _MARK, {"cluster": asdict(self._cluster), "owner": self._network_id})
         return {self._runtime: self._cluster.isolation}
 
+    # --- what it has and runs --------------------------------------------------------------------------------
+
     def offer(self) -> HostOffer:
-        """What the namespace may have. Raises SandboxFailed, UnsupportedRuntime where the cluster does not answer."""
+        """What the namespace may have. Raises HostLost where the cluster has not answered lately."""
+        return self._looked()[0]
+
+    def instances(self) -> list[Status]:
+        """All there is of this network's replicas, whichever process started them. Raises HostLost, as `offer`."""
+        return self._looked()[1]
+
+    def _looked(self) -> tuple[HostOffer, list[Status]]:
+        """What the last look saw, if it began after what this process changed last."""
+        with self._looks:
+            # Who asks has other hosts to look after: it waits where an answer is due, and not where none comes.
+            self._looks.wait_for(self._is_fresh, timeout=max(0.0, self._changed_at + _ANSWER_S - time.monotonic()))
+            if self._seen is None or not self._is_fresh():
+                raise HostLost(f"the cluster of {self.name} does not answer: {self._why or 'it has not yet'}")
+            return self._seen
+
+    def _is_fresh(self) -> bool:
+        return self._looked_at > max(self._changed_at, time.monotonic() - _FRESH_S)
+
+    def _watch(self) -> None:
+        while not self._closing.is_set():
+            begun = time.monotonic()
+            try:
+                seen = self._asked()
+            except RiosError as error:
+                with self._looks:
+                    self._why = str(error)
+            else:
+                with self._looks:
+                    self._seen, self._looked_at, self._why = seen, begun, ""
+                    self._looks.notify_all()
+            self._changed.wait(_LOOK_S)
+            self._changed.clear()
+
+    def _asked(self) -> tuple[HostOffer, list[Status]]:
         if time.monotonic() > self._asked_at + _QUOTA_S:
             self._quota = self._runtime.quota()
             self._asked_at = time.monotonic()
+        self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return self._offered(), super().instances()
 
+    def _offered(self) -> HostOffer:
         def least(most: int, *resources: str, scale: int = 1) -> int:
             return min([most, *(int(self._quota[name] * scale) for name in resources if name in self._quota)])
 
@@ -96,19 +142,7 @@ class KubernetesHost(LocalHost):
             by_name=True,
         )
 
-    def instances(self) -> list[Status]:
-        """All there is of this network's replicas, also where another machine started them; as of a second ago."""
-        begun = time.monotonic()
-        with self._looking:
-            seen, looked_at = self._seen
-            # What was asked for before this process changed something does not know of it.
-            if max(begun - _LOOK_S, self._changed_at) < looked_at:
-                return seen
-        self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        found = super().instances()
-        with self._looking:
-            self._seen = found, begun
-        return found
+    # --- what is done there ----------------------------------------------------------------------------------
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""
@@ -126,8 +160,9 @@ class KubernetesHost(LocalHost):
         try:
             return act()
         finally:
-            with self._looking:
+            with self._looks:
                 self._changed_at = time.monotonic()
+            self._changed.set()
 
     def way(self, replica_id: str, address: str) -> str:
         """A port of this process, where Pods are not reached by their own addresses."""
@@ -143,7 +178,10 @@ class KubernetesHost(LocalHost):
             self._runtime.remove_volume(place)
 
     def close(self) -> None:
-        """Let go of connections; Pods go on."""
+        """Ask no more; Pods go on."""
+        self._closing.set()
+        self._changed.set()
+        self._thread.join(_ANSWER_S)
         self._runtime.close()
 
 
