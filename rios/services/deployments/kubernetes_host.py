@@ -107,9 +107,10 @@ class KubernetesHost(LocalHost):
             begun = time.monotonic()
             try:
                 seen = self._asked()
-            except RiosError as error:
+            except (RiosError, OSError, LookupError, TypeError, ValueError) as error:
+                # Also an answer of another shape: the next one may be better, and who asks is told of this one.
                 with self._looks:
-                    self._why = str(error)
+                    self._why = f"{type(error).__name__}: {error}"
             else:
                 with self._looks:
                     self._seen, self._looked_at, self._why = seen, begun, ""
