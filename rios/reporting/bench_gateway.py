@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rios.reporting import bench
 from rios.reporting.asking import Answer, Way, all_of, ask, request
 from rios.reporting.child import Child
 from rios.words.errors import DeadlineExceeded, RiosError
@@ -34,6 +35,7 @@ class Gateway:
 
     url: str
     token: str = field(repr=False)
+    pid: int
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def gateway(scheduler: str, home: Path, *, models: Path | None = None, **variabl
     command += [] if models is None else ["--models", str(models)]
     with Child(command, environment=NO_LIMIT | variables, answer_s=START_S) as child:
         url = child.first_line.rpartition(" ")[2]
-        yield Gateway(url, json.loads((home / "gateway.json").read_text())["token"])
+        yield Gateway(url, json.loads((home / "gateway.json").read_text())["token"], child.pid)
 
 
 @contextmanager
@@ -133,18 +135,30 @@ class Gets:
         return len(answers) / took_s
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What streams at the same time took."""
+
+    tokens_per_s: float
+    first_s: float
+    """To the first token of the first of them."""
+    cpu_s: float
+    """Of all processes that have a part in it: who asks, the gateway, the hosts."""
+
+
 class Streams:
     """Streams of a model at the same time: of the model itself, and through a gateway."""
 
-    def __init__(self, model: Any, at: Gateway, name: str, *, new_tokens: int) -> None:
-        """model: local. name: of the same model at the gateway `at`, where it serves."""
+    def __init__(self, model: Any, at: Gateway, name: str, *, hosts: Sequence[int], new_tokens: int) -> None:
+        """model: local. name: of the same model at the gateway `at`, where it serves. hosts: their processes."""
+        self._pids = (at.pid, *hosts)
         self._model = model
         self._at = at
         self._name = name
         self._new = new_tokens
 
-    def here(self, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
-        """Tokens per second, and seconds to the first token of the first stream, in this process."""
+    def here(self, prompts: Sequence[Sequence[int]]) -> Streamed:
+        """In this process."""
         firsts: list[float] = []
 
         def read(prompt: Sequence[int]) -> None:
@@ -153,14 +167,15 @@ class Streams:
                     firsts.append(time.perf_counter())
 
         threads = [threading.Thread(target=read, args=(one,)) for one in prompts]
-        began = time.perf_counter()
+        began, cpu_s = time.perf_counter(), bench.cpu_s(self._pids)
         for one in threads:
             one.start()
         for one in threads:
             one.join()
-        return len(prompts) * self._new / (time.perf_counter() - began), firsts[0] - began
+        took_s = time.perf_counter() - began
+        return Streamed(len(prompts) * self._new / took_s, firsts[0] - began, bench.cpu_s(self._pids) - cpu_s)
 
-    def there(self, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
+    def there(self, prompts: Sequence[Sequence[int]]) -> Streamed:
         """The same through the gateway, as server-sent events of an OpenAI route. Raises RiosError."""
         bodies = [
             request(
@@ -172,13 +187,13 @@ class Streams:
         ]  # fmt: skip
         asked: dict[int, bytes] = dict(enumerate(bodies))
         with opened(self._at.url, len(prompts)) as ways:
-            began = time.perf_counter()
+            began, cpu_s = time.perf_counter(), bench.cpu_s(self._pids)
             answers = all_of(ways, lambda place: asked.pop(place, None))
-            took_s = time.perf_counter() - began
+            took_s, cpu_s = time.perf_counter() - began, bench.cpu_s(self._pids) - cpu_s
         for one in answers:
             self._check(one)
         first = min(answers, key=lambda one: one.asked_at)
-        return len(prompts) * self._new / took_s, first.first_at - began
+        return Streamed(len(prompts) * self._new / took_s, first.first_at - began, cpu_s)
 
     def _check(self, answer: Answer) -> None:
         wanted = f'"completion_tokens":{self._new}'.encode()

@@ -54,6 +54,11 @@ class Child:
             self.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def ask(self, question: object) -> Any:
         """Send an object as JSON and return the answer. Raises `DeadlineExceeded`, and `RiosError` with the last words
         of a process that has ended."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from rios.dmoe.batching import Batch, Request
 from rios.dmoe.host import Host
 from rios.dmoe.layer_run import LayerRun
+from rios.reporting import bench
 
 FLAGS = "RIOS_UNMETERED_FLAGS"
 _METER = Batch._meter
@@ -88,11 +89,6 @@ class Cost:
         return self._timed(lambda: self._free.generate(prompts, max_new_tokens=new_tokens, ignore_eos=True))
 
     def _timed(self, work: Callable[[], object]) -> tuple[float, float]:
-        cpu, began = self._cpu_s(), time.perf_counter()
+        cpu, began = bench.cpu_s(self._pids), time.perf_counter()
         work()
-        return time.perf_counter() - began, self._cpu_s() - cpu
-
-    def _cpu_s(self) -> float:
-        """CPU seconds of this process and the hosts, to the nanosecond: what a busy machine hardly changes."""
-        # The clock of another process: `clock_getcpuclockid` of glibc, which Python has for threads alone.
-        return time.process_time() + sum(time.clock_gettime((~pid << 3) | 2) for pid in self._pids)
+        return time.perf_counter() - began, bench.cpu_s(self._pids) - cpu
