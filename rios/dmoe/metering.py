@@ -69,9 +69,9 @@ def shares(
         handle, step = int(handles[0]), int(steps[0])
         # Packed one by one: of a dozen records, in a third of the time that numpy takes to make them an array.
         found = [
-            RECORD.pack(handle, step, reply.layer, reply.host, rows, reply.compute_ns, reply.wire_bytes)
+            RECORD.pack(handle, step, reply.layer, reply.host, count, reply.compute_ns, reply.wire_bytes)
             for reply in replies
-            if (rows := int(reply.rows[0]))
+            if (count := int(reply.rows[0]))
         ]
         return np.frombuffer(b"".join(found), dtype=SHARE)
     replies = [reply for reply in replies if reply.rows.any()]
