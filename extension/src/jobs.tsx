@@ -237,13 +237,15 @@ function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) =
             {trans.__('Cancel the job')}
           </button>
         ) : null}
-        <button
-          className="rios-button"
-          disabled={status !== 'live'}
-          onClick={() => void run(async () => props.onOpen((await model.api.retry(job.id)).id))}
-        >
-          {job.state === 'failed' || job.state === 'cancelled' || job.state === 'lost' ? trans.__('Retry') : trans.__('Run again')}
-        </button>
+        {job.state === 'lost' ? null : ( // what it was asked went with its gateway
+          <button
+            className="rios-button"
+            disabled={status !== 'live'}
+            onClick={() => void run(async () => props.onOpen((await model.api.retry(job.id)).id))}
+          >
+            {job.state === 'failed' || job.state === 'cancelled' ? trans.__('Retry') : trans.__('Run again')}
+          </button>
+        )}
         {openNotebook !== null && network?.notebook ? (
           <button className="rios-button" onClick={() => openNotebook(network.notebook)}>
             {trans.__('Open the notebook')}

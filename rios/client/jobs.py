@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,10 @@ from rios.services.views import html_table, text_table
 _PAGE = 1000
 # A gateway answers at once when something changes; until then it may take this long, and the connection is kept.
 _WAIT_MAX_S = 20.0
+# Gateways remember 10,000 jobs each. Behind one address two may answer in turn, and each begins anew.
+_PAGES_MAX = 24
+_TURN_S = 0.5
+_KNOWN = 4
 
 
 class RemoteJobs(Sequence[JobView]):
@@ -22,6 +27,8 @@ class RemoteJobs(Sequence[JobView]):
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._known: OrderedDict[int, dict[str, JobView]] = OrderedDict()
+        """By version: what was told up to it."""
 
     def __len__(self) -> int:
         return len(self.all())
@@ -47,14 +54,29 @@ class RemoteJobs(Sequence[JobView]):
     def changed(self, since: int, timeout: float) -> tuple[int, list[JobView]]:
         """What changed after version `since`, waiting up to `timeout` seconds, and the version that this makes."""
         deadline = time.monotonic() + timeout
-        found: dict[str, JobView] = {}
+        known = self._known.get(since, {})
         while True:
-            wait_s = 0.0 if found else min(_WAIT_MAX_S, max(0.0, deadline - time.monotonic()))
-            page = self._http.get("/v1/jobs", since=since, wait_s=wait_s, limit=_PAGE)
+            since, told = self._round(since, min(_WAIT_MAX_S, max(0.0, deadline - time.monotonic())))
+            # Another gateway than the last begins anew, and tells what is known already.
+            found = [view for view in told.values() if known.get(view.id) != view]
+            if found or time.monotonic() >= deadline:
+                self._known[since] = known | told
+                while len(self._known) > _KNOWN:
+                    self._known.popitem(last=False)
+                return since, sorted(found, key=lambda view: view.started_at)
+            if told:
+                time.sleep(min(_TURN_S, max(0.0, deadline - time.monotonic())))
+
+    def _round(self, since: int, wait_s: float) -> tuple[int, dict[str, JobView]]:
+        """All pages of what changed after `since`, and the version that they make."""
+        found: dict[str, JobView] = {}
+        for _ in range(_PAGES_MAX):
+            page = self._http.get("/v1/jobs", since=since, wait_s=0.0 if found else wait_s, limit=_PAGE)
             found.update({one["id"]: JobView.from_dict(one) for one in page["data"]})
             since = page["version"]
-            if not page["more"] and (found or time.monotonic() >= deadline):
-                return since, sorted(found.values(), key=lambda view: view.started_at)
+            if not page["more"]:
+                break
+        return since, found
 
     def cancel(self, job_id: str) -> None:
         """End one; what was received so far is paid. Raises NotFound."""

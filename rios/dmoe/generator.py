@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _HOLD_THREADS = 8
 # Whoever looks after all hosts does not wait while requests move to another trunk: he comes again in a moment.
 _REFRESH_S = 0.05
+# Who refuses to be a stand-by is not asked at every look.
+_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Generator:
         self._handles = itertools.count(1)
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
+        self._refresh_at = 0.0
         self._active: TrunkSession | None = None
         self._standby: TrunkSession | None = None
         self._closed = False
@@ -181,9 +184,15 @@ class Generator:
 
         A thread of its own connects: a frozen host lets it wait, and nobody who takes over or submits meanwhile.
         """
+        if time.monotonic() < self._refresh_at:
+            return
         peers = self._standby_peers()
         if peers and self._refreshing.acquire(blocking=False):
-            threading.Thread(target=self._prepare, args=(peers,), name="rios-standby", daemon=True).start()
+            try:
+                threading.Thread(target=self._prepare, args=(peers,), name="rios-standby", daemon=True).start()
+            except RuntimeError:
+                self._refreshing.release()
+                raise
 
     def _standby_peers(self) -> list[Peer]:
         """Where a stand-by can be had, where there is none; one whose host is to run a trunk no longer is let go."""
@@ -213,15 +222,17 @@ class Generator:
                     continue
                 if self._stands_by(session):
                     return
+            self._refresh_at = time.monotonic() + _AGAIN_S
         finally:
             self._refreshing.release()
 
     def _stands_by(self, session: TrunkSession) -> bool:
         """Keep a session as the stand-by, unless its host has taken over meanwhile, or this was closed."""
         with self._lock:
-            if session.alive and not self._closed and session.peer.name != self.active and self._standby is None:
+            if session.alive and session.peer.name != self.active and self._standby is None:
                 self._standby = session
-                return True
+                if not self._closed:  # looked at last: whoever closes says so first, and then closes what is here
+                    return True
         session.close()
         return False
 

@@ -155,10 +155,13 @@ class Jobs:
                         job.run.job.cancel()
                     if job.id in wanted.followed and not job.run.ended:
                         self.records.write(job.id, job.user_id, job.model, job.progress())
-            self.records.sweep()
             self._views.look()
+            self.records.sweep()
         except RiosError as error:
             log.info("the records of jobs are not looked at", extra={"reason": str(error)})
+        except Exception:
+            # Whatever it is, the next look may be better; without any the other gateways take this one for dead.
+            log.exception("the records of jobs are not looked at")
 
     def _tell_last(self) -> None:
         try:

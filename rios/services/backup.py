@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import func, insert, select
 
-from rios.storage import deployment_models, gateway_models, migrate, sign_in_models
+from rios.storage import deployment_models, gateway_models, migrate, report_models, sign_in_models
 from rios.storage.engine import Database
 from rios.storage.models import Base
 from rios.words.errors import InvalidRequest
@@ -30,7 +30,7 @@ _TIMEOUT_S = 60.0
 _CHUNK = 1000
 _NOT_KEPT = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "gateway.json", "late")
 """The database is there as tables; who serves now, and where, is of now alone."""
-TABLES = (deployment_models, gateway_models, sign_in_models)
+TABLES = (deployment_models, gateway_models, report_models, sign_in_models)
 """`Base` knows them once they are imported."""
 
 

@@ -25,7 +25,7 @@ from rios.services.network_keys import derived_cipher
 from rios.storage.gateway_models import JobRow
 from rios.storage.models import HoldRow
 from rios.words import errors
-from rios.words.errors import GatewayLost, InvalidRequest, NotFound, RiosError
+from rios.words.errors import GatewayLost, InvalidRequest, LedgerUnavailable, NotFound, RiosError
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ RENEW_S = 1.5
 FOLLOWED_S = 5.0
 LOST = "lost"
 _SWEEP_S = 10.0
+# Who ends the jobs of others for longer is taken for dead himself.
+_LOSING_S = 1.0
 _NONCE = 12
 
 
@@ -192,7 +194,14 @@ class JobRecords:
             self._well_since = clock
         if clock - self._well_since > LEASE_S:
             for one in lost:
-                self._lose(one)
+                if self._clock() - clock > _LOSING_S:
+                    break
+                try:
+                    self._lose(one)
+                except LedgerUnavailable:
+                    raise
+                except RiosError as error:  # of this one alone
+                    log.warning("a lost job is not accounted for", extra={"job": one["id"], "reason": str(error)})
         if clock - self._swept_at > _SWEEP_S:
             self._swept_at = clock
             old = delete(row).where(row.ended_at < now - self._kept_us)

@@ -39,6 +39,8 @@ _LOOKED_S = 3.0
 _SWEEP_S = 10.0
 _PAGE = 1000
 _LOST_PAGE = 100
+# Who ends the jobs of others for longer is taken for dead himself.
+_LOSING_S = 1.0
 
 
 class JobViews:
@@ -202,6 +204,8 @@ class JobViews:
             with self._ledger.database.reading() as connection:
                 lost = connection.execute(select(row.__table__).where(*gone).limit(_LOST_PAGE)).mappings().all()
             for one in lost:
+                if self._clock() - clock > _LOSING_S:
+                    break
                 self._lose(one)
         if clock - self._swept_at > _SWEEP_S:
             self._swept_at = clock
@@ -209,7 +213,8 @@ class JobViews:
 
     def _lose(self, row: RowMapping) -> None:
         said = _read(row["record"])
-        if said is None:
+        if said is None:  # it ends as it is: those that can be read come next
+            self._end(row, row["record"])
             return
         view, place = said
         with self._ledger.database.reading() as connection:
@@ -223,19 +228,24 @@ class JobViews:
             record = json.loads(known.record)
             state, tokens, error = known.state, record["tokens"], record.get("error")
             why = "" if error is None or state == "cancelled" else error["detail"]
-        now = self._ledger.now()
+        # Without a record it may be asked for again by its Idempotency-Key, and what it cost is given back then.
         new = replace(
-            view, state=state, tokens=tokens, ended_at=now / SECOND, cost_wei=cost_wei, posted=True, error=why
-        )
-        same = (JobViewRow.id == view.id, JobViewRow.ended_at.is_(None), JobViewRow.lease_until == row["lease_until"])
-        values = {"record": json.dumps({"view": new.to_dict(), "place": place}), "ended_at": now}
+            view, state=state, tokens=tokens, ended_at=self._ledger.now() / SECOND, cost_wei=cost_wei,
+            posted=known is not None, error=why,
+        )  # fmt: skip
+        if self._end(row, json.dumps({"view": new.to_dict(), "place": place})):
+            log.info("a job of a gateway that died is shown as ended", extra={"job": view.id, "state": state})
+
+    def _end(self, row: RowMapping, record: str) -> bool:
+        """Whether this was the one that ended it."""
+        same = (JobViewRow.id == row["id"], JobViewRow.ended_at.is_(None), JobViewRow.lease_until == row["lease_until"])
+        values = {"record": record, "ended_at": self._ledger.now()}
 
         def run(connection: Connection) -> bool:
             changed = update(JobViewRow).where(*same).values(**values, version=_next(connection))
             return connection.execute(changed).rowcount == 1
 
-        if self._ledger.transact(lambda batch: run(batch.connection), alone=True):
-            log.info("a job of a gateway that died is shown as ended", extra={"job": view.id, "state": state})
+        return bool(self._ledger.transact(lambda batch: run(batch.connection), alone=True))
 
 
 def _put(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

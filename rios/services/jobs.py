@@ -321,6 +321,11 @@ class Jobs(Sequence[JobView]):
         entry = self._entry(job_id)
         if isinstance(entry, Entry):
             return entry
+        if entry.view.state == "lost":
+            raise Elsewhere(
+                f"job {job_id} was one of {entry.place}, which has ended, and what it was asked went with it; send it "
+                "again"
+            )
         raise Elsewhere(
             f"job {job_id} is one of {entry.place}: what it was asked and what it answered is in the memory of that "
             "gateway alone, for as long as that runs; ask there"

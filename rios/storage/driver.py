@@ -15,10 +15,11 @@ def driven(connection: Connection, statement: str) -> Iterator[Any]:
     """The driver's own connection. What it raises inside is raised as SQLAlchemy's error for it, as of `statement`."""
     dialect = connection.dialect
     base: Any = dialect.loaded_dbapi.Error
+    driver: Any = connection.connection.dbapi_connection
     try:
-        yield connection.connection.dbapi_connection
+        yield driver
     except base as error:
-        lost = dialect.is_disconnect(error, None, None)
+        lost = dialect.is_disconnect(error, driver, None)
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(statement, None, error, base, connection_invalidated=lost, dialect=dialect) from error

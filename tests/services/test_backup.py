@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import inspect
 
 from rios.services.accounting import reconcile
 from rios.services.accounts import FIRST_ORGANISATION, Accounts
@@ -18,6 +21,8 @@ from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import AppStore
 from rios.services.purse import Purse
+from rios.storage import migrate
+from rios.storage.engine import Database
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest
 from rios.words.keccak import keccak256
@@ -129,3 +134,14 @@ def test_a_damaged_file_is_refused_and_changes_nothing(file: Path, tmp_path: Pat
     (tmp_path / "text").write_text("no backup")
     with pytest.raises(InvalidRequest, match="no backup"):
         restore(tmp_path / "text", tmp_path / "home")
+
+
+def test_every_table_of_a_network_is_in_it(tmp_path: Path) -> None:
+    """`Base` knows the tables of the modules that are imported: whoever backs up imports them all by himself."""
+    database = Database(f"sqlite:///{tmp_path / 'new.sqlite'}", timeout_s=20)
+    migrate.upgrade(database)
+    there = set(inspect(database.engine).get_table_names()) - {"alembic_version"}
+    database.close()
+    code = "import rios.services.backup as b; from rios.storage.models import Base; print(*Base.metadata.tables)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert set(said.split()) == there

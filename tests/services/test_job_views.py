@@ -216,7 +216,7 @@ def test_a_job_whose_gateway_died_is_lost(net: Network) -> None:
     assert net.other.of("ann")["r1"].live, "its lease lasts still"
     net.without_the_first(4)
     found = net.other.of("ann")["r1"]
-    assert (found.state, found.live, found.cost_wei, found.posted) == ("lost", False, 20, True)
+    assert (found.state, found.live, found.cost_wei, found.posted) == ("lost", False, 20, False)
     assert "a at https://a.test, which ran it, has ended" in found.error
     assert found.ended_at == pytest.approx(net.clock.now_us / SECOND_US, abs=3)
     # The one that was only slow says so, and is believed again.

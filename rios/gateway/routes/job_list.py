@@ -42,7 +42,8 @@ async def get_jobs(
 @router.get("/{job_id}/view", summary="A generation as the list has it")
 async def get_view(request: Request, who: User, job_id: str) -> dict[str, Any]:
     """Of any gateway."""
-    return gate_of(request).network.jobs.view(job_id, who.user_id).to_dict()
+    jobs = gate_of(request).network.jobs  # its price is the ledger's, which may take a while
+    return (await run_in_threadpool(jobs.view, job_id, who.user_id)).to_dict()
 
 
 @router.get("/{job_id}/request", summary="What a generation was asked for with, and its answer so far")

@@ -33,10 +33,11 @@ class Log:
         # Who looks asks for what is later than the last line there was: no two may be of one moment.
         first = max(self._ledger.now(), self._last_at + 1)
         lines = [Line(attempt=self._run.attempts, at=first + place, text=text) for place, text in enumerate(wanted)]
-        try:
-            self._store.say(self._run, self._holder, self._said, lines)
-        except RiosError as error:
-            log.info("a line of a report was not kept", extra={"run": self._run.id, "reason": str(error)})
-            return
+        number = self._said
+        # Also where they are not kept: whether they are is not always known, and a number comes once.
         self._said += len(lines)
         self._last_at = lines[-1].at
+        try:
+            self._store.say(self._run, self._holder, number, lines)
+        except RiosError as error:
+            log.info("a line of a report was not kept", extra={"run": self._run.id, "reason": str(error)})
