@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,15 @@ from pydantic import SecretBytes
 
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster, claim_name
-from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolation, Launch, Mount
+from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolation, Launch, Mount, Status
 from rios.deploy.scheduling import Amounts, Need, choose
 from rios.deploy.spec import App
+from rios.services.deployments.hosts import Host
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.needs(what) for what in ("bwrap", "root", "busybox")]
 
@@ -219,7 +221,7 @@ def test_how_it_ended_is_kept_whoever_ended_it(bench: Bench, cluster: Kubernetes
 
 def test_a_lost_node_holds_nothing_up(bench: Bench, cluster: KubernetesServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is to end a Pod does not answer: after a while it is taken away without."""
-    monkeypatch.setattr("rios.deploy.runtimes.kubernetes._GONE_WITHIN_S", 1.0)
+    monkeypatch.setattr("rios.deploy.runtimes.kubernetes._GONE_WITHIN_S", 1.0 * PATIENCE)
     status = bench.start("sleep", "60")
     running = cluster.node.pods[f"rios-{status.instance}"]
     node_sees = running.pod = {**running.pod, "metadata": {**running.pod["metadata"]}}
@@ -407,6 +409,7 @@ def test_what_a_killed_notebook_ran_is_taken_away(cluster: KubernetesServer, ben
     host = KubernetesHost(tmp_path, own, network_id="n")
     app = App(name="left", image=IMAGE, command=("sleep", "60"), runtime="kubernetes").stored()
     order = Order(replica_id="left-1", app_id="a", organisation_id="o", revision=1, specification=app)
+    until(lambda: _answers(host), "its first look", deadline_s=20)
     assert host.instances() == []
     host.start(order)
     assert [one.instance for one in host.instances()] == ["left-1"], "what it did itself it knows at once"
@@ -416,6 +419,62 @@ def test_what_a_killed_notebook_ran_is_taken_away(cluster: KubernetesServer, ben
     clear_cluster(tmp_path)
     for kind in cluster.objects:
         assert not cluster.of(kind, "left-1")
+
+
+def _answers(host: Host) -> bool:
+    """Whether it has looked."""
+    try:
+        host.instances()
+    except HostLost:
+        return False
+    return True
+
+
+def test_a_host_where_much_is_done_is_not_lost(
+    cluster: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes longer than the time between two acts: what this process did meanwhile it knows itself."""
+    from rios.services.deployments.hosts import Order
+    from rios.services.deployments.kubernetes_host import KubernetesHost
+
+    for name, seconds in (("_LOOK_S", 0.05), ("_FRESH_S", 60.0)):
+        monkeypatch.setattr(f"rios.services.deployments.kubernetes_host.{name}", seconds)
+    listed, begun, go_on = KubernetesRuntime.instances, threading.Event(), threading.Event()
+
+    def slowly(runtime: KubernetesRuntime, labels: Mapping[str, str] | None = None) -> list[Status]:
+        found = listed(runtime, labels)
+        begun.set()
+        assert go_on.wait(30)
+        return found
+
+    host = KubernetesHost(tmp_path, Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE), network_id="n")
+    until(lambda: _answers(host), "its first look", deadline_s=20)
+    app = App(name="busy", image=IMAGE, command=("sleep", "60"), runtime="kubernetes").stored()
+
+    def names() -> list[str]:
+        return [one.instance for one in host.instances()]
+
+    try:
+        for number in range(3):
+            monkeypatch.setattr(KubernetesRuntime, "instances", slowly)
+            begun.clear()
+            go_on.clear()
+            assert begun.wait(30)
+            name = f"busy-{number}"  # begun and ended within one look
+            host.start(Order(replica_id=name, app_id="a", organisation_id="o", revision=1, specification=app))
+            assert names() == [name]
+            monkeypatch.setattr(KubernetesRuntime, "instances", listed)
+            seen = host._looked_at
+            go_on.set()
+            until(lambda seen=seen: host._looked_at > seen, "the end of that look", deadline_s=20)  # type: ignore[misc]
+            assert names() == [name], "the look had not seen it"
+            assert host.end(name, grace_s=0).status is not None
+            assert [one.state for one in host.instances()] == ["exited"]
+            host.clear(name)
+            assert names() == []
+    finally:
+        go_on.set()
+        host.close()
 
 
 def test_a_cluster_that_does_not_answer_holds_nobody_up(
@@ -436,7 +495,7 @@ def test_a_cluster_that_does_not_answer_holds_nobody_up(
         for ask in (host.offer, host.instances):
             with pytest.raises(HostLost, match="does not answer"):
                 ask()
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 0.4 * PATIENCE
         host.close()
 
 
@@ -447,6 +506,7 @@ def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesSer
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": NAMESPACE}}
     cluster.create("resourcequotas", {**quota, "spec": {"hard": {"limits.cpu": "1500m", "limits.memory": "2Gi"}}})
     host = KubernetesHost(tmp_path, own, network_id="n")
+    until(lambda: _answers(host), "its first look", deadline_s=20)
     offer = host.offer()
     assert (offer.total.cpu_milli, offer.total.memory_bytes) == (1500, 2 << 30)
     assert offer.by_name
@@ -459,5 +519,6 @@ def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesSer
     host.close()
     cluster.delete("resourcequotas", "q", None)
     host = KubernetesHost(tmp_path, own, network_id="n", isolation=Isolation.KERNEL)
+    until(lambda: _answers(host), "its first look", deadline_s=20)
     assert host.offer().cordoned, "it isolates less than is asked for here"
     host.close()

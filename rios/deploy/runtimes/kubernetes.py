@@ -94,6 +94,10 @@ class KubernetesRuntime:
     def __repr__(self) -> str:
         return f"<KubernetesRuntime {self._cluster.namespace} of {self._owner}>"
 
+    def prepare(self) -> None:
+        """Be ready to ask, which takes seconds at first. Raises UnsupportedRuntime and DeadlineExceeded."""
+        self._api.client()
+
     # --- what works here -------------------------------------------------------------------------------------
 
     def capabilities(self) -> Capabilities:

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -35,23 +36,52 @@ Query = Sequence[tuple[str, Any]]
 
 
 class Api:
-    """What a runtime asks of one cluster. Calls may come from any thread; each ends by a deadline."""
+    """What a runtime asks of one cluster. Calls may come from any thread; each ends by a deadline.
+
+    A program of the kubeconfig that renews credentials has none: the client waits for it, and so does who calls then.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lock = threading.Lock()
-        self._made: ApiClient | None = None
+        self._made: Future[ApiClient] | None = None
         self._silent_until = 0.0
 
     def __repr__(self) -> str:
         return f"<Api {self._cluster.kubeconfig} {self._cluster.namespace}>"
 
     def client(self) -> ApiClient:
-        """Raises UnsupportedRuntime where the package is missing, or the kubeconfig says no way to a cluster."""
+        """Made when it is first asked for. A kubeconfig may name a program that gives credentials, which may hang.
+
+        Raises UnsupportedRuntime where the package is missing, or the kubeconfig says no way to a cluster;
+        DeadlineExceeded where there is no client in time: whoever asks then waits for the same.
+        """
         with self._lock:
             if self._made is None:
-                self._made = _client(self._cluster)
-            return self._made
+                self._made = Future()
+                threading.Thread(
+                    target=_make, args=(self._made, self._cluster), name="rios-kubeconfig", daemon=True
+                ).start()
+            made = self._made
+        try:
+            return made.result(CALL_S)
+        except TimeoutError as error:
+            why = f"the kubeconfig {self._cluster.kubeconfig} gave no credentials within {CALL_S:g} s"
+            raise DeadlineExceeded(f"{why}: the program that it names hangs") from error
+        except Exception:
+            with self._lock:
+                if self._made is made:
+                    self._made = None  # it may be mended, and is read anew
+            raise
+
+    def _serialized(self, method: str, path: str, query: Query, headers: dict[str, str], body: Any = None) -> Any:
+        client = self.client()
+        try:
+            return client.param_serialize(
+                method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+        except _no_credentials() as error:  # those that it had have expired
+            raise SandboxFailed(f"the kubeconfig {self._cluster.kubeconfig} gives no credentials: {error}") from error
 
     def path(self, kind: str, name: str = "", verb: str = "") -> str:
         """Where the objects of a kind are (`pods`), or one of them, or what can be done with it."""
@@ -60,9 +90,7 @@ class Api:
 
     def prepared(self, path: str, query: Query = ()) -> tuple[str, dict[str, str]]:
         """The URL and the headers of a request that somebody else makes, such as a WebSocket's."""
-        _, url, headers, _, _ = self.client().param_serialize(
-            "GET", path, query_params=list(query), header_params={}, auth_settings=["BearerToken"]
-        )
+        _, url, headers, _, _ = self._serialized("GET", path, query, {})
         return str(url), dict(headers)
 
     # --- one request -----------------------------------------------------------------------------------------
@@ -83,12 +111,9 @@ class Api:
         Raises SandboxFailed where the server does not answer, DeadlineExceeded where its answer is not there in time.
         """
         headers = {"Accept": "application/json, */*"} | ({"Content-Type": content_type} if content_type else {})
-        client = self.client()
-        request = client.param_serialize(
-            method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
-        )
+        request = self._serialized(method, path, query, headers, body)
         try:
-            response = client.call_api(*request, _request_timeout=(_CONNECT_S, timeout_s)).response
+            response = self.client().call_api(*request, _request_timeout=(_CONNECT_S, timeout_s)).response
         except (urllib3.exceptions.HTTPError, _untrusted()) as error:
             self._silent_until = time.monotonic() + _SILENT_S
             raise SandboxFailed(f"the cluster's API server does not answer ({method} {path}): {error}") from error
@@ -157,8 +182,8 @@ class Api:
         """Let go of connections."""
         with self._lock:
             made, self._made = self._made, None
-        if made is not None:
-            made.close()
+        if made is not None and made.done() and made.exception() is None:
+            made.result().close()
 
 
 def said(data: bytes) -> str:
@@ -175,7 +200,8 @@ def loaded(data: bytes) -> Manifest:
         found = json.loads(data)
     except ValueError as error:
         raise SandboxFailed(f"the cluster answers {data[:80]!r}, which is no JSON") from error
-    assert isinstance(found, dict)
+    if not isinstance(found, dict):
+        raise SandboxFailed(f"the cluster answers {data[:80]!r}, which is no object")
     return found
 
 
@@ -185,6 +211,21 @@ def _untrusted() -> type[Exception]:
 
     found: type[Exception] = ApiException
     return found
+
+
+def _no_credentials() -> type[Exception]:
+    """What the client raises where a kubeconfig's credentials cannot be renewed."""
+    from kubernetes.config import ConfigException
+
+    found: type[Exception] = ConfigException
+    return found
+
+
+def _make(made: Future[ApiClient], cluster: Cluster) -> None:
+    try:
+        made.set_result(_client(cluster))
+    except Exception as error:  # noqa: BLE001 -- raised again by whoever waits for it
+        made.set_exception(error)
 
 
 def _client(cluster: Cluster) -> ApiClient:
@@ -201,7 +242,7 @@ def _client(cluster: Cluster) -> ApiClient:
             config.load_incluster_config(client_configuration=settings)
         else:
             config.load_kube_config(cluster.kubeconfig, client_configuration=settings, persist_config=False)
-    except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever it stumbles over in a file that somebody wrote
         raise UnsupportedRuntime(f"the kubeconfig {cluster.kubeconfig} leads to no cluster: {error}") from error
     # Of a connection that the server has closed, and where it has too much to do: all that is asked may be repeated.
     settings.retries = urllib3.Retry(

@@ -6,13 +6,14 @@ cluster; on this machine lie the ends of their logs alone.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
@@ -26,14 +27,15 @@ from rios.words.errors import HostLost, RiosError
 if TYPE_CHECKING:
     from rios.words.config import Settings
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 NAME = "kubernetes"
 _QUOTA_S = 30.0
 """What a namespace may have is asked for so often."""
 _LOOK_S = 1.0
 """What runs in a cluster is asked for so often, by a thread: an API server that does not answer holds nobody up."""
 _FRESH_S, _ANSWER_S = 4.0, 2.0
-"""What was seen counts for so long; an answer after a change is waited for so long."""
+"""What was seen counts for so long; the first answer is waited for so long."""
 _CPU_MILLI_MAX, _BYTES_MAX = 1 << 40, 1 << 60
 """Of a namespace without a quota: a Pod that finds no node says so when it is to start."""
 _MARK = "cluster.json"
@@ -65,14 +67,22 @@ class KubernetesHost(LocalHost):
         self._quota: Mapping[str, float] = {}
         self._asked_at = -math.inf
         self._looks = threading.Condition()
-        self._seen: tuple[HostOffer, list[Status]] | None = None
-        self._looked_at, self._changed_at = -math.inf, time.monotonic()
-        self._why = ""
-        self._changed, self._closing = threading.Event(), threading.Event()
+        self._seen: tuple[HostOffer, dict[str, Status]] | None = None
+        self._own: dict[str, tuple[float, Status | None]] = {}
+        """What this process did to instances, and when: a look that began before does not know of it."""
+        self._looked_at, self._why = -math.inf, ""
+        self._lost_by: type[Exception] | None = None
+        self._closing = threading.Event()
         super().__init__(
             NAME, place / NAME, self._begun, {"kubernetes": cluster.isolation},
             network_id=network_id, isolation=isolation,
         )  # fmt: skip
+        try:
+            # Seconds of importing, or of a plugin for credentials: who leads meanwhile would take the host for lost.
+            self._runtime.prepare()
+        except RiosError as error:
+            self._why = str(error)
+        self._begun_at = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="rios-cluster", daemon=True)
         self._thread.start()
 
@@ -88,35 +98,50 @@ class KubernetesHost(LocalHost):
 
     def instances(self) -> list[Status]:
         """All there is of this network's replicas, whichever process started them. Raises HostLost, as `offer`."""
-        return self._looked()[1]
+        return list(self._looked()[1].values())
 
-    def _looked(self) -> tuple[HostOffer, list[Status]]:
-        """What the last look saw, if it began after what this process changed last."""
+    def _looked(self) -> tuple[HostOffer, dict[str, Status]]:
+        """What the last look saw, with what this process did since it began."""
         with self._looks:
-            # Who asks has other hosts to look after: it waits where an answer is due, and not where none comes.
-            self._looks.wait_for(self._is_fresh, timeout=max(0.0, self._changed_at + _ANSWER_S - time.monotonic()))
+            # Who asks has other hosts to look after: it waits where a first answer is due, and not where none comes.
+            self._looks.wait_for(self._is_fresh, timeout=max(0.0, self._begun_at + _ANSWER_S - time.monotonic()))
             if self._seen is None or not self._is_fresh():
                 raise HostLost(f"the cluster of {self.name} does not answer: {self._why or 'it has not yet'}")
-            return self._seen
+            offer, instances = self._seen
+            return offer, dict(instances)
 
     def _is_fresh(self) -> bool:
-        return self._looked_at > max(self._changed_at, time.monotonic() - _FRESH_S)
+        return self._looked_at > time.monotonic() - _FRESH_S
 
     def _watch(self) -> None:
         while not self._closing.is_set():
             begun = time.monotonic()
             try:
-                seen = self._asked()
-            except (RiosError, OSError, LookupError, TypeError, ValueError) as error:
-                # Also an answer of another shape: the next one may be better, and who asks is told of this one.
-                with self._looks:
-                    self._why = f"{type(error).__name__}: {error}"
+                offer, instances = self._asked()
+            except Exception as error:  # noqa: BLE001 -- told to who asks; the next answer may be better
+                self._lose(error)
             else:
-                with self._looks:
-                    self._seen, self._looked_at, self._why = seen, begun, ""
-                    self._looks.notify_all()
-            self._changed.wait(_LOOK_S)
-            self._changed.clear()
+                self._take_in(begun, offer, instances)
+            self._closing.wait(_LOOK_S)
+
+    def _take_in(self, begun: float, offer: HostOffer, instances: list[Status]) -> None:
+        with self._looks:
+            self._own = {name: own for name, own in self._own.items() if own[0] >= begun}
+            found = {status.instance: status for status in instances}
+            for name, (_, status) in self._own.items():
+                _put(found, name, status)
+            self._seen, self._looked_at, self._why, self._lost_by = (offer, found), begun, "", None
+            self._looks.notify_all()
+
+    def _lose(self, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        with self._looks:
+            is_new = self._lost_by is not type(error)
+            self._why, self._lost_by = why, type(error)
+        if is_new:
+            # Where it is no error of rios', whoever mends it needs the place.
+            trace = None if isinstance(error, RiosError) else error
+            log.warning("a cluster is not seen", extra={"host": self.name, "reason": why}, exc_info=trace)
 
     def _asked(self) -> tuple[HostOffer, list[Status]]:
         if time.monotonic() > self._asked_at + _QUOTA_S:
@@ -147,23 +172,27 @@ class KubernetesHost(LocalHost):
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""
-        return self._changing(lambda: super(KubernetesHost, self).start(order))
+        status = super().start(order)
+        self._did(order.replica_id, status)
+        return status
 
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         """End a replica."""
-        return self._changing(lambda: super(KubernetesHost, self).end(replica_id, grace_s=grace_s))
+        ended = super().end(replica_id, grace_s=grace_s)
+        if ended.status is not None:
+            self._did(replica_id, ended.status)
+        return ended
 
     def clear(self, replica_id: str) -> None:
         """Take away all there is of it, but the end of its log."""
-        self._changing(lambda: super(KubernetesHost, self).clear(replica_id))
+        super().clear(replica_id)
+        self._did(replica_id, None)
 
-    def _changing(self, act: Callable[[], T]) -> T:
-        try:
-            return act()
-        finally:
-            with self._looks:
-                self._changed_at = time.monotonic()
-            self._changed.set()
+    def _did(self, replica_id: str, status: Status | None) -> None:
+        with self._looks:
+            self._own[replica_id] = (time.monotonic(), status)
+            if self._seen is not None:
+                _put(self._seen[1], replica_id, status)
 
     def way(self, replica_id: str, address: str) -> str:
         """A port of this process, where Pods are not reached by their own addresses."""
@@ -181,9 +210,15 @@ class KubernetesHost(LocalHost):
     def close(self) -> None:
         """Ask no more; Pods go on."""
         self._closing.set()
-        self._changed.set()
         self._thread.join(_ANSWER_S)
         self._runtime.close()
+
+
+def _put(instances: dict[str, Status], name: str, status: Status | None) -> None:
+    if status is None:
+        instances.pop(name, None)
+    else:
+        instances[name] = status
 
 
 def clear_cluster(directory: Path) -> None:
