@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rios
 from rios.deploy.runtimes.kubernetes_objects import Cluster
@@ -87,6 +88,25 @@ def test_what_the_cluster_cannot_run_says_why(stage: Stage) -> None:
         )  # fmt: skip
         with pytest.raises(DeploymentFailed, match=why):
             app.wait(timeout=WAIT_S)
+        app.delete(timeout=WAIT_S)
+
+
+def _away(place: Path) -> Cluster:
+    """A cluster where nobody listens."""
+    server = {"name": "away", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "away", "context": {"cluster": "away", "user": "nobody"}}
+    said = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "away",
+        "clusters": [server], "contexts": [context], "users": [{"name": "nobody", "user": {}}],
+    }  # fmt: skip
+    (place / "away").write_text(yaml.safe_dump(said))
+    return Cluster(kubeconfig=str(place / "away"), namespace=NAMESPACE)
+
+
+def test_what_never_ran_in_a_cluster_ends_without_it(server: KubernetesServer, tmp_path: Path) -> None:
+    with Stage(apps=server.directory / "alone", cluster=_away(tmp_path)) as one:
+        app = one.web("elsewhere")
+        app.wait(timeout=WAIT_S)
         app.delete(timeout=WAIT_S)
 
 

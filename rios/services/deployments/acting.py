@@ -284,8 +284,16 @@ class Acting:
         host.clear(instance)
         log.info("an instance of no replica was cleared away", extra={"host": host.name, "replica": instance})
 
+    def _named(self, app: App) -> set[str]:
+        """The runtimes that its revisions have named."""
+        marks = [(app.id, int(one["number"])) for one in self._store.revisions(app.id)]
+        return {str(one["runtime"]) for one in self._store.specifications(marks).values()}
+
     def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
+        named = self._named(app)
         for host in hosts.values():
+            if host.only and not host.only & named:
+                continue  # nothing of it ever ran there; so it is not waited for where it does not answer
             for status in host.instances():
                 if status.labels.get(APP) == app.id:  # its replicas have ended; this is being cleared away, or was not
                     host.clear(status.instance)

@@ -33,6 +33,8 @@ Deploy = Callable[..., "Model"]
 class EngineHost:
     """The models that this process serves for deployments."""
 
+    only: frozenset[str] = frozenset()
+
     def __init__(self, deploy: Deploy) -> None:
         self.name = f"{ENGINE}-{os.getpid()}-{secrets.token_hex(3)}"
         self._deploy = deploy

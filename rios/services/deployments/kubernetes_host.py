@@ -58,6 +58,8 @@ def cluster_of(options: Settings) -> Cluster | None:
 class KubernetesHost(LocalHost):
     """One namespace of a cluster, for one network."""
 
+    only = frozenset({NAME})
+
     def __init__(
         self, place: Path, cluster: Cluster, *, network_id: str, isolation: Isolation = Isolation.PROCESS
     ) -> None:
@@ -163,7 +165,7 @@ class KubernetesHost(LocalHost):
                 replicas=least(REPLICAS_MAX, "pods", "count/pods"),
             ),
             isolation=self._cluster.isolation,
-            runtimes=frozenset({"kubernetes"}),
+            runtimes=self.only,
             cordoned=self._cluster.isolation < self._least,
             by_name=True,
         )

@@ -58,6 +58,8 @@ LOG_LINES, LOGS_KEPT = 5000, 20
 class LocalHost:
     """This machine. Close it; what runs goes on."""
 
+    only: frozenset[str] = frozenset()
+
     def __init__(
         self,
         name: str,
