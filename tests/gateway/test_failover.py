@@ -146,7 +146,7 @@ def test_generations_of_all_routes_are_listed_and_cancelled_at_both(pair: Town) 
             until(lambda job=job: _view(one, job), "it is listed", deadline_s=5)  # type: ignore[misc]
             assert one.delete(f"/v1/jobs/{job}").status_code == 204
             for http in (one, other):
-                until(lambda http=http, job=job: not _goes_on(http, job), "it ends", deadline_s=10)  # type: ignore[misc]
+                until(lambda http=http, job=job: not _running(http, job), "it ends", deadline_s=10)  # type: ignore[misc]
             if _view(one, job)["state"] == _view(other, job)["state"] == "cancelled":
                 assert _view(one, job)["tokens"] < 480
                 break
@@ -287,7 +287,7 @@ def _view(http: Any, job: str) -> dict[str, Any]:
     return next((one for one in found if one["id"] == job), {})
 
 
-def _goes_on(http: Any, job: str) -> bool:
+def _running(http: Any, job: str) -> bool:
     return _view(http, job)["ended_at"] is None
 
 
