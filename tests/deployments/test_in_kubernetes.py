@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import yaml
 
 import rios
 from rios.deploy.runtimes.kubernetes_objects import Cluster
+from rios.services.deployments import local_host
+from rios.services.deployments.reaper import end_reaper
 from rios.words.config import settings
 from rios.words.errors import DeploymentFailed
 from tests.deploy.images import PYTHON, make_rootfs
@@ -108,6 +111,31 @@ def test_what_never_ran_in_a_cluster_ends_without_it(server: KubernetesServer, t
         app = one.web("elsewhere")
         app.wait(timeout=WAIT_S)
         app.delete(timeout=WAIT_S)
+
+
+def test_a_cluster_that_is_away_keeps_nothing_here(
+    server: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network without a home ends what it ran on this machine; what it ran in the cluster can be ended later."""
+    place = server.directory / "temporary"
+    place.mkdir(mode=0o711)
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    reapers: list[subprocess.Popen[bytes]] = []
+
+    def end(one: subprocess.Popen[bytes]) -> None:
+        end_reaper(one)
+        reapers.append(one)
+
+    monkeypatch.setattr(local_host, "end_reaper", end)
+    away = _away(tmp_path)
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(server.kubeconfig.read_text())
+    with Stage(cluster=Cluster(kubeconfig=str(kubeconfig), namespace=NAMESPACE)) as stage:
+        stage.web("left").wait(timeout=WAIT_S)
+        until(lambda: list(place.glob("*/*/cluster.json")), "a look at the cluster", deadline_s=20)
+        kubeconfig.write_text(Path(away.kubeconfig).read_text())
+    assert [path.name for path in place.glob("rios-apps-*/**/*") if path.is_file()] == ["cluster.json"]
+    assert [one.poll() is not None for one in reapers] == [True]
 
 
 def test_it_goes_on_when_its_gateway_is_another(server: KubernetesServer, tmp_path: Path) -> None:

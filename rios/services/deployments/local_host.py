@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -420,11 +421,34 @@ def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
 
 
 def clear_up(directory: Path) -> None:
-    """Take a directory away, with all that runs there and the storage of its engines."""
-    from rios.deploy.runtimes.engine_service import take_storage_away
-    from rios.services.deployments.kubernetes_host import clear_cluster
+    """Take a directory away, with all that runs there, the storage of its engines, and what it says runs in a cluster.
 
-    clear_cluster(directory)
+    Where the cluster does not let it, what is said of that stays: by it the same call does the rest another time.
+    """
+    from rios.services.deployments.kubernetes_host import NAME, clear_cluster
+
+    try:
+        _clear_machine(directory)
+        for path in directory.iterdir() if directory.exists() else ():
+            if path.name != NAME:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    finally:
+        try:
+            clear_cluster(directory)
+        except Exception as error:
+            # Whatever it is, it is told and not raised: the rest of this process's end is to come.
+            trace = None if isinstance(error, RiosError) else error
+            why = {"place": str(directory / NAME), "reason": str(error)}
+            log.error("what ran in a cluster is not cleared away", extra=why, exc_info=trace)
+        else:
+            shutil.rmtree(directory / NAME, ignore_errors=True)
+    with contextlib.suppress(OSError):  # where anything stays
+        directory.rmdir()
+
+
+def _clear_machine(directory: Path) -> None:
+    from rios.deploy.runtimes.engine_service import take_storage_away
+
     for runtime in runtimes_of(directory):
         for status in runtime.instances():
             runtime.remove(status.instance)
@@ -432,7 +456,6 @@ def clear_up(directory: Path) -> None:
     for volume in [path for path in directory.glob("volumes/*/*/*") if path.is_dir()]:
         Volumes().remove(volume)
     take_storage_away(directory / "engine")
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def place_of(home: Path | None, network_id: str) -> Path | None:
@@ -474,7 +497,9 @@ def local_hosts(
     reaper = start_reaper(made)
 
     def end() -> None:
-        clear_up(made)
-        end_reaper(reaper)
+        try:
+            clear_up(made)
+        finally:
+            end_reaper(reaper)
 
     return LocalHosts(*hosts(made), end=end)
