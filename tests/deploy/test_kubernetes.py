@@ -402,23 +402,52 @@ def test_a_cluster_that_measures_nothing_says_so(bench: Bench, cluster: Kubernet
 
 def test_what_a_killed_notebook_ran_is_taken_away(cluster: KubernetesServer, bench: Bench, tmp_path: Path) -> None:
     """Who clears up after it is another process, and has the directory alone."""
+    from rios.deploy.runtimes.kubernetes_objects import image_pod
     from rios.services.deployments.hosts import Order
     from rios.services.deployments.kubernetes_host import KubernetesHost, clear_cluster
 
     own = Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE)
-    host = KubernetesHost(tmp_path, own, network_id="n")
-    app = App(name="left", image=IMAGE, command=("sleep", "60"), runtime="kubernetes").stored()
+    volume = {"/data": {"size": "1MiB", "keep": True}}
+    host = KubernetesHost(tmp_path, own, network_id="n", lasts=False)
+    app = App(name="left", volumes=volume, image=IMAGE, command=("sleep", "60"), runtime="kubernetes").stored()
     order = Order(replica_id="left-1", app_id="a", organisation_id="o", revision=1, specification=app)
     until(lambda: _answers(host), "its first look", deadline_s=20)
     assert host.instances() == []
     host.start(order)
     assert [one.instance for one in host.instances()] == ["left-1"], "what it did itself it knows at once"
     host.close()
+    for owner in ("n", "another"):
+        cluster.create("pods", image_pod(IMAGE, 10001, own, owner, deadline_s=60))
     clear_cluster(tmp_path / "elsewhere")
     assert cluster.of("pods", "left-1")
+    assert _owned(cluster, "n").keys() == {"pods", "secrets", "networkpolicies", "persistentvolumeclaims"}
     clear_cluster(tmp_path)
-    for kind in cluster.objects:
-        assert not cluster.of(kind, "left-1")
+    until(lambda: not _owned(cluster, "n"), "the end of all of it", deadline_s=20)
+    (fetches,) = _owned(cluster, "another")["pods"]
+    cluster.delete("pods", fetches, 0)
+
+
+def _owned(cluster: KubernetesServer, owner: str) -> dict[str, list[str]]:
+    """The names of what is an owner's, by kind."""
+    found = {
+        kind: [name for name, one in of.items() if one["metadata"].get("labels", {}).get("rios.owner") == owner]
+        for kind, of in cluster.objects.items()
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def test_what_others_serve_is_not_ended_with_a_notebook(
+    cluster: KubernetesServer, bench: Bench, tmp_path: Path
+) -> None:
+    from rios.services.deployments.kubernetes_host import KubernetesHost, clear_cluster
+
+    own = Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE)
+    status = bench.start("sleep", "60")
+    host = KubernetesHost(tmp_path, own, network_id="tests")
+    until(lambda: _answers(host), "its first look", deadline_s=20)
+    host.close()
+    clear_cluster(tmp_path)
+    assert bench.runtime.status(status.instance).state == "running"
 
 
 def _answers(host: Host) -> bool:

@@ -68,7 +68,7 @@ class Stage:
     def _made(self, home: Path | None, apps: Path | None, period_s: int, lease_s: float) -> Platform:
         return Platform(
             self.purse.charging,
-            lambda store: local_hosts(store.network_id(), apps, cluster=self._cluster),
+            lambda store: local_hosts(store.network_id(), apps, cluster=self._cluster, lasts=home is not None),
             lambda _name: self.purse.books.address,
             home=home,
             period_s=period_s,

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import rios
+from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster
 from rios.services.deployments import local_host
 from rios.services.deployments.reaper import end_reaper
@@ -154,6 +155,32 @@ def test_it_goes_on_when_its_gateway_is_another(server: KubernetesServer, tmp_pa
         until(lambda: get(f"{app.url}/again") == (200, "hello /again"), "its answer", deadline_s=WAIT_S, pause_s=0.2)
         assert [one.id for one in app.replicas] == [replica]
         app.delete(timeout=WAIT_S)
+
+
+def test_what_a_database_keeps_goes_on_in_its_cluster(
+    server: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook on a network's database has no home: at its end it leaves what gateways go on with."""
+    monkeypatch.setenv("RIOS_KUBECONFIG", str(server.kubeconfig))
+    monkeypatch.setenv("RIOS_DATABASE", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    settings.cache_clear()
+    try:
+        with rios.local(workers=1, threads=1) as net:
+            app = net.deploy.create(
+                name="kept", image=IMAGE, command=["sleep", "600"], runtime="kubernetes", resources=RESOURCES, grace=1
+            )  # fmt: skip
+            app.wait(timeout=WAIT_S)
+            (one,) = app.replicas
+        (pod,) = server.of("pods", one.id)
+        assert pod["status"]["phase"] == "Running"
+        assert "deletionTimestamp" not in pod["metadata"]
+        cluster = Cluster(kubeconfig=str(server.kubeconfig), namespace=NAMESPACE)
+        left = KubernetesRuntime(cluster, pod["metadata"]["labels"]["rios.owner"])
+        left.clear()
+        left.close()
+        assert not server.of("pods", one.id)
+    finally:
+        settings.cache_clear()
 
 
 def test_a_network_finds_its_cluster_by_its_settings(server: KubernetesServer, monkeypatch: pytest.MonkeyPatch) -> None:

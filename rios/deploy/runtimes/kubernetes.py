@@ -404,6 +404,15 @@ class KubernetesRuntime:
     def remove_volume(self, source: Path) -> None:
         remove_claim(self._api, source)
 
+    def clear(self) -> None:
+        """Take away all there is of this owner: instances, volumes, and Pods that fetch images."""
+        for status in self.instances():
+            self.remove(status.instance)
+        chosen = objects.selector(self._owner)
+        for kind in ("pods", "persistentvolumeclaims"):
+            for one in self._api.listed(kind, chosen):
+                self._api.delete(kind, str(one["metadata"]["name"]))
+
     def close(self) -> None:
         self._ways.close()
         self._api.close()

@@ -61,11 +61,20 @@ class KubernetesHost(LocalHost):
     only = frozenset({NAME})
 
     def __init__(
-        self, place: Path, cluster: Cluster, *, network_id: str, isolation: Isolation = Isolation.PROCESS
+        self,
+        place: Path,
+        cluster: Cluster,
+        *,
+        network_id: str,
+        isolation: Isolation = Isolation.PROCESS,
+        lasts: bool = True,
     ) -> None:
-        """place: where this network's sandboxes lie on this machine. isolation: no replica runs here with less."""
+        """place: where this network's sandboxes lie on this machine. isolation: no replica runs here with less.
+
+        lasts: whether the network outlives this process; else it is said in `place` what `clear_cluster` is to end.
+        """
         self._runtime = KubernetesRuntime(cluster, network_id)
-        self._cluster = cluster
+        self._cluster, self._lasts = cluster, lasts
         self._quota: Mapping[str, float] = {}
         self._asked_at = -math.inf
         self._looks = threading.Condition()
@@ -89,7 +98,8 @@ class KubernetesHost(LocalHost):
         self._thread.start()
 
     def _begun(self, directory: Path) -> Mapping[Runtime, Isolation]:
-        write_json(directory / _MARK, {"cluster": asdict(self._cluster), "owner": self._network_id})
+        if not self._lasts:  # what other processes serve, or will, is not this one's to end
+            write_json(directory / _MARK, {"cluster": asdict(self._cluster), "owner": self._network_id})
         return {self._runtime: self._cluster.isolation}
 
     # --- what it has and runs --------------------------------------------------------------------------------
@@ -224,13 +234,14 @@ def _put(instances: dict[str, Status], name: str, status: Status | None) -> None
 
 
 def clear_cluster(directory: Path) -> None:
-    """Take away what runs in a cluster for the network whose sandboxes lie in `directory`."""
+    """Take away all there is in a cluster of the network whose sandboxes lay in `directory`, if it ends with them."""
     said = read_json(directory / NAME / _MARK)
     if said is None:
         return
     of = said["cluster"]
     isolation, networks = Isolation(of["isolation"]), tuple(of["reached_from"])
     runtime = KubernetesRuntime(Cluster(**{**of, "isolation": isolation, "reached_from": networks}), said["owner"])
-    for status in runtime.instances():
-        runtime.remove(status.instance)
-    runtime.close()
+    try:
+        runtime.clear()
+    finally:
+        runtime.close()

@@ -475,11 +475,13 @@ def local_hosts(
     engine: Host | None = None,
     isolation: Isolation = Isolation.PROCESS,
     cluster: Cluster | None = None,
+    lasts: bool = False,
 ) -> LocalHosts:
     """This machine with the runtimes that it has.
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without. isolation: no replica
-    runs here with less. engine: what runs models. cluster: where Pods run.
+    runs here with less. engine: what runs models. cluster: where Pods run. lasts: whether the network's ledger outlives
+    this process also where this machine has no directory for it: what runs in the cluster is not ended then.
     """
     from rios.services.deployments.kubernetes_host import KubernetesHost
 
@@ -488,7 +490,8 @@ def local_hosts(
         if engine is not None:
             yield engine
         if cluster is not None:
-            yield KubernetesHost(place, cluster, network_id=network_id, isolation=isolation)
+            ends = directory is None and not lasts
+            yield KubernetesHost(place, cluster, network_id=network_id, isolation=isolation, lasts=not ends)
 
     if directory is not None:
         return LocalHosts(*hosts(directory))

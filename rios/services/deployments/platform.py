@@ -47,14 +47,18 @@ class Platform:
         owner: Callable[[str], Address],
         *,
         home: Path | None,
+        lasts: bool = False,
         period_s: int = PERIOD_S,
         lease_s: float = LEASE_S,
     ) -> None:
-        """owner: who is paid for the host of a name. home: where what outlives the process is; nothing does without."""
+        """owner: who is paid for the host of a name. home: where what outlives the process is; nothing does without.
+
+        lasts: the ledger does all the same, and other processes may serve its deployments.
+        """
         ledger = charging.ledger()
         self.store = store = AppStore(ledger)
         self.secrets = SecretStore(store, open_secrets_key(home))
-        self._keeps = home is not None
+        self._keeps = home is not None or lasts
         self.hosts = hosts(store)
 
         def priced(name: str) -> PricedHost:
@@ -82,7 +86,7 @@ class Platform:
         self.reconciler.nudge()
 
     def close(self) -> None:
-        """End what this process does. Deployments go on where the network has a home; else they end with it."""
+        """End what this process does. Deployments go on where the network's ledger does; else they end with it."""
         if not self._keeps:
             try:
                 self._end_all()
@@ -124,6 +128,8 @@ def platform_of(
     home without, or in a temporary place where there is none.
     """
 
+    lasts = options.home is not None or options.database is not None
+
     def hosts(store: AppStore) -> Hosts:
         from rios.services.deployments.kubernetes_host import cluster_of
         from rios.services.deployments.local_host import local_hosts, place_of
@@ -132,7 +138,9 @@ def platform_of(
         network_id, least = store.network_id(), Isolation.named(options.apps_isolation)
         place = options.apps or place_of(options.home, network_id)
         cluster = cluster_of(options)
-        here = local_hosts(network_id, place, engine=EngineHost(deploy), isolation=least, cluster=cluster)
+        here = local_hosts(
+            network_id, place, engine=EngineHost(deploy), isolation=least, cluster=cluster, lasts=lasts
+        )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 
-    return Platform(charging, hosts, owner, home=options.home)
+    return Platform(charging, hosts, owner, home=options.home, lasts=lasts)
