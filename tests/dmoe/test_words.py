@@ -97,7 +97,10 @@ def test_each_setting_is_an_environment_variable(name: str, monkeypatch: pytest.
     other = 2.0 if field.default == 1 else 1.0
     values = {bool: False, int: 123, float: other, str: "somewhere", Path: Path("somewhere"), SecretStr: "x"}
     value = kinds[-1] if typing.get_origin(field.annotation) is typing.Literal else values[kinds[0]]
-    monkeypatch.setenv(f"RIOS_{name.upper()}", str(value))
+    said = str(value)
+    if typing.get_origin(field.annotation) is tuple:  # as JSON
+        said, value = json.dumps([value]), (value,)
+    monkeypatch.setenv(f"RIOS_{name.upper()}", said)
     found = getattr(Settings(), name)
     assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == value
 
