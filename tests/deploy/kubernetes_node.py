@@ -27,6 +27,7 @@ from rios.deploy.runtimes.beside import standalone
 
 Object = dict[str, Any]
 _LOOK_S = 0.02
+NO_DIGEST = f"sha256:{'0' * 64}"
 _GRACE_LEAST_S = 0.3  # 2 s on a real node
 _EXPANSION = re.compile(r"\$(?:(\$)|\(([^)]+)\))")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,7 +72,7 @@ class Running:
         if root is None or not self._has_its_volumes():
             self._end({"phase": "Failed"}, None)
             return
-        image = {"imageID": f"{_repository(container['image'])}@sha256:{'0' * 64}"}
+        image = {"imageID": f"{_repository(container['image'])}@{self._node.has_digest(container)}"}
         self.env = {"PATH": _PATH}
         for one in container.get("env", ()):
             self.env[one["name"]] = expanded(one["value"], self.env)
@@ -310,6 +311,10 @@ class Node:
         self.directory = directory
         self.told, self.confirmed, self._objects = told, confirmed, objects
         self.images: dict[str, Path] = {}
+        self.digests: dict[str, str] = {}
+        """Of references, as their registry has them now; zeros without."""
+        self._fetched: dict[str, str] = {}
+        """The digest that a reference had when it was fetched last."""
         self.claims: dict[str, Path] = {}
         self.pods: dict[str, Running] = {}
         self.closing = threading.Event()
@@ -318,6 +323,15 @@ class Node:
     def run(self, pod: Object) -> None:
         """A Pod was placed here."""
         self.pods[pod["metadata"]["name"]] = Running(self, pod)
+
+    def has_digest(self, container: Object) -> str:
+        """Of a container's image, which is asked for anew where its policy says so."""
+        reference, policy = container["image"], container["imagePullPolicy"]
+        if "@" in reference:
+            return str(reference.partition("@")[2])
+        if policy == "Always" or reference not in self._fetched:
+            self._fetched[reference] = self.digests.get(reference, NO_DIGEST)
+        return self._fetched[reference]
 
     def has(self, secret: str | None, claim: str | None) -> bool:
         if claim is not None and self._objects("persistentvolumeclaims", claim) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import sys
 import threading
@@ -22,6 +23,7 @@ from rios.services.deployments.hosts import Host
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
+from tests.deploy.kubernetes_node import NO_DIGEST
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
 from tests.waiting import PATIENCE, until
 
@@ -143,6 +145,19 @@ def test_an_image_is_pinned_by_the_digest_that_a_node_has(bench: Bench, cluster:
     with pytest.raises(NotFound, match="not to be had by the cluster"):
         bench.runtime.prepare_image("registry.example.org/nothing")
     until(lambda: not cluster.objects["pods"], "the end of what fetched them", deadline_s=20)
+
+
+def test_a_name_that_leads_elsewhere_is_resolved_anew(bench: Bench, cluster: KubernetesServer) -> None:
+    """Also where the node has what it led to before; what is pinned is not asked for again."""
+    moves = f"{IMAGE}:moves"
+    before = bench.runtime.prepare_image(moves)
+    until(lambda: not cluster.objects["pods"], "the end of what fetched it", deadline_s=20)
+    cluster.node.digests[moves] = f"sha256:{'1' * 64}"
+    after = bench.runtime.prepare_image(moves)
+    assert (before, after) == (ImageBase(f"{IMAGE}@{NO_DIGEST}"), ImageBase(f"{IMAGE}@sha256:{'1' * 64}"))
+    status = bench.runtime.start(dataclasses.replace(bench.launch("sleep", "60"), base=after))
+    (pod,) = cluster.of("pods", status.instance)
+    assert pod["spec"]["containers"][0]["imagePullPolicy"] == "IfNotPresent"
 
 
 def test_what_fetched_an_image_for_a_process_that_died_is_ended(bench: Bench, cluster: KubernetesServer) -> None:

@@ -246,7 +246,7 @@ def image_pod(reference: str, user: int, cluster: Cluster, owner: str, *, deadli
                 {
                     "name": CONTAINER,
                     "image": reference,
-                    "imagePullPolicy": "IfNotPresent",
+                    "imagePullPolicy": "Always",  # a node that has one of that name would tell what it led to once
                     "command": ["/nothing-runs-here"],
                     # Both limits, for a namespace with a quota takes no Pod without them.
                     "resources": {
