@@ -176,7 +176,8 @@ class LocalHost:
             return True
         source, wanted = source_of(image, specification["rootfs"]), specification["runtime"]
         return source is not None and not any(
-            known == source and wanted in (None, runtime) for runtime, known in self._bases
+            known == source and wanted in (None, runtime)
+            for runtime, known in list(self._bases)  # others add to them meanwhile
         )
 
     def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
@@ -226,10 +227,12 @@ class LocalHost:
         )  # fmt: skip
         # Known before it is there: whoever ends it meanwhile looks in the right place.
         self._where[order.replica_id] = runtime
+        stands_on = (runtime.name, source_of(order.image, app.rootfs) or "")
         try:
             return runtime.start(launch)
         except SandboxFailed:
-            self._bases.clear()  # what it stands on may have been taken away here: the next start has it prepared anew
+            # What it stands on may have been taken away here: the next start has it prepared anew.
+            self._bases.pop(stands_on, None)
             raise
 
     # --- volumes ---------------------------------------------------------------------------------------------
