@@ -548,7 +548,8 @@ def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesSer
 
     own = Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE)
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": NAMESPACE}}
-    cluster.create("resourcequotas", {**quota, "spec": {"hard": {"limits.cpu": "1500m", "limits.memory": "2Gi"}}})
+    hard = {"limits.cpu": "1500m", "limits.memory": "2Gi", "requests.storage": "1Pi", "example.org/chips": "2E3"}
+    cluster.create("resourcequotas", {**quota, "spec": {"hard": hard}})
     host = KubernetesHost(tmp_path, own, network_id="n")
     until(lambda: _answers(host), "its first look", deadline_s=20)
     offer = host.offer()

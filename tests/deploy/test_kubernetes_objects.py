@@ -228,6 +228,14 @@ def test_what_is_measured_by_rates_adds_up() -> None:
     pod = _pod()
     pod["metadata"]["annotations"]["rios/used"] = used.to_json()
     assert Used.of(pod) == used
-    assert [quantity(text) for text in ("2", "1500m", "3Ki", "1G")] == [2.0, 1.5, 3072.0, 1e9]
-    with pytest.raises(ValueError, match="no quantity"):
-        quantity("many")
+
+
+def test_quantities() -> None:
+    read = {
+        "2": 2.0, "1500m": 1.5, "3Ki": 3072.0, "1G": 1e9, "1Pi": 2.0**50, "500P": 5e17, "1Ei": 2.0**60, "2E": 2e18,
+        "1e3": 1e3, "1.5E-3": 1.5e-3, ".5": 0.5, "12.": 12.0,
+    }  # fmt: skip
+    assert {text: quantity(text) for text in read} == read
+    for text in ("many", "", "1e", "1e3k", "1 Gi", "."):
+        with pytest.raises(ValueError, match="no quantity"):
+            quantity(text)

@@ -12,7 +12,7 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import SecretBytes
@@ -388,12 +388,13 @@ class KubernetesRuntime:
         # A Pod that has changed is synchronised by its node at once, and its files with it; else within a minute.
         self._api.merge("pods", name, {"metadata": {"annotations": {objects.SECRETS_AT: f"{time.time():.6f}"}}})
 
-    def quota(self) -> dict[str, float]:
-        """What the namespace may have in all, as its ResourceQuotas say: by resource, such as limits.memory."""
+    def quota(self, resources: Collection[str]) -> dict[str, float]:
+        """What the namespace may have in all of `resources`, such as limits.memory, as its ResourceQuotas say."""
         found: dict[str, float] = {}
         for one in self._api.listed("resourcequotas"):
             for resource, text in one["spec"].get("hard", {}).items():
-                found[resource] = min(quantity(str(text)), found.get(resource, math.inf))
+                if resource in resources:
+                    found[resource] = min(quantity(str(text)), found.get(resource, math.inf))
         return found
 
     # --- volumes ---------------------------------------------------------------------------------------------

@@ -19,19 +19,19 @@ _NOT_STARTED = {"StartError", "ContainerCannotRun"}
 """How engines say that a container was made and that its command could not be run."""
 _HOPELESS = {"CreateContainerConfigError", "CreateContainerError", "InvalidImageName", "ErrImageNeverPull"}
 _NO_IMAGE = {"InvalidImageName", "ErrImageNeverPull", "ImagePullBackOff", "ErrImagePull"}
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([a-zA-Z]*)")
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([a-zA-Z]*))")
 _UNITS = {
-    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
+    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
 }  # fmt: skip
 
 
 def quantity(text: str) -> float:
-    """A number as the API writes it: "250m", "128Mi", "1800n". Raises ValueError."""
+    """A number as the API writes it: "250m", "128Mi", "1800n", "1e3". Raises ValueError."""
     found = _QUANTITY.fullmatch(text)
-    if found is None or found[2] not in _UNITS:
+    if found is None or (found[3] or "") not in _UNITS:
         raise ValueError(f"{text!r} is no quantity of Kubernetes")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(found[1] + (found[2] or "")) * _UNITS[found[3] or ""]
 
 
 def labels_of(found: Manifest) -> dict[str, str]:

@@ -38,6 +38,13 @@ _FRESH_S, _ANSWER_S = 4.0, 2.0
 """What was seen counts for so long; the first answer is waited for so long."""
 _CPU_MILLI_MAX, _BYTES_MAX = 1 << 40, 1 << 60
 """Of a namespace without a quota: a Pod that finds no node says so when it is to start."""
+_OF = {
+    "cpu": ("limits.cpu",),
+    "memory": ("limits.memory", "requests.memory", "memory"),
+    "disk": ("requests.storage",),
+    "replicas": ("pods", "count/pods"),
+}
+"""What a quota says of each amount."""
 _MARK = "cluster.json"
 
 
@@ -157,22 +164,22 @@ class KubernetesHost(LocalHost):
 
     def _asked(self) -> tuple[HostOffer, list[Status]]:
         if time.monotonic() > self._asked_at + _QUOTA_S:
-            self._quota = self._runtime.quota()
+            self._quota = self._runtime.quota([one for several in _OF.values() for one in several])
             self._asked_at = time.monotonic()
         self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         return self._offered(), super().instances()
 
     def _offered(self) -> HostOffer:
-        def least(most: int, *resources: str, scale: int = 1) -> int:
-            return min([most, *(int(self._quota[name] * scale) for name in resources if name in self._quota)])
+        def least(what: str, most: int, scale: int = 1) -> int:
+            return min([most, *(int(self._quota[name] * scale) for name in _OF[what] if name in self._quota)])
 
         return HostOffer(
             name=self.name,
             total=Amounts(
-                cpu_milli=least(_CPU_MILLI_MAX, "limits.cpu", scale=1000),
-                memory_bytes=least(_BYTES_MAX, "limits.memory", "requests.memory", "memory"),
-                disk_bytes=least(_BYTES_MAX, "requests.storage"),
-                replicas=least(REPLICAS_MAX, "pods", "count/pods"),
+                cpu_milli=least("cpu", _CPU_MILLI_MAX, 1000),
+                memory_bytes=least("memory", _BYTES_MAX),
+                disk_bytes=least("disk", _BYTES_MAX),
+                replicas=least("replicas", REPLICAS_MAX),
             ),
             isolation=self._cluster.isolation,
             runtimes=self.only,
