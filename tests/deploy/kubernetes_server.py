@@ -75,7 +75,7 @@ class KubernetesServer:
         self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in KINDS}
         self.classes: dict[str, str] = {"gvisor": "runsc"}
         self.measures = True
-        self.splits_streams = True
+        self.splits_streams = self.knows_streams = True
         self.refused: list[str] = []
         """What was refused for what it said, and not for what there is."""
         self._version = 0
@@ -170,6 +170,9 @@ class KubernetesServer:
     def patch(self, kind: str, name: str, change: Object) -> Object:
         with self._lock:
             one = self._found(kind, name)
+            has = one["metadata"]["resourceVersion"]
+            if change.get("metadata", {}).get("resourceVersion", has) != has:
+                raise Refusal(409, "Conflict", f'{kind} "{name}": the object has been modified')
             after = merged(copy.deepcopy(one), change)
             if (why := wrong(after) or changed_wrongly(one, after)) is not None:
                 raise self._invalid(one, why)
@@ -322,7 +325,9 @@ class KubernetesServer:
         return running
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
-        running, stream = self._running(request), request.query.get("stream")
+        running, stream = self._running(request), request.query.get("stream") if self.knows_streams else None
+        if stream not in (None, "All", "Stdout", "Stderr"):
+            raise Refusal(422, "Invalid", f'PodLogOptions is invalid: stream: Unsupported value: "{stream}"')
         if stream is not None and not self.splits_streams:
             raise Refusal(422, "Invalid", "PodLogOptions is invalid: stream: Forbidden: may not be specified")
         since = request.query.get("sinceTime", "").removesuffix("Z")

@@ -15,6 +15,8 @@ import yaml
 from pydantic import SecretBytes
 
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
+from rios.deploy.runtimes.kubernetes_api import Api
+from rios.deploy.runtimes.kubernetes_exec import run_inside
 from rios.deploy.runtimes.kubernetes_objects import Cluster, claim_name
 from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolation, Launch, Mount, Status
 from rios.deploy.scheduling import Amounts, Need, choose
@@ -134,6 +136,45 @@ def test_who_lists_often_does_not_wait_often(tmp_path: Path, cluster: Kubernetes
         runtime.instances()
     with pytest.raises(SandboxFailed, match="has not answered"):
         runtime.instances()
+    runtime.close()
+
+
+def test_a_server_that_says_nothing_holds_nothing_for_ever(
+    tmp_path: Path, cluster: KubernetesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither requests nor the WebSockets of commands; and one request of many says nothing of the others."""
+    monkeypatch.setattr("rios.deploy.runtimes.kubernetes_sockets.CONNECT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = yaml.safe_load(cluster.kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (tmp_path / "silent").write_text(yaml.safe_dump(config))
+        api = Api(Cluster(kubeconfig=str(tmp_path / "silent"), namespace=NAMESPACE))
+        with pytest.raises(SandboxFailed, match="timed out"):
+            run_inside(api, "a-pod", ("true",), env={}, timeout_s=30)
+        with pytest.raises(DeadlineExceeded, match=r"no answer came within 0\.2 s"):
+            api.call("GET", api.path("pods"), timeout_s=0.2)
+        assert api._silent_until == 0.0
+        api.close()
+
+
+def test_credentials_that_do_not_come_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig names a program that is to give them, and which hangs."""
+    monkeypatch.setattr("rios.deploy.runtimes.kubernetes_api.CALL_S", 3.0)
+    run = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sleep",
+        "args": ["8"],
+        "interactiveMode": "Never",
+    }
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "users": [{"name": "x", "user": {"exec": run}}],
+    }  # fmt: skip
+    (tmp_path / "hangs").write_text(yaml.safe_dump(config))
+    runtime = KubernetesRuntime(Cluster(kubeconfig=str(tmp_path / "hangs"), namespace=NAMESPACE), "tests")
+    assert "gave no credentials within 3 s" in runtime.capabilities().why_not
     runtime.close()
 
 
@@ -328,15 +369,16 @@ def test_streams_that_a_cluster_does_not_tell_apart_are_one(cluster: KubernetesS
     bench.runtime.wait(status.instance, timeout_s=30)
     lines = {(line.stream, line.text) for line in bench.runtime.logs(status.instance)}
     assert lines == {("stdout", "out"), ("stderr", "wrong")}
-    cluster.splits_streams = False
-    older = _runtime(cluster)
-    try:
-        for follow in (False, True):
-            lines = {(line.stream, line.text) for line in older.logs(status.instance, follow=follow)}
-            assert lines == {("stdout", "out"), ("stdout", "wrong")}
-    finally:
-        cluster.splits_streams = True
-        older.close()
+    for lacks in ("splits_streams", "knows_streams"):  # one refuses it, an older one does not read it
+        setattr(cluster, lacks, False)
+        older = _runtime(cluster)
+        try:
+            for follow in (False, True):
+                lines = {(line.stream, line.text) for line in older.logs(status.instance, follow=follow)}
+                assert lines == {("stdout", "out"), ("stdout", "wrong")}
+        finally:
+            setattr(cluster, lacks, True)
+            older.close()
 
 
 def test_lines_of_one_moment_are_not_lost(bench: Bench) -> None:
@@ -395,6 +437,10 @@ def test_what_it_used_adds_up_and_is_kept_with_it(bench: Bench, cluster: Kuberne
     other = _runtime(cluster)
     assert other.metrics(status.instance).cpu_seconds >= second, "another process goes on from there"
     other.close()
+    api = Api(Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE))
+    change = {"metadata": {"resourceVersion": "0", "annotations": {"rios/used": "{}"}}}
+    assert api.merge("pods", f"rios-{status.instance}", change) is None, "who has read an older one writes nothing"
+    api.close()
     bench.runtime.kill(status.instance)
     last = bench.runtime.metrics(status.instance)
     assert last.cpu_seconds >= second

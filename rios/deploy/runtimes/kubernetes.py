@@ -62,6 +62,8 @@ from rios.words.errors import (
 )
 
 _LOOK_S = 0.2
+_START_S = 600.0
+"""A Pod waits for a node, which a cluster may have to add first, and for its image, which that node may not have."""
 _GONE_WITHIN_S = 30.0
 _GRACE_LEAST_S = 1
 """No grace at all would take a Pod out of the cluster's memory at once, whatever its node still runs."""
@@ -176,7 +178,7 @@ class KubernetesRuntime:
 
     # --- starting --------------------------------------------------------------------------------------------
 
-    def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
+    def start(self, launch: Launch, *, timeout_s: float = _START_S) -> Status:
         if not isinstance(launch.base, ImageBase):
             raise UnsupportedRuntime(
                 f"kubernetes runs images of a registry, and the instance {launch.instance} has none: give an image"
@@ -298,7 +300,10 @@ class KubernetesRuntime:
                 now = used.after(loaded(data), started_at=started_at)
                 if now != used:
                     used = now
-                    self._api.merge("pods", name, {"metadata": {"annotations": {objects.USED: used.to_json()}}})
+                    # Of several processes that measure at a time, one adds its measurement to what it has read.
+                    version = pod["metadata"]["resourceVersion"]
+                    change = {"resourceVersion": version, "annotations": {objects.USED: used.to_json()}}
+                    self._api.merge("pods", name, {"metadata": change})
         return Metrics(
             at=time.time(),
             cpu_seconds=used.cpu_seconds,
@@ -326,7 +331,9 @@ class KubernetesRuntime:
         if status.state not in ("created", "running"):
             return status
         if status.state == "running":
-            with contextlib.suppress(SandboxFailed, NotFound):  # less is paid for then, and it is ended all the same
+            with contextlib.suppress(
+                SandboxFailed, DeadlineExceeded, NotFound
+            ):  # less is paid for then, and it is ended all the same
                 self.metrics(instance)
         grace = max(_GRACE_LEAST_S, math.ceil(grace_s))
         self._api.delete("pods", name_of(instance), grace_s=grace)

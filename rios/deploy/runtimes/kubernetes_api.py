@@ -115,7 +115,11 @@ class Api:
         try:
             response = self.client().call_api(*request, _request_timeout=(_CONNECT_S, timeout_s)).response
         except (urllib3.exceptions.HTTPError, _untrusted()) as error:
-            self._silent_until = time.monotonic() + _SILENT_S
+            why = getattr(error, "reason", error)
+            if isinstance(why, urllib3.exceptions.ReadTimeoutError):  # of this request: others may be answered
+                raise DeadlineExceeded(f"{method} {path}: no answer came within {timeout_s:g} s") from error
+            if not isinstance(why, urllib3.exceptions.ProtocolError):
+                self._silent_until = time.monotonic() + _SILENT_S
             raise SandboxFailed(f"the cluster's API server does not answer ({method} {path}): {error}") from error
         try:
             yield response
@@ -153,7 +157,12 @@ class Api:
         if time.monotonic() < self._silent_until:
             raise SandboxFailed("the cluster's API server has not answered")
         query = [("labelSelector", selector)]
-        found: list[Manifest] = loaded(self.call("GET", self.path(kind), query=query)[1])["items"]
+        try:
+            data = self.call("GET", self.path(kind), query=query)[1]
+        except DeadlineExceeded:
+            self._silent_until = time.monotonic() + _SILENT_S
+            raise
+        found: list[Manifest] = loaded(data)["items"]
         return found
 
     def create(self, kind: str, manifest: Manifest) -> bool:
@@ -166,10 +175,13 @@ class Api:
             self.merge(kind, str(manifest["metadata"]["name"]), manifest)
 
     def merge(self, kind: str, name: str, change: Manifest) -> Manifest | None:
-        """An object after a change (RFC 7386), in which null takes a field away; None where there is none."""
-        path = self.path(kind, name)
-        status, data = self.call("PATCH", path, body=change, content_type=_MERGE, fine=(_NOT_FOUND,))
-        return None if status == _NOT_FOUND else loaded(data)
+        """An object after a change (RFC 7386), in which null takes a field away; None where there is none.
+
+        A change that says a resourceVersion is of that version alone: None where the object has become another.
+        """
+        fine = (_NOT_FOUND, _CONFLICT) if "resourceVersion" in change.get("metadata", {}) else (_NOT_FOUND,)
+        status, data = self.call("PATCH", self.path(kind, name), body=change, content_type=_MERGE, fine=fine)
+        return None if status in fine else loaded(data)
 
     def delete(self, kind: str, name: str, *, grace_s: int | None = None) -> None:
         """Ask for its end; what is not there has ended."""

@@ -13,6 +13,7 @@ from typing import Any
 from rios.deploy.runtimes.executing import OUTPUT_MAX
 from rios.deploy.runtimes.kubernetes_api import Api
 from rios.deploy.runtimes.kubernetes_objects import CONTAINER
+from rios.deploy.runtimes.kubernetes_sockets import ws_client
 from rios.deploy.runtimes.protocol import Executed
 from rios.words.errors import DeadlineExceeded, InvalidRequest, SandboxFailed
 
@@ -52,12 +53,10 @@ class _Session:
                 socket.sock.shutdown()  # the client leaves it open where the server closed it first
 
     def _connected(self) -> Any:
-        from kubernetes.stream import ws_client
-
         query = [("container", CONTAINER), ("stdout", "true"), ("stderr", "true")]
         query += [("command", word) for word in self._command]
         url, headers = self._api.prepared(self._api.path("pods", self._pod, "exec"), query)
-        return ws_client.websocket_call(
+        return ws_client().websocket_call(
             self._api.client().configuration, "GET", url,
             headers=headers, binary=True, capture_all=False, _preload_content=False,
         )  # fmt: skip

@@ -36,8 +36,8 @@ class PodLogs:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._splits = True
-        """Until the cluster refuses it."""
+        self._splits: bool | None = None
+        """Whether the cluster tells them apart; None until it was asked."""
 
     def lines(self, name: str, since: float) -> Iterator[LogLine]:
         """The lines that are there, with `at` > since."""
@@ -96,8 +96,20 @@ class PodLogs:
     def _told_apart(self, name: str, since: float, mixed: list[Raw]) -> Iterable[tuple[Raw, bool]]:
         """Each line, and whether it is of standard error. Read later than they were, that stream has all of those."""
         first = seconds(mixed[0][0]) if mixed and since <= 0 else since
-        wrong = set(self._read(name, first, "Stderr")) if mixed and self._splits else set()
+        wrong = set(self._read(name, first, "Stderr")) if mixed and self._can_split(name) else set()
         return ((raw, raw in wrong) for raw in mixed)
+
+    def _can_split(self, name: str) -> bool:
+        """Asked by a stream that there is not: a cluster that does not know of streams hears nothing wrong in it."""
+        if self._splits is None:
+            query = [("container", CONTAINER), ("tailLines", "1"), ("stream", "None")]
+            status, data = self._api.call(
+                "GET", self._api.path("pods", name, "log"), query=query, fine=(*_INVALID, 404)
+            )
+            if status == 404 or _NOTHING_YET in said(data):
+                return False  # it goes away: another one will tell
+            self._splits = status in _INVALID
+        return self._splits
 
 
 def _parted(raw: str) -> Raw:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rios.deploy.runtimes.kubernetes_api import Api
 from rios.deploy.runtimes.kubernetes_objects import name_of
+from rios.deploy.runtimes.kubernetes_sockets import ws_client
 from rios.words.errors import NotFound, RiosError
 
 log = logging.getLogger(__name__)
@@ -118,11 +119,9 @@ class PodWays:
         forward.websocket.shutdown()  # the client leaves it open where the server closed it first
 
     def _forward(self, instance: str, port: int) -> Any:
-        from kubernetes.stream import ws_client
-
         path = self._api.path("pods", name_of(instance), "portforward")
         url, headers = self._api.prepared(path, [("ports", str(port))])
-        return ws_client.portforward_call(self._api.client().configuration, "GET", url, headers=headers)
+        return ws_client().portforward_call(self._api.client().configuration, "GET", url, headers=headers)
 
 
 def _copy(source: Any, sink: Any) -> None:
