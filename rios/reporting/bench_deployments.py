@@ -139,6 +139,9 @@ class _Quiet:
     def start(self, order: Order) -> Status:
         raise self._acted()
 
+    def give_up(self, replica_id: str) -> None:
+        pass
+
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         raise self._acted()
 

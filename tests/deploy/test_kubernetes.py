@@ -233,6 +233,20 @@ def test_nothing_is_left_of_what_could_not_be_started(bench: Bench, cluster: Kub
     assert not [name for name in cluster.left() if not name.startswith("rios-volume-")]
 
 
+def test_a_start_that_is_given_up_ends(bench: Bench, cluster: KubernetesServer) -> None:
+    """A Pod that finds no node, or whose claim is not there, may wait for minutes."""
+    assert isinstance(bench.runtime, KubernetesRuntime)
+    waits = bench.launch("true", mounts=(Mount(source=Path("/no/such"), path="/data"),))
+    giving_up = threading.Timer(0.5, bench.runtime.give_up, (waits.instance,))
+    giving_up.start()
+    begun = time.monotonic()
+    with pytest.raises(SandboxFailed, match="given up before it had started: ContainerCreating"):
+        bench.runtime.start(waits, timeout_s=300.0)
+    assert time.monotonic() - begun < 20 * PATIENCE
+    assert not cluster.of("pods", waits.instance)
+    giving_up.join(10)
+
+
 def test_a_half_made_one_is_found_and_removed(bench: Bench, cluster: KubernetesServer) -> None:
     from rios.deploy.runtimes.kubernetes_objects import network_policy
 

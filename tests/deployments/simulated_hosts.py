@@ -55,6 +55,9 @@ class SimulatedHost:
             )  # fmt: skip
             return self.running.setdefault(order.replica_id, now)
 
+    def give_up(self, replica_id: str) -> None:
+        pass
+
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         self._here()
         with self._lock:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -93,6 +94,24 @@ def test_what_the_cluster_cannot_run_says_why(stage: Stage) -> None:
         with pytest.raises(DeploymentFailed, match=why):
             app.wait(timeout=WAIT_S)
         app.delete(timeout=WAIT_S)
+
+
+def test_what_cannot_start_yet_is_deleted_all_the_same(
+    stage: Stage, server: KubernetesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node waits for a volume, as for one that a storage class does not give; a start has ten minutes."""
+    monkeypatch.setattr(server.node, "has", lambda secret, claim: claim is None)
+    app = stage.deploy.create(
+        name="waits", image=IMAGE, command=["sleep", "60"], runtime="kubernetes", resources=RESOURCES, grace=1,
+        volumes={"/data": {"size": "1MiB", "keep": False}},
+    )  # fmt: skip
+    (pod,) = until(lambda: _waiting(server), "a Pod that waits", deadline_s=WAIT_S)
+    app.delete(timeout=WAIT_S)
+    assert pod["metadata"]["name"] not in server.objects["pods"]
+
+
+def _waiting(server: KubernetesServer) -> list[dict[str, Any]]:
+    return [one for one in server.objects["pods"].values() if "persistentVolumeClaim" in str(one["spec"])]
 
 
 def _away(place: Path) -> Cluster:

@@ -90,6 +90,8 @@ class KubernetesRuntime:
         self._api = Api(cluster)
         self._logs = PodLogs(self._api)
         self._ways = PodWays(self._api, self._port_of)
+        self._given_up: set[str] = set()
+        """Whose starts are waited for no longer."""
         self._works = self._measured = False
         """Until the cluster was seen to."""
 
@@ -205,10 +207,16 @@ class KubernetesRuntime:
         self._api.create("pods", objects.pod(launch, self._cluster, self._owner, addresses))
         return self._pod(launch.instance)
 
+    def give_up(self, instance: str) -> None:
+        """Have a start of it that waits for a node or an image fail now."""
+        self._given_up.add(instance)
+
     def _until_started(self, instance: str, pod: Manifest, deadline: float, timeout_s: float) -> Status:
         while (hindered := obstacle(pod)) is None:
             if state_of(pod) != "created":
                 return self._status(pod)
+            if instance in self._given_up:
+                raise SandboxFailed(f"the instance {instance} was given up before it had started: {waits_for(pod)}")
             if time.monotonic() > deadline:
                 raise SandboxFailed(f"the instance {instance} was not started within {timeout_s:g} s: {waits_for(pod)}")
             time.sleep(_LOOK_S)
@@ -362,6 +370,7 @@ class KubernetesRuntime:
             time.sleep(_LOOK_S)
         for kind, one in (("secrets", name), ("secrets", f"{name}-files"), ("networkpolicies", name)):
             self._api.delete(kind, one)
+        self._given_up.discard(instance)
 
     def _let_go(self, pod: Manifest) -> None:
         """Take rios' finalizer away: nothing of ours keeps an ended Pod in the cluster then."""

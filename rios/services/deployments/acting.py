@@ -72,7 +72,12 @@ class Acting:
         return f"<Acting on {len(self._busy)} replicas>"
 
     def close(self) -> None:
-        """Begin nothing more, and wait for what was begun: each ends by a deadline of its own."""
+        """Begin nothing more, and wait for what was begun: each ends by a deadline of its own, or is given up."""
+        with self._lock:
+            busy, hosts = list(self._busy), list(self._hosts.values())
+        for replica_id in busy:
+            for host in hosts:
+                host.give_up(replica_id)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def is_busy(self, replica_id: str) -> bool:
@@ -126,6 +131,8 @@ class Acting:
         if host is not None:
             self._hosts[one.host] = host
         if one.state is State.STOPPING:
+            if host is not None and not one.started_at and self.is_busy(one.id):
+                host.give_up(one.id)
             if host is not None or lost:
                 gone = lost or host is None
                 ended = status is not None and status.state == "exited"

@@ -95,6 +95,9 @@ class EngineHost:
                 self._models[order.replica_id] = (weakref.ref(model), order.app_id, time.time())
         return next(status for status in self.instances() if status.instance == order.replica_id)
 
+    def give_up(self, replica_id: str) -> None:
+        """A model that is deployed is closed then."""
+
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         """Close a model; requests under way are cancelled."""
         with self._lock:

@@ -67,6 +67,9 @@ class Host(Protocol):
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running. Raises SandboxFailed and what `prepare` raises."""
 
+    def give_up(self, replica_id: str) -> None:
+        """It is to be ended: a start of it that still waits for something need not go on. Quick, and only a hint."""
+
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         """End a replica; what it used up to its last instruction stays there until `clear`."""
 

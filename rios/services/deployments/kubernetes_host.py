@@ -195,6 +195,10 @@ class KubernetesHost(LocalHost):
         self._did(order.replica_id, status)
         return status
 
+    def give_up(self, replica_id: str) -> None:
+        """A Pod may wait for a node for long."""
+        self._runtime.give_up(replica_id)
+
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         """End a replica."""
         ended = super().end(replica_id, grace_s=grace_s)

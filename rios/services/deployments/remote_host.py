@@ -215,6 +215,9 @@ class RemoteHost:
             return ipaddress.ip_address(self.peer.address[0]).is_loopback
         return False
 
+    def give_up(self, replica_id: str) -> None:
+        """Starts end within a minute there."""
+
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         """End a replica."""
         self._ways.end(replica_id)
