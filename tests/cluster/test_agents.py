@@ -16,7 +16,7 @@ import pytest
 
 import rios
 from rios.deploy.lifecycle import State
-from rios.services.deployments.local_host import clear_up
+from rios.services.deployments.machine import clear_up
 from tests.campaigns import ROOT
 from tests.cluster.test_workers import Lab
 from tests.deployments.stage import RESOURCES, SERVER, WEB, get

@@ -17,7 +17,7 @@ from docker.errors import APIError
 
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.engine_service import RUNC, EngineService, volatile
-from rios.services.deployments.local_host import clear_up
+from rios.services.deployments.machine import clear_up
 from tests.deploy.conftest import NEEDS, Bench, make_runtime
 from tests.deploy.images import make_rootfs
 

@@ -27,7 +27,8 @@ from rios.services.accounts import FIRST_ORGANISATION
 from rios.services.books import LOCAL_USER
 from rios.services.deployments.agent_keeper import AgentKeeper
 from rios.services.deployments.hosts import Order
-from rios.services.deployments.local_host import LocalHosts, clear_up
+from rios.services.deployments.local_host import LocalHosts
+from rios.services.deployments.machine import clear_up
 from rios.services.deployments.network_hosts import NetworkHosts
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.remote_host import RemoteHost

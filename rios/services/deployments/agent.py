@@ -34,7 +34,8 @@ from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.services.deployments import agent_wire as wire
 from rios.services.deployments.agent_place import Place
 from rios.services.deployments.agent_verbs import VERBS, checked
-from rios.services.deployments.local_host import LocalHost, promised_here, runtimes_of
+from rios.services.deployments.local_host import LocalHost
+from rios.services.deployments.machine import promised_here, runtimes_of
 from rios.services.deployments.ways import carry
 from rios.words.config import Settings, settings
 from rios.words.errors import HostLost, InvalidRequest, NotFound, ProtocolError, RiosError

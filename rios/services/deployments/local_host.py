@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -38,6 +37,7 @@ from rios.deploy.spec import App, RuntimeName
 from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
+from rios.services.deployments.machine import HOST_BASED, clear_up, promised_here, runtimes_of
 from rios.services.deployments.reaper import end_reaper, start_reaper
 from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
 
@@ -49,8 +49,6 @@ log = logging.getLogger(__name__)
 CPU_SHARES = 4
 """Cores are shared: so many times the machine's may be promised. Memory is not: what is promised is there."""
 _MEMORY_SHARE = 0.8
-HOST_BASED: RuntimeName = "bubblewrap"
-"""The runtime that needs no image: its base is a view of the host."""
 REPLICAS_MAX = 500
 LOG_LINES, LOGS_KEPT = 5000, 20
 """Of a replica that was cleared away, and of how many of one deployment."""
@@ -404,64 +402,6 @@ class LocalHosts:
         for host in self._hosts.values():
             host.close()
         self._end()
-
-
-def promised_here() -> dict[RuntimeName, Isolation]:
-    """The runtimes whose programs this machine has."""
-    from rios.deploy.runtimes.engine_service import KINDS
-
-    engines = {kind.name: kind.isolation for kind in KINDS.values() if not kind.why_not()}
-    return {HOST_BASED: Isolation.PROCESS, **engines}
-
-
-def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
-    """These runtimes, on a directory."""
-    from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
-    from rios.deploy.runtimes.engine import EngineRuntime
-    from rios.deploy.runtimes.engine_service import KINDS
-
-    promised = promised_here()
-    found: dict[Runtime, Isolation] = {BubblewrapRuntime(directory): Isolation.PROCESS}
-    found |= {EngineRuntime(kind, directory): kind.isolation for name, kind in KINDS.items() if name in promised}
-    return found
-
-
-def clear_up(directory: Path) -> None:
-    """Take a directory away, with all that runs there, the storage of its engines, and what it says runs in a cluster.
-
-    Where the cluster does not let it, what is said of that stays: by it the same call does the rest another time.
-    """
-    from rios.services.deployments.kubernetes_host import NAME, clear_cluster
-
-    try:
-        _clear_machine(directory)
-        for path in directory.iterdir() if directory.exists() else ():
-            if path.name != NAME:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-    finally:
-        try:
-            clear_cluster(directory)
-        except Exception as error:
-            # Whatever it is, it is told and not raised: the rest of this process's end is to come.
-            trace = None if isinstance(error, RiosError) else error
-            why = {"place": str(directory / NAME), "reason": str(error)}
-            log.error("what ran in a cluster is not cleared away", extra=why, exc_info=trace)
-        else:
-            shutil.rmtree(directory / NAME, ignore_errors=True)
-    with contextlib.suppress(OSError):  # where anything stays
-        directory.rmdir()
-
-
-def _clear_machine(directory: Path) -> None:
-    from rios.deploy.runtimes.engine_service import take_storage_away
-
-    for runtime in runtimes_of(directory):
-        for status in runtime.instances():
-            runtime.remove(status.instance)
-        runtime.close()
-    for volume in [path for path in directory.glob("volumes/*/*/*") if path.is_dir()]:
-        Volumes().remove(volume)
-    take_storage_away(directory / "engine")
 
 
 def place_of(home: Path | None, network_id: str) -> Path | None:

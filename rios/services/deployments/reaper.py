@@ -36,7 +36,7 @@ def main(directory: Path, parent: int) -> None:
     """Wait, and clear up."""
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
-    from rios.services.deployments.local_host import clear_up
+    from rios.services.deployments.machine import clear_up
 
     clear_up(directory)
 
