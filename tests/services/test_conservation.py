@@ -174,6 +174,8 @@ def _lived(mortal: Mortal, seed: int, home: Path, node: Anvil | None, rng: Rando
         if node is not None:
             case |= {"node": node.pid, "first_block": int(node.ask("eth_blockNumber"), 16)}
         new, status = mortal.run(case)
+        if status:  # killed after its last word, it says that again
+            new = [one for one in new if "end" not in one]
         said += new
         if not status:
             break
