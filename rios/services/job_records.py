@@ -40,9 +40,9 @@ LEASE_S = 6.0
 RENEW_S = 1.5
 FOLLOWED_S = 5.0
 LOST = "lost"
+LOSING_S = 1.0
+"""Who ends the jobs of others for longer at a time is taken for dead himself."""
 _SWEEP_S = 10.0
-# Who ends the jobs of others for longer is taken for dead himself.
-_LOSING_S = 1.0
 _NONCE = 12
 
 
@@ -194,7 +194,7 @@ class JobRecords:
             self._well_since = clock
         if clock - self._well_since > LEASE_S:
             for one in lost:
-                if self._clock() - clock > _LOSING_S:
+                if self._clock() - clock > LOSING_S:
                     break
                 try:
                     self._lose(one)

@@ -19,7 +19,7 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from rios.services.job_records import FOLLOWED_S, LEASE_S, LOST, RENEW_S, SECOND
+from rios.services.job_records import FOLLOWED_S, LEASE_S, LOSING_S, LOST, RENEW_S, SECOND
 from rios.services.jobs import KEPT, Jobs, JobView
 from rios.storage.gateway_models import JobRow, JobViewRow
 from rios.storage.models import UsageRow
@@ -39,8 +39,6 @@ _LOOKED_S = 3.0
 _SWEEP_S = 10.0
 _PAGE = 1000
 _LOST_PAGE = 100
-# Who ends the jobs of others for longer is taken for dead himself.
-_LOSING_S = 1.0
 
 
 class JobViews:
@@ -204,7 +202,7 @@ class JobViews:
             with self._ledger.database.reading() as connection:
                 lost = connection.execute(select(row.__table__).where(*gone).limit(_LOST_PAGE)).mappings().all()
             for one in lost:
-                if self._clock() - clock > _LOSING_S:
+                if self._clock() - clock > LOSING_S:
                     break
                 self._lose(one)
         if clock - self._swept_at > _SWEEP_S:
