@@ -20,12 +20,12 @@ ADAPTERS = """
     accountant architecture authority batching calls certified certifying checkpoint cluster combine comms control
     conversion data deployment device dispatch examined experts fetch forward generation_config generator greeting host
     hosted job kv layer_run link links loading member membership norms offer peer probe quantized rotary safetensors
-    sampling sealed serving session shard_cache shard_server shelves shm source supervisor template tensors tls
+    sampling seam sealed serving session shard_cache shard_server shelves shm source supervisor template tensors tls
     tokenizer trunk trust warm wire
 """
 BILLING_DOMAIN = "books budgets estimate merkle pricing rating recursion split usage verify"
 REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf telling templates"
-DEPLOY_DOMAIN = "__init__ autoscale deciding lifecycle quantity scheduling spec"
+DEPLOY_DOMAIN = "__init__ autoscale confined deciding lifecycle quantity scheduling spec"
 # A module's floor, or that of a whole package: the longest name that fits holds.
 FLOORS = {
     "rios.words": 0,

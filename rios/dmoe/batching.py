@@ -3,8 +3,8 @@
     Sequence -> Batch.submit -> admit (a place in the KV cache) -> prefill in chunks -> decode -> finished
                                                                                         decode <-> paused
 
-`step` is: take what arrived, admit what fits, one chunk of prompts, one token for everybody who has read theirs.
-Whoever has the tokens that it is allowed is paused: in no step, and in its place until others need that.
+`step` is: take what arrived, admit what fits, and one chunk of prompts together with one token for everybody who has
+read theirs. Whoever has the tokens that it is allowed is paused: in no step, and in its place until others need that.
 """
 
 from __future__ import annotations
@@ -186,14 +186,11 @@ class Batch:
         """One turn. False when there was nothing to do."""
         self._take()
         self._admit()
-        busy = bool(self.prefilling or self.decoding)
-        if self.prefilling:
-            self._prefill()
-            self._flush()  # a first token does not wait for everybody's next one
-        if self.decoding:
-            self._forward([(sequence, sequence.tokens[-1:]) for sequence in self.decoding])
+        work = [*self._chunk(), *((sequence, sequence.tokens[-1:]) for sequence in self.decoding)]
+        if work:
+            self._forward(work)
         self._flush()
-        return busy
+        return bool(work)
 
     def _take(self) -> None:
         """What came from other threads. Only this thread moves requests, so none is between two queues meanwhile."""
@@ -256,12 +253,12 @@ class Batch:
         self.trunk.close(sequence.slot)
         sequence.slot, sequence.metered_from, sequence.done = None, max(sequence.metered_from, sequence.done), 0
 
-    def _prefill(self) -> None:
-        """One chunk: at most `prefill_tokens` prompt tokens, oldest requests first."""
+    def _chunk(self) -> list[tuple[Request, list[int]]]:
+        """At most `prefill_tokens` prompt tokens, oldest requests first."""
         left = self._settings.prefill_tokens
         work: list[tuple[Request, list[int]]] = []
         whole_above = self.trunk.whole_prompts_above
-        for sequence in list(self.prefilling):
+        for sequence in self.prefilling:
             wanted = len(sequence.tokens) - sequence.done
             if whole_above is not None and len(sequence.tokens) > whole_above:
                 if work:
@@ -273,7 +270,7 @@ class Batch:
                 break
             work.append((sequence, sequence.tokens[sequence.done : sequence.done + count]))
             left -= count
-        self._forward(work)
+        return work
 
     def _forward(self, work: Sequence[tuple[Request, list[int]]]) -> None:
         """Run tokens of some requests through the trunk; those at their end get a new token."""

@@ -28,7 +28,7 @@ from rios.words.config import Settings
 
 if TYPE_CHECKING:
     from rios.dmoe.experts import ExpertStore
-    from rios.dmoe.trunk import StepContext
+    from rios.dmoe.seam import StepContext
 
 LOCAL_GUESS = (2e-5, 2e-4, 2e-5)  # like a remote host's, without the way there and back
 

@@ -3,72 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from rios.dmoe.architecture import experts_modules
 from rios.dmoe.kv import Plan, Pool, Slot
-from rios.words.errors import UnsupportedCheckpoint
-
-
-@dataclass(frozen=True, slots=True)
-class StepContext:
-    """Whose the rows are that experts are asked for.
-
-    owner      int32 [n_tokens]: index into the step's list of requests; -1 for padding, which must not reach experts
-    position   int32 [n_tokens]: position of the token in its request; undefined where `owner` is -1
-    """
-
-    owner: np.ndarray
-    position: np.ndarray
-
-
-class ExpertsFn(Protocol):
-    """Computes what the experts of one layer answer."""
-
-    def __call__(self, layer: int, hidden: Tensor, index: Tensor, weights: Tensor, context: StepContext) -> Tensor:
-        """hidden [n, hidden_size], index int64 [n, k], weights [n, k]: the weighted sums, [n, hidden_size] in
-        `hidden`'s dtype, with zeros where `context.owner` is -1. `layer` is `MoeLayer.index`."""
-        ...
-
-
-class Seam:
-    """Where the model's experts modules find who computes for them, and for which step."""
-
-    __slots__ = ("context", "experts")
-
-    def __init__(self, experts: ExpertsFn) -> None:
-        self.experts = experts
-        self.context = StepContext(np.empty(0, np.int32), np.empty(0, np.int32))
-
-    def attach(self, model: PreTrainedModel, layers: dict[str, int]) -> None:
-        """Let every experts module of `model` ask this seam; `layers` maps their names to `MoeLayer.index`."""
-        for name, module in experts_modules(model):
-            vars(module)["_rios"] = self, layers[name]
-        for flag in ("output_router_logits", "output_attentions", "output_hidden_states"):
-            if getattr(model.config, flag, False):  # nobody reads them, and some ask for a mask of two dimensions
-                setattr(model.config, flag, False)
-        model.set_experts_implementation("rios")
-
-
-def _ask(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    seam, layer = vars(self)["_rios"]
-    if len(hidden_states) != len(seam.context.owner):
-        raise UnsupportedCheckpoint(
-            f"{type(self).__name__} is given {len(hidden_states)} rows for {len(seam.context.owner)} tokens"
-        )
-    answer: Tensor = seam.experts(layer, hidden_states, top_k_index, top_k_weights, seam.context)
-    return answer
-
-
-ALL_EXPERTS_FUNCTIONS.register("rios", _ask)
+from rios.dmoe.seam import Seam, StepContext
 
 
 class Forward:
@@ -93,10 +36,13 @@ class Forward:
         return logits[0]
 
     def padded(
-        self, pool: Pool, slots: Sequence[Slot], tokens: Sequence[Sequence[int]], owners: Sequence[int]
+        self, pool: Pool, plan: Plan, slots: Sequence[Slot], tokens: Sequence[Sequence[int]], owners: Sequence[int]
     ) -> Tensor:
-        """Logits [len(slots), vocab] after the last of each request's `tokens`. `length`s stay as they are."""
-        plan = pool.plan(slots, [len(part) for part in tokens])
+        """Logits [len(slots), vocab] after the last of each request's `tokens`. `length`s stay as they are.
+
+        plan: the pool's, for these slots and as many tokens.
+        """
+        pool.use(plan)
         starts = np.array([slots[i].length for i in plan.order], np.int32)
         columns = np.arange(plan.width, dtype=np.int32)
         positions = starts[:, None] + columns

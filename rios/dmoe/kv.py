@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,10 @@ class Plan:
     """Index of the new tokens among the padded ones, in the order of `into`."""
 
 
+# Of the forward that runs: several are under way at a time where they ask for experts together.
+_running: ContextVar[Plan] = ContextVar("rios_plan")
+
+
 @dataclass(slots=True)
 class _Shape:
     rows: int = 0
@@ -79,10 +84,9 @@ class PoolLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     is_sliding = False
 
-    def __init__(self, shape: _Shape, plan: Plan) -> None:
+    def __init__(self, shape: _Shape) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shape = shape
-        self._plan = plan
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys = self._empty(key_states)
@@ -98,10 +102,10 @@ class PoolLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self._put(keys, key_states), self._put(values, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._plan.stop, 0
+        return _running.get().stop, 0
 
     def get_seq_length(self) -> int:
-        return self._plan.start
+        return _running.get().start
 
     def get_max_length(self) -> int:
         return -1
@@ -144,7 +148,7 @@ class PoolLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             ) from error
 
     def _put(self, cells: Tensor, states: Tensor) -> Tensor:
-        plan = self._plan
+        plan = _running.get()
         rows = cells[plan.low : plan.high]
         if plan.into is None:
             rows[:, :, plan.start : plan.stop] = states
@@ -162,9 +166,8 @@ class Pool(Cache):
     def __init__(self, layers: int, device: torch.device, *, fill: float = 0.0) -> None:
         self._device = device
         self._shape = _Shape(fill=fill)
-        self._plan = Plan()
         self._rows: list[Slot] = []
-        self._own = [PoolLayer(self._shape, self._plan) for _ in range(layers)]
+        self._own = [PoolLayer(self._shape) for _ in range(layers)]
         super().__init__(layers=list(self._own))
 
     @property
@@ -201,20 +204,29 @@ class Pool(Cache):
             self._fit(len(self._rows) * 2, max(other.touched for other in self._rows))
 
     @torch.inference_mode()
-    def plan(self, slots: Sequence[Slot], counts: Sequence[int]) -> Plan:
-        """Make ready for a forward of `counts[i]` new tokens for `slots[i]`. Raises InsufficientMemory."""
-        stop = max(slot.length + count for slot, count in zip(slots, counts, strict=True))
-        self._grow(stop)
-        plan = self._plan
-        plan.low = self._together(slots)
-        plan.high = plan.low + len(slots)
+    def plan(self, groups: Sequence[tuple[Sequence[Slot], Sequence[int]]]) -> list[Plan]:
+        """Make ready for a forward of each group's slots, with so many new tokens for each; they may run in any order.
+
+        Raises InsufficientMemory.
+        """
+        self._grow(max(slot.length + count for group in groups for slot, count in zip(*group, strict=True)))
+        lows = self._side_by_side([slots for slots, _ in groups])
+        return [self._planned(slots, counts, low) for (slots, counts), low in zip(groups, lows, strict=True)]
+
+    def use(self, plan: Plan) -> None:
+        """The forward that begins is this one."""
+        _running.set(plan)
+
+    def _planned(self, slots: Sequence[Slot], counts: Sequence[int], low: int) -> Plan:
+        plan = Plan()
+        plan.low = low
+        plan.high = low + len(slots)
         plan.order = sorted(range(len(slots)), key=lambda i: slots[i].row)
         plan.start = max(slot.length for slot in slots)
-        plan.stop = stop
+        plan.stop = max(slot.length + count for slot, count in zip(slots, counts, strict=True))
         plan.width = max(counts)
         plan.aligned = all(slot.length == plan.start for slot in slots)
         plan.full = min(counts) == plan.width
-        plan.into = plan.valid = None
         if not (plan.aligned and plan.full):
             row, column, position = _tokens([slots[i].length for i in plan.order], [counts[i] for i in plan.order])
             index = torch.from_numpy(np.stack((row, column, position))).to(self._device)
@@ -224,6 +236,20 @@ class Pool(Cache):
             slot.touched = max(slot.touched, slot.length + count)
         return plan
 
+    def _side_by_side(self, groups: Sequence[Sequence[Slot]]) -> list[int]:
+        """Make the rows of each group neighbours; returns the lowest row of each."""
+        if len(groups) == 1:
+            return [self._together(groups[0])]
+        rows = [sorted(slot.row for slot in slots) for slots in groups]
+        if all(mine[-1] - mine[0] == len(mine) - 1 for mine in rows):
+            return [mine[0] for mine in rows]
+        lows, low = [0] * len(groups), 0
+        for place in sorted(range(len(groups)), key=lambda place: sum(rows[place]) / len(rows[place])):
+            lows[place] = low
+            self._gather(sorted(slot.row for slot in groups[place]), low)  # where those before have left them
+            low += len(groups[place])
+        return lows
+
     def _together(self, slots: Sequence[Slot]) -> int:
         """Make the rows of `slots` neighbours, with as few swaps as can be; returns the lowest row."""
         rows = sorted(slot.row for slot in slots)
@@ -231,14 +257,18 @@ class Pool(Cache):
         if rows[-1] - rows[0] == count - 1:
             return rows[0]
         limit = len(self._rows) - count
-        inside, low = max((bisect_left(rows, a + count) - i, a) for i, a in _windows(rows, limit))
+        _, low = max((bisect_left(rows, a + count) - i, a) for i, a in _windows(rows, limit))
+        self._gather(rows, low)
+        return low
+
+    def _gather(self, rows: Sequence[int], low: int) -> None:
+        """Bring what is in `rows` to those from `low` on; what was there takes the places that become free."""
+        high = low + len(rows)
         wanted = set(rows)
-        outside = [row for row in rows if not low <= row < low + count]
-        intruders = [row for row in range(low, low + count) if row not in wanted]
-        assert inside + len(outside) == count == inside + len(intruders)
+        outside = [row for row in rows if not low <= row < high]
+        intruders = [row for row in range(low, high) if row not in wanted]
         for mine, theirs in zip(outside, intruders, strict=True):
             self._swap(mine, theirs)
-        return low
 
     def _swap(self, a: int, b: int) -> None:
         first, second = self._rows[a], self._rows[b]

@@ -25,7 +25,7 @@ from rios.words.errors import DeadlineExceeded, ExpertsUnavailable, HostLost, Pr
 
 if TYPE_CHECKING:
     from rios.dmoe.dispatch import Dispatcher
-    from rios.dmoe.trunk import StepContext
+    from rios.dmoe.seam import StepContext
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from rios.dmoe.architecture import build, experts_modules
-from rios.dmoe.forward import Forward, Seam, StepContext
+from rios.dmoe.forward import Forward
 from rios.dmoe.kv import Pool, Slot, own_nbytes
 from rios.dmoe.manifest import Manifest
+from rios.dmoe.seam import Seam, StepContext
 from rios.dmoe.tensors import NAMES
 from rios.words.errors import RiosError, UnsupportedCheckpoint
 
@@ -154,7 +155,9 @@ def _share(forward: Forward, pool: Pool, texts: list[list[int]], allowed: float)
         parts = [texts[i][alone[i].length :][: counts[i]] for i in taking]
         expected = torch.stack([forward.alone(alone[i], part, 0) for i, part in zip(taking, parts, strict=True)])
         try:
-            found = forward.padded(pool, [together[i] for i in taking], parts, taking)
+            slots = [together[i] for i in taking]
+            [plan] = pool.plan([(slots, [len(part) for part in parts])])
+            found = forward.padded(pool, plan, slots, parts, taking)
         except (*_FAILURES, RiosError) as error:
             return f"its forward fails for requests of unlike lengths: {error}"
         for i, part in zip(taking, parts, strict=True):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rios.dmoe import rotary
 from rios.dmoe.architecture import build
-from rios.dmoe.forward import ExpertsFn, Forward, Seam, StepContext
+from rios.dmoe.forward import Forward
 from rios.dmoe.kv import Pool, Slot, own_nbytes
 from rios.dmoe.loading import load
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.norms import quicken
 from rios.dmoe.probe import probe
+from rios.dmoe.seam import ExpertsFn, Seam, StepContext
 from rios.dmoe.source import ByteSource
 from rios.words.errors import InvalidRequest
 
@@ -110,12 +112,14 @@ class Trunk:
         if not self.batched:
             return self._each_alone(forward, work)
         groups = self._groups(work)
-        logits = []
-        for group in groups:
-            if self._shared_length is not None:
-                rotary.forget(forward.model)
-            slots, tokens = [work[i][0] for i in group], [work[i][1] for i in group]
-            logits.append(forward.padded(self._pool, slots, tokens, group))
+        asked = [([work[i][0] for i in group], [work[i][1] for i in group]) for group in groups]
+        plans = self._pool.plan([(slots, [len(part) for part in parts]) for slots, parts in asked])
+        logits = self._run(
+            [
+                partial(forward.padded, self._pool, plan, slots, parts, group)
+                for group, plan, (slots, parts) in zip(groups, plans, asked, strict=True)
+            ]
+        )
         for slot, taken in work:
             slot.length += len(taken)
         if len(groups) == 1:
@@ -140,20 +144,28 @@ class Trunk:
         return together + [[i] for i, end in enumerate(ends) if end > self._shared_length]
 
     def _each_alone(self, forward: Forward, work: Sequence[tuple[Slot, Sequence[int]]]) -> Tensor:
-        logits = []
+        def run(slot: Slot, tokens: Sequence[int], owner: int) -> Tensor:
+            # Some architectures drop their state when several tokens follow on it: those take one at a time.
+            parts = [tokens] if self._splits or not slot.length else [[token] for token in tokens]
+            return [forward.alone(slot, part, owner) for part in parts][-1]
+
         try:
-            for owner, (slot, tokens) in enumerate(work):
-                if self._shared_length is not None:
-                    rotary.forget(forward.model)
-                # Some architectures drop their state when several tokens follow on it: those take one at a time.
-                parts = [tokens] if self._splits or not slot.length else [[token] for token in tokens]
-                last = [forward.alone(slot, part, owner) for part in parts][-1]
-                logits.append(last)
+            return torch.stack(self._run([partial(run, slot, tokens, i) for i, (slot, tokens) in enumerate(work)]))
         except BaseException:
-            for slot, _ in work[: len(logits) + 1]:
+            for slot, _ in work:
                 slot.state = "lost"
             raise
-        return torch.stack(logits)
+
+    def _run(self, forwards: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+        """What each of some forwards gives: in step, unless they would change each other's frequencies."""
+        running = self._running()
+        if self._shared_length is None:
+            return running.seam.in_step(forwards)
+        found = []
+        for one in forwards:
+            rotary.forget(running.model)
+            found.append(one())
+        return found
 
     def _check(self, work: Sequence[tuple[Slot, Sequence[int]]]) -> None:
         if len({id(slot) for slot, _ in work}) != len(work) or not work:

@@ -64,7 +64,7 @@ class OurLayer:
 
     def __call__(self, layer: int, given: Case) -> torch.Tensor:
         """The layer's output, [tokens, hidden_size]."""
-        from rios.dmoe.forward import StepContext
+        from rios.dmoe.seam import StepContext
 
         tokens = len(given[0])
         context = StepContext(np.zeros(tokens, dtype=np.int32), np.arange(tokens, dtype=np.int32))

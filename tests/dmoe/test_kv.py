@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache
 
-from rios.dmoe.kv import Pool, Slot, own_nbytes
+from rios.dmoe.kv import Plan, Pool, Slot, own_nbytes
 from rios.words.errors import InsufficientMemory
 
 torch.set_num_threads(1)
@@ -37,29 +37,37 @@ class Driver:
     def close(self, request: int) -> None:
         self.pool.close(self.slots.pop(request))
 
-    @torch.inference_mode()
     def forward(self, work: dict[int, int], *, keep: bool = True) -> None:
         """New tokens for some requests; checks what attention would see."""
-        requests = list(work)
-        slots = [self.slots[request] for request in requests]
-        plan = self.pool.plan(slots, list(work.values()))
-        order = [requests[i] for i in plan.order]
-        starts = {request: self.slots[request].length for request in order}
+        self.forwards([work], keep=keep)
+
+    @torch.inference_mode()
+    def forwards(self, groups: list[dict[int, int]], *, keep: bool = True) -> None:
+        """Several forwards in step: each layer of all of them before the next."""
+        plans = self.pool.plan([([self.slots[request] for request in work], list(work.values())) for work in groups])
         for layer in range(LAYERS):
-            new = [
-                torch.stack(
-                    [self._new(request, starts[request], work[request], plan.width, layer, dim) for request in order]
-                )
-                for dim in (KEY, VALUE)
-            ]
-            for seen, dim in zip(self.pool.update(*new, layer), (KEY, VALUE), strict=True):
-                assert seen.shape == (len(order), HEADS, plan.stop, dim)
-                for row, request in zip(seen, order, strict=True):
-                    stop = starts[request] + work[request]
-                    assert torch.equal(row[:, :stop], cells(request, 0, stop, layer, dim))
-                    assert not keep or not row[:, stop:].any()
-        for request, count in work.items():
-            self.slots[request].length += count if keep else 0
+            for work, plan in zip(groups, plans, strict=True):
+                self.pool.use(plan)
+                self._check(work, plan, layer, keep)
+        for work in groups:
+            for request, count in work.items():
+                self.slots[request].length += count if keep else 0
+
+    def _check(self, work: dict[int, int], plan: Plan, layer: int, keep: bool) -> None:
+        order = [list(work)[i] for i in plan.order]
+        starts = {request: self.slots[request].length for request in order}
+        new = [
+            torch.stack(
+                [self._new(request, starts[request], work[request], plan.width, layer, dim) for request in order]
+            )
+            for dim in (KEY, VALUE)
+        ]
+        for seen, dim in zip(self.pool.update(*new, layer), (KEY, VALUE), strict=True):
+            assert seen.shape == (len(order), HEADS, plan.stop, dim)
+            for row, request in zip(seen, order, strict=True):
+                stop = starts[request] + work[request]
+                assert torch.equal(row[:, :stop], cells(request, 0, stop, layer, dim))
+                assert not keep or not row[:, stop:].any()
 
     @staticmethod
     def _new(request: int, start: int, count: int, width: int, layer: int, dim: int) -> torch.Tensor:
@@ -88,7 +96,10 @@ def test_every_request_sees_its_own_tokens_and_zeros(data: Any) -> None:
         else:
             chosen = data.draw(st.lists(st.sampled_from(alive), min_size=1, unique=True))
             counts = data.draw(st.sampled_from([st.just(1), st.integers(1, 5), st.integers(1, 70)]))
-            driver.forward({request: data.draw(counts) for request in chosen}, keep=action == "step")
+            groups: dict[int, dict[int, int]] = {}
+            for request in chosen:
+                groups.setdefault(data.draw(st.integers(0, 2)), {})[request] = data.draw(counts)
+            driver.forwards(list(groups.values()), keep=action == "step")
             if action == "failed":  # the same tokens again, as after an error in the experts
                 driver.forward({request: data.draw(counts) for request in chosen}, keep=False)
                 for request in chosen:
@@ -151,6 +162,20 @@ def test_a_step_of_all_rows_swaps_none_and_of_scattered_rows_few() -> None:
     assert sum(driver.slots[request].row != request for request in range(6)) == 2
 
 
+def test_forwards_in_step_leave_rows_where_they_are_when_they_can() -> None:
+    driver = Driver()
+    for request in range(6):
+        driver.open(request)
+    driver.forwards([dict.fromkeys((0, 1, 2, 3), 1), {5: 9}])
+    driver.forwards([{5: 9}, dict.fromkeys((0, 1, 2, 3), 1), {4: 2}])
+    assert [driver.slots[request].row for request in range(6)] == list(range(6))
+    driver.forwards([dict.fromkeys((0, 1, 3, 4, 5), 1), {2: 9}])
+    assert driver.slots[2].row in (0, 5)
+    rows = [driver.slots[request].row for request in range(6)]
+    driver.forwards([dict.fromkeys((0, 1, 3, 4, 5), 1), {2: 9}])
+    assert [driver.slots[request].row for request in range(6)] == rows
+
+
 @torch.inference_mode()
 def test_what_a_departed_request_left_is_gone() -> None:
     """A weight of 0 times an infinity would be NaN."""
@@ -172,7 +197,7 @@ def test_what_does_not_fit_is_refused_and_the_pool_goes_on() -> None:
     driver.forward({0: 3})
     before = driver.pool.nbytes
     with pytest.raises(InsufficientMemory, match=r"cache of 1 requests by 10{12}\d+ tokens does not fit"):
-        driver.pool.plan([driver.slots[0]], [10**15])
+        driver.pool.plan([([driver.slots[0]], [10**15])])
     assert driver.pool.nbytes == before
     driver.forward({0: 3})
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from rios.dmoe.calls import Exec
 from rios.dmoe.dispatch import Dispatcher
 from rios.dmoe.experts import ExpertStore
-from rios.dmoe.forward import StepContext
 from rios.dmoe.host import Host
 from rios.dmoe.link import Link, State
 from rios.dmoe.links import Links
+from rios.dmoe.seam import StepContext
 from rios.words.errors import ExpertsUnavailable
 from tests import checkpoints, waiting
 from tests.hosting import DEADLINE_S, Hosting, hosting

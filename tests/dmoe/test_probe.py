@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rios.dmoe.checkpoint import read_manifest
-from rios.dmoe.forward import StepContext
 from rios.dmoe.hosted import MemoryBudget
 from rios.dmoe.planning import CacheRoom
 from rios.dmoe.probe import cache_bytes
+from rios.dmoe.seam import StepContext
 from rios.words.config import Settings
 from rios.words.errors import InsufficientMemory
 from tests import checkpoints
