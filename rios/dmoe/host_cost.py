@@ -92,11 +92,6 @@ class HostCost:
             call, group, row = self.rates
             self.rates = (call * 0.5, group * 0.5, row * 0.5)
 
-    def predict(self, groups: int, rows: int) -> float:
-        """Seconds that a call with so many groups and rows in all should take now."""
-        call, group, row = self.rates
-        return call + group * groups + row * rows
-
     def hedge_after_s(self, groups: int, rows: int, *, floor_s: float = 0.002) -> float:
         """Seconds after which a call is later than 95 % of the usual ones: time to ask another host as well.
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from rios.words.events import Ended, Tab, UsageEvents, UsageSink
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
 # A long request asks for more so many tokens before it has what is covered, or with half of a shorter step left: on a
 # trunk of 500 tokens per second the ledger has 0.1 s to answer, and needs a hundredth of that.
@@ -344,19 +345,16 @@ class Job:
             request_id=self.request_id, model=self._model, trunk=trunk, tokens_in=len(self.prompt),
             tokens_out=len(self._ids), outcome=self.status, events=found,
         )  # fmt: skip
+        wait = self._posted(functools.partial(self._tab.close, ended))
+        return (lambda: None) if wait is None else functools.partial(self._posted, wait)
+
+    def _posted(self, post: Callable[[], T]) -> T | None:
+        """What `post` returns; None where it fails, which is told: the answer is not lost with its price."""
         try:
-            posted = self._tab.close(ended)
+            return post()
         except Exception:
             log.exception("a request's price was not posted", extra={"request_id": self.request_id})
-            return lambda: None
-
-        def wait() -> None:
-            try:
-                posted()
-            except Exception:
-                log.exception("a request's price was not posted", extra={"request_id": self.request_id})
-
-        return wait
+            return None
 
     def _wait_for_accounts(self) -> None:
         """Until the price is posted, so that a balance read after an answer has it. Whoever accounts has deadlines."""

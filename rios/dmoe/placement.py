@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any
 
 import numpy as np
 
@@ -83,38 +82,6 @@ class Plan:
             if experts := tuple(e for e, holders in enumerate(layer) if worker in holders):
                 shard[index] = experts
         return shard
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` gives an equal plan back."""
-        return {
-            "workers": [[w.name, w.machine, w.memory_bytes, w.speed] for w in self.workers],
-            "replicas": self.replicas,
-            "holders": [[list(holders) for holders in layer] for layer in self.holders],
-            "weights": [[list(weights) for weights in layer] for layer in self.weights],
-            "load": dict(self.load),
-            "memory": dict(self.memory),
-            "max_over_ideal": self.max_over_ideal,
-            "reasons": list(self.reasons),
-            "fingerprint": self.fingerprint,
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """The plan that `to_dict` wrote. Raises InvalidRequest where the values are not those of a plan."""
-        try:
-            return cls(
-                workers=tuple(Worker(str(n), str(m), int(b), float(s)) for n, m, b, s in values["workers"]),
-                replicas=None if values["replicas"] is None else int(values["replicas"]),
-                holders=tuple(tuple(tuple(map(str, e)) for e in layer) for layer in values["holders"]),
-                weights=tuple(tuple(tuple(map(float, e)) for e in layer) for layer in values["weights"]),
-                load={str(name): float(load) for name, load in values["load"].items()},
-                memory={str(name): int(size) for name, size in values["memory"].items()},
-                max_over_ideal=float(values["max_over_ideal"]),
-                reasons=tuple(map(str, values["reasons"])),
-                fingerprint=str(values["fingerprint"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidRequest(f"these are not the values of a plan ({error!r}): pass what to_dict() gave") from error
 
 
 def plan(

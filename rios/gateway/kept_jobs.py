@@ -158,9 +158,11 @@ class Jobs:
             self._views.look()
             self.records.sweep()
         except RiosError as error:
+            self.records.was_away()  # to the end of this look, and so to `sweep`, it did not come
             log.info("the records of jobs are not looked at", extra={"reason": str(error)})
         except Exception:
             # Whatever it is, the next look may be better; without any the other gateways take this one for dead.
+            self.records.was_away()
             log.exception("the records of jobs are not looked at")
 
     def _tell_last(self) -> None:

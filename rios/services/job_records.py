@@ -22,27 +22,24 @@ from sqlalchemy import delete, select, update
 from rios.accounts.store import add, first
 from rios.services.lost import give_back
 from rios.services.network_keys import derived_cipher
+from rios.services.sweeping import LEASE_S, Sweeper
 from rios.storage.gateway_models import JobRow
 from rios.storage.models import HoldRow
 from rios.words import errors
-from rios.words.errors import GatewayLost, InvalidRequest, LedgerUnavailable, NotFound, RiosError
+from rios.words.errors import GatewayLost, InvalidRequest, NotFound, RiosError
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import Connection, RowMapping, Select
 
     from rios.billing.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 SECOND = 1_000_000
-LEASE_S = 6.0
 RENEW_S = 1.5
 FOLLOWED_S = 5.0
 LOST = "lost"
-LOSING_S = 1.0
-"""Who ends the jobs of others for longer at a time is taken for dead himself."""
-_SWEEP_S = 10.0
 _NONCE = 12
 
 
@@ -100,8 +97,8 @@ class JobRecords:
         self._cipher = derived_cipher(key, b"rios job records")
         self._gateway = gateway
         self._kept_us = _us(kept_s)
-        self._well_since: float | None = None
-        self._renewed_at = self._swept_at = float("-inf")
+        self._sweeper = Sweeper(ledger, gone=self._gone, lose=self._lose, forget=self._forget, clock=clock)
+        self._renewed_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<JobRecords of {self._gateway}>"
@@ -174,38 +171,19 @@ class JobRecords:
         self._ledger.transact(lambda batch: batch.connection.execute(changed), alone=True)
 
     def sweep(self) -> None:
-        """End the jobs of gateways that have died, and forget what ended long ago.
+        """End the jobs of gateways that have died, and forget what ended long ago. Raises LedgerUnavailable."""
+        self._sweeper.sweep()
 
-        While the database was away nobody could say that he lives: it has to have been there for a lease.
-        """
-        try:
-            self._sweep()
-        except RiosError:
-            self._well_since = None
-            raise
+    def was_away(self) -> None:
+        """The database did not answer."""
+        self._sweeper.was_away()
 
-    def _sweep(self) -> None:
-        now, row = self._ledger.now(), JobRow
-        with self._ledger.database.reading() as connection:
-            gone = (row.ended_at.is_(None), row.lease_until < now, row.gateway != self._gateway)
-            lost = connection.execute(select(row.__table__).where(*gone).limit(100)).mappings().all()
-        clock = self._clock()
-        if self._well_since is None:
-            self._well_since = clock
-        if clock - self._well_since > LEASE_S:
-            for one in lost:
-                if self._clock() - clock > LOSING_S:
-                    break
-                try:
-                    self._lose(one)
-                except LedgerUnavailable:
-                    raise
-                except RiosError as error:  # of this one alone
-                    log.warning("a lost job is not accounted for", extra={"job": one["id"], "reason": str(error)})
-        if clock - self._swept_at > _SWEEP_S:
-            self._swept_at = clock
-            old = delete(row).where(row.ended_at < now - self._kept_us)
-            self._ledger.transact(lambda batch: batch.connection.execute(old), alone=True)
+    def _gone(self, now: int) -> Select:
+        row = JobRow
+        return select(row.__table__).where(row.ended_at.is_(None), row.lease_until < now, row.gateway != self._gateway)
+
+    def _forget(self, connection: Connection, now: int) -> None:
+        connection.execute(delete(JobRow).where(JobRow.ended_at < now - self._kept_us))
 
     def _lose(self, row: RowMapping) -> None:
         found = give_back(self._ledger, row["user_id"], HoldRow.request_id == row["id"])

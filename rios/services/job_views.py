@@ -19,15 +19,16 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_postgres
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from rios.services.job_records import FOLLOWED_S, LEASE_S, LOSING_S, LOST, RENEW_S, SECOND
+from rios.services.job_records import FOLLOWED_S, LOST, RENEW_S, SECOND
 from rios.services.jobs import KEPT, Jobs, JobView
+from rios.services.sweeping import LEASE_S, Sweeper
 from rios.storage.gateway_models import JobRow, JobViewRow
 from rios.storage.models import UsageRow
 from rios.words.errors import NotFound, RiosError
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import Connection, RowMapping, Select
 
     from rios.billing.ledger.ledger import Ledger
 
@@ -36,9 +37,7 @@ log = logging.getLogger(__name__)
 KEPT_S = 24 * 3600
 # A look at the list asks for its jobs of other gateways for so long; who waits for changes looks four times a second.
 _LOOKED_S = 3.0
-_SWEEP_S = 10.0
 _PAGE = 1000
-_LOST_PAGE = 100
 
 
 class JobViews:
@@ -65,8 +64,8 @@ class JobViews:
         self._live: set[str] = set()
         """Those of this gateway whose rows have not ended."""
         self._asked: dict[str, float] = {}
-        self._well_since: float | None = None
-        self._renewed_at = self._swept_at = float("-inf")
+        self._sweeper = Sweeper(ledger, gone=self._gone, lose=self._lose, forget=_forget, clock=clock)
+        self._renewed_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<JobViews of {self._gateway}>"
@@ -76,11 +75,11 @@ class JobViews:
         try:
             followed = self._wishes()
             self.tell(followed)
-            self._sweep()
+            self._sweeper.sweep()
             self._hear()
             self._follow()
         except RiosError:
-            self._well_since = None
+            self._sweeper.was_away()
             raise
 
     def tell(self, followed: frozenset[str] = frozenset()) -> None:
@@ -187,27 +186,13 @@ class JobViews:
                 self._heard = found[-1].version
             more = len(found) == _PAGE
 
-    def _sweep(self) -> None:
-        """End the jobs of gateways that have died, and forget what ended long ago.
-
-        While the database was away nobody could say that he lives: it has to have been there for a lease.
-        """
-        clock, now, row = self._clock(), self._ledger.now(), JobViewRow
-        if self._well_since is None:
-            self._well_since = clock
-        if clock - self._well_since > LEASE_S:
-            # The record of a job ends first: then it is known what it costs.
-            goes_on = exists().where(JobRow.id == row.id, JobRow.ended_at.is_(None))
-            gone = (row.ended_at.is_(None), row.lease_until < now, row.gateway != self._gateway, ~goes_on)
-            with self._ledger.database.reading() as connection:
-                lost = connection.execute(select(row.__table__).where(*gone).limit(_LOST_PAGE)).mappings().all()
-            for one in lost:
-                if self._clock() - clock > LOSING_S:
-                    break
-                self._lose(one)
-        if clock - self._swept_at > _SWEEP_S:
-            self._swept_at = clock
-            self._ledger.transact(lambda batch: _forget(batch.connection, now), alone=True)
+    def _gone(self, now: int) -> Select:
+        """The record of a job ends first: then it is known what it costs."""
+        row = JobViewRow
+        goes_on = exists().where(JobRow.id == row.id, JobRow.ended_at.is_(None))
+        return select(row.__table__).where(
+            row.ended_at.is_(None), row.lease_until < now, row.gateway != self._gateway, ~goes_on
+        )
 
     def _lose(self, row: RowMapping) -> None:
         said = _read(row["record"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -406,16 +405,6 @@ def test_a_plan_for_another_model_is_refused_as_current() -> None:
     workers = fleet(2, slots=100)
     with pytest.raises(InvalidRequest, match="current"):
         plan(workers, uniform(2, 8), current=plan(workers, uniform(1, 8)))
-
-
-def test_a_plan_survives_json_and_still_counts_as_current() -> None:
-    demand, workers = zipf(3, 8), fleet(3, slots=20)
-    made = plan(workers, demand)
-    again = Plan.from_dict(json.loads(json.dumps(made.to_dict())))
-    assert again == made
-    assert plan(workers, demand, current=again) is again
-    with pytest.raises(InvalidRequest, match="to_dict"):
-        Plan.from_dict({"workers": []})
 
 
 def test_a_plan_says_what_each_worker_holds() -> None:

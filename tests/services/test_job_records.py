@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import select, update
 
 from rios.billing.ledger import Ledger
+from rios.gateway.kept_jobs import Jobs
 from rios.services.job_records import JobRecords, Progress
 from rios.storage.gateway_models import JobRow
-from rios.words.errors import Cancelled, GatewayLost, InvalidRequest, NotFound
+from rios.words.errors import Cancelled, GatewayLost, InvalidRequest, LedgerUnavailable, NotFound
 from tests.billing.clock import SECOND_US, Clock
 from tests.billing.ledger.work import charge, hold
 from tests.storage.databases import KINDS, drop_database, new_tables
@@ -130,3 +131,33 @@ def test_a_job_whose_gateway_died_ends_as_lost_and_costs_nothing(ledger: Ledger,
     other.sweep()
     with pytest.raises(NotFound):
         other.get("ann", "r1")
+
+
+class Away:
+    """The list of generations, which is looked at before the records, of a database that does not answer."""
+
+    def look(self) -> None:
+        raise LedgerUnavailable("away")
+
+
+def test_whoever_could_not_ask_takes_nobody_for_dead_at_once(ledger: Ledger, clock: Clock) -> None:
+    """While the database was away those who live could not say so, whichever question it was that failed."""
+    moment = [0.0]
+    lives, other = (JobRecords(ledger, key=KEY, gateway=name, kept_s=60, clock=lambda: moment[0]) for name in "ab")
+    lives.begin("r1", "ann", "demo")
+    other.sweep()
+    moment[0] += 30
+    clock.now_us += 30 * SECOND_US
+    gateway = Jobs(9, 60.0, other, Away())  # type: ignore[arg-type]
+    gateway._look()
+    other.sweep()
+    assert not other.get("ann", "r1").ended
+    moment[0] += 2
+    lives.wishes()
+    moment[0] += 5
+    other.sweep()
+    assert not other.get("ann", "r1").ended, "it lives, and could say so"
+    moment[0] += 10
+    clock.now_us += 10 * SECOND_US
+    other.sweep()
+    assert other.get("ann", "r1").ended

@@ -272,7 +272,7 @@ def test_who_comes_late_hears_of_all_in_few_questions(net: Network) -> None:
     asked.clear()
     late.views.look()
     event.remove(net.ledger.database.engine, "before_cursor_execute", count)
-    assert first == len(asked) == 1, "as many for one as for thirty"
+    assert first == len(asked) == 2, "what is new, and who has died: as many for one as for thirty"
     assert late.of("ann") == net.one.of("ann")
 
 
