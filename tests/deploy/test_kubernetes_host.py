@@ -146,12 +146,13 @@ def test_a_cluster_that_does_not_answer_holds_nobody_up(
 def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesServer, tmp_path: Path) -> None:
     own = Cluster(kubeconfig=str(cluster.kubeconfig), namespace=NAMESPACE)
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": NAMESPACE}}
-    hard = {"limits.cpu": "1500m", "limits.memory": "2Gi", "requests.storage": "1Pi", "example.org/chips": "2E3"}
+    hard = {"limits.cpu": "1500m", "limits.memory": "2Gi", "requests.storage": "1Pi", "example.org/chips": "2E3",
+            "requests.nvidia.com/gpu": "3"}  # fmt: skip
     cluster.create("resourcequotas", {**quota, "spec": {"hard": hard}})
     host = KubernetesHost(tmp_path, own, network_id="n")
     until(lambda: _answers(host), "its first look", deadline_s=20)
     offer = host.offer()
-    assert (offer.total.cpu_milli, offer.total.memory_bytes) == (1500, 2 << 30)
+    assert (offer.total.cpu_milli, offer.total.memory_bytes, offer.total.gpus) == (1500, 2 << 30, 3)
     assert offer.by_name
     assert offer.runtimes == {"kubernetes"}
     own_need = Need(amounts=Amounts(cpu_milli=1500), runtime="kubernetes")
@@ -164,4 +165,5 @@ def test_the_quota_of_the_namespace_is_what_a_host_offers(cluster: KubernetesSer
     host = KubernetesHost(tmp_path, own, network_id="n", isolation=Isolation.KERNEL)
     until(lambda: _answers(host), "its first look", deadline_s=20)
     assert host.offer().cordoned, "it isolates less than is asked for here"
+    assert host.offer().total.gpus == 0, "a cluster whose quota says nothing of them may have none"
     host.close()

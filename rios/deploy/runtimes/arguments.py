@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rios.deploy.runtimes.memory_files import MemoryFiles
@@ -107,17 +108,31 @@ def write_etc(directory: Path, launch: Launch) -> None:
     etc.chmod(0o755)
 
 
-def bubblewrap(launch: Launch, directory: Path, memory: MemoryFiles, root: Path | None) -> list[str]:
-    """Arguments of bubblewrap but its descriptors and the command. root: the unpacked root file system, if any."""
+def bubblewrap(
+    launch: Launch,
+    directory: Path,
+    memory: MemoryFiles,
+    root: Path | None,
+    *,
+    devices: Mapping[str, Path] = MappingProxyType({}),
+    told: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Arguments of bubblewrap but its descriptors and the command.
+
+    root: the unpacked root file system, if any. devices: path inside -> node of the host. told: what the environment
+    says over all that the launch does.
+    """
     arguments = [
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"),
         *("--uid", str(launch.user), "--gid", str(launch.user), "--hostname", launch.instance),
         *("--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
     ]
-    for name, value in sorted(environment(launch.env).items()):
+    for name, value in sorted({**environment(launch.env), **told}.items()):
         arguments += ["--setenv", name, value]
     arguments += _root(root, directory) if root is not None else _host(launch, directory)
     arguments += ["--proc", "/proc", "--dev", "/dev"]
+    for path, node in devices.items():
+        arguments += ["--dev-bind", str(node), path]
     for name in MASKED:
         if Path("/proc", name).exists():
             arguments += ["--ro-bind", "/dev/null", f"/proc/{name}"]

@@ -23,6 +23,7 @@ from rios.deploy.runtimes.bubblewrap_host import BubblewrapHost
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.durable import read_json
 from rios.deploy.runtimes.executing import execute
+from rios.deploy.runtimes.gpus import Gpus, told_of
 from rios.deploy.runtimes.logs import follow_lines, read_lines
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import (
@@ -52,14 +53,18 @@ class BubblewrapRuntime:
 
     name: RuntimeName = "bubblewrap"
 
-    def __init__(self, directory: Path, *, policy: Policy | None = None, uid: int = USER) -> None:
+    def __init__(
+        self, directory: Path, *, policy: Policy | None = None, uid: int = USER, gpus: Gpus | None = None
+    ) -> None:
         """directory: where instances and unpacked root file systems are; other users must be able to pass through.
 
-        uid: whom sandboxes run as on the host, where this process is root. InvalidRequest for an unfit directory.
+        uid: whom sandboxes run as on the host, where this process is root. gpus: what this machine has, without.
+        InvalidRequest for an unfit directory.
         """
         self._directory = directory.resolve()
         self._policy = policy or Policy()
-        self._host = host = BubblewrapHost(self._directory, uid)
+        self._gpus = gpus or Gpus()
+        self._host = host = BubblewrapHost(self._directory, uid, self._gpus)
         self._root, self._uid = host.root, host.uid
         self._records = Records(self._directory / "bubblewrap")
         self._roots = RootStore(self._directory / "rootfs")
@@ -89,6 +94,8 @@ class BubblewrapRuntime:
             raise UnsupportedRuntime("bubblewrap runs no images: give a root file system (rootfs), or ask for runc")
         if not launch.command:
             raise InvalidRequest(f"the instance {launch.instance} has no command, and no image that says one")
+        if launch.gpus and (no_gpus := self._host.no_gpus()):
+            raise UnsupportedRuntime(f"bubblewrap {no_gpus}")
         record = self._records.of(launch.instance)
         with record.turn(make=True):
             record.make(launch)
@@ -119,13 +126,21 @@ class BubblewrapRuntime:
                 if not mount.read_only:
                     os.chown(mount.source, self._uid, self._uid)
         arguments.write_etc(record.directory, launch)
+        given = self._gpus.take(record.directory, launch.gpus)
         group = Cgroup(launch.instance, layout=self._host.layout)
         if self._host.layout:
             limits = launch.limits
             group.make(cpu=limits.cpu, memory_bytes=limits.memory_bytes, pids=limits.pids + _PIDS_OF_BUBBLEWRAP)
         task = {
             "bubblewrap": self._host.program,
-            "arguments": arguments.bubblewrap(launch, record.directory, memory, root),
+            "arguments": arguments.bubblewrap(
+                launch,
+                record.directory,
+                memory,
+                root,
+                devices=self._gpus.nodes(given),
+                told=told_of(given),
+            ),
             "command": list(launch.command),
             "uid": self._uid if self._root else None,
             "entrances": group.entrances(),
@@ -182,6 +197,7 @@ class BubblewrapRuntime:
         group = Cgroup(asked["instance"], layout=self._host.layout)
         if group.exists:
             counted = group.counted()
+            gpu_percent, gpu_memory_bytes = self._gpus.used(record.directory)
             return Metrics(
                 at=time.time(),
                 cpu_seconds=counted.cpu_seconds,
@@ -190,6 +206,8 @@ class BubblewrapRuntime:
                 pids=counted.pids,
                 egress_bytes=sent,
                 ingress_bytes=received,
+                gpu_percent=gpu_percent,
+                gpu_memory_bytes=gpu_memory_bytes,
             )
         return ungrouped.metrics(self._processes(record), sent, received)
 
@@ -294,14 +312,14 @@ class BubblewrapRuntime:
         first = self._first(record)
         if first is None:
             raise InvalidRequest(f"the instance {instance} does not run: no command can be run in it")
-        limits = arguments.limits_of(asked)
+        limits, told = arguments.limits_of(asked), told_of(self._gpus.of(record.directory))
         return execute(
             {
                 "first": first,
                 "user": asked["user"],
                 "workdir": asked["workdir"] or "/",
                 "command": list(command),
-                "env": {**arguments.environment(asked["env"]), **(env or {})},
+                "env": {**arguments.environment(asked["env"]), **told, **(env or {})},
                 "seccomp": str(self._host.filter) if self._host.filter else None,
                 "entrances": Cgroup(instance, layout=self._host.layout).entrances(),
                 "rlimits": arguments.rlimits(limits, memory=not self._host.layout),

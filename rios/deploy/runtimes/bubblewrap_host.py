@@ -10,15 +10,16 @@ import tempfile
 from pathlib import Path
 
 from rios.deploy.runtimes import arguments, cgroup, seccomp
+from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.protocol import Capabilities, Isolation
 
 
 class BubblewrapHost:
     """The program, the system call filter and the control groups of this host."""
 
-    def __init__(self, directory: Path, uid: int) -> None:
+    def __init__(self, directory: Path, uid: int, gpus: Gpus) -> None:
         """directory: where the filter is written. uid: whom sandboxes run as on the host."""
-        self._directory = directory
+        self._directory, self._gpus = directory, gpus
         self.root = os.getuid() == 0
         self.uid = uid if self.root else os.getuid()
 
@@ -64,6 +65,16 @@ class BubblewrapHost:
             return f"bubblewrap cannot make a sandbox here ({said}): allow unprivileged user namespaces"
         return ""
 
+    def no_gpus(self) -> str:
+        """Why no sandbox gets a GPU; empty where it does."""
+        why = self._gpus.why_not()
+        if not why and not self.layout:
+            why = (
+                "gets no GPU: without control groups memory is limited as addresses, of which CUDA takes far more than "
+                "memory; run the host agent as root"
+            )
+        return why
+
     def capabilities(self) -> Capabilities:
         """As the protocol has it."""
         group = self.layout != 0
@@ -89,5 +100,6 @@ class BubblewrapHost:
             metered=group,
             volume_quota="enforced" if self.root else "watched",
             seccomp=self.filter is not None,
+            no_gpus=self.no_gpus(),
             notes=tuple(notes),
         )

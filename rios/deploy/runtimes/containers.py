@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rios.deploy.runtimes import arguments
+from rios.deploy.runtimes import arguments, gpus
 from rios.deploy.runtimes.engine_logs import read_lines, seconds
+from rios.deploy.runtimes.gpus import Gpu
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import Launch, State
 
@@ -32,10 +34,13 @@ def container_request(
     memory: MemoryFiles,
     profile: Path | None,
     nproc: int,
+    given: Sequence[Gpu] = (),
+    devices: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The body of POST /containers/create. pids, memory_bytes: with what the runtime needs for itself.
 
-    nproc: processes of the user on the whole host; the container's own bound is `pids`.
+    nproc: processes of the user on the whole host; the container's own bound is `pids`. given, devices: its GPUs, and
+    how this engine is asked for them.
     """
     limits = launch.limits
     scratch = f"rw,nosuid,nodev,size={limits.tmp_bytes},mode=1777"
@@ -50,9 +55,10 @@ def container_request(
     security = ["no-new-privileges"]
     if profile is not None:
         security.append(f"seccomp={profile}")
+    env = {**arguments.environment(launch.env), **gpus.NO_GPU, **gpus.told_of(given)}
     request: dict[str, Any] = {
         "Image": image,
-        "Env": [f"{name}={value}" for name, value in sorted(arguments.environment(launch.env).items())],
+        "Env": [f"{name}={value}" for name, value in sorted(env.items())],
         "User": f"{launch.user}:{launch.user}",
         "Labels": {**launch.labels, "rios.instance": launch.instance, "rios.runtime": runtime},
         "AttachStdin": False,
@@ -91,6 +97,8 @@ def container_request(
         request["Cmd"] = list(launch.command[1:])
     if launch.workdir:
         request["WorkingDir"] = launch.workdir
+    if devices:
+        request["HostConfig"]["DeviceRequests"] = list(devices)
     return request
 
 

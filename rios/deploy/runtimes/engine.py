@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from rios.deploy.runtimes.containers import container_request, ending_of, state_
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.engine_containers import Containers, container_name
 from rios.deploy.runtimes.engine_exec import run_inside
+from rios.deploy.runtimes.engine_gpus import CDI, GpuWay
 from rios.deploy.runtimes.engine_images import image_of_archive, named_image, pinned_image
 from rios.deploy.runtimes.engine_logs import follow_lines, read_lines
 from rios.deploy.runtimes.engine_service import EngineService, Kind, translated
+from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import (
     Base,
@@ -43,7 +45,7 @@ from rios.deploy.runtimes.protocol import (
 )
 from rios.deploy.runtimes.records import Record, Records
 from rios.deploy.runtimes.relay import Counters
-from rios.deploy.runtimes.watching import Policy, until_exited
+from rios.deploy.runtimes.watching import Policy, must_run, until_exited
 from rios.deploy.spec import RuntimeName
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 
@@ -54,14 +56,30 @@ _PROCESSES_MAX = 1 << 15
 class EngineRuntime:
     """Containers of one kind. It meets `protocol.Runtime`."""
 
-    def __init__(self, kind: Kind, directory: Path, *, policy: Policy | None = None) -> None:
-        """directory: where records of instances are, and the storage of the engine, which all kinds share."""
+    def __init__(
+        self,
+        kind: Kind,
+        directory: Path,
+        *,
+        policy: Policy | None = None,
+        gpus: Gpus | None = None,
+        cdi: Sequence[Path] = CDI,
+    ) -> None:
+        """directory: where records of instances are, and the storage of the engine, which all kinds share.
+
+        gpus: what this machine has, without. cdi: where the engine reads what devices are.
+        """
         self.name: RuntimeName = kind.name
         self._kind = kind
         self._directory = directory.resolve()
         self._policy = policy or Policy()
         self._records = Records(self._directory / kind.name)
         self._service = EngineService(kind, self._directory / "engine")
+        self._gpus = gpus or Gpus()
+        self._gpu_way = GpuWay(kind, self._gpus, self._client, cdi)
+        self._starts_gpus = self._service
+        if kind.gpu_flags:
+            self._starts_gpus = EngineService(kind, self._directory / "engine", for_gpus=True)
         self._containers = Containers(self._service, self._client, kind.name)
 
     # What works here.
@@ -110,6 +128,7 @@ class EngineRuntime:
             metered=True,
             volume_quota="enforced",
             seccomp=True,
+            no_gpus=self._why_not or self._gpu_way.why_not(),
         )
 
     def _client(self) -> docker.APIClient:
@@ -138,12 +157,14 @@ class EngineRuntime:
                 f"{self.name} runs images and archives, and the instance {launch.instance} has neither: "
                 + ("give an image, or ask for bubblewrap" if isinstance(launch.base, HostBase) else "prepare it anew")
             )
+        if launch.gpus and (no_gpus := self._gpu_way.why_not()):
+            raise UnsupportedRuntime(f"{self.name} {no_gpus}")
         record = self._records.of(launch.instance)
         with record.turn(make=True):
             record.make(launch)
             if not (record.directory / "started.json").exists():
                 try:
-                    with self._service.patient(timeout_s) as client:
+                    with (self._starts_gpus if launch.gpus else self._service).patient(timeout_s) as client:
                         self._start(client, record, launch, launch.base.digest, timeout_s)
                 except BaseException:
                     self._take_away(record)
@@ -159,6 +180,7 @@ class EngineRuntime:
             if not mount.read_only:
                 os.chown(mount.source, launch.user, launch.user)
         arguments.write_etc(record.directory, launch)
+        given = self._gpus.take(record.directory, launch.gpus)
         limits, kind = launch.limits, self._kind
         pids, memory_bytes = limits.pids + kind.own_pids, limits.memory_bytes + kind.own_bytes
         # Beside the container, its monitor is in the group.
@@ -181,6 +203,8 @@ class EngineRuntime:
             memory=memory,
             profile=self._profile,
             nproc=_processes_of_a_user(),
+            given=given,
+            devices=self._gpu_way.requests(given),
         )
         with translated(f"the instance {launch.instance} could not be started"):
             created = self._containers.create(client, request, launch.instance)
@@ -267,6 +291,7 @@ class EngineRuntime:
         record = self._records.of(instance)
         counted = Cgroup(record.asked["instance"], layout=self._layout).counted()
         sent, received = Counters.read(record.directory / "bytes")
+        gpu_percent, gpu_memory_bytes = self._gpus.used(record.directory)
         return Metrics(
             at=time.time(),
             cpu_seconds=counted.cpu_seconds,
@@ -275,6 +300,8 @@ class EngineRuntime:
             pids=counted.pids,
             egress_bytes=sent,
             ingress_bytes=received,
+            gpu_percent=gpu_percent,
+            gpu_memory_bytes=gpu_memory_bytes,
         )
 
     def logs(self, instance: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
@@ -352,9 +379,7 @@ class EngineRuntime:
     def exec(
         self, instance: str, command: tuple[str, ...], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
     ) -> Executed:
-        status = self.status(instance)
-        if status.state != "running":
-            raise InvalidRequest(f"the instance {instance} is {status.state}: commands run in what runs")
+        must_run(self.status(instance))
         record = self._records.of(instance)
         with translated(f"{command[0]} in {instance}"):
             return run_inside(
@@ -374,6 +399,7 @@ class EngineRuntime:
 
     def close(self) -> None:
         self._service.close()
+        self._starts_gpus.close()
 
 
 def _is_engine(pid: int) -> bool:

@@ -11,10 +11,11 @@ from typing import Any
 
 from docker.errors import ImageNotFound
 
+from rios.deploy.runtimes.credentials import within
 from rios.deploy.runtimes.engine_service import EngineService, translated
 from rios.deploy.runtimes.protocol import ImageBase
 from rios.deploy.runtimes.rootfs import check, digest_of, is_image
-from rios.words.errors import NotFound, SandboxFailed
+from rios.words.errors import DeadlineExceeded, NotFound, SandboxFailed
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,11 @@ def _here(service: EngineService, reference: str) -> ImageBase | None:
 def _pulled(service: EngineService, reference: str, timeout_s: float) -> ImageBase:
     try:
         with service.patient(timeout_s) as patient, translated(f"the image {reference}"):
-            patient.pull(reference)
+            late = f"it did not come within {timeout_s:g} s; a helper for its registry's credentials may hang"
+            # The library waits for the engine, and for helpers of its own, without an end.
+            within(lambda: patient.pull(reference), timeout_s, late=late, also=service.process_id)
             return _base(patient.inspect_image(reference), reference)
-    except SandboxFailed as error:
+    except (SandboxFailed, DeadlineExceeded) as error:
         raise NotFound(f"the image {reference} is not on this host and cannot be pulled: {error}") from error
 
 

@@ -17,16 +17,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import docker
 import requests.exceptions
 from docker.errors import APIError, DockerException
 
+from rios.deploy.runtimes.gvisor import GPU_FLAG
 from rios.deploy.runtimes.protocol import Isolation
 from rios.deploy.spec import RuntimeName
 from rios.words.errors import SandboxFailed
+from rios.words.foreign import remove_tree
 
 _UP_WITHIN_S = 30.0
 _IDLE_S = 300
@@ -72,8 +74,7 @@ def take_storage_away(storage: Path) -> None:
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for mount in sorted((path for path in mounts if path.startswith(f"{place}/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], capture_output=True, timeout=_UP_WITHIN_S, check=False)
-        if place.exists():
-            shutil.rmtree(place)
+        remove_tree(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class Kind:
     own_pids: int = 8
     own_bytes: int = 0
     needs_kvm: bool = False
+    gpu_flags: tuple[str, ...] | None = ()
+    """Those with which it starts what has a GPU; None where it can start no such thing."""
 
     def found(self) -> str | None:
         return shutil.which(self.program, path=SEARCHED)
@@ -121,19 +124,27 @@ RUNC = Kind("runc", Isolation.CONTAINER, "runc", "the package runc")
 # The sentry's sockets are those of the container's network namespace (network=host), which holds a loopback device and
 # nothing else: its own network stack would leave the relay outside. Its threads and its memory are counted with the
 # application's: 200 threads were too few (runsc 20221219).
-GVISOR = Kind("gvisor", Isolation.KERNEL, "runsc", "the package runsc", ("network=host",), 320, 64 << 20)
+GVISOR = Kind(
+    "gvisor", Isolation.KERNEL, "runsc", "the package runsc", ("network=host",), 320, 64 << 20,
+    gpu_flags=(f"{GPU_FLAG}=true",),
+)  # fmt: skip
 KATA = Kind(
-    "kata", Isolation.MACHINE, "kata-runtime", "Kata Containers", own_pids=256, own_bytes=256 << 20, needs_kvm=True
-)
+    "kata", Isolation.MACHINE, "kata-runtime", "Kata Containers", own_pids=256, own_bytes=256 << 20, needs_kvm=True,
+    gpu_flags=None,
+)  # fmt: skip
 KINDS = {kind.name: kind for kind in (RUNC, GVISOR, KATA)}
 
 
 class EngineService:
     """The engine's service of one kind, started when it does not answer."""
 
-    def __init__(self, kind: Kind, directory: Path) -> None:
+    def __init__(self, kind: Kind, directory: Path, *, for_gpus: bool = False) -> None:
+        """for_gpus: starts only what has a GPU: no other sandbox of the kind gets the flags that this takes."""
+        if for_gpus:
+            kind = replace(kind, flags=(*kind.flags, *(kind.gpu_flags or ())))
         self._kind, self._directory = kind, directory
-        self._socket = directory / f"{kind.name}.sock"
+        self._name = f"{kind.name}-gpu" if for_gpus else kind.name
+        self._socket = directory / f"{self._name}.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._client: docker.APIClient | None = None
         self._answered_at = 0.0
@@ -154,6 +165,11 @@ class EngineService:
         self.client()
         with contextlib.closing(self._made(timeout_s)) as client:
             yield client
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the service, where this object started it."""
+        return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def _made(self, timeout_s: float) -> docker.APIClient:
         return docker.APIClient(base_url=f"unix://{self._socket}", version=API_VERSION, timeout=max(1, int(timeout_s)))
@@ -193,7 +209,7 @@ class EngineService:
         settings = self._directory / "containers.conf"
         settings.write_text(_SETTINGS)
         address = f"unix://{self._socket}"
-        with (self._directory / f"{self._kind.name}.log").open("ab") as log:
+        with (self._directory / f"{self._name}.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._kind.command(program, self._directory, address),
                 stdin=subprocess.DEVNULL,
@@ -230,7 +246,7 @@ class EngineService:
             subprocess.run(["umount", "--lazy", place], capture_output=True, timeout=_UP_WITHIN_S, check=False)
 
     def _last_words(self) -> str:
-        lines = (self._directory / f"{self._kind.name}.log").read_text(errors="replace").strip().splitlines()
+        lines = (self._directory / f"{self._name}.log").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
     def _reap(self) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import PurePosixPath
 
 _WITHIN_S = 10.0
+GPU_FLAG = "nvproxy"
 _NAME_MAX = 15
 """Characters that the kernel keeps of a command's name."""
 
@@ -24,3 +25,14 @@ def kill_inside(program: str, container: str, command: str) -> None:
         if parent == "0" and pid != "1" and running[:_NAME_MAX] == name:
             kill = [program, "kill", "-pid", pid, container, "KILL"]
             subprocess.run(kill, capture_output=True, timeout=_WITHIN_S, check=False)
+
+
+def why_no_gpu(program: str) -> str:
+    """Why this runsc passes no GPU on; empty where it does. It says what its flags are."""
+    said = subprocess.run([program, "flags"], capture_output=True, text=True, timeout=_WITHIN_S, check=False)
+    words = f"{said.stdout}\n{said.stderr}".split()
+    if any(word.lstrip("-") == GPU_FLAG for word in words if word.startswith("-")):
+        return ""
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=_WITHIN_S, check=False)
+    named = version.stdout.partition("\n")[0] or "this runsc"
+    return f"passes no GPU on: {named} knows no --{GPU_FLAG}; install a newer release, or ask for runc or bubblewrap"

@@ -50,7 +50,7 @@ from rios.deploy.runtimes.protocol import (
     Status,
 )
 from rios.deploy.runtimes.relay import is_public
-from rios.deploy.runtimes.watching import Policy, until_exited
+from rios.deploy.runtimes.watching import Policy, must_run, until_exited
 from rios.deploy.spec import USER, RuntimeName
 from rios.words.errors import (
     DeadlineExceeded,
@@ -119,6 +119,7 @@ class KubernetesRuntime:
             port=True,
             egress=True,
             seccomp=True,
+            no_gpus="",
             notes=_NOTES if measured else (*_NOTES, _UNMEASURED),
         )
 
@@ -387,9 +388,7 @@ class KubernetesRuntime:
     def exec(
         self, instance: str, command: tuple[str, ...], *, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
     ) -> Executed:
-        status = self.status(instance)
-        if status.state != "running":
-            raise InvalidRequest(f"the instance {instance} is {status.state}: commands run in what runs")
+        must_run(self.status(instance))
         return run_inside(self._api, name_of(instance), command, env=env or {}, timeout_s=timeout_s)
 
     def put_secrets(self, instance: str, secrets: Mapping[str, SecretBytes]) -> None:

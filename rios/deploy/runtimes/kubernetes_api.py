@@ -10,12 +10,13 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import urllib3
 
+from rios.deploy.runtimes.credentials import within
 from rios.deploy.runtimes.kubernetes_objects import IN_CLUSTER, Cluster, Manifest
 from rios.words.errors import DeadlineExceeded, SandboxFailed, UnsupportedRuntime
 
@@ -26,6 +27,7 @@ CALL_S = 15.0
 _CONNECTIONS = 32
 """As many as threads act for replicas at the same time; more would be made anew for each call."""
 _CONNECT_S = 5.0
+_MORE_S = 2.0
 _SILENT_S = 2.0
 """A server that did not answer is asked for lists again after this."""
 _GROUPS = {"networkpolicies": "/apis/networking.k8s.io/v1"}
@@ -33,13 +35,11 @@ _FOUND, _NOT_FOUND, _CONFLICT, _FORBIDDEN = 200, 404, 409, 403
 _MERGE = "application/merge-patch+json"
 
 Query = Sequence[tuple[str, Any]]
+T = TypeVar("T")
 
 
 class Api:
-    """What a runtime asks of one cluster. Calls may come from any thread; each ends by a deadline.
-
-    A program of the kubeconfig that renews credentials has none: the client waits for it, and so does who calls then.
-    """
+    """What a runtime asks of one cluster. Calls may come from any thread; each ends by a deadline."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -59,27 +59,40 @@ class Api:
         with self._lock:
             if self._made is None:
                 self._made = Future()
-                threading.Thread(
-                    target=_make, args=(self._made, self._cluster), name="rios-kubeconfig", daemon=True
-                ).start()
+                threading.Thread(target=self._make, args=(self._made,), name="rios-kubeconfig", daemon=True).start()
             made = self._made
         try:
-            return made.result(CALL_S)
-        except TimeoutError as error:
-            why = f"the kubeconfig {self._cluster.kubeconfig} gave no credentials within {CALL_S:g} s"
-            raise DeadlineExceeded(f"{why}: the program that it names hangs") from error
+            # Its own deadline is the one of its thread, which began before.
+            return made.result(CALL_S + _MORE_S)
         except Exception:
             with self._lock:
                 if self._made is made:
                     self._made = None  # it may be mended, and is read anew
             raise
 
+    def _make(self, made: Future[ApiClient]) -> None:
+        try:
+            made.set_result(self._in_time(lambda: _client(self._cluster)))
+        except Exception as error:  # noqa: BLE001 -- raised again by whoever waits for it
+            made.set_exception(error)
+
+    def _in_time(self, call: Callable[[], T]) -> T:
+        """What may run the program that a kubeconfig names, and waits for it."""
+        why = f"the kubeconfig {self._cluster.kubeconfig} gave no credentials within {CALL_S:g} s"
+        return within(call, CALL_S, late=f"{why}: the program that it names hangs")
+
     def _serialized(self, method: str, path: str, query: Query, headers: dict[str, str], body: Any = None) -> Any:
         client = self.client()
-        try:
+
+        def serialized() -> Any:
             return client.param_serialize(
                 method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
             )
+
+        try:
+            # Only what may renew credentials has the hook.
+            renews = client.configuration.refresh_api_key_hook is not None
+            return self._in_time(serialized) if renews else serialized()
         except _no_credentials() as error:  # those that it had have expired
             raise SandboxFailed(f"the kubeconfig {self._cluster.kubeconfig} gives no credentials: {error}") from error
 
@@ -231,13 +244,6 @@ def _no_credentials() -> type[Exception]:
 
     found: type[Exception] = ConfigException
     return found
-
-
-def _make(made: Future[ApiClient], cluster: Cluster) -> None:
-    try:
-        made.set_result(_client(cluster))
-    except Exception as error:  # noqa: BLE001 -- raised again by whoever waits for it
-        made.set_exception(error)
 
 
 def _client(cluster: Cluster) -> ApiClient:

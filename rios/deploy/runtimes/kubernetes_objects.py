@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes import arguments
+from rios.deploy.runtimes.gpus import NO_GPU
 from rios.deploy.runtimes.protocol import ImageBase, Isolation, Launch
 from rios.deploy.runtimes.records import check_id, described
 from rios.words.canonical import digest
@@ -31,6 +32,8 @@ LABELS, LAUNCH, USED, SECRETS_AT = "rios/labels", "rios/launch", "rios/used", "r
 KEPT = "rios/kept"
 """The finalizer by which a Pod that was ended stays readable until rios removes it, as those of Jobs do."""
 CONTAINER = "app"
+GPU = "nvidia.com/gpu"
+"""The resource by which the device plugin of NVIDIA offers those of a node."""
 GRACE_S = 30
 """Where somebody else ends a Pod, such as who drains a node; rios says a grace of its own."""
 _SECRETS_MAX = 1 << 20
@@ -207,9 +210,7 @@ def pod(
         "name": CONTAINER,
         "image": launch.base.digest,
         "imagePullPolicy": "IfNotPresent",
-        "env": [
-            {"name": name, "value": literal(value)} for name, value in sorted(arguments.environment(launch.env).items())
-        ],
+        "env": [{"name": name, "value": literal(value)} for name, value in sorted(_environment(launch).items())],
         "resources": _resources(launch),
         "securityContext": _closed(launch.user),
         "volumeMounts": mounts,
@@ -304,10 +305,20 @@ def _closed(user: int) -> Manifest:
 
 def _resources(launch: Launch) -> Manifest:
     milli, memory = max(1, round(launch.limits.cpu * 1000)), str(launch.limits.memory_bytes)
+    # Of what cannot be shared, a limit is a request too.
+    devices = {GPU: str(launch.gpus)} if launch.gpus else {}
     return {
-        "limits": {"cpu": f"{milli}m", "memory": memory},
+        "limits": {"cpu": f"{milli}m", "memory": memory, **devices},
         "requests": {"cpu": f"{max(1, milli // _CPU_PROMISED)}m", "memory": memory},
     }
+
+
+def _environment(launch: Launch) -> dict[str, str]:
+    """With a GPU, the node names it; what the launch says of GPUs would be said over that, and could name others."""
+    found = arguments.environment(launch.env)
+    if launch.gpus:
+        return {name: value for name, value in found.items() if name not in NO_GPU}
+    return {**found, **NO_GPU}
 
 
 def _places(launch: Launch) -> tuple[list[Manifest], list[Manifest]]:

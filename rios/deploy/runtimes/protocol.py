@@ -64,6 +64,8 @@ class Capabilities:
     """Whether CPU time and memory are measured by the kernel, for the whole sandbox, up to its last instruction."""
     volume_quota: Literal["enforced", "watched"] = "watched"
     seccomp: bool = False
+    no_gpus: str = "passes no GPU on"
+    """Why no instance gets a GPU, and what to do; empty where it does."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -148,6 +150,8 @@ class Launch:
     scratch: tuple[str, ...] = ()
     """Places in memory that may be written, beside /tmp, /home and /run. The rest of the root is read-only, always."""
     limits: Limits = Limits()
+    gpus: int = 0
+    """Whole devices; the runtime chooses which, and the environment inside names them."""
     port: int | None = None
     """Where the application listens inside; `Status.endpoint` is how the host reaches it."""
     egress: tuple[Allowed, ...] = ()
@@ -204,6 +208,10 @@ class Metrics:
     """Sent to the hosts of `Launch.egress`. Never falls while its relay lives."""
     ingress_bytes: int
     """Received from them."""
+    gpu_percent: float = 0.0
+    """How busy its GPUs are, on average."""
+    gpu_memory_bytes: int = 0
+    """In use on its GPUs."""
 
 
 @dataclass(frozen=True, slots=True)

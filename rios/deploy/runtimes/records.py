@@ -5,6 +5,7 @@ Whoever opens the same directory, now or after a crash, sees the same instances.
     record.json   what was asked for, without secrets
     turn          locked by whoever starts or removes the instance
     alive         locked by the process that watches over it (the shim, or the relay), as long as it lives
+    gpus.json     which GPUs it was given
     started.json  when its process had started, and the loopback port that leads to it
     exit.json     how it ended
     bytes         what its relay counted
@@ -54,6 +55,8 @@ def described(launch: Launch) -> dict[str, Any]:
         "files": sorted(launch.files),
         "mounts": [[str(mount.source), mount.path, mount.read_only] for mount in launch.mounts],
         "labels": dict(launch.labels),
+        # Only where there are any: what was started before there were GPUs is described as it was then.
+        **({"gpus": launch.gpus} if launch.gpus else {}),
     }
 
 

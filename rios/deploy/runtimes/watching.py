@@ -1,4 +1,4 @@
-"""What runtimes share: the operator's rules for egress, and waiting."""
+"""What runtimes share: the operator's rules for egress, what a command needs, and waiting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rios.deploy.runtimes.protocol import Allowed, Status
-from rios.words.errors import DeadlineExceeded
+from rios.words.errors import DeadlineExceeded, InvalidRequest
 
 _EVERY_S, _AT_FIRST_S = 0.05, 0.005
 
@@ -31,6 +31,12 @@ class Policy:
             "names": {name: list(addresses) for name, addresses in self.names.items()},
             "outside_port": outside_port,
         }
+
+
+def must_run(status: Status) -> None:
+    """Raises InvalidRequest where no command can be run in an instance."""
+    if status.state != "running":
+        raise InvalidRequest(f"the instance {status.instance} is {status.state}: commands run in what runs")
 
 
 class _HasStatus(Protocol):

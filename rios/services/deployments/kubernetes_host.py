@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
-from rios.deploy.runtimes.kubernetes_objects import Cluster
+from rios.deploy.runtimes.kubernetes_objects import GPU, Cluster
 from rios.deploy.runtimes.protocol import Isolation, Runtime, Status
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.services.deployments.hosts import Ended, Order
@@ -42,6 +42,7 @@ _OF = {
     "cpu": ("limits.cpu",),
     "memory": ("limits.memory", "requests.memory", "memory"),
     "disk": ("requests.storage",),
+    "gpus": (f"requests.{GPU}",),
     "replicas": ("pods", "count/pods"),
 }
 """What a quota says of each amount."""
@@ -178,6 +179,8 @@ class KubernetesHost(LocalHost):
             total=Amounts(
                 cpu_milli=least("cpu", _CPU_MILLI_MAX, 1000),
                 memory_bytes=least("memory", _BYTES_MAX),
+                # Most clusters have none, and a Pod would wait for one in vain: a quota has to say that there are.
+                gpus=int(self._quota.get(_OF["gpus"][0], 0)),
                 disk_bytes=least("disk", _BYTES_MAX),
                 replicas=least("replicas", REPLICAS_MAX),
             ),

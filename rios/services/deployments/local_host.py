@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretBytes
 
 from rios.deploy import functions
+from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.protocol import (
     Allowed,
     Base,
@@ -37,7 +38,7 @@ from rios.deploy.spec import App, RuntimeName
 from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
 from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
-from rios.services.deployments.machine import HOST_BASED, clear_up, promised_here, runtimes_of
+from rios.services.deployments.machine import HOST_BASED, clear_up, gpus_to_offer, promised_here, runtimes_of
 from rios.services.deployments.reaper import end_reaper, start_reaper
 from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
 
@@ -70,10 +71,11 @@ class LocalHost:
         region: str = "",
         ask_bp: int = 10_000,
         isolation: Isolation = Isolation.PROCESS,
+        gpus: Gpus | None = None,
     ) -> None:
         """directory: where sandboxes and volumes lie; made when the first replica starts. runtimes: makes them then.
 
-        promised: those that there will be. isolation: no replica runs here with less.
+        promised: those that there will be. isolation: no replica runs here with less. gpus: this machine's, without.
         """
         self.name = name
         self._directory = directory
@@ -82,6 +84,7 @@ class LocalHost:
         self._made: list[Runtime] | None = None
         self._promised = promised
         self._least = isolation
+        self._gpus = gpus or Gpus()
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._where: dict[str, Runtime] = {}
         self._bases: dict[tuple[str, str], Base] = {}
@@ -123,6 +126,7 @@ class LocalHost:
                 total=Amounts(
                     cpu_milli=len(os.sched_getaffinity(0)) * 1000 * CPU_SHARES,
                     memory_bytes=int(_memory_bytes() * _MEMORY_SHARE),
+                    gpus=gpus_to_offer(self._gpus),
                     disk_bytes=disk.free,
                     replicas=REPLICAS_MAX,
                 ),
@@ -166,6 +170,8 @@ class LocalHost:
             return "takes no archives: push it to a registry, and give image"
         if app.port is not None and not can.port:
             return "serves no port"
+        if app.resources.gpu and can.no_gpus:
+            return can.no_gpus
         return "has no egress" if app.egress and not can.egress else ""
 
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
@@ -215,6 +221,7 @@ class LocalHost:
                 cpu=app.resources.cpu, memory_bytes=app.resources.memory, pids=app.resources.pids,
                 files=app.resources.files, tmp_bytes=app.resources.tmp,
             ),
+            gpus=app.resources.gpu,
             port=app.port,
             egress=tuple(Allowed(rule.host, rule.port) for rule in app.egress),
             secrets=order.secrets,

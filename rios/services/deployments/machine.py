@@ -7,6 +7,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from rios.deploy.runtimes import cgroup
+from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.protocol import Isolation, Runtime
 from rios.deploy.spec import RuntimeName
 from rios.deploy.volumes import Volumes
@@ -36,6 +38,15 @@ def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
     found: dict[Runtime, Isolation] = {BubblewrapRuntime(directory): Isolation.PROCESS}
     found |= {EngineRuntime(kind, directory): kind.isolation for name, kind in KINDS.items() if name in promised}
     return found
+
+
+def gpus_to_offer(gpus: Gpus) -> int:
+    """How many of this machine's GPUs replicas can be given. What each runtime can is found out when one starts."""
+    found = len(gpus.found())
+    why = gpus.why_not() if cgroup.version() else "gets no GPU without control groups"
+    if found and why:
+        log.warning("GPUs are not offered", extra={"gpus": found, "reason": f"a sandbox {why}"})
+    return 0 if why else found
 
 
 def clear_up(directory: Path) -> None:

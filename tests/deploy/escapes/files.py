@@ -73,6 +73,11 @@ def write_over_what_names_hosts():
 
 
 @attempt
+def find_a_gpu_of_the_host():
+    return [name for name in os.listdir("/dev") if name.startswith("nvidia")]
+
+
+@attempt
 def open_by_file_handle():
     handle = struct.pack("IiII", 8, 1, 2, 0)  # inode 2, the root of the disk
     return syscall(OPEN_BY_HANDLE_AT, os.open("/", os.O_RDONLY), handle, os.O_RDONLY) >= 0
