@@ -269,10 +269,10 @@ def test_a_step_that_failed_may_be_repeated(tmp_path: Path) -> None:
         return compute(layer, hidden, index, weights, context)
 
     trunk = trunk_of(checkpoints.make("olmoe", tmp_path), fail)
-    texts = [text(30, 1), text(30, 2)]
-    slots = [trunk.open(30), trunk.open(30)]
+    texts = [text(90, 1), text(90, 2)]
+    slots = [trunk.open(90), trunk.open(90)]
     trunk.step([(slots[0], texts[0][:6]), (slots[1], texts[1][:2])])
-    work = [(slots[0], texts[0][6:7]), (slots[1], texts[1][2:28])]  # two forwards
+    work = [(slots[0], texts[0][6:7]), (slots[1], texts[1][2:80])]  # two forwards
     left[0] = 1  # the second of three layers, where both wait for an answer
     with pytest.raises(ExpertsUnavailable):
         trunk.step(work)
@@ -280,7 +280,7 @@ def test_a_step_that_failed_may_be_repeated(tmp_path: Path) -> None:
     left[0] = 10**9
     logits = trunk.step(work)
     torch.testing.assert_close(logits[0], expected(reference, texts[0][:7]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(logits[1], expected(reference, texts[1][:28]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits[1], expected(reference, texts[1][:80]), atol=1e-4, rtol=0)
 
 
 def test_without_sharing_a_failed_step_loses_those_that_had_begun(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_requests_are_divided_over_forwards_at_the_least_cost(counts: list[int])
 
 
 def cost(counts: list[int], groups: list[list[int]]) -> int:
-    return sum(16 + len(group) * max(counts[i] for i in group) for group in groups)
+    return sum(32 + len(group) * max(counts[i] for i in group) for group in groups)
 
 
 def divisions(items: list[int]) -> Iterator[list[list[int]]]:
