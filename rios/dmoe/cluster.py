@@ -1,9 +1,10 @@
-"""An embedded Dask cluster: a scheduler and workers as processes of this machine, started with `python -m`."""
+"""An embedded Dask cluster: a scheduler and workers as processes of this machine, forked of one that has Dask."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,9 +19,11 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from rios.dmoe.comms import environment as comms_environment
-from rios.dmoe.template import CHANNEL, Template
+from rios.dmoe.template import CHANNEL, Running, Template
 from rios.words.config import Settings, settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
+
+log = logging.getLogger(__name__)
 
 _MEMBER = "this-machine"
 _GRACE_S = 3.0  # between asking a process to end and ending it
@@ -57,8 +60,10 @@ class LocalCluster:
         self._closed = False
         self._life_read, self._life = os.pipe()
         _clusters.add(self)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Running] = {}
         try:
+            # One import of torch for all hosts, and one of Dask, and for those of the next cluster of this process.
+            self._serving = Template.shared(self._environment(), warm_s=self._settings.warm_s)
             self.address = self._start_scheduler()
             for number in range(workers):
                 self.add_worker(f"worker-{number}")
@@ -97,9 +102,7 @@ class LocalCluster:
 
     def add_worker(self, name: str, *, memory_bytes: int | None = None, host_class: str | None = None) -> None:
         """One more worker; it is there when the network lists it."""
-        # One import of torch for all workers, and for those of the next cluster of this process.
-        template = Template.shared(self._environment(), warm_s=self._settings.warm_s)
-        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or "", CHANNEL: str(template.fileno())}
+        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or ""}
         limit = memory_bytes or self._memory_bytes
         if limit:
             environment["RIOS_MEMORY_BYTES"] = str(limit)
@@ -111,7 +114,6 @@ class LocalCluster:
                 *("--preload", _WATCH, "--preload", "rios.worker", "--local-directory", self._folder.name),
             ],
             environment,
-            [template.fileno()],
         )
 
     def _environment(self) -> dict[str, str]:
@@ -136,22 +138,32 @@ class LocalCluster:
         command: list[str],
         more: list[str],
         extra: dict[str, str] | None = None,
-        handed: Sequence[int] = (),
     ) -> None:
-        """handed: descriptors that the process is given."""
         environment = self._environment()
         environment.update({key: value for key, value in (extra or {}).items() if value})
-        log = (Path(self._folder.name) / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", *command, *more],
-            stdin=self._life_read,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            pass_fds=handed,
+        module, *arguments = [*command, *more]
+        with (Path(self._folder.name) / f"{name}.log").open("ab") as file:
+            streams = [self._life_read, file.fileno(), file.fileno()]
+            self.processes[name] = self._started(module, arguments, environment, streams)
+
+    def _started(
+        self, module: str, arguments: list[str], environment: dict[str, str], streams: Sequence[int]
+    ) -> Running:
+        try:
+            dask = Template.shared(os.environ, libraries="dask", warm_s=self._settings.warm_s)
+            return dask.run(module, arguments, environment=environment, streams=streams, serving=self._serving)
+        except OSError as error:
+            log.info("no process of the template; starting one", extra={"reason": repr(error)})
+        stdin, stdout, stderr = streams
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env={**environment, CHANNEL: str(self._serving.fileno())},
+            pass_fds=[self._serving.fileno()],
             start_new_session=True,
         )
-        log.close()
 
     def _check(self, name: str, deadline: float) -> None:
         if self.processes[name].poll() is not None:

@@ -1,23 +1,28 @@
-"""A process that has imported torch once, of which the serving processes of an embedded network are forked.
+"""Processes that have imported torch, or Dask, once, of which the processes of an embedded network are forked.
 
-`import torch` and what models need beside it takes seconds of a core, and hundreds of megabytes, in each process. The
-workers of an embedded network are on one machine, so one process does it for them all, and for the next network of the
-same program: it waits for orders on a socket that only its children and their parent have, and does nothing but fork. A
-fork is a supervisor (`rios.dmoe.supervisor`) with the environment and the standard streams of the worker that asked, or
-reads a checkpoint for a client that has no torch (`rios.dmoe.examined`). It ends when nobody is left who could ask, or
-when it had no child for `_IDLE_S`. With `RIOS_WARM_S` it serves all programs of its user (`rios.dmoe.warm`), and ends
-when it had no child for so long.
+`import torch` and what models need beside it takes seconds of a core, and hundreds of megabytes, in each process; Dask
+takes a second. All processes of an embedded network are on one machine, so one process does it for them all, and for
+the next network of the same program: it waits for orders on a socket that only its children and their parent have, and
+does nothing but fork. Of the template with torch, a fork is a supervisor (`rios.dmoe.supervisor`) with the environment
+and the standard streams of the worker that asked, or reads a checkpoint for a client that has no torch
+(`rios.dmoe.examined`); of that with Dask, a scheduler or a worker, as `python -m` would run it. A template ends when
+nobody is left who could ask, or when it had no child for `_IDLE_S`. With `RIOS_WARM_S` it serves all programs of its
+user (`rios.dmoe.warm`), and ends when it had no child for so long.
 
-A worker that was started by anybody else, or whose template has gone, starts its supervisor as a command.
+A worker that was started by anybody else, or whose template has gone, starts its supervisor as a command; so does a
+network its scheduler and workers.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
+import runpy
 import select
 import signal
 import socket
@@ -26,10 +31,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, ClassVar, NoReturn, Protocol
+from typing import IO, ClassVar, Literal, NoReturn, Protocol
 
 from rios.dmoe import warm
 from rios.words.config import settings
@@ -37,7 +42,10 @@ from rios.words.config import settings
 log = logging.getLogger(__name__)
 
 CHANNEL = "RIOS_TEMPLATE"
-"""Environment variable of workers: the descriptor of the socket to the template."""
+"""Environment variable of workers: the descriptor of the socket to the template with torch."""
+Libraries = Literal["torch", "dask"]
+_DASK = ("distributed.cli.utils", "distributed.http.scheduler.prometheus", "prometheus_client", "rios.dmoe.comms")
+"""What brings in nearly all that schedulers and workers load, and nothing that looks at their settings."""
 _IDLE_S = 60.0
 _LOOK_S = 5.0
 _ORDER_MAX = 1 << 18  # an environment; Linux' own bound on a message of this kind of socket is a little less
@@ -60,6 +68,23 @@ class Serving(Protocol):
 
     def wait(self) -> int | None:
         """Until it ends. Its exit code; None where it is somebody else's child."""
+
+
+class Running(Protocol):
+    """A process, as far as whoever started it wants to know whether it runs. A `Popen` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Until it ends; `subprocess.TimeoutExpired` after `timeout` seconds."""
+
+    def kill(self) -> None:
+        """End it now."""
 
 
 def start_supervisor() -> Serving:
@@ -89,16 +114,9 @@ class _Forked:
         """
         orders_read, orders = os.pipe()
         said, said_write = os.pipe()
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with socket.socket(fileno=os.dup(channel)) as asked, mine, theirs:
-                order = json.dumps({"environment": dict(os.environ), "folder": str(Path.cwd()), **wanted}).encode()
-                socket.send_fds(asked, [order], [orders_read, said_write, 2, theirs.fileno()])
-                theirs.close()
-                mine.settimeout(settings().start_timeout_s)
-                answer, found, _, _ = socket.recv_fds(mine, 64, 1)
-                if not found:
-                    raise ConnectionError("the template has gone")
+            order = {"environment": dict(os.environ), "folder": str(Path.cwd()), **wanted}
+            self.pid, self._process = _asked(channel, order, [orders_read, said_write, 2])
         except BaseException:
             os.close(orders)
             os.close(said)
@@ -106,8 +124,6 @@ class _Forked:
         finally:
             os.close(orders_read)
             os.close(said_write)
-        self.pid = int(answer)
-        self._process = found[0]  # whoever has this descriptor cannot mistake another process for it
         self.stdin: IO[bytes] | None = os.fdopen(orders, "wb")
         self.stdout: IO[bytes] | None = os.fdopen(said, "rb")
 
@@ -117,30 +133,78 @@ class _Forked:
         os.close(self._process)
 
 
-class Template:
-    """The template of this program's embedded networks."""
+class _ForkedCommand:
+    """A command that a fork of the template runs: see `Running`. How it ended, its parent alone is told."""
 
-    _shared: ClassVar[Template | None] = None
+    def __init__(self, channel: int, order: Mapping[str, object], streams: Sequence[int]) -> None:
+        self.pid, self._process = _asked(channel, order, streams)
+        self._module = str(order["module"])
+        weakref.finalize(self, os.close, self._process)
+
+    def poll(self) -> int | None:
+        """None while it runs, then 0."""
+        return 0 if self._ended(0) else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See `Running`. 0, whatever its exit code is."""
+        if not self._ended(timeout):
+            raise subprocess.TimeoutExpired(self._module, timeout or 0)
+        return 0
+
+    def kill(self) -> None:
+        """See `Running`."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+
+    def _ended(self, timeout_s: float | None) -> bool:
+        looking = select.poll()  # `select.select` takes no descriptor above 1023
+        looking.register(self._process, select.POLLIN)
+        return bool(looking.poll(None if timeout_s is None else 1000 * timeout_s))
+
+
+def _asked(channel: int, order: Mapping[str, object], streams: Sequence[int]) -> tuple[int, int]:
+    """A fork of the template: its process, and a descriptor of it, whose owner mistakes no other process for it.
+
+    streams: its standard streams, then the socket to another template, if it shall have one.
+
+    Raises OSError where the template does not answer in time.
+    """
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(fileno=os.dup(channel)) as asked, mine, theirs:
+        socket.send_fds(asked, [json.dumps(order).encode()], [*streams, theirs.fileno()])
+        theirs.close()
+        mine.settimeout(settings().start_timeout_s)
+        answer, found, _, _ = socket.recv_fds(mine, 64, 1)
+    if not found:
+        raise ConnectionError("the template has gone")
+    return int(answer), found[0]
+
+
+class Template:
+    """A template of this program's embedded networks."""
+
+    _shared: ClassVar[dict[Libraries, Template]] = {}
     _guard: ClassVar[threading.Lock] = threading.Lock()
     _all: ClassVar[weakref.WeakSet[Template]] = weakref.WeakSet()
 
     @classmethod
-    def shared(cls, environment: Mapping[str, str], *, warm_s: float = 0.0) -> Template:
+    def shared(cls, environment: Mapping[str, str], *, libraries: Libraries = "torch", warm_s: float = 0.0) -> Template:
         """The one that there is; started anew where it has ended. It may still be importing: who asks waits.
 
         warm_s: it waits so long for the next program of this user, or is one that waited; 0: it ends with this program.
         """
         with cls._guard:
-            known = cls._shared
+            known = cls._shared.get(libraries)
             if known is not None and not known.ended:
                 return known
             if known is not None:
                 known._channel.close()
-            cls._shared = cls(environment, warm_s=warm_s)
-            return cls._shared
+            cls._shared[libraries] = found = cls(environment, libraries=libraries, warm_s=warm_s)
+            return found
 
-    def __init__(self, environment: Mapping[str, str], *, warm_s: float = 0.0) -> None:
+    def __init__(self, environment: Mapping[str, str], *, libraries: Libraries = "torch", warm_s: float = 0.0) -> None:
         """environment: what it imports with; each of its children gets that of the worker that asked."""
+        self._libraries = libraries
         self._process: subprocess.Popen[bytes] | None = None
         environment = _standing_alone(environment)
         channel = self._join(environment, warm_s) if warm_s > 0 else None
@@ -154,14 +218,14 @@ class Template:
     def _join(self, environment: dict[str, str], warm_s: float) -> socket.socket | None:
         start = partial(self._start, {**environment, "RIOS_WARM_S": str(warm_s)})
         try:
-            return warm.join(environment, start)
+            return warm.join(environment, start, self._libraries)
         except OSError as error:
             log.warning("no template is kept warm", extra={"reason": repr(error)})
             return None
 
     def _start(self, environment: dict[str, str], theirs: socket.socket) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rios.dmoe.template"],
+            [sys.executable, "-m", "rios.dmoe.template", self._libraries],
             stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # what it cannot import, its worker's own supervisor cannot either, and says
@@ -184,13 +248,35 @@ class Template:
 
     @classmethod
     def alive(cls) -> Template | None:
-        """The one that there is, if it has not ended."""
+        """The one with torch, if there is one that has not ended."""
         with cls._guard:
-            return cls._shared if cls._shared is not None and not cls._shared.ended else None
+            known = cls._shared.get("torch")
+            return known if known is not None and not known.ended else None
 
     def read_checkpoint(self, path: str, dtype: str | None) -> Serving:
         """A fork that says on its standard output what `rios.dmoe.examined.answer` says. Raises OSError."""
         return _Forked(self.fileno(), checkpoint=path, dtype=dtype)
+
+    def run(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        streams: Sequence[int],
+        serving: Template,
+    ) -> Running:
+        """A fork in a session of its own that runs `python -m module`, and may ask the template `serving`.
+
+        streams: its three standard ones. Raises OSError.
+        """
+        order = {
+            "environment": dict(environment),
+            "folder": str(Path.cwd()),
+            "module": module,
+            "arguments": list(arguments),
+        }
+        return _ForkedCommand(self.fileno(), order, [*streams, serving.fileno()])
 
     def fileno(self) -> int:
         """The descriptor that workers are given."""
@@ -201,7 +287,7 @@ class Template:
         """In a process forked of this program: it must not keep the template alive."""
         for template in cls._all:
             template._channel.close()
-        cls._shared = None
+        cls._shared = {}
 
 
 def _standing_alone(environment: Mapping[str, str]) -> dict[str, str]:
@@ -214,7 +300,7 @@ def _standing_alone(environment: Mapping[str, str]) -> dict[str, str]:
 os.register_at_fork(after_in_child=Template._let_go)
 
 
-def main() -> None:
+def main(libraries: Libraries = "torch") -> None:
     """Import, then fork whenever somebody asks.
 
     Standard input is the socket to the one program that this template is for, or one that programs connect to.
@@ -222,59 +308,65 @@ def main() -> None:
     first = socket.socket(fileno=0)
     listens = bool(first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     idle_s = settings().warm_s if listens else _IDLE_S
-    # By its name: as `__main__` this module is another one.
-    from rios.dmoe import checkpoint, supervisor  # noqa: F401  what reads checkpoints, for the client
+    if libraries == "dask":
+        for name in _DASK:
+            importlib.import_module(name)
+    else:
+        # By its name: as `__main__` this module is another one.
+        from rios.dmoe import checkpoint, supervisor  # noqa: F401  what reads checkpoints, for the client
 
-    supervisor.heavy_imports()
+        supervisor.heavy_imports()
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that the children share
-    children: set[int] = set()
+    children: dict[int, int] = {}  # by the descriptors of their processes
     idle_since = time.monotonic()
     sockets = {first}
     while children or time.monotonic() - idle_since < idle_s:
-        for one in select.select([*sockets], [], [], _LOOK_S)[0]:
+        waited_for: list[socket.socket | int] = [*sockets, *children]
+        for one in select.select(waited_for, [], [], _LOOK_S)[0]:
+            if isinstance(one, int):
+                os.waitpid(children.pop(one), 0)
+                os.close(one)
+                idle_since = time.monotonic()
+                continue
             if one is first and listens:
                 if (channel := warm.accepted(first)) is not None:
                     sockets.add(channel)
                 continue
             order, found = _order(one)
             if order:
-                children.add(_fork(json.loads(order), found, sockets))
+                child, process = _fork(json.loads(order), found, sockets)
+                children[process] = child
                 continue
             sockets.discard(one)
             one.close()
             if not listens:
                 return
-        for child in list(children):
-            if os.waitpid(child, os.WNOHANG)[0]:
-                children.discard(child)
-                idle_since = time.monotonic()
 
 
 def _order(channel: socket.socket) -> tuple[bytes, list[int]]:
     """What somebody asks for, and the descriptors that come with it; nothing once they have gone."""
     try:
-        order, found, _, _ = socket.recv_fds(channel, _ORDER_MAX, 4)
+        order, found, _, _ = socket.recv_fds(channel, _ORDER_MAX, 5)
     except ConnectionError:
         return b"", []
     return order, found
 
 
-def _fork(order: dict[str, object], streams: list[int], sockets: Iterable[socket.socket]) -> int:
-    """A process with somebody's environment and streams; `sockets` are not for it."""
+def _fork(order: dict[str, object], streams: list[int], sockets: Iterable[socket.socket]) -> tuple[int, int]:
+    """A process with somebody's environment and streams, and a descriptor of it; `sockets` are not for it."""
     child = os.fork()
     if child == 0:
         for one in sockets:
             one.close()
+        os.close(streams.pop())
         _become(order, streams)
-    with socket.socket(fileno=streams.pop()) as answer:
-        process = os.pidfd_open(child)
-        with contextlib.suppress(OSError):  # whoever asked has gone, and the supervisor finds no orders
-            socket.send_fds(answer, [str(child).encode()], [process])
-        os.close(process)
+    process = os.pidfd_open(child)
+    with socket.socket(fileno=streams.pop()) as answer, contextlib.suppress(OSError):
+        socket.send_fds(answer, [str(child).encode()], [process])  # whoever asked may have gone: nobody gives it orders
     for stream in streams:
         os.close(stream)
-    return child
+    return child, process
 
 
 def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
@@ -284,12 +376,13 @@ def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
         os.setsid()
         for place, stream in enumerate(streams[:3]):
             os.dup2(stream, place)
-        for stream in streams:
             os.close(stream)
         environment = order["environment"]
         assert isinstance(environment, dict)
         os.environ.clear()
         os.environ.update(environment)
+        if len(streams) > 3:
+            os.environ[CHANNEL] = str(streams[3])
         sys.path[:0] = [x for x in environment.get("PYTHONPATH", "").split(os.pathsep) if x and x not in sys.path]
         with contextlib.suppress(OSError):  # it may have gone, as for the worker itself
             os.chdir(str(order["folder"]))
@@ -297,9 +390,12 @@ def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         _work(order)
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception:
         log.exception("a process of the template failed")
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
@@ -310,11 +406,27 @@ def _work(order: dict[str, object]) -> None:
 
         dtype = order["dtype"]
         answer(str(order["checkpoint"]), None if dtype is None else str(dtype))
+    elif "module" in order:
+        _run(str(order["module"]), order["arguments"], str(order["folder"]))
     else:
         from rios.dmoe import supervisor
 
         supervisor.main()
 
 
+def _run(module: str, arguments: object, folder: str) -> None:
+    """As `python -m module` does."""
+    import dask
+
+    assert isinstance(arguments, list)
+    dask.config.refresh()  # it was read when Dask was imported, from another environment
+    sys.path[0] = folder
+    sys.argv = [module, *map(str, arguments)]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # by which Dask removes its folders
+
+
 if __name__ == "__main__":
-    main()
+    main("dask" if sys.argv[1:] == ["dask"] else "torch")

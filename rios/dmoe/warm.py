@@ -22,18 +22,18 @@ from pathlib import Path
 
 _LOCK_S = 10.0
 _BACKLOG = 64
-_READ_AT_IMPORT = ("CUDA", "HF_", "LD_", "NVIDIA", "OMP_", "PYTHON", "PYTORCH", "TORCH", "TRANSFORMERS", "XDG")
+_READ_AT_IMPORT = ("CUDA", "DASK", "HF_", "LD_", "NVIDIA", "OMP_", "PYTHON", "PYTORCH", "TORCH", "TRANSFORMERS", "XDG")
 _SET_LATER = {"OMP_NUM_THREADS"}  # by whoever serves
 
 
-def join(environment: Mapping[str, str], start: Callable[[socket.socket], object]) -> socket.socket:
-    """A connection to this user's template.
+def join(environment: Mapping[str, str], start: Callable[[socket.socket], object], libraries: str) -> socket.socket:
+    """A connection to this user's template that has imported `libraries`.
 
     start: is given a listening socket where there is none, and starts one that has it. Raises OSError where none can be
     met: the folder is another's, or whoever starts one does not come to an end.
     """
     folder = _folder()
-    path = folder / f"{edition(environment)}.sock"
+    path = folder / f"{edition(environment)}-{libraries}.sock"
     with _locked(folder / "lock"):
         with contextlib.suppress(OSError):
             return _connected(path)

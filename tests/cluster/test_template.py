@@ -1,4 +1,4 @@
-"""The template: supervisors forked of one process that has imported torch, each as if it had been started alone."""
+"""Templates: what is forked of one process that has imported torch, or Dask, is as if it had been started alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
 
+import rios
 from rios.dmoe import template as module
-from rios.dmoe.template import CHANNEL, Serving, Template, start_supervisor
+from rios.dmoe.template import CHANNEL, Running, Serving, Template, start_supervisor
 from tests.campaigns import ROOT
 
 DEADLINE_S = 120.0
@@ -126,7 +127,7 @@ def test_without_a_template_that_answers_it_is_a_command(monkeypatch: pytest.Mon
 
 
 def test_it_is_shared_and_started_anew_where_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Template, "_shared", None)
+    monkeypatch.setattr(Template, "_shared", {})
     first = Template.shared(ENVIRONMENT)
     assert Template.shared(ENVIRONMENT) is first
     process_of(first).kill()
@@ -180,3 +181,90 @@ def test_it_ends_when_it_had_no_child_for_long(monkeypatch: pytest.MonkeyPatch) 
         end(child)
         assert process.wait(DEADLINE_S) == 0
     assert module._IDLE_S > 1
+
+
+TELLS = """
+import atexit, json, os, sys, dask
+print(json.dumps({
+    "name": __name__, "argv": sys.argv, "place": sys.path[0], "folder": os.getcwd(), "word": os.environ["WORD"],
+    "channel": os.readlink(f"/proc/self/fd/{os.environ['RIOS_TEMPLATE']}"), "sid": os.getsid(0),
+    "protocol": dask.config.get("distributed.comm.default-scheme"), "imported": "torch" in sys.modules,
+}), flush=True)
+atexit.register(lambda: print("tidied", flush=True))
+print(sys.stdin.readline(), file=sys.stderr, flush=True)
+sys.exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def dask() -> Iterator[Template]:
+    made = Template(ENVIRONMENT, libraries="dask")
+    yield made
+    made._channel.close()
+    process_of(made).wait(DEADLINE_S)
+
+
+def command(dask: Template, template: Template, folder: Path, **variables: str) -> tuple[Running, int, IO[str]]:
+    """The module `tells`, where its orders are written, and what it says."""
+    read, orders = os.pipe()
+    said = (folder / "said").open("w+")
+    streams = [read, said.fileno(), said.fileno()]
+    environment = ENVIRONMENT | {"WORD": folder.name} | variables
+    running = dask.run("tells", ["--port", "0"], environment=environment, streams=streams, serving=template)
+    os.close(read)
+    return running, orders, said
+
+
+def test_a_command_is_as_if_it_had_been_started_alone(
+    dask: Template, template: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "tells.py").write_text(TELLS)
+        monkeypatch.chdir(folder)
+        found.append(command(dask, template, folder, DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME=name))
+    for (running, orders, said), name in zip(found, ("one", "two"), strict=True):
+        folder = tmp_path / name
+        until_exists(folder / "said")
+        assert json.loads((folder / "said").read_text()) == {
+            "name": "__main__",
+            "argv": [str(folder / "tells.py"), "--port", "0"],
+            "place": str(folder),
+            "folder": str(folder),
+            "word": name,
+            "channel": str(Path(f"/proc/self/fd/{template.fileno()}").readlink()),
+            "sid": running.pid,
+            "protocol": name,
+            "imported": False,
+        }
+        assert running.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(0.05)
+        os.write(orders, b"go\n")
+        os.close(orders)
+        running.wait(DEADLINE_S)
+        assert running.poll() is not None
+        assert (folder / "said").read_text().splitlines()[1:] == ["go", "", "tidied"]
+        said.close()
+        assert not psutil.pid_exists(running.pid)  # nobody leaves it a zombie
+
+
+def test_a_network_whose_template_has_gone_starts_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Template(ENVIRONMENT, libraries="dask")
+    process_of(gone).kill()
+    process_of(gone).wait(DEADLINE_S)
+    known = Template.shared
+
+    def shared(environment: dict[str, str], *, libraries: str = "torch", warm_s: float = 0.0) -> Template:
+        return gone if libraries == "dask" else known(environment, warm_s=warm_s)
+
+    monkeypatch.setattr(Template, "shared", shared)
+    with rios.local(workers=1, threads=1) as net:
+        net.wait_for_workers(1)
+        assert [type(process) for process in net.cluster.processes.values()] == [subprocess.Popen, subprocess.Popen]
+        serving = psutil.Process(net.workers[0].pid).parent()
+        assert serving is not None
+        assert "rios.dmoe.template" in serving.cmdline()  # it was given the one with torch
+    gone._channel.close()

@@ -115,11 +115,11 @@ def test_a_folder_of_somebody_else_is_not_used(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "rios").mkdir(mode=0o755)
     with pytest.raises(PermissionError, match="this user alone"):
-        warm.join(environment, lambda _: None)
+        warm.join(environment, lambda _: None, "torch")
     (tmp_path / "rios").rmdir()
     (tmp_path / "rios").symlink_to(tmp_path)
     with pytest.raises(PermissionError):
-        warm.join(environment, lambda _: None)
+        warm.join(environment, lambda _: None, "torch")
     template = Template(environment, warm_s=60)  # its own, then
     assert not template.ended
     template._channel.close()
