@@ -19,6 +19,10 @@ from rios.words.errors import RiosError
 
 JOB, SOURCE, DATA, RESULT = "job.json", "source.ipynb", "data.json", "result.json"
 NOTEBOOK, PAGE = "report.ipynb", "report.html"
+FILE_MAX = 64 << 20
+"""Bytes of any one file in the folder; a page with plotly.js has five million."""
+ERROR_MAX = 4_000
+"""Characters that are told of what went wrong."""
 
 
 def run_in(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -35,13 +39,13 @@ def run_in(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         except RiosError as found:
             error = str(found).replace(SOURCE, f"{job['name']}.ipynb")
     if not executed.exists():
-        return {"state": "failed", "error": error}
+        return {"state": "failed", "error": error[:ERROR_MAX]}
     notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
     without_traces(notebook)
     executed.write_text(nbformat.writes(notebook) + "\n")  # type: ignore[no-untyped-call]
     banner = f"This report is not complete and must not be relied on. {error}" if error else ""
     (folder / PAGE).write_text(to_html(notebook, job["title"], code=job["code"], banner=banner))
-    return {"state": "partial" if error else "ok", "error": error}
+    return {"state": "partial" if error else "ok", "error": error[:ERROR_MAX]}
 
 
 def _say(line: str) -> None:
@@ -57,6 +61,7 @@ def main() -> None:
     job = json.loads((folder / JOB).read_text())
     resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_s"], job["cpu_s"]))
     resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_MAX, FILE_MAX))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     result = run_in(folder, job)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

@@ -10,10 +10,14 @@ import subprocess
 from pathlib import Path
 
 from rios.reporting.sandbox import BWRAP, apart, environment, kind
+from rios.words.errors import InvalidRequest
+from rios.words.foreign import opened_folder, read_plain
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 120
+_PAGE, _PRINTED = "page.html", "page.pdf"
+_PRINTED_MAX = 64 << 20
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _HEADLESS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -52,20 +56,24 @@ def drawn(page: Path, *wanted: str) -> subprocess.CompletedProcess[bytes]:
     )  # fmt: skip
 
 
-def to_pdf(page: Path, out: Path) -> bool:
-    """Print `page` to `out` in the folder of both; False where no browser is there, or it fails (the log says why)."""
+def to_pdf(page: bytes, folder: Path) -> bytes | None:
+    """`page` printed in the empty `folder`; None where no browser is there, or it fails (the log says why).
+
+    folder: its own, so that what is read afterwards was not put there by whoever wrote the page.
+    """
     if browser() is None:
-        return False
-    try:
-        done = drawn(page, *_PRINTING, f"--print-to-pdf={out}")
-    except subprocess.TimeoutExpired:
-        log.warning("a report has no PDF: the browser took too long", extra={"timeout_s": _TIMEOUT_S})
-        return False
-    if not out.is_file():
-        log.warning(
-            "a report has no PDF",
-            extra={"status": done.returncode, "reason": done.stderr[-300:].decode("utf-8", "replace")},
-        )
-        return False
-    out.write_bytes(_DATE.sub(rb"\g<1>19700101000000", out.read_bytes()))
-    return True
+        return None
+    (folder / _PAGE).write_bytes(page)
+    with opened_folder(folder) as opened:
+        try:
+            done = drawn(folder / _PAGE, *_PRINTING, f"--print-to-pdf={folder / _PRINTED}")
+        except subprocess.TimeoutExpired:
+            log.warning("a report has no PDF: the browser took too long", extra={"timeout_s": _TIMEOUT_S})
+            return None
+        try:
+            printed = read_plain(opened, _PRINTED, bytes_max=_PRINTED_MAX)
+        except (FileNotFoundError, InvalidRequest) as error:
+            said = done.stderr[-300:].decode("utf-8", "replace")
+            log.warning("a report has no PDF", extra={"status": done.returncode, "reason": f"{error}; {said}"})
+            return None
+    return _DATE.sub(rb"\g<1>19700101000000", printed)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rios.reporting import execute
 from rios.reporting.pdf import to_pdf
 from rios.reporting.sandbox import PROCESS, apart, environment, kind
 from rios.reporting.shelf import is_alive
+from rios.words.errors import InvalidRequest
+from rios.words.foreign import opened_folder, read_plain, remove_tree
 
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
 LINES_MAX = 200
@@ -27,6 +31,7 @@ _LINE_MAX = 300
 _LOOK_S = 0.5
 _READ_MAX = 1 << 16
 _PREFIX = "rios-report-"
+_RESULT_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,26 +77,51 @@ def silent(_: Sequence[str]) -> None:
 
 def run_job(job: Job, say: Say = silent) -> Done:
     """Execute `job` on this machine, kept apart from all else that is on it."""
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as name:
-        folder = Path(name).resolve()
+    with _folder() as folder, opened_folder(folder) as opened:
         _prepare(folder, job)
         command = [sys.executable, "-m", "rios.reporting.execute", str(folder)]
         if kind() == PROCESS:
             command.append(str(os.getpid()))
         said = _run(apart(command, folder), folder, job.timeout_s, say)
-        result = folder / execute.RESULT
-        if not result.is_file():
-            return Done(state=FAILED, files={}, error=said, cpu_ns=0, runtime=kind())
-        found = json.loads(result.read_text())
-        page, files = folder / execute.PAGE, {}
-        if found["state"] != FAILED:
-            files = {"html": page.read_bytes(), "ipynb": (folder / execute.NOTEBOOK).read_bytes()}
-            printed = folder / "report.pdf"
-            if job.pdf and found["state"] == OK and to_pdf(page, printed):
-                files["pdf"] = printed.read_bytes()
-        return Done(
-            state=found["state"], files=files, error=found["error"], cpu_ns=int(found["cpu_ns"]), runtime=kind()
-        )
+        try:
+            result = _Result.model_validate_json(read_plain(opened, execute.RESULT, bytes_max=_RESULT_MAX))
+            files = {} if result.state == FAILED else _files(opened)
+        except FileNotFoundError as error:
+            missing = said if error.filename == execute.RESULT else f"it left no {error.filename}"
+            return Done(state=FAILED, files={}, error=missing, cpu_ns=0, runtime=kind())
+        except (InvalidRequest, ValidationError) as error:
+            why = str(error) if isinstance(error, InvalidRequest) else f"{execute.RESULT} is no result of a report"
+            return Done(state=FAILED, files={}, error=why, cpu_ns=0, runtime=kind())
+    if job.pdf and result.state == OK:
+        with _folder() as printing:
+            printed = to_pdf(files["html"], printing)
+        files |= {} if printed is None else {"pdf": printed}
+    return Done(state=result.state, files=files, error=result.error, cpu_ns=result.cpu_ns, runtime=kind())
+
+
+class _Result(BaseModel):
+    """What `execute` wrote down, or the notebook in its place: it could do that."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    state: Literal["ok", "partial", "failed"]
+    error: str
+    cpu_ns: int = Field(ge=0)
+
+
+def _files(folder: int) -> dict[str, bytes]:
+    names = {"html": execute.PAGE, "ipynb": execute.NOTEBOOK}
+    return {form: read_plain(folder, name, bytes_max=execute.FILE_MAX) for form, name in names.items()}
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that somebody else will write to, taken away with whatever is in it then."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
 
 
 def sweep() -> None:
@@ -99,7 +129,8 @@ def sweep() -> None:
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not is_alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # of another user
+                remove_tree(path)
 
 
 def _prepare(folder: Path, job: Job) -> None:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rios.deploy import confined
+
 PACKAGE = Path(__file__).resolve().parents[1]
 BWRAP, PROCESS = "bubblewrap", "process"
 _TRY_S = 20
@@ -66,9 +68,11 @@ def _bwrap(folder: Path) -> list[str]:
     places = [*map(Path, _SYSTEM), *sorted(prefixes)]
     binds = [part for place in places if place.exists() for part in ("--ro-bind", str(place), str(place))]
     given = str(folder.resolve())
+    # Where this process is root, so is what runs apart: without a capability, and yet the owner of what the kernel lets
+    # its owner write, such as which program takes dumps of crashed processes.
     return [
-        "bwrap", "--unshare-all", "--die-with-parent", "--new-session",
-        "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp",  # noqa: S108
+        "bwrap", *confined.apart(), *confined.kernel_files(lambda name: Path("/proc", name).exists()),
+        "--remount-ro", "/proc", "--tmpfs", "/tmp",  # noqa: S108
         *binds, "--ro-bind", str(PACKAGE), str(PACKAGE), "--bind", given, given,
         "--remount-ro", "/", "--chdir", given,
     ]  # fmt: skip

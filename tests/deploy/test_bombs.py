@@ -107,6 +107,7 @@ POISONED: dict[str, list[Entry]] = {
     "a device": [("disk", {"type": tarfile.BLKTYPE, "devmajor": 254})],
     "a character device": [("mem", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 1})],
     "a pipe": [("pipe", {"type": tarfile.FIFOTYPE})],
+    "an abyss": [("d/" * rootfs.DEPTH_MAX + "x", {})],
     "a link where secrets are mounted": [("run", {"type": tarfile.SYMTYPE, "linkname": "/tmp"})],
     "a link where names are mounted": [
         ("etc/x", {}), ("etc/hosts", {"type": tarfile.SYMTYPE, "linkname": "/etc/shadow"}),

@@ -13,6 +13,7 @@ from rios.deploy.runtimes.protocol import Mount
 from rios.deploy.volumes import Volumes
 from rios.words.errors import InvalidRequest
 from tests.deploy.conftest import Bench
+from tests.words.test_foreign import dig
 
 MIB = 1 << 20
 
@@ -89,6 +90,24 @@ def test_without_root_it_is_a_directory_that_is_watched(path: Path, monkeypatch:
         volumes.ensure(path, 1000)
     with pytest.raises(InvalidRequest, match="no volume"):
         volumes.usage(path / "nowhere")
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_what_lies_thousands_deep_is_counted_and_goes_away(
+    volumes: Volumes, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: bool
+) -> None:
+    if not root:
+        monkeypatch.setattr(os, "getuid", lambda: 1000)
+    volumes.ensure(path, 64 * MIB)
+    archive = volumes.snapshot(path, tmp_path / "empty.tar")
+    before = volumes.usage(path).used_bytes
+    dig(path)
+    assert volumes.usage(path).used_bytes - before > 3 * MIB
+    volumes.restore(archive, path)
+    assert volumes.usage(path).used_bytes - before < MIB
+    dig(path)
+    volumes.remove(path)
+    assert not path.exists()
 
 
 def test_applications_fill_their_volume_and_no_more(bench: Bench, volumes: Volumes, sandbox_directory: Path) -> None:

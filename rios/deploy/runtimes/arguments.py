@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from rios.deploy import confined
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import HostBase, Launch, Limits
 from rios.deploy.runtimes.relay import hosts_file
@@ -26,19 +27,6 @@ HOST_ETC = (
     "ssl/openssl.cnf",
 )
 """Of the host's /etc, what programs of the host need and what says nothing of the host."""
-MASKED = (
-    "kcore",
-    "keys",
-    "key-users",
-    "kallsyms",
-    "kmsg",
-    "latency_stats",
-    "sched_debug",
-    "sysrq-trigger",
-    "timer_list",
-)
-"""Of /proc, files that are empty inside."""
-MASKED_DIRECTORIES = ("acpi", "scsi", "driver", "irq", "bus", "fs")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RUN_BYTES = 1 << 20
 
@@ -123,22 +111,15 @@ def bubblewrap(
     says over all that the launch does.
     """
     arguments = [
-        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--unshare-net"),
-        *("--uid", str(launch.user), "--gid", str(launch.user), "--hostname", launch.instance),
-        *("--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
+        *confined.apart(),
+        *("--uid", str(launch.user), "--gid", str(launch.user), "--hostname", launch.instance, "--clearenv"),
     ]
     for name, value in sorted({**environment(launch.env), **told}.items()):
         arguments += ["--setenv", name, value]
     arguments += _root(root, directory) if root is not None else _host(launch, directory)
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    arguments += confined.kernel_files(lambda name: Path("/proc", name).exists())
     for path, node in devices.items():
         arguments += ["--dev-bind", str(node), path]
-    for name in MASKED:
-        if Path("/proc", name).exists():
-            arguments += ["--ro-bind", "/dev/null", f"/proc/{name}"]
-    for name in MASKED_DIRECTORIES:
-        if Path("/proc", name).is_dir():
-            arguments += ["--perms", "0555", "--tmpfs", f"/proc/{name}", "--remount-ro", f"/proc/{name}"]
     limit = str(launch.limits.tmp_bytes)
     for place in ("/tmp", "/home", "/dev/shm", *launch.scratch):  # noqa: S108 -- inside
         arguments += ["--perms", "1777", "--size", limit, "--tmpfs", place]

@@ -22,6 +22,8 @@ from rios.words.errors import InvalidRequest
 
 BYTES_MAX = 16 << 30
 ENTRIES_MAX = 1_000_000
+DEPTH_MAX = 256
+"""Directories within each other: those who take a root away again walk it by recursion."""
 MOUNTED = ("dev", "etc", "home", "proc", "run", "sys", "tmp")
 """Directories that every sandbox mounts something at, or in."""
 FILES = ("etc/hosts", "etc/resolv.conf")
@@ -62,11 +64,14 @@ def _refused(archive: Path, member: tarfile.TarInfo, why: str) -> InvalidRequest
 
 
 def _inside(archive: Path, member: tarfile.TarInfo) -> str:
-    """The entry's path from the root. Raises InvalidRequest where it leads outside."""
+    """The entry's path from the root. Raises InvalidRequest where it leads outside, or too deep."""
     name = member.name
     if name.startswith("/") or "\0" in name or ".." in name.split("/"):
         raise _refused(archive, member, "leads outside the archive")
-    return posixpath.normpath(name)
+    path = posixpath.normpath(name)
+    if path.count("/") >= DEPTH_MAX:
+        raise _refused(archive, member, f"lies deeper than {DEPTH_MAX} directories")
+    return path
 
 
 def check(archive: Path, *, bytes_max: int = BYTES_MAX) -> None:

@@ -100,6 +100,8 @@ class Maker:
             price = asked  # what was not held for is not given back
             data = self._data(run, template)
             done = self._execute(self._job(run, template, data), said.say)
+            # What was held for is all that it may cost, whatever was started inside, or says that it was.
+            done = replace(done, cpu_ns=min(done.cpu_ns, CPU_S * 10**9))
             past |= {"runtime": done.runtime, "cpu_ns": done.cpu_ns, "error": done.error[:_ERROR_MAX]}
             past |= self._published(run, past["key"], data, done)
         except (RiosError, OSError) as error:
