@@ -178,7 +178,7 @@ class JobRecords:
         """The database did not answer."""
         self._sweeper.was_away()
 
-    def _gone(self, now: int) -> Select:
+    def _gone(self, now: int) -> Select[*tuple[Any, ...]]:
         row = JobRow
         return select(row.__table__).where(row.ended_at.is_(None), row.lease_until < now, row.gateway != self._gateway)
 

@@ -186,7 +186,7 @@ class JobViews:
                 self._heard = found[-1].version
             more = len(found) == _PAGE
 
-    def _gone(self, now: int) -> Select:
+    def _gone(self, now: int) -> Select[*tuple[Any, ...]]:
         """The record of a job ends first: then it is known what it costs."""
         row = JobViewRow
         goes_on = exists().where(JobRow.id == row.id, JobRow.ended_at.is_(None))

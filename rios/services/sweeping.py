@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rios.words.errors import LedgerUnavailable, RiosError
 
@@ -34,7 +34,7 @@ class Sweeper:
         self,
         ledger: Ledger,
         *,
-        gone: Callable[[int], Select],
+        gone: Callable[[int], Select[*tuple[Any, ...]]],
         lose: Callable[[RowMapping], None],
         forget: Callable[[Connection, int], None],
         clock: Callable[[], float] = time.monotonic,

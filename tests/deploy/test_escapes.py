@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import psutil
 import pytest
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import Limits, Mount
+from rios.deploy.runtimes.protocol import HostBase, Limits, Mount
+from rios.words.errors import SandboxFailed
 from tests.deploy.conftest import Bench
 from tests.deploy.escapes import ATTEMPTS
 
@@ -105,6 +106,36 @@ def test_no_attempt_gets_out(bench: Bench, outside: Outside) -> None:
     assert results.keys() == ATTEMPTS.keys()
     own = OF_ITS_OWN_KERNEL if bench.name == "gvisor" else set()
     assert not {name: got for name, got in results.items() if got and name not in own}
+
+
+@pytest.mark.parametrize("bench", ["bubblewrap"], indirect=True)
+@pytest.mark.needs("bwrap")
+@pytest.mark.needs("root")
+@pytest.mark.needs("busybox")
+def test_what_is_run_inside_at_once_finds_it_closed(bench: Bench) -> None:
+    """While a sandbox is being made it has all files of the host. Many places of its own have it take a while."""
+    scratch = tuple(f"/tmp/place-{number}" for number in range(100))
+    for _ in range(3):
+        launch = replace(bench.launch("sleep", "60"), base=HostBase(), scratch=scratch)
+        instance = bench.runtime.start(launch).instance
+        started = json.loads((bench.directory / "bubblewrap" / instance / "started.json").read_text())
+        assert "oldroot" not in Path(f"/proc/{started['first']}/mountinfo").read_text()
+        done = bench.runtime.exec(instance, ("sh", "-c", "cat /proc/self/mountinfo; ls -a / /tmp"))
+        assert done.exit_code == 0, done.stderr
+        said = done.stdout.decode()
+        assert "oldroot" not in said
+        assert "place-99" in said
+        bench.runtime.remove(instance)
+
+
+@pytest.mark.parametrize("bench", ["bubblewrap"], indirect=True)
+@pytest.mark.needs("bwrap")
+@pytest.mark.needs("root")
+@pytest.mark.needs("busybox")
+def test_what_cannot_be_made_was_not_started(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(SandboxFailed, match="Can't find source path"):
+        bench.start("true", mounts=(Mount(source=tmp_path / "nowhere", path="/data", read_only=True),))
+    assert not {status.instance for status in bench.runtime.instances()} & set(bench.started)
 
 
 HAD_OUTSIDE = """

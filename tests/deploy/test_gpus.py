@@ -38,6 +38,7 @@ from rios.services.deployments.hosts import Order
 from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.specified import need_of
 from rios.words.errors import InvalidRequest, SandboxFailed, UnsupportedRuntime
+from tests.waiting import until
 
 NULL, ZERO = os.makedev(1, 3), os.makedev(1, 5)
 A, B, C = (Gpu(uuid=f"GPU-{name}", minor=minor) for name, minor in (("aaaa", 0), ("bbbb", 1), ("cccc", 2)))
@@ -125,6 +126,25 @@ def test_what_has_no_node_here_is_not_given(tmp_path: Path) -> None:
     found = machine(tmp_path, A, B, missing=("nvidia1",))
     assert found.found() == (A,)
     assert found.why_not() == ""
+
+
+def test_a_driver_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_READ_S", 0.1)
+    machine(tmp_path, A)
+    asked: list[int] = []
+    answers = threading.Event()
+
+    def hang() -> tuple[Gpu, ...]:
+        asked.append(1)
+        answers.wait(60)
+        return (A,)
+
+    here = Gpus(dev=tmp_path / "dev", claims=tmp_path / "claims", read=hang)
+    assert (here.found(), here.found(), len(asked)) == ((), (), 1), "nor does it hold a thread for each question"
+    with pytest.raises(SandboxFailed, match="0 of the 0 of this machine are free"):
+        here.take(record(tmp_path, "first"), 1)
+    answers.set()
+    until(lambda: here.found() == (A,), "an answer", deadline_s=10)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +341,7 @@ def test_an_engine_of_this_machine_that_cannot_says_so(
 ) -> None:
     runtime = EngineRuntime(kind, sandbox_directory, gpus=machine(tmp_path, A), cdi=[tmp_path])
     assert re.search(why, runtime._gpu_way.why_not())
+    assert runtime.no_gpus()
     runtime.close()
 
 
@@ -387,14 +408,16 @@ def test_a_sandbox_sees_its_own_gpu_alone(nodes: Path, sandbox_directory: Path, 
     place = sandbox_directory / "gpus"
     place.mkdir(mode=0o711)
     runtime = BubblewrapRuntime(place, gpus=here)
-    assert runtime.capabilities().no_gpus == ""
+    assert runtime.no_gpus() == ""
     limits = Limits(cpu=2.0, memory_bytes=128 << 20, pids=64, tmp_bytes=1 << 20)
 
     def launch(name: str, count: int, *command: str) -> Launch:
         return Launch(instance=f"gpu-{os.getpid()}-{name}", base=HostBase(), command=command, gpus=count, limits=limits)
 
     def seen(instance: str) -> str:
-        return runtime.exec(instance, ("sh", "-c", "cd /dev; echo nvidia*")).stdout.decode().strip()
+        done = runtime.exec(instance, ("sh", "-c", "cd /dev; echo nvidia*"))
+        assert done.exit_code == 0, done
+        return done.stdout.decode().strip()
 
     first = runtime.start(launch("first", 1, "sh", "-c", LOOK))
     shared = "nvidia-uvm nvidia-uvm-tools"
@@ -505,6 +528,9 @@ def test_a_runtime_that_passes_none_on_says_so(tmp_path: Path) -> None:
 
         def capabilities(self) -> Capabilities:
             return Capabilities(name="bubblewrap", isolation=Isolation.PROCESS, host_base=True, port=True)
+
+        def no_gpus(self) -> str:
+            return "passes no GPU on"
 
     host = LocalHost("h", tmp_path, lambda _: {Bare(): Isolation.PROCESS}, {}, network_id="n")  # type: ignore[dict-item]
     with pytest.raises(InvalidRequest, match="bubblewrap passes no GPU on"):

@@ -331,3 +331,22 @@ def test_a_tab_that_fails_ends_it(error: Exception) -> None:
     with pytest.raises(type(error) if isinstance(error, RiosError) else RiosError, match=str(error)):
         job.result(0)
     assert said == ["cancel"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_answer_is_not_lost_with_its_price(at_once: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether it cannot be handed on, or is refused later."""
+
+    class Refused(Tab):
+        def close(self, ended: Ended) -> Callable[[], None]:
+            def refuse() -> None:
+                raise OSError("no disk")
+
+            return refuse() if at_once else refuse  # type: ignore[return-value, func-returns-value]
+
+    job, _ = job_of(Refused(NEW))
+    job.take(tokens=[5] * FIRST)
+    job.finish("balance")
+    assert len(job.result(0).token_ids) == FIRST
+    assert [record.getMessage() for record in caplog.records] == ["a request's price was not posted"]
+    assert "no disk" in caplog.text

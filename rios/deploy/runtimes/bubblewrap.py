@@ -75,6 +75,9 @@ class BubblewrapRuntime:
         get_ready()
         return self._host.capabilities()
 
+    def no_gpus(self) -> str:
+        return self._host.no_gpus()
+
     # What runs.
 
     def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
@@ -94,8 +97,8 @@ class BubblewrapRuntime:
             raise UnsupportedRuntime("bubblewrap runs no images: give a root file system (rootfs), or ask for runc")
         if not launch.command:
             raise InvalidRequest(f"the instance {launch.instance} has no command, and no image that says one")
-        if launch.gpus and (no_gpus := self._host.no_gpus()):
-            raise UnsupportedRuntime(f"bubblewrap {no_gpus}")
+        if launch.gpus and (why_not := self.no_gpus()):
+            raise UnsupportedRuntime(f"bubblewrap {why_not}")
         record = self._records.of(launch.instance)
         with record.turn(make=True):
             record.make(launch)

@@ -100,6 +100,5 @@ class BubblewrapHost:
             metered=group,
             volume_quota="enforced" if self.root else "watched",
             seccomp=self.filter is not None,
-            no_gpus=self.no_gpus(),
             notes=tuple(notes),
         )

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 import psutil
 
+from rios.deploy.runtimes.watching import begun
 from rios.words.errors import DeadlineExceeded
 
 T = TypeVar("T")
@@ -29,15 +28,7 @@ def within(call: Callable[[], T], timeout_s: float, *, late: str, also: int | No
     Programs for credentials that hang are ended then, so that the thread which waits for one ends too: this process's,
     and those of the process `also`.
     """
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 -- raised again by whoever waits
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="rios-credentials", daemon=True).start()
+    answer = begun(call, "rios-credentials")
     try:
         return answer.result(timeout_s)
     except TimeoutError as error:
@@ -50,11 +41,11 @@ def within(call: Callable[[], T], timeout_s: float, *, late: str, also: int | No
 
 def _end_hung(asks: int, waited_s: float) -> None:
     """End the programs for credentials of a process that have run for as long as one is waited for."""
-    begun = time.time() - 0.9 * waited_s  # it was started a while after the wait began
+    before = time.time() - 0.9 * waited_s  # it was started a while after the wait began
     with contextlib.suppress(psutil.NoSuchProcess):
         for program in psutil.Process(asks).children():
             with contextlib.suppress(psutil.Error):
-                if program.create_time() < begun and _gives_credentials(program):
+                if program.create_time() < before and _gives_credentials(program):
                     # What it started holds the pipe that is read to its end.
                     for process in (program, *program.children(recursive=True)):
                         with contextlib.suppress(psutil.NoSuchProcess):

@@ -128,8 +128,10 @@ class EngineRuntime:
             metered=True,
             volume_quota="enforced",
             seccomp=True,
-            no_gpus=self._why_not or self._gpu_way.why_not(),
         )
+
+    def no_gpus(self) -> str:
+        return self._why_not or self._gpu_way.why_not()
 
     def _client(self) -> docker.APIClient:
         if self._why_not:
@@ -157,8 +159,8 @@ class EngineRuntime:
                 f"{self.name} runs images and archives, and the instance {launch.instance} has neither: "
                 + ("give an image, or ask for bubblewrap" if isinstance(launch.base, HostBase) else "prepare it anew")
             )
-        if launch.gpus and (no_gpus := self._gpu_way.why_not()):
-            raise UnsupportedRuntime(f"{self.name} {no_gpus}")
+        if launch.gpus and (why_not := self.no_gpus()):
+            raise UnsupportedRuntime(f"{self.name} {why_not}")
         record = self._records.of(launch.instance)
         with record.turn(make=True):
             record.make(launch)

@@ -11,13 +11,16 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes.durable import read_json, write_json
+from rios.deploy.runtimes.watching import begun
 from rios.words.errors import DeadlineExceeded, SandboxFailed
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ NO_GPU = {_ASKED_BY: "void"}
 toolkit, and nodes of a cluster, give all GPUs of a machine to whoever says so."""
 _NEEDED = SHARED[:2]
 _TURN_S = 15.0
+_READ_S = 10.0
+"""A driver that nobody has used for a while takes seconds; one that hangs never answers."""
 _KEPT = "gpus.json"
 
 
@@ -58,6 +63,9 @@ def read_gpus() -> tuple[Gpu, ...]:
         return ()
     try:
         found = [_read(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        log.warning("NVML does not say what GPUs there are", extra={"reason": str(error)})
+        return ()
     finally:
         pynvml.nvmlShutdown()
     return tuple(gpu for gpu in found if gpu is not None)
@@ -97,6 +105,8 @@ class Gpus:
     ) -> None:
         """dev: where device nodes are. claims: where it is kept who has which, for all processes. read: asks NVML."""
         self._dev, self._claims, self._read = dev, claims, read
+        self._lock = threading.Lock()
+        self._reading: Future[Sequence[Gpu]] | None = None
 
     def __repr__(self) -> str:
         return f"<Gpus of {self._dev}>"
@@ -105,7 +115,15 @@ class Gpus:
         """All that have a device node here."""
         if not any(self._dev.glob("nvidia[0-9]*")):
             return ()  # most machines: NVML is not looked for
-        return tuple(gpu for gpu in self._read() if self._node(gpu).exists())
+        with self._lock:
+            if self._reading is None or self._reading.done():
+                self._reading = begun(self._read, "rios-gpus")
+            reading = self._reading
+        try:
+            return tuple(gpu for gpu in reading.result(_READ_S) if self._node(gpu).exists())
+        except TimeoutError:  # it is asked again once it has answered
+            log.warning("no GPU is seen: NVML does not answer", extra={"after_s": _READ_S})
+            return ()
 
     def why_not(self) -> str:
         """Why no sandbox can use one; empty where it can."""

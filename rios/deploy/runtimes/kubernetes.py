@@ -119,9 +119,12 @@ class KubernetesRuntime:
             port=True,
             egress=True,
             seccomp=True,
-            no_gpus="",
             notes=_NOTES if measured else (*_NOTES, _UNMEASURED),
         )
+
+    def no_gpus(self) -> str:
+        """Nodes have them or not: a Pod that finds none says so when it is to start."""
+        return ""
 
     def _why_not(self) -> str:
         if self._works:

@@ -64,8 +64,6 @@ class Capabilities:
     """Whether CPU time and memory are measured by the kernel, for the whole sandbox, up to its last instruction."""
     volume_quota: Literal["enforced", "watched"] = "watched"
     seccomp: bool = False
-    no_gpus: str = "passes no GPU on"
-    """Why no instance gets a GPU, and what to do; empty where it does."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -230,6 +228,9 @@ class Runtime(Protocol):
 
     def capabilities(self) -> Capabilities:
         """What works here, found out by trying. Kept: later calls are quick."""
+
+    def no_gpus(self) -> str:
+        """Why no instance gets a GPU, and what to do; empty where it does. Found out anew, for it may be mended."""
 
     def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
         """The image of a reference: what its registry has, where the reference names one that answers, else the one

@@ -7,11 +7,14 @@ itself, the kernel ends the sandbox. It is told on standard input what to do.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
 import selectors
 import signal
+import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from rios.deploy.runtimes.relaying import Wanted, be_silent, enter_namespaces, s
 
 _STARTED_WITHIN_S = 30.0
 _DRAINED_WITHIN_S = 2.0
+_LOOK_S = 0.001
 _PIPE_BYTES = 1 << 16
 COMMAND_NOT_FOUND = 127
 
@@ -104,9 +108,32 @@ def _first_inside(child: _Child) -> int:
             if not data:
                 break
     os.kill(child.pid, signal.SIGKILL)
+    raise OSError(_last_words(child) or f"bubblewrap said nothing within {_STARTED_WITHIN_S:g} s")
+
+
+def _unblock(child: _Child) -> None:
+    """Let the sandbox run its command, and see that it has come that far.
+
+    Before, it is being made: whoever entered it then, as a command does that is run inside, would find the host's files
+    there. It waits for this byte at the end of that, and takes it. OSError, with bubblewrap's own words, where it ends
+    before.
+    """
+    deadline = time.monotonic() + _STARTED_WITHIN_S
+    with contextlib.suppress(BrokenPipeError):  # it has ended, which is seen below
+        os.write(child.block, b"g")
+    while int.from_bytes(fcntl.ioctl(child.block, termios.FIONREAD, bytes(4)), sys.byteorder):
+        if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            raise OSError(_last_words(child) or "bubblewrap ended while it made the sandbox")
+        if time.monotonic() > deadline:
+            raise OSError(f"bubblewrap did not make the sandbox within {_STARTED_WITHIN_S:g} s")
+        time.sleep(_LOOK_S)
+    os.close(child.block)
+
+
+def _last_words(child: _Child) -> str:
+    """Of one that has ended."""
     os.set_blocking(child.outputs["stderr"], True)
-    said = os.read(child.outputs["stderr"], _PIPE_BYTES).decode(errors="replace").strip()
-    raise OSError(said or f"bubblewrap said nothing within {_STARTED_WITHIN_S:g} s")
+    return os.read(child.outputs["stderr"], _PIPE_BYTES).decode(errors="replace").strip()
 
 
 class _Watch:
@@ -167,6 +194,7 @@ def main() -> None:
             descriptors = [*child.outputs.values(), child.info, child.block, task["life"]]
             inside = Inside(lambda: enter_namespaces(first), wanted.listens(), close=descriptors)
             port = set_up(wanted, inside, selector, directory / "bytes")
+        _unblock(child)
     except OSError as error:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
@@ -174,8 +202,6 @@ def main() -> None:
         say("failed", why=str(error))
         raise SystemExit(1) from error
     log = LogWriter(directory / "log", task["log_bytes"] // 2)
-    os.write(child.block, b"go")
-    os.close(child.block)
     started = {"at": time.time(), "first": first, "watcher": os.getpid(), "port": port}
     write_json(directory / "started.json", started)
     say("started", **started)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rios.deploy.runtimes.protocol import Allowed, Status
 from rios.words.errors import DeadlineExceeded, InvalidRequest
+
+T = TypeVar("T")
 
 _EVERY_S, _AT_FIRST_S = 0.05, 0.005
 
@@ -37,6 +41,20 @@ def must_run(status: Status) -> None:
     """Raises InvalidRequest where no command can be run in an instance."""
     if status.state != "running":
         raise InvalidRequest(f"the instance {status.instance} is {status.state}: commands run in what runs")
+
+
+def begun(call: Callable[[], T], name: str) -> Future[T]:
+    """A call that may never return, made by a thread of that name: what it returns or raises, for who waits so long."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 -- raised again by whoever waits
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return answer
 
 
 class _HasStatus(Protocol):

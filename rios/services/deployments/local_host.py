@@ -152,6 +152,8 @@ class LocalHost:
             else:
                 can = runtime.capabilities()
                 lacks = can.why_not or self._lacks(app, can)
+                if app.resources.gpu and not lacks:
+                    lacks = runtime.no_gpus()
             if not lacks:
                 return runtime
             why.append(f"{runtime.name} {lacks}")
@@ -170,8 +172,6 @@ class LocalHost:
             return "takes no archives: push it to a registry, and give image"
         if app.port is not None and not can.port:
             return "serves no port"
-        if app.resources.gpu and can.no_gpus:
-            return can.no_gpus
         return "has no egress" if app.egress and not can.egress else ""
 
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
