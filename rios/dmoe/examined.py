@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rios import demo
 from rios.dmoe.control import error_of
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.template import Template
@@ -68,6 +69,15 @@ def _here(path: Path, dtype: str | None) -> Examined:
     manifest = read_manifest(path)
     chosen = dtype or manifest.dtype
     return Examined(manifest, chosen, cache_bytes(manifest, chosen))
+
+
+def rehearse() -> None:
+    """Read the demo model's headers, so that no fork of this process is the first to read a checkpoint.
+
+    Half a second goes to the first model that a process builds, whichever it is: transformers makes a table of a
+    thousand conversions, torch what it runs models on `meta` with.
+    """
+    _here(demo.path(), None)
 
 
 def _by(template: Template, path: Path, dtype: str | None, timeout_s: float) -> Examined:

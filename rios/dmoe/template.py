@@ -313,9 +313,10 @@ def main(libraries: Libraries = "torch") -> None:
             importlib.import_module(name)
     else:
         # By its name: as `__main__` this module is another one.
-        from rios.dmoe import checkpoint, supervisor  # noqa: F401  what reads checkpoints, for the client
+        from rios.dmoe import examined, supervisor
 
         supervisor.heavy_imports()
+        examined.rehearse()
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that the children share
     children: dict[int, int] = {}  # by the descriptors of their processes
