@@ -18,7 +18,8 @@ from rios.dmoe.accountant import Accountant
 from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
 from rios.dmoe.metering import events
 from rios.dmoe.params import SamplingParams, check_timeout
-from rios.dmoe.stopping import Detokenizer, cut, safe
+from rios.dmoe.pieces import Pieces
+from rios.dmoe.stopping import cut
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.errors import Cancelled, DeadlineExceeded, ProtocolError, RiosError
 from rios.words.events import Ended, Tab, UsageEvents, UsageSink
@@ -80,6 +81,7 @@ class Job:
         self._accountant = accountant
         self._accounted: Future[None] | None = None
         self._changed = threading.Condition()
+        self._listeners: tuple[Callable[[], None], ...] = ()
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
         self._finish: str | None = None
@@ -152,27 +154,15 @@ class Job:
     def stream(self, timeout: float | None = None) -> Iterator[Piece]:
         """Pieces as they come; leaving the loop early cancels. `timeout` bounds the wait for each piece."""
         timeout = check_timeout(timeout)
-        read, text, shown = 0, "", 0
-        stops = self.params.stop
-        decoder = Detokenizer(self._tokenizing) if self._tokenizing.present else None
+        pieces = self.pieces()
         try:
             while True:
                 with self._changed:
-                    if not self._changed.wait_for(functools.partial(self._beyond, read), timeout):
+                    if not self._changed.wait_for(functools.partial(self._beyond, pieces.read), timeout):
                         raise DeadlineExceeded(f"request {self.request_id}: no token for {timeout:g} s")
-                    ids, ended = self._ids[read:], self.ended
-                    logprobs = tuple(self._logprobs[read : read + len(ids)])
-                read += len(ids)
-                if decoder is None:
-                    if ids:
-                        yield Piece(None, tuple(ids), logprobs)
-                else:
-                    text += "".join([decoder.push(token) for token in ids]) + (decoder.flush() if ended else "")
-                    whole, found = cut(text, stops)
-                    stop = len(whole) if found or ended else safe(text, stops)
-                    if ids or stop > shown:
-                        yield Piece(whole[shown:stop], tuple(ids), logprobs)
-                    shown = max(shown, stop)
+                piece, ended = self.next_piece(pieces)
+                if piece is not None:
+                    yield piece
                 if ended:
                     self._wait_for_accounts()
                     if self._error is not None:
@@ -182,8 +172,31 @@ class Job:
             if not self.ended:
                 self.cancel()
 
+    def pieces(self) -> Pieces:
+        """For one reader, who has nothing of the answer yet."""
+        return Pieces(self._tokenizing, self.params.stop)
+
+    def next_piece(self, pieces: Pieces) -> tuple[Piece | None, bool]:
+        """What a reader has not had yet of what is there, and whether that is all there will be. Does not wait."""
+        with self._changed:
+            ids, ended = self._ids[pieces.read :], self.ended
+            logprobs = self._logprobs[pieces.read : pieces.read + len(ids)]
+        return pieces.take(ids, logprobs, ended=ended), ended
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard` whenever there is something new, and once now, from whatever thread; it must not wait."""
+        with self._changed:
+            self._listeners = (*self._listeners, heard)
+        heard()
+
     def _beyond(self, read: int) -> bool:
         return len(self._ids) > read or self.ended
+
+    def _tell(self) -> None:
+        """Called with the lock held, when something has changed."""
+        self._changed.notify_all()
+        for heard in self._listeners:
+            heard()
 
     # --- for the client's connection -------------------------------------------------------------------------
 
@@ -246,7 +259,7 @@ class Job:
             elif len(self._ids) >= self._ask_at:
                 self._ask_at = sys.maxsize
                 self._later(self._extend)
-            self._changed.notify_all()
+            self._tell()
         return ended
 
     def fail(self, error: RiosError) -> None:
@@ -258,7 +271,7 @@ class Job:
             if self.ended:
                 return False
             self._end(None, error)
-            self._changed.notify_all()
+            self._tell()
         return True
 
     def _end(self, finish: str | None, error: RiosError | None) -> None:
@@ -306,7 +319,7 @@ class Job:
             if self.ended:
                 return
             self._end(reason, None)
-            self._changed.notify_all()
+            self._tell()
         self._cancel(self)
 
     def abort(self, error: RiosError) -> None:

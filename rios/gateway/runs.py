@@ -1,4 +1,4 @@
-"""Generations that run: each is read by a thread of its own, and followed by any number of readers."""
+"""Generations that run: all are read in the event loop, and each is followed by any number of readers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 
 from rios.dmoe.completion import Completion, Piece
 from rios.dmoe.job import Job
+from rios.dmoe.pieces import Pieces
 from rios.gateway.metrics import Metrics
 from rios.gateway.turns import Turns
 from rios.words.errors import RiosError
@@ -20,10 +22,12 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One generation. Belongs to the event loop; its thread only adds to it."""
+    """One generation. Belongs to the event loop."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.unread: Pieces | None = job.pieces()
+        """What it reads its job by; None when nothing more comes from there."""
         self.completion: Completion | None = None
         self.error: RiosError | None = None
         self._pieces: list[Piece] = []
@@ -98,11 +102,12 @@ class Runs:
     def __init__(self, running_max: int, waiting_max: int, metrics: Metrics) -> None:
         self._turns = Turns(running_max, waiting_max)
         self._metrics = metrics
+        # Each waits for the price of an answer that has come to its end.
         self._threads = ThreadPoolExecutor(running_max, thread_name_prefix="rios-run")
         self._running: set[Run] = set()
-        self._arrived: deque[tuple[Run, Piece]] = deque()
+        self._changed: deque[Run] = deque()
         self._called = False
-        """Whether the event loop was told that pieces have arrived."""
+        """Whether the event loop was told of those that have changed."""
 
     async def start(self, user: str, submit: Callable[[], Job]) -> Run:
         """Submit a request when it is the user's turn, and read its answer. Raises QueueFull, and as `submit`."""
@@ -115,26 +120,52 @@ class Runs:
         run = Run(job)
         self._running.add(run)
         self._metrics.running(1)
-        self._threads.submit(self._read, run, asyncio.get_running_loop())
+        job.listen(partial(self._hear, run, asyncio.get_running_loop()))
         return run
 
     async def close(self) -> None:
         """Cancel what still runs, and wait for the threads."""
         for run in list(self._running):
             run.cancel()
+        self._deliver(asyncio.get_running_loop())  # so that a thread has each of them
         await run_in_threadpool(self._threads.shutdown)
 
+    def _hear(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
+        """From any thread: there is something new of a run."""
+        self._changed.append(run)
+        # A step brings every stream a token: the loop is called once for all of them. First the run, then the question
+        # whether that was done: `_deliver` asks in the other order, so none is left lying.
+        if not self._called:
+            self._called = True
+            loop.call_soon_threadsafe(self._deliver, loop)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._called = False
+        while self._changed:
+            self._read(self._changed.popleft(), loop)
+
     def _read(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
+        if run.unread is None:
+            return
+        try:
+            piece, ended = run.job.next_piece(run.unread)
+        except Exception as caught:
+            log.exception("a generation could not be read", extra={"request_id": run.job.request_id})
+            run.unread = None
+            run.job.cancel()
+            self._end(run, None, RiosError(f"an error of rios: {type(caught).__name__}"))
+            return
+        if piece is not None:
+            run.add(piece)
+        if ended:
+            run.unread = None
+            self._threads.submit(self._conclude, run, loop)
+
+    def _conclude(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: wait until the answer's price is posted."""
         completion: Completion | None = None
         error: RiosError | None = None
         try:
-            for piece in run.job.stream():
-                self._arrived.append((run, piece))
-                # A step brings every stream a token: the loop is called once for all of them. First the piece, then the
-                # question whether that was done: `_deliver` asks in the other order, so none is left lying.
-                if not self._called:
-                    self._called = True
-                    loop.call_soon_threadsafe(self._deliver)
             completion = run.job.result()
         except RiosError as caught:
             error = caught
@@ -143,16 +174,9 @@ class Runs:
             error = RiosError(f"an error of rios: {type(caught).__name__}")
         loop.call_soon_threadsafe(self._end, run, completion, error)
 
-    def _deliver(self) -> None:
-        self._called = False
-        while self._arrived:
-            run, piece = self._arrived.popleft()
-            run.add(piece)
-
     def _end(self, run: Run, completion: Completion | None, error: RiosError | None) -> None:
         self._turns.give_back()
         self._running.discard(run)
         self._metrics.running(-1)
-        self._deliver()  # its last pieces, where they have not been
         self._metrics.tokens(read=len(run.job.prompt), written=len(run.job.token_ids))
         run.end(completion, error)
