@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
@@ -15,6 +16,7 @@ from rios.storage import deployment_models, gateway_models, migrate, report_mode
 from rios.storage.engine import Database
 from rios.storage.models import AccountRow, Base, EpochRow, HoldRow, TransferRow, UsageRow
 from rios.words.errors import LedgerUnavailable
+from tests.storage import fresh
 
 BIG = 10**27 + 1
 
@@ -69,6 +71,17 @@ def test_the_tables_are_those_of_the_models(database: Database) -> None:
     assert report_models.ReportRunRow.__tablename__ in Base.metadata.tables
     with database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_a_new_one_is_what_the_steps_leave_in_an_empty_one(tmp_path: Path) -> None:
+    """After a new step: `python -m tests.storage.fresh > rios/storage/fresh.sql`."""
+    assert ScriptDirectory(Path(migrate.__file__).with_name("migrations")).get_current_head() == migrate.latest()
+    assert fresh.made(tmp_path) == migrate.FRESH.read_text()
+    database = Database(f"sqlite:///{tmp_path}/new.sqlite", timeout_s=20)
+    migrate.upgrade(database)
+    with database.reading() as connection:
+        assert migrate.written(connection) == migrate.FRESH.read_text()
+    database.close()
 
 
 def test_an_older_database_is_migrated_with_what_is_in_it_and_back(database: Database) -> None:
