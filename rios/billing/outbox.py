@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,15 +71,28 @@ class Dispatcher:
     """Delivers messages to the handlers of their topics; those of other topics wait for a dispatcher with a handler."""
 
     def __init__(
-        self, ledger: Ledger, handlers: Mapping[str, Handler], *, retry_max_us: int = RETRY_MAX_US, page: int = _PAGE
+        self,
+        ledger: Ledger,
+        handlers: Mapping[str, Handler],
+        *,
+        retry_max_us: int = RETRY_MAX_US,
+        page: int = _PAGE,
+        senders: int = 1,
     ) -> None:
-        """handlers: by topic. retry_max_us: the longest pause after a failure. page: messages leased at once."""
+        """handlers: by topic. retry_max_us: the longest pause after a failure. page: messages leased at once.
+
+        senders: threads that deliver, so that a slow receiver holds up one of them.
+        """
         self._retry_max_us = retry_max_us
         self._page = page
+        self._senders = senders
         self._ledger = ledger
         self._handlers = dict(handlers)
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._found = threading.Condition()
+        self._rounds = 0
+        """How often something was found due."""
 
     def run_once(self, *, at: int | None = None) -> int:
         """Deliver all that is due at `at` (microseconds; the ledger's clock without); how many were delivered.
@@ -94,23 +108,50 @@ class Dispatcher:
         return done
 
     def start(self, *, interval_s: float = 1.0) -> None:
-        """Deliver every `interval_s` seconds in a thread, until `close`."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, args=(interval_s,), name="rios-outbox", daemon=True)
-            self._thread.start()
+        """Look every `interval_s` seconds for what is due, and deliver it, in threads, until `close`."""
+        if self._threads:
+            return
+        self._threads = [threading.Thread(target=self._look, args=(interval_s,), name="rios-outbox", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._send, name="rios-sender", daemon=True) for _ in range(self._senders)
+        ]
+        for one in self._threads:
+            one.start()
 
     def close(self, *, timeout_s: float = 10.0) -> None:
-        """End the thread after the delivery that is under way."""
+        """End the threads after the deliveries that are under way."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        with self._found:
+            self._found.notify_all()
+        until = time.monotonic() + timeout_s
+        for one in self._threads:
+            one.join(max(0.0, until - time.monotonic()))
 
-    def _loop(self, interval_s: float) -> None:
+    def _look(self, interval_s: float) -> None:
+        """One looks for all: most often there is nothing."""
         while not self._stop.wait(interval_s):
+            try:
+                due = self._is_due(self._now(None))
+            except RiosError as error:
+                # The database may come back; what is not delivered stays in it.
+                _log.warning("messages could not be delivered now: %s", error)
+                continue
+            if due:
+                with self._found:
+                    self._rounds += 1
+                    self._found.notify_all()
+
+    def _send(self) -> None:
+        seen = 0
+        while True:
+            with self._found:
+                self._found.wait_for(lambda: self._stop.is_set() or self._rounds != seen)  # noqa: B023
+                seen = self._rounds
+            if self._stop.is_set():
+                return
             try:
                 self.run_once()
             except RiosError as error:
-                # The database may come back; what is not delivered stays in it.
                 _log.warning("messages could not be delivered now: %s", error)
 
     def _now(self, at: int | None) -> int:
@@ -131,10 +172,12 @@ class Dispatcher:
             return taken
 
         # Most often there is nothing, and then nobody need wait for a transaction that writes.
+        return self._ledger.transact(run, alone=True) if self._is_due(now) else []
+
+    def _is_due(self, now: int) -> bool:
+        due = select(OutboxRow.id).where(*_due(now, list(self._handlers))).limit(1)
         with self._ledger.database.reading() as connection:
-            if connection.scalar(select(OutboxRow.id).where(*_due(now, topics)).limit(1)) is None:
-                return []
-        return self._ledger.transact(run, alone=True)
+            return connection.scalar(due) is not None
 
     def _deliver(self, message: Message) -> str | None:
         try:

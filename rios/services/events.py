@@ -67,7 +67,7 @@ class Events:
         self._relay = threading.Thread(target=self._relay_on, name="rios-relay", daemon=True)
         self._dispatchers: list[Dispatcher] = [
             Dispatcher(ledger, {TOPIC: self._publish}, retry_max_us=_RETRY_US),
-            *(Dispatcher(ledger, {WEBHOOK: webhooks.deliver}, page=1) for _ in range(_SENDERS)),
+            Dispatcher(ledger, {WEBHOOK: webhooks.deliver}, page=1, senders=_SENDERS),
         ]
 
     def parts(self) -> list[tuple[Breaker, str]]:
