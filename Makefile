@@ -88,7 +88,7 @@ wheel: lab
 
 test: setup system
 	@$(MAKE) --no-print-directory lab || echo 'the panels are not built; the tests that need them are not run, or fail' >&2
-	$(PYTEST) -n $(AT_ONCE) --dist loadfile
+	$(PYTEST) -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-long: setup system
 	@$(MAKE) --no-print-directory lab || echo 'the panels are not built; the tests that need them are not run, or fail' >&2

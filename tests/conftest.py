@@ -28,6 +28,9 @@ LONG_TIMEOUT_S = 3600
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("rios", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rios")
+# Minutes each, and last by their names, when nobody is left to run anything beside them. All others are run by package,
+# whose networks would else be made anew for each file.
+FIRST = {"test_notebooks.py", "test_cli.py", "test_money_cli.py"}
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 _left_out: dict[str, list[str]] = {}  # reason -> node ids; what -m and -k leave out has the reason "deselected"
@@ -76,8 +79,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             dropped.append(item)
         if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
+    kept.sort(key=lambda item: item.path.name not in FIRST)
+    items[:] = kept
     if dropped:
-        items[:] = kept
         config.hook.pytest_deselected(items=dropped)
 
 
