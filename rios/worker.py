@@ -8,14 +8,11 @@ for as long as clients use it, so a lost scheduler does not end a running genera
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import platform
 import secrets
 import socket
-import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,9 +24,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from rios.dmoe import comms
 from rios.dmoe.greeting import connect
-from rios.dmoe.template import Serving, start_supervisor
+from rios.dmoe.template import start_supervisor
 from rios.dmoe.trust import trust_of
 from rios.services.deployments.agent_keeper import METRIC, AgentKeeper
+from rios.services.keeping import Keeper
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest, RiosError
 from rios.words.ids import Address, check_address
@@ -38,9 +36,6 @@ from rios.words.logs import configure
 log = logging.getLogger(__name__)
 
 _RANKS = 1024
-_PAUSE_S = 0.25  # between the end of a serving process and the next, doubled up to
-_PAUSE_S_MAX = 30.0  # while they end before
-_STEADY_S = 60.0
 _SCRAPE_S = 2.0
 
 
@@ -86,13 +81,8 @@ class HostPlugin(WorkerPlugin):
 
     def __init__(self) -> None:
         self.key = secrets.token_hex(16)
-        self.said: dict[str, Any] = {}
         self.worker_name = ""
         self.address = ""
-        self._orders: dict[str, Any] = {}
-        self._process: Serving | None = None
-        self._lock = threading.Lock()
-        self._ending = threading.Event()
 
     def setup(self, worker: Worker) -> None:
         """Start the host; its announcement travels with the heartbeats once it is there."""
@@ -104,7 +94,7 @@ class HostPlugin(WorkerPlugin):
             configure(context={"worker": self.worker_name})
         memory = os.environ.get("RIOS_MEMORY_BYTES")
         port = _number("RIOS_DATA_PORT", os.environ.get("RIOS_DATA_PORT", "0"))
-        self._orders = {
+        orders = {
             "name": self.worker_name,
             "key": self.key,
             "bind": self.address,
@@ -115,7 +105,7 @@ class HostPlugin(WorkerPlugin):
             "device_index": self._seat.rank,
             "host_class": os.environ.get("RIOS_HOST_CLASS"),
         }
-        threading.Thread(target=self._keep, name="rios-host", daemon=True).start()
+        self._keeper = Keeper("the serving process", start_supervisor, orders)
         worker.metrics["rios"] = lambda _: self.announcement()
         self._agent = _agent(self.worker_name, self.address)
         if self._agent is not None:
@@ -123,6 +113,11 @@ class HostPlugin(WorkerPlugin):
             worker.metrics[METRIC] = lambda _: agent.announcement()
         self._figures = _Figures(self)
         REGISTRY.register(self._figures)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the host announced last; empty until it serves."""
+        return self._keeper.said
 
     def announcement(self) -> dict[str, Any]:
         """What others need to reach the host; empty until it serves."""
@@ -140,50 +135,6 @@ class HostPlugin(WorkerPlugin):
             "owner": _OWNER,
         }
 
-    def _keep(self) -> None:
-        """In a thread: a serving process at all times, whatever ends it."""
-        pause_s = _PAUSE_S
-        while True:
-            born = time.monotonic()
-            with self._lock:
-                if self._ending.is_set():
-                    return
-                process = self._process = self._start()
-            last_words = self._listen(process)
-            self.said = {}
-            code = process.wait()
-            if self._ending.is_set():
-                return
-            if time.monotonic() - born > _STEADY_S:
-                pause_s = _PAUSE_S
-            log.error(
-                "the serving process ended; starting it again",
-                extra={"pid": process.pid, "exit_code": code, "last_words": last_words, "pause_s": pause_s},
-            )
-            if self._ending.wait(pause_s):
-                return
-            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
-
-    def _start(self) -> Serving:
-        process = start_supervisor()
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # ended at once: its exit code says so
-            process.stdin.write(json.dumps(self._orders).encode() + b"\n")
-            process.stdin.flush()
-        return process
-
-    def _listen(self, process: Serving) -> str:
-        """Until the serving process ends: take its announcements. Returns what it gave as the reason."""
-        last_words = ""
-        assert process.stdout is not None
-        for line in process.stdout:
-            said = json.loads(line)
-            if "last_words" in said:
-                last_words = str(said["last_words"])
-            else:
-                self.said = said
-        return last_words
-
     def teardown(self, worker: Worker) -> None:
         """The worker ends: the host serves its clients to the end, then ends too."""
         worker.metrics.pop("rios", None)
@@ -191,10 +142,7 @@ class HostPlugin(WorkerPlugin):
         if self._agent is not None:
             self._agent.close()
         REGISTRY.unregister(self._figures)
-        with self._lock:
-            self._ending.set()
-            if self._process is not None and self._process.stdin is not None:
-                self._process.stdin.close()
+        self._keeper.close()
         self._seat.leave()
 
 

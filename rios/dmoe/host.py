@@ -27,9 +27,9 @@ from rios.dmoe import device as devices
 from rios.dmoe.calls import Exec
 from rios.dmoe.certified import OwnCertificate
 from rios.dmoe.data import serve_data
+from rios.dmoe.door import Door
 from rios.dmoe.experts import ExpertStore
 from rios.dmoe.fetch import PeerSource
-from rios.dmoe.greeting import accept, accepted
 from rios.dmoe.hosted import Hosted, MemoryBudget
 from rios.dmoe.manifest import Manifest
 from rios.dmoe.offer import serve_shards
@@ -37,7 +37,6 @@ from rios.dmoe.peer import Peer
 from rios.dmoe.serving import TrunkService, serve_client
 from rios.dmoe.source import ByteSource, FileSource
 from rios.dmoe.tensors import NAMES
-from rios.dmoe.trust import trust_of
 from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.words.config import Settings
 from rios.words.errors import (
@@ -87,13 +86,9 @@ class Host:
         self.rows = 0
         self.started = time.time()
         self.orphaned_at: float | None = None
-        self._listener = listener
-        self._key = key
-        self._trust = trust_of(settings)  # what is wrong with its files is said before anybody connects
+        self._door = Door(listener, self._role, key=key, settings=settings, name="rios-serve")
         self._handles = itertools.count(1)
         self._lock = threading.RLock()
-        self._stop = threading.Event()
-        self._connections: set[Connection] = set()
         self._controls = 0
         self._operations: dict[str, Callable[[dict[str, Any], Frame, str], dict[str, Any]]] = {
             "info": self._info,
@@ -107,8 +102,8 @@ class Host:
             "load_counts": self._load_counts,
             "close": self._close,
         }
-        if self._trust is not None:
-            self._operations |= OwnCertificate(self._trust).operations()
+        if self._door.trust is not None:
+            self._operations |= OwnCertificate(self._door.trust).operations()
 
     def _capacity_bytes(self, memory_bytes: int | None, ram_bytes: int | None) -> int:
         """What shards, trunks and caches may take: never more than is free on the device now.
@@ -127,33 +122,15 @@ class Host:
     def run(self) -> None:
         """Accept connections until `stop`."""
         threading.Thread(target=self._reap, name="rios-reaper", daemon=True).start()
-        self._listener.settimeout(0.5)
-        while not self._stop.is_set():
-            try:
-                sock, peer = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                # Out of descriptors, or the peer has gone again: neither ends those who are being served.
-                if not self._stop.wait(0.1):
-                    log.warning("accept failed", extra={"reason": str(error)})
-                continue
-            sock.settimeout(None)
-            try:
-                threading.Thread(target=self._serve, args=(sock, peer), name="rios-serve", daemon=True).start()
-            except RuntimeError as error:  # out of threads
-                log.warning("connection refused", extra={"peer": str(peer), "reason": str(error)})
-                sock.close()
+        self._door.run()
 
     def stop(self) -> None:
         """End `run` and close every connection."""
-        self._stop.set()
-        for connection in list(self._connections):
-            connection.close()
+        self._door.stop()
 
     def _reap(self) -> None:
         """Drop deployments whose clients have all gone, and end an orphan that nobody uses."""
-        while not self._stop.wait(0.25):
+        while not self._door.stopped.wait(0.25):
             now = time.monotonic()
             for hosted in list(self.deployments.values()):
                 if not hosted.sessions and now - hosted.idle_since > self.settings.lease_s:
@@ -165,39 +142,6 @@ class Host:
                 used = self._controls > 0 and now - self.orphaned_at < self.settings.orphan_s
                 if not used:
                     self.stop()
-
-    def _serve(self, sock: socket.socket, peer: object) -> None:
-        """One connection, from greeting to end. Its errors close it alone."""
-        settings = self.settings
-        try:
-            connection = accepted(
-                sock,
-                self._trust,
-                timeout_s=settings.connect_timeout_s,
-                max_bytes=settings.greeting_frame_bytes,
-            )
-        except (OSError, RiosError) as error:
-            log.warning("connection refused", extra={"peer": str(peer), "reason": str(error)})
-            sock.close()
-            return
-        self._connections.add(connection)
-        try:
-            hello = accept(
-                connection,
-                self._key,
-                timeout_s=settings.connect_timeout_s,
-                max_bytes=settings.max_frame_bytes,
-            )
-            self._role(connection, hello)
-        except HostLost as error:
-            log.debug("connection ended", extra={"peer": str(peer), "reason": str(error)})
-        except RiosError as error:
-            log.warning("connection closed", extra={"peer": str(peer), "reason": str(error)})
-        except Exception:
-            log.exception("connection failed", extra={"peer": str(peer)})
-        finally:
-            self._connections.discard(connection)
-            connection.close()
 
     def _role(self, connection: Connection, hello: dict[str, Any]) -> None:
         role = hello.get("role")

@@ -69,7 +69,7 @@ class Machine:
     def die(self) -> None:
         """The machine goes down: nobody starts its agent again."""
         pid = self.pid()
-        self.keeper._ending.set()
+        self.keeper._keeper._ending.set()
         os.kill(pid, signal.SIGKILL)
 
     def remove(self) -> None:

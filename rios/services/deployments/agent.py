@@ -28,8 +28,7 @@ from typing import Any
 
 from rios.deploy.runtimes.protocol import Isolation
 from rios.deploy.runtimes.records import check_id
-from rios.dmoe.greeting import accept, accepted
-from rios.dmoe.trust import trust_of
+from rios.dmoe.door import Door
 from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.services.deployments import agent_wire as wire
 from rios.services.deployments.agent_place import Place
@@ -38,7 +37,7 @@ from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.machine import promised_here, runtimes_of
 from rios.services.deployments.ways import carry
 from rios.words.config import Settings, settings
-from rios.words.errors import HostLost, InvalidRequest, NotFound, ProtocolError, RiosError
+from rios.words.errors import InvalidRequest, NotFound, ProtocolError, RiosError
 from rios.words.logs import configure
 
 log = logging.getLogger("rios.services.deployments.agent")
@@ -64,14 +63,11 @@ class Agent:
     ) -> None:
         """directory: where sandboxes of all networks lie. isolation: nothing runs here with less."""
         self.name = name
-        self._listener, self._key = listener, key
+        self._door = Door(listener, self._serve, key=key, settings=options, name="rios-agent")
         self._directory, self._settings = directory, options
         self._region, self._ask_bp, self._isolation = region, ask_bp, isolation
-        self._trust = trust_of(options)  # what is wrong with its files is said before anybody connects
         self._lock = threading.Lock()
         self._hosts: dict[str, LocalHost] = {}
-        self._connections: set[Connection] = set()
-        self._stop = threading.Event()
         self._called_at = time.monotonic()
 
     def __repr__(self) -> str:
@@ -79,24 +75,11 @@ class Agent:
 
     def run(self) -> None:
         """Accept connections until `stop`."""
-        self._listener.settimeout(_LOOK_S)
-        while not self._stop.is_set():
-            try:
-                sock, peer = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:  # out of descriptors, or the peer has gone again
-                if not self._stop.wait(0.1):
-                    log.warning("accept failed", extra={"reason": str(error)})
-                continue
-            sock.settimeout(None)
-            threading.Thread(target=self._serve, args=(sock, peer), name="rios-agent", daemon=True).start()
+        self._door.run()
 
     def stop(self) -> None:
         """End `run` and every connection; what runs goes on."""
-        self._stop.set()
-        for connection in list(self._connections):
-            connection.close()
+        self._door.stop()
 
     def is_used(self) -> bool:
         """Whether anything of a network is here."""
@@ -119,37 +102,13 @@ class Agent:
 
     # --- connections -----------------------------------------------------------------------------------------
 
-    def _serve(self, sock: socket.socket, peer: object) -> None:
-        """One connection, from greeting to end. Its errors close it alone."""
-        options = self._settings
-        try:
-            connection = accepted(
-                sock, self._trust, timeout_s=options.connect_timeout_s, max_bytes=options.greeting_frame_bytes
-            )
-        except (OSError, RiosError) as error:
-            log.warning("connection refused", extra={"peer": str(peer), "reason": str(error)})
-            sock.close()
-            return
-        self._connections.add(connection)
-        try:
-            hello = accept(
-                connection, self._key, timeout_s=options.connect_timeout_s, max_bytes=options.max_frame_bytes
-            )
-            if hello.get("role") == wire.CALLS:
-                self._answer(connection, self._host(str(hello.get("session"))))
-            elif hello.get("role") == wire.WAY:
-                self._lead(connection, self._host(str(hello.get("session"))), check_id(str(hello.get("replica"))))
-            else:
-                raise ProtocolError(f"unknown role {hello.get('role')!r}")
-        except HostLost as error:
-            log.debug("connection ended", extra={"peer": str(peer), "reason": str(error)})
-        except RiosError as error:
-            log.warning("connection closed", extra={"peer": str(peer), "reason": str(error)})
-        except Exception:
-            log.exception("connection failed", extra={"peer": str(peer)})
-        finally:
-            self._connections.discard(connection)
-            connection.close()
+    def _serve(self, connection: Connection, hello: dict[str, Any]) -> None:
+        if hello.get("role") == wire.CALLS:
+            self._answer(connection, self._host(str(hello.get("session"))))
+        elif hello.get("role") == wire.WAY:
+            self._lead(connection, self._host(str(hello.get("session"))), check_id(str(hello.get("replica"))))
+        else:
+            raise ProtocolError(f"unknown role {hello.get('role')!r}")
 
     def _answer(self, connection: Connection, host: LocalHost) -> None:
         connection.send(Kind.WELCOME, 0, dump({"name": self.name}), timeout_s=self._settings.connect_timeout_s)
