@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import DBAPIError
 
 
@@ -23,3 +23,19 @@ def driven(connection: Connection, statement: str) -> Iterator[Any]:
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(statement, None, error, base, connection_invalidated=lost, dialect=dialect) from error
+
+
+def pages(connection: Connection, wanted: Executable, size: int) -> Iterator[Sequence[Sequence[Any]]]:
+    """The rows of a statement, `size` at once and in bounded memory; no page is empty.
+
+    For many rows of columns whose types SQLAlchemy makes nothing of: integers, and amounts cast to text. SQLite's driver
+    reads as it is asked, and its own tuples take half of the time that SQLAlchemy's rows take. That of PostgreSQL has
+    a cursor on the server for that, of which SQLAlchemy has read the first rows already.
+    """
+    if connection.dialect.name != "sqlite":
+        yield from connection.execution_options(stream_results=True, yield_per=size).execute(wanted).partitions(size)
+        return
+    with connection.execute(wanted) as result, driven(connection, str(wanted)):
+        cursor: Any = result.context.cursor
+        while page := cursor.fetchmany(size):
+            yield page

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any
 
 from sqlalchemy import Connection, select, text
 
 from rios.billing.ledger.values import Totals
 from rios.billing.verify import GENESIS
+from rios.storage.driver import pages
 from rios.storage.models import AccountRow, TransferRow
 
 _PAGE = 5_000
@@ -33,17 +33,14 @@ def totals(connection: Connection) -> Totals:
     names = {row.id: row.name for row in accounts}
     sums: dict[int, int] = dict.fromkeys(names, 0)
     before, last, broken = GENESIS, 0, None
-    rows = connection.execution_options(stream_results=True).execute(text(_ENTRIES)).yield_per(_PAGE)
-    for page in rows.partitions(_PAGE):
-        for row in page:
-            entry: tuple[Any, ...] = tuple(row)
-            seq, name, debit, credit, amount, kind, reference, at, payload, digest, stored = entry
+    for page in pages(connection, text(_ENTRIES), _PAGE):
+        for seq, name, debit, credit, amount, kind, reference, at, payload, digest, stored in page:
             wei = int(amount)
             sums[debit] -= wei
             sums[credit] += wei
             last += 1
             if broken is None:
-                contents = f"{name}\n{names[debit]}\n{names[credit]}\n{wei}\n{kind}\n{reference}\n{payload or ''}"
+                contents = f"{name}\n{names[debit]}\n{names[credit]}\n{amount}\n{kind}\n{reference}\n{payload or ''}"
                 made = sha256(contents.encode()).digest()
                 link = before + seq.to_bytes(8, "big") + at.to_bytes(8, "big", signed=True) + made
                 if seq != last or made != digest or sha256(link).digest() != stored:

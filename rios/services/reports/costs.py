@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,6 +13,7 @@ from rios.billing.books import TOKENS_IN, TOKENS_OUT
 from rios.services.moments import moment_of
 from rios.services.reports import documents as doc
 from rios.services.reports.anomalies import DAYS, anomalies
+from rios.services.reports.columns import Group, firsts, total
 from rios.services.reports.forecast import forecast
 from rios.services.reports.periods import DAY_US, Span
 from rios.services.reports.reading import REFUND, USAGE, Pin, Reading, Refunded, Used, day_name
@@ -20,6 +21,9 @@ from rios.services.reports.reading import REFUND, USAGE, Pin, Reading, Refunded,
 GROUPS = ("user", "model", "worker", "deployment", "resource")
 SHARED = ("worker", "resource")
 """What several records of one request are about."""
+WATCHED = ("user", "model", "worker")
+"""Of which single days may stand out."""
+AMOUNTS = ("amount_wei", "worker_wei", "quantity")
 ALL = "all"
 
 
@@ -40,57 +44,71 @@ class Tally:
         return self.cost - self.refunds
 
 
-@dataclass(slots=True)
 class Sums:
     """The sums of one period."""
 
-    span: Span
-    by: dict[str, defaultdict[str, Tally]] = field(
-        default_factory=lambda: {name: defaultdict(Tally) for name in (*GROUPS, "day")}
-    )
-    cells: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    whole: Tally = field(default_factory=Tally)
-    workers: int = 0
-    records: int = 0
-    seen: set[str] = field(default_factory=set)
+    def __init__(self, span: Span, reading: Reading) -> None:
+        self.span = span
+        self.by: dict[str, defaultdict[str, Tally]] = {name: defaultdict(Tally) for name in (*GROUPS, "day")}
+        self.cells: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.workers = 0
+        self._reading = reading
+        self._seen: set[int] = set()
 
-    def use(self, one: Used) -> None:
-        """Add a usage record."""
-        self.records += 1
-        self.workers += one.worker_wei
-        new = one.request not in self.seen
-        if new:
-            self.seen.add(one.request)
-        amount, resource, quantity = one.amount_wei, one.resource, one.quantity
-        for tally in self._tallies(one):
-            tally.cost += amount
-            tally.records += 1
-            tally.requests += new
-            if resource == TOKENS_IN:
-                tally.tokens_in += quantity
-            elif resource == TOKENS_OUT:
-                tally.tokens_out += quantity
-        self.cells[one.user, one.model] += amount
+    def use(self, found: Used) -> None:
+        """Add usage records, those of the period."""
+        found = found.within(self.span.since_us, self.span.until_us)
+        if not len(found):
+            return
+        amount, quantity = found.amounts["amount_wei"], found.amounts["quantity"]
+        new = firsts(found.keys["request"], self._seen)
+        token = [found.keys["resource"] == self._reading.number("resource", name) for name in (TOKENS_IN, TOKENS_OUT)]
+        self.workers += total(found.amounts["worker_wei"])
+        for name, tallies in self.by.items():
+            group = Group(found.day if name == "day" else found.keys[name])
+            sums = zip(
+                self._reading.named(name, group.keys), group.sums(amount), group.counts(), group.counts(new),
+                *(group.sums(quantity, one) for one in token), strict=True,
+            )  # fmt: skip
+            for key, cost, records, requests, tokens_in, tokens_out in sums:
+                tally = tallies[key]
+                tally.cost += cost
+                tally.records += records
+                tally.requests += requests
+                tally.tokens_in += tokens_in
+                tally.tokens_out += tokens_out
+        group = Group(found.keys["user"], found.keys["model"])
+        users, models = self._reading.named("user", group.keys), self._reading.named("model", group.others)
+        for user, model, cost in zip(users, models, group.sums(amount), strict=True):
+            self.cells[user, model] += cost
 
     def give_back(self, one: Refunded) -> None:
-        """Add a refund."""
-        for tally in self._tallies(one):
-            tally.refunds += one.amount_wei
+        """Add a refund, where it is of the period."""
+        if not self.span.since_us <= one.at < self.span.until_us:
+            return
+        keys = {
+            "user": one.user, "model": one.model, "worker": one.worker, "deployment": one.deployment,
+            "resource": one.resource, "day": day_name(one.at // DAY_US),
+        }  # fmt: skip
+        for name, key in keys.items():
+            self.by[name][key].refunds += one.amount_wei
         self.cells[one.user, one.model] -= one.amount_wei
 
-    def _tallies(self, one: Used | Refunded) -> tuple[Tally, ...]:
-        by = self.by
-        return (
-            self.whole, by["user"][one.user], by["model"][one.model], by["worker"][one.worker],
-            by["deployment"][one.deployment], by["resource"][one.resource], by["day"][day_name(one.at // DAY_US)],
-        )  # fmt: skip
+    @property
+    def whole(self) -> Tally:
+        """All users together."""
+        found = Tally()
+        for one in self.by["user"].values():
+            for name in fields(Tally):
+                setattr(found, name.name, getattr(found, name.name) + getattr(one, name.name))
+        return found
 
     def totals(self) -> doc.Totals:
         """As the report says it."""
         whole = self.whole
         return doc.Totals(
             cost_wei=str(whole.cost), refunds_wei=str(whole.refunds), net_wei=str(whole.net),
-            workers_wei=str(self.workers), platform_wei=str(whole.cost - self.workers), records=self.records,
+            workers_wei=str(self.workers), platform_wei=str(whole.cost - self.workers), records=whole.records,
             requests=whole.requests, tokens_in=str(whole.tokens_in), tokens_out=str(whole.tokens_out),
         )  # fmt: skip
 
@@ -98,17 +116,26 @@ class Sums:
 class Daily:
     """Net cost by day and watched key, for as many days before the period as forecasts and anomalies look back."""
 
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, str], defaultdict[int, int]] = {}
+    def __init__(self, reading: Reading) -> None:
+        self.found: defaultdict[tuple[str, str], defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._reading = reading
 
-    def add(self, one: Used | Refunded, amount: int) -> None:
-        """Add what was used, or (below 0) given back."""
-        day = one.at // DAY_US
+    def use(self, found: Used) -> None:
+        """Add usage records."""
+        amount = found.amounts["amount_wei"]
+        group = Group(found.day)
+        for day, cost in zip(group.keys, group.sums(amount), strict=True):
+            self.found[ALL, ""][day] += cost
+        for name in WATCHED:
+            group = Group(found.day, found.keys[name])
+            rows = zip(group.keys, self._reading.named(name, group.others), group.sums(amount), strict=True)
+            for day, key, cost in rows:
+                self.found[name, key][day] += cost
+
+    def give_back(self, one: Refunded) -> None:
+        """Add a refund."""
         for key in ((ALL, ""), ("user", one.user), ("model", one.model), ("worker", one.worker)):
-            days = self.found.get(key)
-            if days is None:
-                days = self.found[key] = defaultdict(int)
-            days[day] += amount
+            self.found[key][one.at // DAY_US] -= one.amount_wei
 
 
 def cost_report(
@@ -120,23 +147,18 @@ def cost_report(
     """
     reading = Reading(connection, pin.height, user=user)
     before = span.before()
-    now_sums, before_sums, daily = Sums(span), Sums(before), Daily()
+    now_sums, before_sums, daily = Sums(span, reading), Sums(before, reading), Daily(reading)
     month_start = _month_start(span)
     start = min(before.since_us, span.since_us - DAYS * DAY_US, month_start)
-    for used in reading.usage(start, span.until_us):
-        daily.add(used, used.amount_wei)
-        for sums in (now_sums, before_sums):
-            if sums.span.since_us <= used.at < sums.span.until_us:
-                sums.use(used)
+    for used in reading.usage(start, span.until_us, keys=(*GROUPS, "request"), amounts=AMOUNTS):
+        for sums in (daily, now_sums, before_sums):
+            sums.use(used)
     for refund in reading.refunds(start, span.until_us):
-        daily.add(refund, -refund.amount_wei)
-        for sums in (now_sums, before_sums):
-            if sums.span.since_us <= refund.at < sums.span.until_us:
-                sums.give_back(refund)
+        for sums in (daily, now_sums, before_sums):
+            sums.give_back(refund)
     for number in span.days:
         now_sums.by["day"][day_name(number)]  # a day without use is a row, too
-    posted = reading.posted_wei(USAGE, span.since_us, span.until_us)
-    given = reading.posted_wei(REFUND, span.since_us, span.until_us)
+    ledger = reading.posted_wei(span.since_us, span.until_us)
     allocated = sum(tally.cost for tally in now_sums.by["user"].values())
     return doc.CostReport(
         period=doc.SpanPart(**span.to_dict()),
@@ -147,10 +169,10 @@ def cost_report(
         totals_before=before_sums.totals(),
         check=doc.Check(
             allocated_wei=str(allocated),
-            unallocated_wei=str(posted - allocated),
-            ledger_wei=str(posted),
+            unallocated_wei=str(ledger[USAGE] - allocated),
+            ledger_wei=str(ledger[USAGE]),
             refunds_allocated_wei=str(now_sums.whole.refunds),
-            refunds_ledger_wei=str(given),
+            refunds_ledger_wei=str(ledger[REFUND]),
         ),
         by={name: tuple(_rows(name, now_sums.by[name], before_sums.by[name])) for name in now_sums.by},
         history=tuple(_history(daily.found.get((ALL, ""), {}), span)),

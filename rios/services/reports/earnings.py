@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rios.billing.ledger.accounts import earned
+from rios.services.reports.columns import Group
 from rios.services.reports.documents import Amount, Part, PinPart, SpanPart
-from rios.services.reports.periods import DAY_US, Span
-from rios.services.reports.reading import Pin, Reading, day_name
+from rios.services.reports.periods import Span
+from rios.services.reports.reading import Pin, Reading, Used, day_name
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -103,21 +104,13 @@ def earnings_report(
     found: Mapping[str, defaultdict[str, _Tally]] = {name: defaultdict(_Tally) for name in GROUPS}
     for number in span.days:
         found["day"][day_name(number)]  # a day without work is a row, too
-    for one in reading.usage(before.since_us, span.until_us):
-        if facts.owner is not None and one.owner != facts.owner:
-            continue
-        inside = one.at >= span.since_us
-        keys = (one.owner, one.worker, one.model, one.resource, day_name(one.at // DAY_US))
-        for name, key in zip(GROUPS, keys, strict=True):
-            if not inside and name == "day":
-                continue
-            tally = found[name][key]
-            if inside:
-                tally.now += one.worker_wei
-                tally.rows += one.rows
-                tally.ns += one.measured_ns
-            else:
-                tally.before += one.worker_wei
+    for used in reading.usage(
+        before.since_us, span.until_us, keys=GROUPS[:-1], amounts=("worker_wei", "rows", "measured_ns")
+    ):
+        if facts.owner is not None:
+            used = used.where(used.keys["owner"] == reading.number("owner", facts.owner))
+        _add(found, used.within(span.since_us, span.until_us), reading)
+        _add_before(found, used.within(before.since_us, span.since_us), reading)
     owners = found["owner"].values()
     return EarningsReport(
         period=SpanPart(**span.to_dict()),
@@ -130,6 +123,25 @@ def earnings_report(
         by={name: _rows(name, found[name]) for name in GROUPS},
         due=facts.due,
     )
+
+
+def _add(found: Mapping[str, defaultdict[str, _Tally]], used: Used, reading: Reading) -> None:
+    for name, tallies in found.items():
+        group = Group(used.day if name == "day" else used.keys[name])
+        sums = [group.sums(used.amounts[amount]) for amount in ("worker_wei", "rows", "measured_ns")]
+        for key, wei, rows, ns in zip(reading.named(name, group.keys), *sums, strict=True):
+            tally = tallies[key]
+            tally.now += wei
+            tally.rows += rows
+            tally.ns += ns
+
+
+def _add_before(found: Mapping[str, defaultdict[str, _Tally]], used: Used, reading: Reading) -> None:
+    for name in GROUPS[:-1]:
+        group = Group(used.keys[name])
+        wei = group.sums(used.amounts["worker_wei"])
+        for key, amount in zip(reading.named(name, group.keys), wei, strict=True):
+            found[name][key].before += amount
 
 
 def _rows(name: str, found: Mapping[str, _Tally]) -> tuple[EarnedRow, ...]:

@@ -7,24 +7,30 @@ record of no price counts where others of its hold step have one: these carry th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Text, cast, select
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Executable, Text, cast, select
 from sqlalchemy.orm import aliased
 
 from rios.billing.ledger import audit
 from rios.billing.ledger.accounts import Kind, earned, user_account
 from rios.services.moments import moment_of
+from rios.services.reports.columns import Amounts, Ints, Names, whole
 from rios.services.reports.periods import DAY_US
 from rios.storage import models as m
+from rios.storage.driver import pages
 from rios.storage.engine import Database
 from rios.words.ids import Address
 
-_PAGE = 5_000
+_PAGE = 20_000
 USAGE, REFUND = "usage", "refund"
 """Kinds of entries."""
+_COLUMNS = {"user": "user_id", "request": "request_id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +41,36 @@ class Pin:
     head: str
 
 
-class Used(NamedTuple):
-    """One usage record."""
+class Used:
+    """Some usage records, as columns."""
 
-    at: int
-    user: str
-    model: str
-    worker: str
-    deployment: str
-    resource: str
-    owner: str
-    request: str
-    amount_wei: int
-    worker_wei: int
-    quantity: int
-    measured_ns: int
-    rows: int
-    step: int
+    __slots__ = ("amounts", "at", "keys")
+
+    def __init__(self, at: Ints, keys: Mapping[str, Ints], amounts: Mapping[str, Amounts]) -> None:
+        """keys: numbers by `Reading.names`. amounts: "amount_wei" and others that were asked for."""
+        self.at, self.keys, self.amounts = at, keys, amounts
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def day(self) -> Ints:
+        """Number of the day, since 1970."""
+        return self.at // DAY_US
+
+    def where(self, chosen: NDArray[np.bool_]) -> Used:
+        """The chosen ones."""
+        if chosen.all():
+            return self
+        return Used(
+            self.at[chosen],
+            {name: column[chosen] for name, column in self.keys.items()},
+            {name: column[chosen] for name, column in self.amounts.items()},
+        )
+
+    def within(self, since_us: int, until_us: int) -> Used:
+        """Those of a time."""
+        return self.where((self.at >= since_us) & (self.at < until_us))
 
 
 class Refunded(NamedTuple):
@@ -93,9 +112,14 @@ class Reading:
         self._connection = connection
         self._height = height
         self._user = user
+        self.names: defaultdict[str, Names[str]] = defaultdict(Names)
 
-    def usage(self, since_us: int, until_us: int) -> Iterator[Used]:
-        """Usage records of a time, in no order."""
+    def usage(self, since_us: int, until_us: int, *, keys: Sequence[str], amounts: Sequence[str]) -> Iterator[Used]:
+        """Usage records of a time, in no order, some thousand at once.
+
+        keys: of "user", "model", "worker", "deployment", "resource", "owner", "request". amounts: of "amount_wei",
+        "worker_wei", "quantity", "rows", "measured_ns".
+        """
         row, other = m.UsageRow, aliased(m.UsageRow)
         late = self._late(USAGE, since_us, until_us)
         late_steps = self._steps(late)
@@ -103,19 +127,34 @@ class Reading:
             other.hold_id == row.hold_id, other.step == row.step, other.amount_wei != 0
         ).exists()  # fmt: skip
         wanted = select(
-            row.id, row.hold_id, row.at, row.user_id, row.model, row.worker, row.deployment, row.resource, row.owner,
-            row.request_id, cast(row.amount_wei, Text), cast(row.worker_wei, Text), cast(row.quantity, Text),
-            cast(row.measured_ns, Text), row.rows, row.step,
+            row.at, *(getattr(row, _COLUMNS.get(name, name)) for name in keys),
+            *(cast(getattr(row, name), Text) for name in amounts),
         ).where(row.at >= since_us, row.at < until_us, (row.amount_wei != 0) | priced)  # fmt: skip
+        if late:
+            wanted = wanted.add_columns(row.id, row.hold_id, row.step, row.amount_wei == 0)
         if self._user is not None:
             wanted = wanted.where(row.user_id == self._user)
         for page in self._pages(wanted):
-            for found in page:
-                if late and (found[0] in late or (found[10] == "0" and (found[1], found[15]) in late_steps)):
-                    continue
-                yield Used._make(
-                    (*found[2:10], int(found[10]), int(found[11]), int(found[12]), int(found[13]), found[14], found[15])
+            if late:
+                page = [one for one in page if one[-4] not in late and not (one[-1] and one[-3:-1] in late_steps)]
+            if page:
+                at, *columns = zip(*page, strict=True)
+                yield Used(
+                    np.array(at, np.int64),
+                    {name: self.names[name].numbers(column) for name, column in zip(keys, columns, strict=False)},
+                    {name: whole(column) for name, column in zip(amounts, columns[len(keys) :], strict=False)},
                 )
+
+    def number(self, key: str, text: str) -> int:
+        """What stands for a text in a column of keys; -1 where it was in none so far."""
+        return self.names[key].get(text, -1)
+
+    def named(self, key: str, numbers: Iterable[int]) -> list[str]:
+        """What these numbers of a key stand for; of "day", those of days."""
+        if key == "day":
+            return [day_name(number) for number in numbers]
+        texts = list(self.names[key])
+        return [texts[number] for number in numbers]
 
     def refunds(self, since_us: int, until_us: int) -> Iterator[Refunded]:
         """Credit notes of a time, in no order."""
@@ -136,18 +175,23 @@ class Reading:
                 if found[0] not in late:
                     yield Refunded._make((*found[1:8], int(found[8]), found[9]))
 
-    def posted_wei(self, kind: str, since_us: int, until_us: int) -> int:
-        """The sum of the entries of a kind: what usage records and credit notes have to add up to."""
+    def posted_wei(self, since_us: int, until_us: int) -> dict[str, int]:
+        """The sums of the entries of USAGE and REFUND: what usage records and credit notes have to add up to."""
         row = m.TransferRow
-        wanted = select(cast(row.amount_wei, Text)).where(
-            row.seq <= self._height, row.kind == kind, row.at >= since_us, row.at < until_us
-        )
+        mine = {kind: row.kind == kind for kind in (USAGE, REFUND)}
         if self._user is not None:
-            side = row.debit_id if kind == USAGE else row.credit_id
-            kinds = (Kind.HELD,) if kind == USAGE else (Kind.AVAILABLE, Kind.TRIAL)
-            names = [user_account(self._user, one) for one in kinds]
-            wanted = wanted.where(side.in_(select(m.AccountRow.id).where(m.AccountRow.name.in_(names))))
-        return sum(int(found[0]) for page in self._pages(wanted) for found in page)
+            sides = {USAGE: (row.debit_id, (Kind.HELD,)), REFUND: (row.credit_id, (Kind.AVAILABLE, Kind.TRIAL))}
+            for kind, (side, kinds) in sides.items():
+                names = [user_account(self._user, one) for one in kinds]
+                mine[kind] &= side.in_(select(m.AccountRow.id).where(m.AccountRow.name.in_(names)))
+        wanted = select(row.kind, cast(row.amount_wei, Text)).where(
+            row.seq <= self._height, row.at >= since_us, row.at < until_us, mine[USAGE] | mine[REFUND]
+        )
+        sums = {USAGE: 0, REFUND: 0}
+        for page in self._pages(wanted):
+            for kind, amount in page:
+                sums[kind] += int(amount)
+        return sums
 
     def earned_wei(self, since_us: int, until_us: int, *, owner: str | None) -> int:
         """The sum of the entries by which use was credited to workers' owners, or to one of them."""
@@ -184,6 +228,5 @@ class Reading:
             found.update((hold, step) for hold, step in self._connection.execute(wanted))
         return frozenset(found)
 
-    def _pages(self, wanted: Any) -> Iterator[Any]:
-        result = self._connection.execution_options(stream_results=True, yield_per=_PAGE).execute(wanted)
-        return result.partitions(_PAGE)
+    def _pages(self, wanted: Executable) -> Iterator[Sequence[Sequence[Any]]]:
+        return pages(self._connection, wanted, _PAGE)

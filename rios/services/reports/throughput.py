@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Literal
 
 from rios.billing.books import TOKENS_IN, TOKENS_OUT
+from rios.services.reports.columns import Group, firsts
 from rios.services.reports.documents import Amount, Part, PinPart, SpanPart
 from rios.services.reports.periods import DAY_US, Span
 from rios.services.reports.reading import Pin, Reading, day_name
@@ -73,22 +74,30 @@ def throughput_report(
     works: dict[str, defaultdict[str, Counter[str]]] = {name: defaultdict(Counter) for name in ("model", "worker")}
     days: defaultdict[str, Counter[str]] = defaultdict(Counter)
     hours: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    seen: set[str] = set()
+    seen: set[int] = set()
+    reading = Reading(connection, pin.height, user=user)
     for number in span.days:
         days[day_name(number)]
-    for one in Reading(connection, pin.height, user=user).usage(span.since_us, span.until_us):
-        new = one.request not in seen
-        if new:
-            seen.add(one.request)
-        said = Counter(rows=one.rows, ns=one.measured_ns)
-        if one.resource in (TOKENS_IN, TOKENS_OUT):
-            said[one.resource] = one.quantity
-        works["model"][one.model] += said
-        works["worker"][one.worker] += said
-        works["model"][one.model]["requests"] += new
-        for slot in (days[day_name(one.at // DAY_US)], hours[one.at // _HOUR_US]):
-            slot["requests"] += new
-            slot[TOKENS_OUT] += said[TOKENS_OUT]
+    for used in reading.usage(
+        span.since_us, span.until_us, keys=("model", "worker", "resource", "request"),
+        amounts=("quantity", "rows", "measured_ns"),
+    ):  # fmt: skip
+        new = firsts(used.keys["request"], seen)
+        tokens = {name: used.keys["resource"] == reading.number("resource", name) for name in (TOKENS_IN, TOKENS_OUT)}
+        for what, found in works.items():
+            group = Group(used.keys[what])
+            said = {
+                "requests": group.counts(new), "rows": group.sums(used.amounts["rows"]),
+                "ns": group.sums(used.amounts["measured_ns"]),
+                **{name: group.sums(used.amounts["quantity"], where) for name, where in tokens.items()},
+            }  # fmt: skip
+            for place, key in enumerate(reading.named(what, group.keys)):
+                found[key].update({name: column[place] for name, column in said.items()})
+        for unit_us, slot_of in ((DAY_US, lambda number: days[day_name(number)]), (_HOUR_US, hours.__getitem__)):
+            group = Group(used.at // unit_us)
+            asked, written = group.counts(new), group.sums(used.amounts["quantity"], tokens[TOKENS_OUT])
+            for number, requests, tokens_out in zip(group.keys, asked, written, strict=True):
+                slot_of(number).update({"requests": requests, TOKENS_OUT: tokens_out})
     whole: Counter[str] = sum(works["model"].values(), Counter())
     by_hour: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number in range(24):
