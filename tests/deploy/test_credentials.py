@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -146,6 +147,19 @@ def test_a_kubeconfigs_program_that_hung_is_asked_again(tmp_path: Path, monkeypa
             api.client()
         assert len(hung()) == asked
     until(lambda: _ended(hung()), "the end of what hung", deadline_s=10)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.needs("podman")
+@pytest.mark.needs("runc")
+def test_a_registry_that_says_nothing_holds_no_thread(sandbox_directory: Path) -> None:
+    runtime = EngineRuntime(RUNC, sandbox_directory)
+    assert runtime.capabilities().usable
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(NotFound, match="cannot be pulled"):
+            runtime.prepare_image(f"127.0.0.1:{silent.getsockname()[1]}/nobody/nothing:1", timeout_s=1.0)
+        until(lambda: "rios-credentials" not in [one.name for one in threading.enumerate()], "its end", deadline_s=5)
+    runtime.close()
 
 
 @pytest.mark.needs("root")

@@ -61,6 +61,7 @@ def test_the_sandbox_is_seen_through_logs_metrics_and_commands(web: Any) -> None
     measured = web.metrics()
     assert measured[0]["cpu_seconds"] > 0
     assert 0 < measured[0]["memory_bytes"] < 64 << 20
+    assert (measured[0]["gpu_percent"], measured[0]["gpu_memory_bytes"]) == (0, 0), "it has none"
     with pytest.raises(NotFound):
         web.exec(["true"], replica="web-none")
 
@@ -188,11 +189,12 @@ def test_one_that_fails_says_why(stage: Stage) -> None:
 
 
 def test_what_fits_nowhere_says_by_how_much(stage: Stage) -> None:
-    app = stage.deploy.create(name="big", command=["sleep", "9"], resources={"memory": "9TiB", "cpu": 900})
+    app = stage.deploy.create(name="big", command=["sleep", "9"], resources={"memory": "9TiB", "cpu": 900, "gpu": 64})
     until(lambda: "no host" in app.reason, deadline_s=WAIT_S)
     assert "localhost misses" in app.reason
     assert "of 900 cores" in app.reason
     assert "of 9216 GiB" in app.reason
+    assert "of 64 GPUs" in app.reason
     app.delete()
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import docker
 import requests.exceptions
@@ -135,6 +136,14 @@ KATA = Kind(
 KINDS = {kind.name: kind for kind in (RUNC, GVISOR, KATA)}
 
 
+class _Client(docker.APIClient):  # type: ignore[misc]  # the library has no types
+    """One whose calls all end: the library has some wait without an end, such as for a registry that says nothing."""
+
+    def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs["timeout"] = kwargs.get("timeout") or self.timeout
+        return kwargs
+
+
 class EngineService:
     """The engine's service of one kind, started when it does not answer."""
 
@@ -172,7 +181,7 @@ class EngineService:
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
     def _made(self, timeout_s: float) -> docker.APIClient:
-        return docker.APIClient(base_url=f"unix://{self._socket}", version=API_VERSION, timeout=max(1, int(timeout_s)))
+        return _Client(base_url=f"unix://{self._socket}", version=API_VERSION, timeout=max(1, int(timeout_s)))
 
     def _answers(self) -> bool:
         assert self._client is not None

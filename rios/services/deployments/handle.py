@@ -150,7 +150,8 @@ class Deployment:
                     "replica": one.id, "host": one.host, "cpu_seconds": measured.cpu_seconds,
                     "memory_bytes": measured.memory_bytes, "memory_peak_bytes": measured.memory_peak_bytes,
                     "pids": measured.pids, "egress_bytes": measured.egress_bytes,
-                    "ingress_bytes": measured.ingress_bytes,
+                    "ingress_bytes": measured.ingress_bytes, "gpu_percent": measured.gpu_percent,
+                    "gpu_memory_bytes": measured.gpu_memory_bytes,
                 }
             )  # fmt: skip
         return found
