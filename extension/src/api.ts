@@ -1,5 +1,6 @@
 /** All that is asked of a panel, and all that it answers, validated. How it travels is the transport's. */
 import * as z from 'zod/mini';
+import { Kind, PanelError } from './faults';
 import * as shapes from './shapes';
 
 /** What a transport brings of an answer. */
@@ -35,20 +36,6 @@ export interface Following {
   end(): void;
 }
 
-/** forbidden: sign in, or ask for the right. gone: it is not there any more. refused: another request may do. */
-export type Kind = 'forbidden' | 'gone' | 'refused' | 'outage';
-
-/** What went wrong, in the words of whoever refused. */
-export class PanelError extends Error {
-  constructor(
-    readonly kind: Kind,
-    readonly type: string,
-    detail: string
-  ) {
-    super(detail);
-  }
-}
-
 function kindOf(status: number): Kind {
   if (status === 401 || status === 403) {
     return 'forbidden';
@@ -63,14 +50,14 @@ function kindOf(status: number): Kind {
 export function read<T extends z.ZodMiniType>(shape: T, answer: Answer): z.infer<T> {
   if (answer.status < 200 || answer.status >= 300) {
     const said = shapes.Problem.safeParse(answer.body);
-    const detail = said.success ? said.data.detail : `the server answers ${answer.status}`;
-    throw new PanelError(kindOf(answer.status), said.success ? said.data.type : '', detail);
+    const { type, detail } = said.success ? said.data : { type: 'here:status', detail: String(answer.status) };
+    throw new PanelError(kindOf(answer.status), type, detail);
   }
   const found = shape.safeParse(answer.body);
   if (!found.success) {
     const where = found.error.issues[0];
     const place = where ? `${where.path.join('.')}: ${where.message}` : '';
-    throw new PanelError('outage', 'Malformed', `the answer is not one of this version of rios (${place})`);
+    throw new PanelError('outage', 'here:shape', place);
   }
   return found.data;
 }

@@ -1,8 +1,9 @@
 /** The gateway's dashboard: the same panels, by the browser's session. */
 import * as React from 'react';
 import { createRoot } from 'react-dom/client';
-import { Answer, Following, Listener, PanelError, Transport } from './api';
+import { Answer, Following, Listener, Transport } from './api';
 import { DEFAULT_PREFS, Env } from './env';
+import { PanelError } from './faults';
 import { PanelModel } from './model';
 import { PanelName, PanelView } from './panels';
 import { format } from './text';

@@ -1,8 +1,9 @@
 /** Deeds with money: what will happen, asked once, then done once. */
 import * as React from 'react';
 import { useEnv, Trans } from './env';
+import { caughtFault, Fault } from './faults';
 import { ros } from './money';
-import { Modal, said } from './parts';
+import { Modal, Trouble } from './parts';
 import type { Done, Plan } from './shapes';
 
 export type Action = 'deposit' | 'withdraw' | 'finish_withdrawal' | 'settle' | 'claim' | 'budget';
@@ -70,16 +71,16 @@ export function DeedDialog(props: { action: Action; onClose: () => void }): Reac
   const [plan, setPlan] = React.useState<Plan | null>(null);
   const [done, setDone] = React.useState<Done | null>(null);
   const [busy, setBusy] = React.useState(false);
-  const [error, setError] = React.useState('');
+  const [fault, setFault] = React.useState<Fault | null>(null);
   const id = React.useId();
 
   const run = async (work: () => Promise<void>) => {
     setBusy(true);
-    setError('');
+    setFault(null);
     try {
       await work();
     } catch (caught) {
-      setError(said(caught));
+      setFault(caughtFault(caught));
     } finally {
       setBusy(false);
     }
@@ -153,11 +154,7 @@ export function DeedDialog(props: { action: Action; onClose: () => void }): Reac
   );
   return (
     <Modal title={titleOf(action, trans)} onClose={props.onClose}>
-      {error ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {error}
-        </p>
-      ) : null}
+      <Trouble fault={fault} trans={trans} />
       {done !== null ? (
         <>
           <p role="status">{doneOf(done, trans)}</p>

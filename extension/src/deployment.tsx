@@ -1,12 +1,13 @@
 /** `app.widget()`: the panel's view of a deployment, told over the kernel's channel. */
 import * as React from 'react';
+import { faultOf } from './faults';
+import { Failure, Trouble } from './parts';
 import * as shapes from './shapes';
-import { format } from './text';
+import { texts as trans } from './text';
 import { useChanged, WidgetModel } from './traits';
 import { Deeds, Facts, Lines } from './work';
 
 const NAMES = ['app', 'lines', 'problem'];
-const trans = { __: format };
 
 export function DeploymentView(props: { model: WidgetModel }): React.ReactElement {
   const { model } = props;
@@ -16,15 +17,11 @@ export function DeploymentView(props: { model: WidgetModel }): React.ReactElemen
   const lines = shapes.LogLines.safeParse(model.get('lines'));
   return (
     <div className="rios-widget rios-panel rios-deployment">
-      {problem.success ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {problem.data.detail}
-        </p>
-      ) : null}
+      <Trouble fault={problem.success ? faultOf(problem.data) : null} trans={trans} />
       {read.success ? (
         <>
           <h3>{read.data.name}</h3>
-          {read.data.error ? <p className="rios-notice rios-outage">{read.data.error}</p> : null}
+          <Failure job={read.data} trans={trans} />
           <Facts job={read.data} trans={trans} />
           <Deeds job={read.data} trans={trans} disabled={false} onDeed={(deed, replicas) => model.send({ do: deed, replicas })} />
         </>

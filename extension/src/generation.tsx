@@ -1,15 +1,16 @@
 /** One model in a notebook: a prompt, its answer as it comes, its speed and cost, and who computes it. */
 import * as React from 'react';
 import * as z from 'zod/mini';
+import { faultOf } from './faults';
 import { ros, shortRos } from './money';
+import { Trouble } from './parts';
 import { Job, Problem } from './shapes';
-import { format } from './text';
+import { texts as trans } from './text';
 import { useChanged, WidgetModel } from './traits';
+import { roleName, stateName } from './words';
 
 const Hosts = z.array(z.object({ name: z.string(), role: z.string(), load: z.number() }));
 const NAMES = ['answer', 'job', 'hosts', 'problem', 'prompt', 'params'];
-
-const trans = { __: format };
 
 export function GenerationView(props: { model: WidgetModel }): React.ReactElement {
   const { model } = props;
@@ -56,11 +57,7 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
         </button>
         {number('max_new_tokens', trans.__('tokens'), 1)} {number('temperature', trans.__('temperature'), 0.1)}
       </div>
-      {problem ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {problem.detail}
-        </p>
-      ) : null}
+      <Trouble fault={problem ? faultOf(problem) : null} trans={trans} />
       <div className="rios-log" role="log" tabIndex={0} aria-label={trans.__('Answer')}>
         <span className="rios-prompt">{String(model.get('prompt'))}</span>
         <span className="rios-answer">{String(model.get('answer'))}</span>
@@ -69,7 +66,7 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
         <p className="rios-figures" title={`${ros(job.cost_wei)} ROS`} data-wei={job.cost_wei}>
           {trans.__(
             '%1 · %2 of %3 tokens · %4 tokens/s · %5%6 ROS · %7 ROS/s',
-            job.state,
+            stateName(job.state, trans),
             job.tokens,
             job.tokens_max,
             job.tokens_per_second?.toFixed(1) ?? '–',
@@ -82,7 +79,7 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
       <ul>
         {hosts.map(host => (
           <li key={host.name}>
-            {host.name} {host.role} · {Math.round(host.load * 100)} %
+            {host.name} {roleName(host.role, trans)} · {Math.round(host.load * 100)} %
             <div className="rios-bar" role="meter" aria-label={host.name} aria-valuenow={Math.round(host.load * 100)} aria-valuemin={0} aria-valuemax={100}>
               <div style={{ width: `${host.load * 100}%` }} />
             </div>

@@ -3,6 +3,7 @@ import * as React from 'react';
 import { size, useEnv, useSnapshot } from './env';
 import { Asked, Bar, SectionProblem } from './parts';
 import type { Worker } from './shapes';
+import { hostState, roleName } from './words';
 
 export function HostsView(): React.ReactElement {
   const { model, trans } = useEnv();
@@ -35,7 +36,7 @@ export function HostsView(): React.ReactElement {
                     <ul>
                       {found.hosts.map(host => (
                         <li key={host.name}>
-                          <b>{host.name}</b> {host.role} · {host.state}
+                          <b>{host.name}</b> {roleName(host.role, trans)} · {hostState(host.state, trans)}
                           <br />
                           {trans.__('%1 experts, %2, %3 % of the load', host.experts, size(host.bytes), Math.round(host.load * 100))}
                           <Bar share={host.load} label={trans.__('Load of %1', host.name)} />
@@ -64,7 +65,7 @@ function WorkerView(props: { worker: Worker }): React.ReactElement {
       <span className={worker.state === 'serving' ? 'rios-good' : 'rios-bad'} aria-hidden="true">
         ●
       </span>{' '}
-      <b>{worker.name}</b> {worker.state} · {worker.device} · {trans.__('%1 experts', worker.experts)}
+      <b>{worker.name}</b> {hostState(worker.state, trans)} · {worker.device} · {trans.__('%1 experts', worker.experts)}
       <br />
       {memory}
       <Bar share={part} label={trans.__('Memory of %1: %2', worker.name, memory)} level={part > 0.9 ? 'bad' : 'ok'} />

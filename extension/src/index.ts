@@ -9,6 +9,7 @@ import { DEFAULT_PREFS, Env, Prefs } from './env';
 import { JupyterTransport } from './jupyter';
 import { PanelModel } from './model';
 import { Sidebar } from './sidebar';
+import { lend } from './text';
 
 const PLUGIN = 'rios-lab:panel';
 type Notify = 'all' | 'failed' | 'never';
@@ -27,6 +28,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     translator: ITranslator | null
   ): void => {
     const trans = (translator ?? nullTranslator).load('rios');
+    lend(trans);
     const prefs: Prefs = { ...DEFAULT_PREFS };
     const model = new PanelModel(new JupyterTransport(app.serviceManager.serverSettings));
     const keep = (change: Partial<Prefs>) => {

@@ -1,14 +1,17 @@
 /** The jobs: found, sorted, grouped, and each with its log and what can be done about it. */
 import * as React from 'react';
-import { age, dateTime, useEnv, useNow, useSnapshot } from './env';
+import { Detail } from './detail';
+import { age, dateTime, Trans, useEnv, useNow, useSnapshot } from './env';
+import { caughtFault, Fault } from './faults';
 import { isLive } from './model';
-import { Amount, Asked, Bar, Line, said } from './parts';
+import { Amount, Asked, Bar, Line } from './parts';
 import type { Job } from './shapes';
 import { GROUPS, KINDS, Row, rowsOf, SORTS, STATES } from './sorting';
 import { UsageDialog } from './usage';
 import { VirtualList } from './virtual';
-import { kindName, phaseName, progress } from './work';
+import { progress } from './work';
 import { WorkDetail } from './work_detail';
+import { kindName, phaseName, stateName } from './words';
 
 const ROW_HEIGHT = 44;
 const SIGNS: Record<Job['state'], string> = {
@@ -21,29 +24,12 @@ const SIGNS: Record<Job['state'], string> = {
   lost: '✕'
 };
 
-export function useStateName(): (state: string) => string {
-  const { trans } = useEnv();
-  const names: Record<string, string> = {
-    all: trans.__('all'),
-    live: trans.__('going on'),
-    queued: trans.__('queued'),
-    running: trans.__('running'),
-    paused: trans.__('waits for money'),
-    done: trans.__('done'),
-    failed: trans.__('failed'),
-    cancelled: trans.__('cancelled'),
-    lost: trans.__('lost')
-  };
-  return state => names[state] ?? state;
-}
-
 export function JobsView(): React.ReactElement {
   const { trans, prefs, keep } = useEnv();
   const { jobs, status } = useSnapshot();
   const { search, state, kind, sort, group } = prefs;
   const [filters, setFilters] = React.useState({ search, state, kind, sort, group });
   const [opened, setOpened] = React.useState<string | null>(null);
-  const stateName = useStateName();
   const rows = React.useMemo(
     () => rowsOf(jobs.values(), filters.search, filters.state, filters.kind, filters.sort, filters.group),
     [jobs, filters]
@@ -85,7 +71,7 @@ export function JobsView(): React.ReactElement {
           value={filters.search}
           onChange={event => change({ search: event.target.value })}
         />
-        <Choice label={trans.__('State')} value={filters.state} all={STATES} name={stateName} onChange={chosen => change({ state: chosen })} />
+        <Choice label={trans.__('State')} value={filters.state} all={STATES} name={one => stateName(one, trans)} onChange={chosen => change({ state: chosen })} />
         <Choice
           label={trans.__('Kind')}
           value={filters.kind}
@@ -131,20 +117,23 @@ function Choice(props: {
   );
 }
 
+function headingOf(by: string, heading: string, trans: Trans): string {
+  return by === 'state' ? stateName(heading, trans) : by === 'kind' ? kindName(heading, trans) : heading;
+}
+
 const RowView = React.memo(function RowView(props: { row: Row; now: number }): React.ReactElement {
   const { trans } = useEnv();
-  const stateName = useStateName();
   const { row, now } = props;
   if (!('job' in row)) {
     return (
       <div className="rios-heading">
-        {row.heading} · {row.count}
+        {headingOf(row.by, row.heading, trans)} · {row.count}
       </div>
     );
   }
   const { job } = row;
   const generation = job.kind === 'generation';
-  const word = generation ? stateName(job.state) : phaseName(job.phase, trans);
+  const word = generation ? stateName(job.state, trans) : phaseName(job.phase, trans);
   const [done, all] = generation ? [job.tokens, job.tokens_max] : [job.parts, job.parts_max];
   const speed = job.tokens_per_second === null ? '' : trans.__(' · %1/s', job.tokens_per_second.toFixed(1));
   return (
@@ -182,41 +171,24 @@ const RowView = React.memo(function RowView(props: { row: Row; now: number }): R
 function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) => void }): React.ReactElement {
   const { model, trans, openNotebook } = useEnv();
   const { status, network } = useSnapshot();
-  const stateName = useStateName();
-  const [error, setError] = React.useState('');
+  const [fault, setFault] = React.useState<Fault | null>(null);
   const [usage, setUsage] = React.useState(false);
   const { job } = props;
   const live = isLive(job);
-  const back = React.useRef<HTMLButtonElement>(null);
-  React.useEffect(() => back.current?.focus(), []);
   const run = async (work: () => Promise<unknown>) => {
-    setError('');
+    setFault(null);
     try {
       await work();
     } catch (caught) {
-      setError(said(caught));
+      setFault(caughtFault(caught));
     }
   };
   const seconds = (job.ended_at ?? Date.now() / 1000) - job.started_at;
   return (
-    <section className="rios-detail" aria-label={trans.__('Job %1', job.name)}>
-      <button ref={back} className="rios-button" onClick={props.onBack}>
-        ← {trans.__('All jobs')}
-      </button>
-      <h3>{job.name}</h3>
-      {error ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {error}
-        </p>
-      ) : null}
-      {job.error ? (
-        <p className="rios-notice rios-outage" role="status">
-          {job.error}
-        </p>
-      ) : null}
+    <Detail job={job} label={trans.__('Job %1', job.name)} fault={fault} onBack={props.onBack}>
       <dl>
         <Line label={trans.__('State')}>
-          <span className={`rios-state rios-state-${job.state}`}>{SIGNS[job.state]}</span> {stateName(job.state)}
+          <span className={`rios-state rios-state-${job.state}`}>{SIGNS[job.state]}</span> {stateName(job.state, trans)}
         </Line>
         <Line label={trans.__('Tokens')}>
           {trans.__('%1 of %2, after %3 of prompt', job.tokens, job.tokens_max, job.prompt_tokens)}
@@ -260,7 +232,7 @@ function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) =
           onClose={() => setUsage(false)}
         />
       ) : null}
-    </section>
+    </Detail>
   );
 }
 

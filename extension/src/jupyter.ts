@@ -1,7 +1,8 @@
 /** Requests and events through Jupyter Server: its address, its sign-in, its XSRF cookie. */
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
-import { Answer, Following, Listener, PanelError, Transport } from './api';
+import { Answer, Following, Listener, Transport } from './api';
+import { PanelError } from './faults';
 
 const RETRY_MS = [250, 500, 1000, 2000, 5000];
 const ALIVE_MS = 5000;

@@ -1,5 +1,6 @@
 /** The state of a panel: fetched once, kept current by events, and known to be old when they stop. Views only read it. */
-import { Api, Following, Listener, Networks, PanelError, Transport } from './api';
+import { Api, Following, Listener, Networks, Transport } from './api';
+import { caughtFault, Fault, faultOf, PanelError } from './faults';
 import * as shapes from './shapes';
 
 /**
@@ -13,7 +14,7 @@ export interface Snapshot {
   status: Status;
   /** When it was last known to be current, in milliseconds since 1970. */
   heardAt: number | null;
-  problem: string;
+  problem: Fault | null;
   networks: shapes.Network[];
   network: shapes.Network | null;
   sections: Partial<shapes.Sections>;
@@ -31,7 +32,7 @@ export class PanelModel implements Listener {
   snapshot: Snapshot = {
     status: 'loading',
     heardAt: null,
-    problem: '',
+    problem: null,
     networks: [],
     network: null,
     sections: {},
@@ -65,7 +66,7 @@ export class PanelModel implements Listener {
   get api(): Api {
     const network = this.snapshot.network;
     if (network === null) {
-      throw new PanelError('gone', 'NetworkClosed', 'there is no network now');
+      throw new PanelError('gone', 'here:network', '');
     }
     return new Api(this.transport, network.id);
   }
@@ -119,17 +120,17 @@ export class PanelModel implements Listener {
 
   alive(): void {
     if (this.snapshot.status === 'stale' && this.snapshot.network !== null) {
-      this.set({ status: 'live', heardAt: Date.now(), problem: '' });
+      this.set({ status: 'live', heardAt: Date.now(), problem: null });
     } else if (this.snapshot.status === 'live') {
       this.snapshot.heardAt = Date.now(); // every few seconds; nothing is drawn anew for it
     } else if (this.snapshot.status === 'outage' || this.snapshot.status === 'forbidden') {
-      this.set({ status: 'loading', problem: '' });
+      this.set({ status: 'loading', problem: null });
       this.select();
     }
   }
 
   away(forbidden: boolean): void {
-    this.fell(forbidden ? 'forbidden' : 'outage', '');
+    this.fell(forbidden ? 'forbidden' : 'outage', null);
   }
 
   networks(found: unknown): void {
@@ -166,7 +167,7 @@ export class PanelModel implements Listener {
   lost(network: string, said: unknown): void {
     if (network === this.snapshot.network?.id) {
       const problem = shapes.Problem.safeParse(said);
-      this.fell('outage', problem.success ? problem.data.detail : '');
+      this.fell('outage', problem.success ? faultOf(problem.data) : null);
       this.again();
     }
   }
@@ -190,7 +191,7 @@ export class PanelModel implements Listener {
     if (found === null) {
       this.following?.network(null, () => null);
       const nothing = { network: null, sections: {}, jobs: EMPTY, onChainWei: null, heardAt: null };
-      this.set({ status: 'none', problem: '', ...nothing });
+      this.set({ status: 'none', problem: null, ...nothing });
       return;
     }
     if (found.id === network?.id) {
@@ -202,7 +203,7 @@ export class PanelModel implements Listener {
     }
     this.last = null;
     this.jobs = new Map();
-    this.set({ status: 'loading', network: found, sections: {}, jobs: EMPTY, onChainWei: null, heardAt: null, problem: '' });
+    this.set({ status: 'loading', network: found, sections: {}, jobs: EMPTY, onChainWei: null, heardAt: null, problem: null });
     for (const listener of this.chosen) {
       listener(found.id);
     }
@@ -223,14 +224,14 @@ export class PanelModel implements Listener {
       this.tries = 0;
       this.last = state.last;
       this.jobs = new Map(state.jobs.map(job => [job.id, job]));
-      this.set({ status: 'live', heardAt: Date.now(), problem: '', sections: this.kept(state.sections), jobs: this.jobs });
+      this.set({ status: 'live', heardAt: Date.now(), problem: null, sections: this.kept(state.sections), jobs: this.jobs });
       this.following?.network(network.id, () => this.last);
     } catch (error) {
       if (fetch !== this.fetches) {
         return;
       }
-      const known = error instanceof PanelError ? error : new PanelError('outage', '', String(error));
-      this.fell(known.kind === 'forbidden' ? 'forbidden' : 'outage', known.message);
+      const fault = caughtFault(error);
+      this.fell(fault.kind === 'forbidden' ? 'forbidden' : 'outage', fault);
       this.again();
     }
   }
@@ -242,7 +243,7 @@ export class PanelModel implements Listener {
   }
 
   /** Nothing comes any more: what is known stays, and shows since when. */
-  private fell(status: 'outage' | 'forbidden', problem: string): void {
+  private fell(status: 'outage' | 'forbidden', problem: Fault | null): void {
     const known = this.snapshot.heardAt !== null && this.snapshot.network !== null;
     this.set({ status: status === 'outage' && known ? 'stale' : status, problem });
   }

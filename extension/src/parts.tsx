@@ -1,9 +1,10 @@
 /** Small parts that the views are made of. */
 import * as React from 'react';
-import { PanelError } from './api';
-import { age, useEnv, useNow, useSnapshot } from './env';
+import { age, Trans, useEnv, useNow, useSnapshot } from './env';
+import { caughtFault, Fault, faultOf } from './faults';
 import { ros, shortRos } from './money';
-import type { Problem } from './shapes';
+import type { Job, Problem } from './shapes';
+import { faultHeading, faultText } from './words';
 
 /** An amount: short to read, exact in its title, and a button where something is behind it. */
 export function Amount(props: { wei: string; exact?: boolean; onOpen?: () => void; label?: string }): React.ReactElement {
@@ -70,22 +71,52 @@ export function Notice(): React.ReactElement | null {
     return (
       <div className="rios-notice rios-stale" role="alert">
         <b>{trans.__('Stale')}</b> {trans.__('These figures are %1 old: nobody answers.', age(now - (heardAt ?? now), trans))}{' '}
-        {problem} {retry}
+        {problem ? <Said fault={problem} trans={trans} /> : null} {retry}
       </div>
     );
   }
   if (status === 'forbidden') {
     return (
       <div className="rios-notice rios-forbidden" role="alert">
-        <b>{trans.__('Not allowed')}</b> {problem || signIn}
+        <b>{trans.__('Not allowed')}</b> {problem ? <Said fault={problem} trans={trans} /> : signIn}
       </div>
     );
   }
   return (
     <div className="rios-notice rios-outage" role="alert">
-      <b>{trans.__('No answer')}</b> {problem || trans.__('The server does not answer. Is it running?')} {retry}
+      <b>{trans.__('No answer')}</b>{' '}
+      {problem ? <Said fault={problem} trans={trans} /> : trans.__('The server does not answer. Is it running?')} {retry}
     </div>
   );
+}
+
+/** What a fault says: words of ours in the reader's language, those of a server as they come, which is in English. */
+function Said(props: { fault: Fault; trans: Trans }): React.ReactElement {
+  const own = faultText(props.fault, props.trans);
+  return own === null ? <span lang="en">{props.fault.detail}</span> : <>{own}</>;
+}
+
+/** What went wrong, under a heading that says of which kind it is; nothing where nothing did. */
+export function Trouble(props: { fault: Fault | null; trans: Trans; children?: React.ReactNode }): React.ReactElement | null {
+  const { fault, trans } = props;
+  if (fault === null) {
+    return null;
+  }
+  return (
+    <p className="rios-notice rios-outage" role="alert">
+      <b>{faultHeading(fault, trans)}</b> <Said fault={fault} trans={trans} /> {props.children}
+    </p>
+  );
+}
+
+/** Why a job is not what was asked for. */
+export function Failure(props: { job: Job; trans: Trans }): React.ReactElement | null {
+  const { job, trans } = props;
+  return job.error ? (
+    <p className="rios-notice rios-outage" role="status">
+      <b>{trans.__('What went wrong')}</b> <span lang="en">{job.error}</span>
+    </p>
+  ) : null;
 }
 
 /** Why a section has no data, or old ones. */
@@ -95,11 +126,11 @@ export function SectionProblem(props: { problem: Problem | null; at?: number | n
   if (props.problem === null) {
     return null;
   }
-  const forbidden = props.problem.type === 'NotAllowed' || props.problem.type === 'NotSignedIn';
+  const fault = faultOf(props.problem);
   return (
-    <p className={`rios-notice ${forbidden ? 'rios-forbidden' : 'rios-outage'}`} role="status">
-      {props.at ? <b>{trans.__('Stale since %1.', age(now - props.at * 1000, trans))} </b> : null}
-      {props.problem.detail}
+    <p className={`rios-notice ${fault.kind === 'forbidden' ? 'rios-forbidden' : 'rios-outage'}`} role="status">
+      <b>{props.at ? trans.__('Stale since %1.', age(now - props.at * 1000, trans)) : faultHeading(fault, trans)}</b>{' '}
+      <Said fault={fault} trans={trans} />
     </p>
   );
 }
@@ -111,13 +142,13 @@ export function Asked<T>(props: {
   children: (found: T) => React.ReactNode;
 }): React.ReactElement {
   const { trans } = useEnv();
-  const [state, setState] = React.useState<{ found?: T; error?: string }>({});
+  const [state, setState] = React.useState<{ found?: T; fault?: Fault }>({});
   const [tries, setTries] = React.useState(0);
   React.useEffect(() => {
     let current = true;
     props.ask().then(
       found => current && setState({ found }),
-      (error: unknown) => current && setState(before => ({ ...before, error: said(error) }))
+      (error: unknown) => current && setState(before => ({ ...before, fault: caughtFault(error) }))
     );
     return () => {
       current = false;
@@ -125,22 +156,14 @@ export function Asked<T>(props: {
   }, [props.again, tries]);
   return (
     <>
-      {state.error ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {state.error}{' '}
-          <button className="rios-button" onClick={() => setTries(tries + 1)}>
-            {trans.__('Try again')}
-          </button>
-        </p>
-      ) : null}
-      {state.found === undefined ? state.error ? null : <p role="status">{trans.__('Looking …')}</p> : props.children(state.found)}
+      <Trouble fault={state.fault ?? null} trans={trans}>
+        <button className="rios-button" onClick={() => setTries(tries + 1)}>
+          {trans.__('Try again')}
+        </button>
+      </Trouble>
+      {state.found === undefined ? state.fault ? null : <p role="status">{trans.__('Looking …')}</p> : props.children(state.found)}
     </>
   );
-}
-
-/** An error in words. */
-export function said(error: unknown): string {
-  return error instanceof PanelError || error instanceof Error ? error.message : String(error);
 }
 
 /** A dialog that keeps the keyboard inside, and gives the focus back. */

@@ -1,7 +1,8 @@
 /** Which network is looked at, and how another one comes to be. */
 import * as React from 'react';
 import { timeOfDay, useEnv, useSnapshot } from './env';
-import { Modal, said } from './parts';
+import { caughtFault, Fault } from './faults';
+import { Modal, Trouble } from './parts';
 import type { Network } from './shapes';
 
 /** Which dialog the picker should open, from a command. */
@@ -12,17 +13,17 @@ export function Picker(): React.ReactElement {
   const { networks, network, status } = useSnapshot();
   const [connecting, setConnecting] = React.useState(false);
   const [busy, setBusy] = React.useState(false);
-  const [error, setError] = React.useState('');
+  const [fault, setFault] = React.useState<Fault | null>(null);
   const run = async (work: () => Promise<Network | void>) => {
     setBusy(true);
-    setError('');
+    setFault(null);
     try {
       const made = await work();
       if (made) {
         model.choose(made.id);
       }
     } catch (caught) {
-      setError(said(caught));
+      setFault(caughtFault(caught));
     } finally {
       setBusy(false);
     }
@@ -78,11 +79,7 @@ export function Picker(): React.ReactElement {
           </button>
         </div>
       ) : null}
-      {error ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {error}
-        </p>
-      ) : null}
+      <Trouble fault={fault} trans={trans} />
       {connecting ? <ConnectDialog onClose={() => setConnecting(false)} onConnect={work => void run(work)} /> : null}
     </div>
   );

@@ -9,7 +9,7 @@ export const GROUPS = ['none', 'kind', 'model', 'owner', 'state'] as const;
 export const KINDS = ['all', 'generation', 'deployment', 'report'] as const;
 
 /** A job, or the heading of a group. */
-export type Row = { key: string; job: Job } | { key: string; heading: string; count: number };
+export type Row = { key: string; job: Job } | { key: string; by: string; heading: string; count: number };
 
 function matches(job: Job, words: string[], state: string, kind: string): boolean {
   if (kind !== 'all' && job.kind !== kind) {
@@ -57,7 +57,7 @@ export function rowsOf(
   return [...groups.entries()]
     .sort(([a], [b]) => a.localeCompare(b))
     .flatMap(([heading, members]) => [
-      { key: `group:${heading}`, heading, count: members.length },
+      { key: `group:${heading}`, by: group, heading, count: members.length },
       ...members.map(job => ({ key: job.id, job }))
     ]);
 }

@@ -3,6 +3,7 @@ import * as React from 'react';
 import { dateTime, useEnv } from './env';
 import { Amount, Asked, Modal } from './parts';
 import type { Usage } from './shapes';
+import { linkName, linkState, resourceName } from './words';
 
 /** What an amount consists of; each row opens its proof. */
 export function UsageDialog(props: {
@@ -60,7 +61,7 @@ function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): Rea
                 <td>{dateTime(row.at)}</td>
                 <td>{row.model}</td>
                 <td>{row.worker}</td>
-                <td title={`${row.quantity} · ${row.price} / ${row.unit}`}>{row.resource}</td>
+                <td title={`${row.quantity} · ${row.price} / ${row.unit}`}>{resourceName(row.resource, trans)}</td>
                 <td>
                   <Amount wei={row.amount_wei} />
                 </td>
@@ -103,9 +104,9 @@ function ProofTable(props: { usageId: string }): React.ReactElement {
             <tbody>
               {found.links.map(link => (
                 <tr key={link.name}>
-                  <th scope="row">{link.name}</th>
-                  <td>{link.state}</td>
-                  <td>{link.reason}</td>
+                  <th scope="row">{linkName(link.name, trans)}</th>
+                  <td>{linkState(link.state, trans)}</td>
+                  <td lang="en">{link.reason}</td>
                 </tr>
               ))}
             </tbody>

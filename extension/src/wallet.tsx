@@ -2,8 +2,9 @@
 import * as React from 'react';
 import { Action, DeedDialog, titleOf } from './deeds';
 import { useEnv, useSnapshot } from './env';
+import { caughtFault, Fault } from './faults';
 import { ros, share, shortRos } from './money';
-import { Amount, Bar, Line, SectionProblem, said } from './parts';
+import { Amount, Bar, Line, SectionProblem, Trouble } from './parts';
 import type { Budget, Day } from './shapes';
 import { UsageDialog } from './usage';
 
@@ -124,14 +125,14 @@ function OnChain(): React.ReactElement {
   const { model, trans } = useEnv();
   const { onChainWei, status } = useSnapshot();
   const [busy, setBusy] = React.useState(false);
-  const [error, setError] = React.useState('');
+  const [fault, setFault] = React.useState<Fault | null>(null);
   const look = async () => {
     setBusy(true);
-    setError('');
+    setFault(null);
     try {
       await model.lookAtChain();
     } catch (caught) {
-      setError(said(caught));
+      setFault(caughtFault(caught));
     } finally {
       setBusy(false);
     }
@@ -141,7 +142,7 @@ function OnChain(): React.ReactElement {
   }
   return (
     <>
-      {error ? <span role="alert">{error} </span> : null}
+      <Trouble fault={fault} trans={trans} />
       <button className="rios-button" disabled={busy || status !== 'live'} onClick={() => void look()}>
         {busy ? trans.__('looking …') : trans.__('look')}
       </button>

@@ -1,13 +1,14 @@
 /** What a notebook's widgets show: the same views, asked and told over the kernel's channel (anywidget). */
 import * as React from 'react';
 import { createRoot } from 'react-dom/client';
-import { Answer, Following, Listener, PanelError, Transport } from './api';
+import { Answer, Following, Listener, Transport } from './api';
 import { DEFAULT_PREFS, Env } from './env';
 import { DeploymentView } from './deployment';
+import { PanelError } from './faults';
 import { GenerationView } from './generation';
 import { PanelModel } from './model';
 import { PanelName, PanelView } from './panels';
-import { format } from './text';
+import { texts } from './text';
 import { WidgetModel } from './traits';
 
 const ANSWER_MS = 60_000;
@@ -39,7 +40,7 @@ class KernelTransport implements Transport {
       this.waiting.set(id, resolve);
       setTimeout(() => {
         if (this.waiting.delete(id)) {
-          reject(new PanelError('outage', 'KernelLost', 'The kernel does not answer. Is it running, or busy?'));
+          reject(new PanelError('outage', 'here:kernel', ''));
         }
       }, ANSWER_MS);
       this.model.send({ id, ask: { method, what, given } });
@@ -94,7 +95,7 @@ function renderPanel(model: WidgetModel, el: HTMLElement): () => void {
   const state = new PanelModel(new KernelTransport(model));
   const env: Env = {
     model: state,
-    trans: { __: format },
+    trans: texts,
     prefs: { ...DEFAULT_PREFS },
     keep: () => undefined,
     openNotebook: null,

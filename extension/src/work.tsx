@@ -3,40 +3,10 @@ import * as React from 'react';
 import { age, dateTime, timeOfDay, Trans } from './env';
 import { Amount, Bar, Line } from './parts';
 import type { Job, LogLine } from './shapes';
+import { phaseName } from './words';
 
 export type Deed = 'scale' | 'pause' | 'resume' | 'retry' | 'cancel';
 const KNOWN: Deed[] = ['scale', 'pause', 'resume', 'retry', 'cancel'];
-
-/** The word for a state of a deployment or a report. */
-export function phaseName(phase: string, trans: Trans): string {
-  const names: Record<string, string> = {
-    requested: trans.__('requested'),
-    scheduled: trans.__('scheduled'),
-    pulling: trans.__('fetches its image'),
-    starting: trans.__('starting'),
-    ready: trans.__('ready'),
-    degraded: trans.__('degraded'),
-    updating: trans.__('updating'),
-    paused: trans.__('paused'),
-    stopping: trans.__('stopping'),
-    stopped: trans.__('stopped'),
-    failed: trans.__('failed'),
-    queued: trans.__('queued'),
-    running: trans.__('running'),
-    ok: trans.__('done'),
-    partial: trans.__('not complete')
-  };
-  return names[phase] ?? phase;
-}
-
-export function kindName(kind: string, trans: Trans): string {
-  const names: Record<string, string> = {
-    generation: trans.__('generation'),
-    deployment: trans.__('deployment'),
-    report: trans.__('report')
-  };
-  return names[kind] ?? kind;
-}
 
 /** How far it has come, in two words: a row is 250 px wide. */
 export function progress(job: Job, trans: Trans): string {

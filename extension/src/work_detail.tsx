@@ -1,10 +1,12 @@
 /** One deployment or report in the panel: figures, buttons, and its log as it is written. */
 import * as React from 'react';
+import { Detail } from './detail';
 import { useEnv, useSnapshot } from './env';
+import { caughtFault, Fault } from './faults';
 import { isLive } from './model';
-import { said } from './parts';
 import type { Job, LogLine } from './shapes';
-import { Deed, Deeds, Facts, kindName, Lines } from './work';
+import { Deed, Deeds, Facts, Lines } from './work';
+import { kindName } from './words';
 
 const LOOK_MS = 1000;
 const KEPT = 1000;
@@ -13,47 +15,31 @@ export function WorkDetail(props: { job: Job; onBack: () => void }): React.React
   const { model, trans } = useEnv();
   const { status } = useSnapshot();
   const { job } = props;
-  const [error, setError] = React.useState('');
+  const [fault, setFault] = React.useState<Fault | null>(null);
   const [busy, setBusy] = React.useState(false);
-  const back = React.useRef<HTMLButtonElement>(null);
-  React.useEffect(() => back.current?.focus(), []);
-  const lines = useLog(job, setError);
+  const lines = useLog(job, setFault);
   const act = async (deed: Deed, replicas?: number) => {
     setBusy(true);
-    setError('');
+    setFault(null);
     try {
       await model.api.deed(deed, job.id, replicas);
     } catch (caught) {
-      setError(said(caught));
+      setFault(caughtFault(caught));
     } finally {
       setBusy(false);
     }
   };
   return (
-    <section className="rios-detail" aria-label={trans.__('%1 %2', kindName(job.kind, trans), job.name)}>
-      <button ref={back} className="rios-button" onClick={props.onBack}>
-        ← {trans.__('All jobs')}
-      </button>
-      <h3>{job.name}</h3>
-      {error ? (
-        <p className="rios-notice rios-outage" role="alert">
-          {error}
-        </p>
-      ) : null}
-      {job.error ? (
-        <p className="rios-notice rios-outage" role="status">
-          {job.error}
-        </p>
-      ) : null}
+    <Detail job={job} label={trans.__('%1 %2', kindName(job.kind, trans), job.name)} fault={fault} onBack={props.onBack}>
       <Facts job={job} trans={trans} />
       <Deeds job={job} trans={trans} disabled={busy || status !== 'live'} onDeed={(deed, replicas) => void act(deed, replicas)} />
       <Lines lines={lines} trans={trans} />
-    </section>
+    </Detail>
   );
 }
 
 /** What it has written, asked for again each second while it goes on, and once more after its end. */
-function useLog(job: Job, failed: (error: string) => void): readonly LogLine[] {
+function useLog(job: Job, failed: (fault: Fault) => void): readonly LogLine[] {
   const { model } = useEnv();
   const { status } = useSnapshot();
   const [lines, setLines] = React.useState<readonly LogLine[]>([]);
@@ -78,7 +64,7 @@ function useLog(job: Job, failed: (error: string) => void): readonly LogLine[] {
         }
       } catch (caught) {
         if (current && going) {
-          failed(said(caught));
+          failed(caughtFault(caught));
         }
       }
       if (current && going) {
