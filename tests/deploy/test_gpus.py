@@ -151,7 +151,7 @@ def test_a_driver_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
     ("more", "why"),
     [
         ({"missing": ("nvidia-uvm",)}, "nvidia-uvm is not there; `nvidia-modprobe -u -c 0` makes it"),
-        ({"mode": 0o660}, "is closed to the users of sandboxes"),
+        ({"mode": 0o664}, "is closed to the users of sandboxes"),
         ({"missing": ("nvidia-uvm-tools",)}, ""),
     ],
 )
