@@ -16,10 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from rios.billing.chain.protocol import Transaction
+from rios.billing.keyfile import decrypted, encrypted
 from rios.billing.recursion import put_back
 from rios.words.errors import KeystoreError
 from rios.words.ids import Address, check_address
+from rios.words.keccak import keccak256
 
 T = TypeVar("T")
 PASSPHRASE_VARIABLE = "RIOS_WALLET_PASSPHRASE"  # noqa: S105  # the name of a variable
@@ -196,11 +200,9 @@ class Keystore:
         return signer
 
     def _keep(self, key: _Hidden[bytes | str], passphrase: _Hidden[str | None]) -> KeySigner:
-        from eth_keyfile.keyfile import create_keyfile_json
-
         signer = KeySigner(key.value)
         word = _Hidden(_passphrase(passphrase.value).encode())
-        document = create_keyfile_json(signer._secret(), word.value, kdf="scrypt", iterations=self._scrypt_n)
+        document = encrypted(signer._secret(), word.value, address=signer.address, scrypt_n=self._scrypt_n)
         self._write(self._path(signer.address, _SUFFIX), json.dumps(document))
         return signer
 
@@ -250,21 +252,19 @@ def _bytes_of(key: bytes | str) -> bytes | None:
 
 
 def _address_of(key: bytes) -> Address:
+    """The last 20 bytes of the hash of the public key, a point of secp256k1."""
     hidden = _Hidden(key)
     del key
-    from eth_keys.datatypes import PrivateKey
-
-    return check_address(PrivateKey(hidden.value).public_key.to_checksum_address())
+    point = ec.derive_private_key(int.from_bytes(hidden.value), ec.SECP256K1()).public_key().public_numbers()
+    return check_address(f"0x{keccak256(point.x.to_bytes(32) + point.y.to_bytes(32))[12:].hex()}")
 
 
 def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> bytes:
-    from eth_keyfile.keyfile import decode_keyfile_json
-
     word = _Hidden(_passphrase(passphrase.value).encode())
     wrong = ""
     try:
-        return bytes(decode_keyfile_json(json.loads(document), word.value))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # of another version: "not implemented"
+        return decrypted(json.loads(document), word.value)
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
         wrong = f"is no keystore file of version 3: {type(error).__name__}"
     except ValueError as error:
         damaged = isinstance(error, json.JSONDecodeError)

@@ -10,6 +10,7 @@ import stat
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_account import Account
@@ -33,6 +34,36 @@ TRANSACTION = Transaction(
 def store(tmp_path: Path) -> Keystore:
     """A keystore whose files open quickly."""
     return Keystore(tmp_path / "keys", scrypt_n=QUICK_N)
+
+
+# Of "Web3 Secret Storage Definition" (ethereum.org): its two test vectors.
+SCRYPT: dict[str, Any] = {
+    "cipher": "aes-128-ctr",
+    "cipherparams": {"iv": "83dbcc02d8ccb40e466191a123791e0e"},
+    "ciphertext": "d172bf743a674da9cdad04534d56926ef8358534d458fffccd4e6ad2fbde479c",
+    "kdf": "scrypt",
+    "kdfparams": {
+        "dklen": 32,
+        "n": 262144,
+        "p": 8,
+        "r": 1,
+        "salt": "ab0c7876052600dd703518d6fc3fe8984592145b591fc8fb5c6d43190334ba19",
+    },
+    "mac": "2103ac29920d71da29f15d75b4a16dbe95cfd7ff8faea1056c33131d846e3097",
+}
+PBKDF2: dict[str, Any] = {
+    "cipher": "aes-128-ctr",
+    "cipherparams": {"iv": "6087dab2f9fdbbfaddc31a909735c1e6"},
+    "ciphertext": "5318b4d5bcd28de64ee5559e671353e16f075ecae9f99c7a79a38af5f869aa46",
+    "kdf": "pbkdf2",
+    "kdfparams": {
+        "c": 262144,
+        "dklen": 32,
+        "prf": "hmac-sha256",
+        "salt": "ae3cd4e7013836a3df6bd7241b12db061dbe2c6785853cce422d148a624ce0bd",
+    },
+    "mac": "517ead924a9d0dc3124507e3393d175ce3ff7c1e96529c6c555ce9e51205e9b2",
+}
 
 
 class TestSigner:
@@ -90,11 +121,31 @@ class TestKeystore:
         assert (document["version"], document["crypto"]["kdf"]) == (3, "scrypt")
         assert Account.decrypt(document, PASSPHRASE).hex().removeprefix("0x") == KEY
 
-        elsewhere = tmp_path / "geth.json"
-        elsewhere.write_text(json.dumps(Account.encrypt(KEY, PASSPHRASE, kdf="scrypt", iterations=QUICK_N)))
-        other = Keystore(tmp_path / "other", scrypt_n=QUICK_N)
-        assert other.import_file(elsewhere, PASSPHRASE).address == ADDRESS
-        assert other.unlock(ADDRESS, PASSPHRASE).address == ADDRESS
+        for kdf in ("scrypt", "pbkdf2"):
+            elsewhere = tmp_path / f"{kdf}.json"
+            elsewhere.write_text(json.dumps(Account.encrypt(KEY, PASSPHRASE, kdf=kdf, iterations=QUICK_N)))
+            other = Keystore(tmp_path / kdf, scrypt_n=QUICK_N)
+            assert other.import_file(elsewhere, PASSPHRASE).address == ADDRESS
+            assert other.unlock(ADDRESS, PASSPHRASE).address == ADDRESS
+            with pytest.raises(KeystoreError, match="does not open"):
+                other.import_file(elsewhere, "another")
+
+    @pytest.mark.parametrize("kdf", [SCRYPT, PBKDF2], ids=["scrypt", "pbkdf2"])
+    def test_the_vectors_of_the_definition(self, store: Keystore, tmp_path: Path, kdf: dict[str, object]) -> None:
+        path = tmp_path / "vector.json"
+        path.write_text(json.dumps({"Crypto": kdf, "id": "3198bc9c-6672-5ab3-d995-4942343ae5b6", "version": 3}))
+        signer = store.import_file(path, "testpassword")
+        key = "7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d"
+        assert signer.address == KeySigner(key).address == Account.from_key(key).address
+        assert signer.sealed(bytes.hex) == key
+
+    def test_work_beyond_any_memory_is_refused(self, store: Keystore, tmp_path: Path) -> None:
+        path = tmp_path / "bomb.json"
+        path.write_text(
+            json.dumps({"crypto": {**SCRYPT, "kdfparams": {**SCRYPT["kdfparams"], "n": 2**40}}, "version": 3})
+        )
+        with pytest.raises(KeystoreError, match="does not open"):
+            store.import_file(path, "testpassword")
 
     def test_the_work_of_a_guess_is_that_of_geth(self, tmp_path: Path) -> None:
         Keystore(tmp_path).import_key(KEY, PASSPHRASE)
