@@ -11,7 +11,6 @@ from math import ceil
 from typing import Protocol
 
 from rios.storage.breaker import Breaker
-from rios.storage.redis import LOST, SharedBuckets
 from rios.words.errors import TooManyRequests
 
 # A bucket that is full again is as good as a new one: those not used for longest are forgotten.
@@ -58,13 +57,13 @@ class Limits:
             levels = [self._level(name, now) for name in names]
             least = min(levels)
             if least < 1:
-                raise _none(self._burst, self._rate, least)
+                raise none_left(self._burst, self._rate, least)
             for name, level in zip(names, levels, strict=True):
                 self._buckets[name] = level - 1, now
                 self._buckets.move_to_end(name)
             while len(self._buckets) > _BUCKETS_MAX:
                 self._buckets.popitem(last=False)
-            return _room(self._burst, self._rate, least - 1)
+            return room_of(self._burst, self._rate, least - 1)
 
     async def room(self, names: Sequence[str]) -> Room:
         """As `take`."""
@@ -82,44 +81,18 @@ class Limits:
         return min(float(self._burst), level + (now - at) * self._rate)
 
 
-class SharedLimits:
-    """The buckets of all gateways of a network; those of this process while Redis does not answer."""
-
-    def __init__(self, shared: SharedBuckets, own: Limits, *, burst: int, rate_per_s: float) -> None:
-        self.shared = shared
-        self._own = own
-        self._burst = burst
-        self._rate = rate_per_s
-
-    async def room(self, names: Sequence[str]) -> Room:
-        """Take one request from the bucket of each name, or from none and raise TooManyRequests."""
-        try:
-            taken, least = await self.shared.take(names)
-        except LOST:  # said by the breaker; limits of its own are better than none, and than no gateway
-            return self._own.take(names)
-        if not taken:
-            raise _none(self._burst, self._rate, least)
-        return _room(self._burst, self._rate, least)
-
-    def parts(self) -> list[tuple[Breaker, str]]:
-        """Redis."""
-        return [(self.shared.breaker, "limits are this gateway's own")]
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.shared.close()
-
-
-def limiter(burst: int, rate_per_s: float, *, redis: str | None) -> Limits | SharedLimits:
+def limiter(burst: int, rate_per_s: float, *, redis: str | None) -> Limiter:
     """Buckets of this process, or those at the URL of a Redis. Raises InvalidRequest for what is no such URL."""
     own = Limits(burst, rate_per_s)
     if not redis:
         return own
-    shared = SharedBuckets(redis, burst=burst, rate_per_s=rate_per_s)
-    return SharedLimits(shared, own, burst=burst, rate_per_s=rate_per_s)
+    from rios.gateway.shared_limits import SharedLimits  # by a library that takes a quarter of a second to import
+
+    return SharedLimits(redis, own, burst=burst, rate_per_s=rate_per_s)
 
 
-def _none(burst: int, rate_per_s: float, least: float) -> TooManyRequests:
+def none_left(burst: int, rate_per_s: float, least: float) -> TooManyRequests:
+    """What is raised where the bucket that has least has less than a request."""
     wait_s = (1 - least) / rate_per_s
     return TooManyRequests(
         f"there were more than {burst} requests at once, or {rate_per_s:g} a second; try again in {ceil(wait_s)} s",
@@ -127,5 +100,6 @@ def _none(burst: int, rate_per_s: float, least: float) -> TooManyRequests:
     )
 
 
-def _room(burst: int, rate_per_s: float, least: float) -> Room:
+def room_of(burst: int, rate_per_s: float, least: float) -> Room:
+    """What is left of a bucket that has `least`."""
     return Room(burst, int(least), (burst - least) / rate_per_s)

@@ -14,7 +14,6 @@ from rios.services.outbound import networks
 from rios.services.rotation import Rotation
 from rios.services.watch import Watch
 from rios.services.webhooks import Webhooks
-from rios.storage.redis import Forgetting
 
 
 def share(app: FastAPI) -> None:
@@ -36,6 +35,8 @@ def shared_parts(app: FastAPI) -> Iterator[None]:
     events: Events = app.state.events
     with ExitStack() as ends:
         if settings.redis:
+            from rios.storage.redis import Forgetting
+
             tokens = gate.accounts.tokens
             forgetting = Forgetting(settings.redis, tokens.heard)
             ends.callback(forgetting.close)

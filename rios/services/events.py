@@ -19,7 +19,6 @@ from rios.accounts.store import AccountStore, record
 from rios.services.webhooks import TOPIC as WEBHOOK
 from rios.services.webhooks import Webhooks
 from rios.storage.breaker import Breaker
-from rios.storage.broker import Consumer, Publisher
 from rios.storage.gateway_models import CursorRow
 from rios.storage.models import AuditRow, PersonRow
 from rios.words.errors import RiosError
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
     from rios.billing.outbox import Dispatcher, Message
     from rios.services.alerts import Alert
+    from rios.storage.broker import Consumer, Publisher
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,11 @@ class Events:
         self._ledger = ledger
         self._webhooks = webhooks
         self._broker = broker
-        self._publisher = Publisher(broker) if broker else None
+        self._publisher: Publisher | None = None
+        if broker:
+            from rios.storage.broker import Publisher
+
+            self._publisher = Publisher(broker)
         self._consumer: Consumer | None = None
         self._stop = threading.Event()
         self._relay = threading.Thread(target=self._relay_on, name="rios-relay", daemon=True)
@@ -77,6 +81,8 @@ class Events:
     def start(self) -> None:
         """Begin."""
         if self._broker:
+            from rios.storage.broker import Consumer
+
             self._consumer = Consumer(self._broker, self._webhooks.take)
         for one in self._dispatchers:
             one.start(interval_s=_LOOK_S)
