@@ -8,6 +8,7 @@ for as long as clients use it, so a lost scheduler does not end a running genera
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import platform
@@ -26,6 +27,7 @@ from rios.dmoe import comms
 from rios.dmoe.greeting import connect
 from rios.dmoe.template import start_supervisor
 from rios.dmoe.trust import trust_of
+from rios.dmoe.warm import own_folder
 from rios.services.deployments.agent_keeper import METRIC, AgentKeeper
 from rios.services.keeping import Keeper
 from rios.words.config import settings
@@ -43,18 +45,23 @@ class Seat:
     """A worker's number on its machine, from 0: the lowest that no living worker has, or what RIOS_RANK says.
 
     It chooses the device and the port, and is part of the name of a worker that was given none, so a worker that a
-    nanny starts again is the host that it was. Held for life as an abstract socket: the kernel frees it with the
-    process, however that ends, and all users of a machine see the same ones, whatever their /tmp.
+    nanny starts again is the host that it was: it gets the rank of the one before, though lower ones may have become
+    free. Held for life as an abstract socket: the kernel frees it with the process, however that ends, and all users of
+    a machine see the same ones, whatever their /tmp.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nanny: str | None = None) -> None:
+        """nanny: the address of the nanny that started the worker."""
         wanted = os.environ.get("RIOS_RANK")
+        self._note = None if nanny is None or wanted is not None else _note_of(nanny)
         ranks = range(_RANKS) if wanted is None else [_number("RIOS_RANK", wanted)]
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        for rank in ranks:
+        for rank in (*_noted(self._note), *ranks):
             with contextlib.suppress(OSError):  # somebody else's
                 self._socket.bind(f"\0rios-rank-{rank}")
                 self.rank = rank
+                if self._note is not None:
+                    self._note.write_text(str(rank))
                 return
         self._socket.close()
         raise InvalidRequest(
@@ -71,7 +78,26 @@ class Seat:
 
     def leave(self) -> None:
         """Free the rank."""
+        if self._note is not None:
+            self._note.unlink(missing_ok=True)
         self._socket.close()
+
+
+def _note_of(nanny: str) -> Path | None:
+    """Where the rank of a nanny's worker is noted: it is killed without a word when it has to be started again."""
+    try:
+        return own_folder() / f"rank-{hashlib.sha256(nanny.encode()).hexdigest()[:16]}"
+    except OSError as error:
+        log.info("ranks are not noted", extra={"reason": str(error)})
+        return None
+
+
+def _noted(note: Path | None) -> list[int]:
+    try:
+        rank = -1 if note is None else int(note.read_text())
+    except (OSError, ValueError):  # there is none yet
+        return []
+    return [rank] if 0 <= rank < _RANKS else []
 
 
 class HostPlugin(WorkerPlugin):
@@ -87,7 +113,7 @@ class HostPlugin(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Start the host; its announcement travels with the heartbeats once it is there."""
         self.address = worker.address.rsplit("://", 1)[1].rsplit(":", 1)[0].strip("[]")
-        self._seat = Seat()
+        self._seat = Seat(None if worker.nanny is None else str(worker.nanny))
         given = worker.name not in (None, "", worker.address)
         self.worker_name = str(worker.name) if given else self._seat.name(self.address)
         if not logging.getLogger("rios").hasHandlers():

@@ -32,7 +32,7 @@ def join(environment: Mapping[str, str], start: Callable[[socket.socket], object
     start: is given a listening socket where there is none, and starts one that has it. Raises OSError where none can be
     met: the folder is another's, or whoever starts one does not come to an end.
     """
-    folder = _folder()
+    folder = own_folder()
     path = folder / f"{edition(environment)}-{libraries}.sock"
     with _locked(folder / "lock"):
         with contextlib.suppress(OSError):
@@ -74,8 +74,8 @@ def edition(environment: Mapping[str, str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _folder() -> Path:
-    """Made if need be. Raises PermissionError where it is not this user's alone."""
+def own_folder() -> Path:
+    """A folder of this user on this machine, made if need be. Raises PermissionError where it is not theirs alone."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(runtime) / "rios" if runtime else Path(tempfile.gettempdir()) / f"rios-warm-{os.geteuid()}"
     with contextlib.suppress(FileExistsError):

@@ -182,6 +182,21 @@ def test_a_rank_is_had_once_and_freed() -> None:
         assert seats[1].name("127.0.0.1") == f"{platform.node()}-{ranks[1]}"
 
 
+def test_a_nanny_gives_its_next_worker_the_rank_of_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    lower, killed = Seat("tcp://127.0.0.1:1"), Seat("tcp://127.0.0.1:2")
+    killed._socket.close()  # by which the kernel frees it, and nobody is told
+    lower.leave()
+    again, other = Seat("tcp://127.0.0.1:2"), Seat("tcp://127.0.0.1:3")
+    try:
+        assert again.rank == killed.rank
+        assert other.rank < again.rank
+    finally:
+        again.leave()
+        other.leave()
+    assert list((tmp_path / "rios").iterdir()) == []
+
+
 def test_a_rank_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIOS_RANK", str(EXPLICIT))
     seat = Seat()
