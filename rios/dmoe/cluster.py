@@ -26,6 +26,7 @@ from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
 log = logging.getLogger(__name__)
 
 _MEMBER = "this-machine"
+_TOLD_S = 1.0  # for a scheduler to end, and then for workers that it told
 _GRACE_S = 3.0  # between asking a process to end and ending it
 # Dask looks at itself 50 and 100 times a second in each process: 3 % of a core for a worker that has nothing to do.
 _QUIET = {"DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
@@ -191,18 +192,18 @@ class LocalCluster:
         if self._closed:
             return
         self._closed = True
-        for process in self.processes.values():
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 3.0
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        # A scheduler that ends has its workers end in order. A signal in the midst of that cancels it, and then some of
+        # them never end; so they get one only where they were not told, or do not listen.
+        everybody = list(self.processes.values())
+        tells = [one for name, one in self.processes.items() if name == "scheduler" and one.poll() is None]
+        _signal(tells, signal.SIGTERM)
+        _signal(_left(tells, _TOLD_S), signal.SIGKILL)
+        left = _left(everybody, _TOLD_S if tells else 0.0)
+        _signal(left, signal.SIGTERM)
+        left = _left(left, _GRACE_S)
+        _signal(left, signal.SIGKILL)
+        for process in left:
+            process.wait()
         self._let_go()
         os.close(self._life_read)
         self._folder.cleanup()
@@ -212,6 +213,26 @@ class LocalCluster:
         life, self._life = self._life, -1
         if life >= 0:
             os.close(life)
+
+
+def _signal(processes: Sequence[Running], number: int) -> None:
+    """To those that run, and to their groups."""
+    for process in processes:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+
+def _left(processes: Sequence[Running], timeout_s: float) -> list[Running]:
+    """Those that run on when all have been waited for, `timeout_s` at most."""
+    deadline = time.monotonic() + timeout_s
+    left = []
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            left.append(process)
+    return left
 
 
 def _secured(given: Settings, folder: Path) -> Settings:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 import rios
+from rios.dmoe import cluster
 from tests.campaigns import ROOT
 
 DEADLINE_S = 60.0
@@ -83,3 +84,32 @@ def test_a_network_ends_with_its_process() -> None:
         assert psutil.pid_exists(said["child"])
     finally:
         os.kill(said["child"], signal.SIGKILL)
+
+
+def test_who_is_told_to_end_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the midst of its end would have some workers never end, and a network wait for them."""
+    monkeypatch.setattr(cluster, "_TOLD_S", DEADLINE_S)
+    sent: list[tuple[int, int]] = []
+    kill = os.killpg
+
+    def killpg(group: int, number: int) -> None:
+        sent.append((group, number))
+        kill(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    with rios.local(workers=2, threads=1) as net:
+        net.wait_for_workers(2)
+        processes = dict(net.cluster.processes)
+    assert sent == [(processes["scheduler"].pid, signal.SIGTERM)]
+    assert all(process.poll() is not None for process in processes.values())
+
+
+def test_who_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_TOLD_S", 0.2)
+    monkeypatch.setattr(cluster, "_GRACE_S", 0.2)
+    with rios.local(workers=1, threads=1) as net:
+        net.wait_for_workers(1)
+        processes = dict(net.cluster.processes)
+        for process in processes.values():
+            os.kill(process.pid, signal.SIGSTOP)
+    assert all(process.poll() is not None for process in processes.values())
