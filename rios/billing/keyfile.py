@@ -52,16 +52,16 @@ def encrypted(key: bytes, passphrase: bytes, *, address: Address, scrypt_n: int)
 def decrypted(document: Mapping[str, Any], passphrase: bytes) -> bytes:
     """The key in a document of any wallet.
 
-    Raises ValueError where the passphrase is wrong or a value damaged, KeyError, TypeError, AttributeError or
-    NotImplementedError where it is none of version 3.
+    Raises ValueError where the passphrase is wrong or a value damaged, LookupError, TypeError or AttributeError
+    where it is none of version 3.
     """
     document = _lower(document)
     if document["version"] != 3:
-        raise NotImplementedError(f"version {document['version']}")
+        raise LookupError(f"version {document['version']}")
     crypto = document["crypto"]
     derive = _DERIVE.get(crypto["kdf"])
     if derive is None or crypto["cipher"] != "aes-128-ctr":
-        raise NotImplementedError(f"{crypto['kdf']} with {crypto['cipher']}")
+        raise LookupError(f"{crypto['kdf']} with {crypto['cipher']}")
     derived = derive(passphrase, crypto["kdfparams"])
     ciphertext = _bytes(crypto["ciphertext"])
     if not hmac.compare_digest(_mac(derived, ciphertext), _bytes(crypto["mac"])):
@@ -87,7 +87,7 @@ def _by_scrypt(passphrase: bytes, work: Mapping[str, Any]) -> bytes:
 
 def _by_pbkdf2(passphrase: bytes, work: Mapping[str, Any]) -> bytes:
     if work["prf"] != "hmac-sha256":
-        raise NotImplementedError(str(work["prf"]))
+        raise LookupError(str(work["prf"]))
     return hashlib.pbkdf2_hmac("sha256", passphrase, _bytes(work["salt"]), int(work["c"]), int(work["dklen"]))
 
 

@@ -264,7 +264,7 @@ def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> by
     wrong = ""
     try:
         return decrypted(json.loads(document), word.value)
-    except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         wrong = f"is no keystore file of version 3: {type(error).__name__}"
     except ValueError as error:
         damaged = isinstance(error, json.JSONDecodeError)
