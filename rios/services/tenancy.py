@@ -19,6 +19,7 @@ from rios.accounts.store import AccountStore, add, first, must, must_be_new, rec
 from rios.accounts.values import Principal
 from rios.services.charging import Charging
 from rios.services.generation import Model
+from rios.services.models import start_model
 from rios.services.quotas import Quotas
 from rios.storage.models import DeploymentRow
 from rios.words.errors import InvalidRequest, NotFound, NoWorkers, RiosError
@@ -244,8 +245,8 @@ class Tenancy:
         wanted = one.specification
         try:
             path = self._path(wanted.checkpoint)
-            model = self._network.dmoe.deploy(
-                path, name=one.name, replicas=wanted.replicas, dtype=wanted.dtype, partial=wanted.partial,
+            model = start_model(
+                self._network, path, name=one.name, copies=wanted.replicas, dtype=wanted.dtype, partial=wanted.partial,
                 wire_dtype=wanted.wire_dtype, private=wanted.private, progress=False,
             )  # fmt: skip
         except RiosError as error:

@@ -122,7 +122,7 @@ def lean(
         closing(Lazy(lambda: open_reports(purse, options))) as reports,
     ):
         network: Any = SimpleNamespace(
-            _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe(),
+            _purse=purse, _settings=options, workers=(), wait_for_workers=_none, _open=_no_workers,
             parts=list, jobs=Jobs(), _apps=apps, _reports=reports,
         )  # fmt: skip
         accounts = Accounts(purse.books.ledger, home=home)
@@ -142,9 +142,8 @@ def _none(count: int, timeout: float | None = None) -> None:
     raise NoWorkers("0 of 1 workers: a test has none")
 
 
-class _Dmoe:
-    def deploy(self, *_: Any, **__: Any) -> Any:
-        raise NoWorkers("a test has no workers")
+def _no_workers() -> None:
+    raise NoWorkers("a test has no workers")
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
+from rios.services.deployments.bound import new_app
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.values import App
 from rios.services.deployments.views import AppView, views_of
@@ -99,20 +99,16 @@ class Deployments:
         self._checked(wanted)
         wanted = resolved(wanted)
         now = store.ledger.now()
-        app = App(
-            id=f"app-{secrets.token_hex(8)}", organisation_id=self._organisation_id, user_id=self._user_id,
-            name=wanted.name, state=State.REQUESTED, wish=Wish.RUN, reason="", revision=1, settled_revision=None,
-            good_revision=None, round=0, replicas=max(wanted.replicas.min, 1), replicas_min=wanted.replicas.min,
-            replicas_max=wanted.replicas.max, reached=0, failures=0, retry_at=0, since=now, asked_at=now, paid=True,
-            created_at=now, ended_at=0,
-        )  # fmt: skip
-        if wanted.model is not None:  # one deployment on the network; its replicas are copies of its experts
-            app = replace(app, replicas=1, replicas_min=1, replicas_max=1)
+        app = new_app(wanted, user_id=self._user_id, organisation_id=self._organisation_id, at=now)
         given = wanted.secret_values()
+
+        def also(connection: Connection) -> None:
+            if given:
+                platform.secrets.put(connection, app, given, at=now)
+
         store.create(
-            app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it",
-            also=lambda connection: platform.secrets.put(connection, app, given, at=now),
-        )  # fmt: skip
+            app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it", also=also
+        )
         platform.changed()
         return self._handle(app)
 
