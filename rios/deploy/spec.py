@@ -304,7 +304,7 @@ class App(_Part):
     )
     dtype: Dtype | None = Field(default=None, description="Of a model: the one on disk without.")
     copies: int | None = Field(
-        default=None, ge=1, le=64, description="Of a model: of each expert in all; the most of `replicas` without."
+        default=None, ge=1, le=1000, description="Of a model: of each expert in all; the most of `replicas` without."
     )
     partial: bool = Field(
         default=False, description="Of a model: hosts return one weighted sum per token: less traffic, other rounding."

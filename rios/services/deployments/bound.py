@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import LIVING, State, Wish
@@ -71,24 +72,44 @@ def begin(
 ) -> tuple[App, Replica]:
     """Write a deployment bound to `engine`, which starts its replica now. The name is made free where it is taken."""
     found: list[Replica] = []
+
+    def also(app: App, connection: Connection) -> None:
+        at, cause = app.created_at, f"{engine}: whoever asked for it has this engine"
+        one = add_replica(connection, NewReplica(app, replica_id, engine, cause), at=at)
+        take_step(connection, Step(one, State.STARTING, f"its host {engine} starts it", changes={}), at=at)
+        why = "0 of 1 replicas of revision 1 are ready"
+        take_step(connection, Step(app, State.STARTING, why, changes={}), at=at)
+        found.append(replace(one, state=State.STARTING))
+
+    app = create_free(store, wanted, user_id=user_id, organisation_id=organisation_id, bound=engine, also=also)
+    return app, found[-1]
+
+
+def create_free(
+    store: AppStore,
+    wanted: Specification,
+    *,
+    user_id: str,
+    organisation_id: str,
+    also: Callable[[App, Connection], None],
+    before: Callable[[Connection], None] = lambda _: None,
+    bound: str = "",
+) -> App:
+    """Write a new deployment of a model: as `AppStore.create`. Its name is made free where it is taken."""
     while True:
-        at = store.ledger.now()
-        wanted = wanted.model_copy(update={"name": free_name(wanted.name, store.names(organisation_id))})
-        app = new_app(wanted, user_id=user_id, organisation_id=organisation_id, at=at, bound=engine)
-
-        def also(connection: Connection, app: App = app, at: int = at) -> None:
-            cause = f"{engine}: whoever asked for it has this engine"
-            one = add_replica(connection, NewReplica(app, replica_id, engine, cause), at=at)
-            take_step(connection, Step(one, State.STARTING, f"its host {engine} starts it", changes={}), at=at)
-            why = "0 of 1 replicas of revision 1 are ready"
-            take_step(connection, Step(app, State.STARTING, why, changes={}), at=at)
-            found.append(replace(one, state=State.STARTING))
-
+        taken = store.names(organisation_id)
+        named = wanted.model_copy(update={"name": free_name(wanted.name, taken)})
+        app = new_app(named, user_id=user_id, organisation_id=organisation_id, at=store.ledger.now(), bound=bound)
         try:
-            store.create(app, wanted.stored(), wanted.digest, by=user_id, cause=f"{user_id} asked for it", also=also)
-        except AlreadyExists:  # between looking and writing
+            store.create(
+                app, named.stored(), named.digest, by=user_id, cause=f"{user_id} asked for it",
+                also=partial(also, app), before=before,
+            )  # fmt: skip
+        except AlreadyExists:
+            if named.name not in store.names(organisation_id):
+                raise  # it is not the name that is taken
             continue
-        return app, found[-1]
+        return app
 
 
 def ready(store: AppStore, one: Replica, *, lease: Lease) -> bool:

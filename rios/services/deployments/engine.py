@@ -72,6 +72,8 @@ class Served:
     name: str
     """What requests call it."""
     bound: bool
+    ready: bool = False
+    """Whether its row says so."""
     leaving: bool = False
     """Whether this engine closes it."""
 
@@ -89,6 +91,8 @@ class Engine:
         self.name = f"{ENGINE}-{os.getpid()}-{secrets.token_hex(3)}"
         self.changed: Callable[[], None] = lambda: None
         """Told when something was written that whoever leads may have to do with."""
+        self.where: Callable[[str], str] = str
+        """Where the checkpoint of a specification lies on this machine. Raises InvalidRequest."""
         self._store, self._deploy, self._lease_s = store, deploy, lease_s
         self._leasing = threading.Lock()
         self._lease = Leadership(store, name=self.name, lease_s=lease_s)
@@ -139,6 +143,13 @@ class Engine:
             raise NotFound(f"replica {replica_id} is served by another process, or by none")
         return model
 
+    def serving(self, organisation_id: str) -> list[tuple[str, str, Model]]:
+        """What serves now of an organisation and is bound to no engine: deployment, name, and model; newest last."""
+        with self._lock:
+            known = [one for one in self._served.values() if one.organisation_id == organisation_id]
+        found = [(one, one.lives()) for one in known if one.ready and not one.bound and not one.leaving]
+        return [(one.app_id, one.name, model) for one, model in found if model is not None]
+
     def deploy(
         self, wanted: Specification, *, user_id: str, organisation_id: str, progress: bool, timeout: float | None
     ) -> Model:
@@ -151,7 +162,7 @@ class Engine:
             )
             try:
                 self._load(app, one, wanted.stored(), progress=progress, timeout=timeout)
-                if not bound.ready(self._store, one, lease=self._lease.lease):
+                if not self._ready(one):
                     raise DeploymentFailed(f"{app.name} was deleted while it was being deployed")
             except BaseException as error:
                 self._close_model(replica_id)
@@ -174,10 +185,18 @@ class Engine:
         def closed(_: Model) -> None:
             self._closed(one.id)
 
+        wanted["path"] = self.where(str(wanted["path"]))
         model = self._deploy(**wanted, progress=progress, timeout=timeout, closed=closed)
         name = str(wanted["name"])
         with self._lock:
             self._served[one.id] = Served(weakref.ref(model), app.id, app.organisation_id, name, bool(app.bound))
+
+    def _ready(self, one: Replica) -> bool:
+        found = bound.ready(self._store, one, lease=self._lease.lease)
+        with self._lock:
+            if one.id in self._served:
+                self._served[one.id].ready = found
+        return found
 
     def _closed(self, replica_id: str) -> None:
         """A model was closed, by whoever uses it or by this engine."""
@@ -312,13 +331,12 @@ class Engine:
             log.exception("a model could not be started", extra={"replica": one.id})
             self._failed(one, "an error of rios; its log says more", RiosError.__name__)
             return
-        if not bound.ready(self._store, one, lease=self._lease.lease):
+        if not self._ready(one):
             log.info("a model is not wanted any more", extra={"replica": one.id})
 
     def _failed(self, one: Replica, why: str, error: str) -> None:
-        said = f"it could not be started: {why}"
-        changes = {"outcome": str(State.FAILED), "said": said, "error": error}
-        self._moved(one, Step(one, one.state, said, changes=changes, kind="failed"))
+        changes = {"outcome": str(State.FAILED), "said": why, "error": error}
+        self._moved(one, Step(one, one.state, f"it could not be started: {why}", changes=changes, kind="failed"))
 
     def _gone(self, one: Replica) -> None:
         """A model that is wanted was closed by whoever uses it."""

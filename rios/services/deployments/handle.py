@@ -51,9 +51,9 @@ class Deployment:
         name: str,
         *,
         by: str,
-        checked: Callable[[Specification], None],
+        checked: Callable[[Specification], Specification],
     ) -> None:
-        """checked: raises InvalidRequest for a specification that this user may not have."""
+        """checked: a specification as it is kept; raises InvalidRequest for one that this user may not have."""
         self._platform = platform
         self.id = app_id
         self.name = name
@@ -257,8 +257,7 @@ class Deployment:
 
         if wanted.name != self.name:
             raise InvalidRequest(f"{self.name} cannot become {wanted.name}: a name stays; create another deployment")
-        self._checked(wanted)
-        platform, wanted = self._platform(), resolved(wanted)
+        platform, wanted = self._platform(), resolved(self._checked(wanted))
         stored, digest, values = wanted.stored(), wanted.digest, wanted.secret_values()
         at = self._store.ledger.now()
 

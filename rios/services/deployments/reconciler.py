@@ -120,7 +120,7 @@ class Reconciler:
             except NotLeader:
                 self.leadership.lost()
                 again = False
-            except LedgerUnavailable as error:
+            except (LedgerUnavailable, NetworkClosed) as error:
                 log.warning("deployments are not looked after now", extra={"reason": str(error)})
                 again = False
             except Exception:

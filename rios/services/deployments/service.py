@@ -58,20 +58,23 @@ class Plan(tuple[Change, ...]):
         return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
 
 
-Check = Callable[[Specification], None]
+Check = Callable[[Specification], Specification]
 
 
-def _anything(_: Specification) -> None:
-    """Whoever has the process may have all that it may."""
+def own(wanted: Specification) -> Specification:
+    """Whoever has the process may have all that it may. A checkpoint is found from everywhere."""
+    if wanted.model in (None, "demo"):
+        return wanted
+    return wanted.model_copy(update={"model": str(Path(str(wanted.model)).expanduser().resolve())})
 
 
 class Deployments:
     """Applications and models on a network: `net.deploy`."""
 
     def __init__(
-        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, checked: Check = _anything
+        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, checked: Check = own
     ) -> None:
-        """checked: raises InvalidRequest for a specification that this user may not have."""
+        """checked: a specification as it is kept; raises InvalidRequest for one that this user may not have."""
         self._platform = platform
         self._checked = checked
         self._user_id = user_id
@@ -96,8 +99,7 @@ class Deployments:
         """As `create`, of a specification that was read already."""
         platform = self._platform()
         store = platform.store
-        self._checked(wanted)
-        wanted = resolved(wanted)
+        wanted = resolved(self._checked(wanted))
         now = store.ledger.now()
         app = new_app(wanted, user_id=self._user_id, organisation_id=self._organisation_id, at=now)
         given = wanted.secret_values()
@@ -136,7 +138,7 @@ class Deployments:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
         store = self._platform().store
         changes = []
-        for wanted in _read(source):
+        for wanted in map(self._checked, _read(source)):
             try:
                 app = store.named(self._organisation_id, wanted.name)
             except NotFound:
@@ -197,11 +199,14 @@ def resolved(wanted: Specification) -> Specification:
     return wanted.model_copy(update={"secrets": found}) if wanted.secrets else wanted
 
 
-def ask_to_end(store: AppStore, app_id: str, *, cause: str = "deleted") -> None:
-    """Want a deployment gone."""
+def ask_to_end(
+    store: AppStore, app_id: str, *, cause: str = "deleted", also: Callable[[Connection], None] = lambda _: None
+) -> None:
+    """Want a deployment gone. also: writes more in the same transaction."""
     now = store.ledger.now()
 
-    def change(_app: App, _connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+    def change(_app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+        also(connection)
         return {"wish": str(Wish.DELETE), "state": str(State.STOPPING), "reason": cause}, "state", cause
 
     store.change(app_id, change, at=now)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rios.deploy.deciding import SECOND, Wanted
 from rios.deploy.lifecycle import State
-from rios.deploy.runtimes.protocol import Isolation, Status
 from rios.deploy.scheduling import Amounts, Need
 from rios.services.deployments.engine import ENGINE
 from rios.services.deployments.values import App, Replica, Step
+
+if TYPE_CHECKING:
+    from rios.deploy.runtimes.protocol import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ def failed(one: Replica, cause: str) -> Step:
 
 def ended(one: Replica) -> Step:
     """A model has ended, or could not be started, as its engine wrote."""
-    return Step(one, State.STOPPING, one.said, changes={"outcome": one.outcome})
+    cause = f"it could not be started: {one.said}" if one.error else one.said
+    return Step(one, State.STOPPING, cause, changes={"outcome": one.outcome})
 
 
 def exited(one: Replica, status: Status) -> Step:
@@ -101,6 +104,8 @@ def need_of(specification: Mapping[str, Any]) -> Need:
     """What one replica asks of a host."""
     if specification["model"] is not None:
         return Need(amounts=amounts_of(specification), runtime=ENGINE)
+    from rios.deploy.runtimes.protocol import Isolation  # which costs who serves models alone
+
     schedule = specification["schedule"]
     return Need(
         amounts=amounts_of(specification),

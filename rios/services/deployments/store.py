@@ -213,10 +213,15 @@ class AppStore:
         by: str,
         cause: str,
         also: Callable[[Connection], None],
+        before: Callable[[Connection], None] = lambda _: None,
     ) -> None:
-        """Write a new deployment with its first revision and event, and what `also` writes. Raises AlreadyExists."""
+        """Write a new deployment with its first revision and event, and what `also` writes. Raises AlreadyExists.
+
+        before: raises what is against it; what was written before an error stays written.
+        """
 
         def run(connection: Connection) -> None:
+            before(connection)
             mine = (AppRow.organisation_id == app.organisation_id, AppRow.name == app.name, AppRow.ended_at == 0)
             if connection.execute(select(AppRow.id).where(*mine)).first() is not None:
                 raise AlreadyExists(f"there is a deployment {app.name!r} already; update it, or choose another name")
