@@ -14,6 +14,7 @@ from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_text
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.bound import free_name, slug
+from rios.services.deployments.engines import Engines
 from rios.services.deployments.store import NotLeader
 from rios.services.deployments.values import Step
 from rios.words.errors import DeploymentFailed, InvalidRequest, NotFound, NoWorkers, UnsupportedCheckpoint
@@ -246,6 +247,20 @@ def test_a_lost_engine_loses_its_models(two: tuple[Process, Process], monkeypatc
     until(lambda: own._closed, deadline_s=WAIT_S)
     until(lambda: len(hosts(chat)) == 2, deadline_s=WAIT_S)
     assert second.workers.open == ["chat"]
+
+
+def test_an_outage_loses_no_engine(one: Process) -> None:
+    """Whoever leads counts the time in which it looked, and could have seen a renewal."""
+    one.engine.begin()
+    clock = [0.0]
+    engines = Engines(one.platform.store, lease_s=3.0, clock=lambda: clock[0])
+    for at in (0.0, 1.0, 2.0, 12.0):
+        clock[0] = at
+        assert engines.look().living == {one.engine.name}, at
+    for at in (13.0, 14.0):
+        clock[0] = at
+        found = engines.look()
+    assert (found.living, found.silent) == (frozenset(), {one.engine.name})
 
 
 def test_a_start_that_fails_is_counted_and_tried_again(one: Process) -> None:

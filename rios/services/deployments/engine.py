@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments import bound
-from rios.services.deployments.leader import LEASE_S, Leadership
+from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.store import AppStore, NotLeader, require_leader
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import DeploymentFailed, LedgerUnavailable, NetworkClosed, NotFound, RiosError
@@ -247,7 +247,7 @@ class Engine:
             except Exception:
                 log.exception("a look at the models of this process failed")
                 again = True
-            renew_s = min(self._lease_s / 4, threading.TIMEOUT_MAX)
+            renew_s = min(self._lease_s * RENEWED, threading.TIMEOUT_MAX)
             if again:
                 self._other.set()
             self._wake.wait(min(renew_s, _AGAIN_S) if again else renew_s)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rios.services.deployments.store import AppStore
 
 LEASE_S = 4.0
+RENEWED = 1 / 3
+"""Of its time, a lease is renewed when so much is over."""
 
 
 class Leadership:
@@ -46,6 +48,7 @@ class Leadership:
         self._lease_s = lease_s
         self._clock = clock
         self._term: int | None = None
+        self._stamp = 0
         self._renewed_at = 0.0
         self._watched: tuple[str, int, int] | None = None
         self._since = 0.0
@@ -64,17 +67,16 @@ class Leadership:
         return self._name, self.holder, self._term or 0
 
     def look(self, *, renew: bool = False) -> bool:
-        """Renew the lease when a fourth of it is over, or take one that is; whether this one leads.
+        """Renew the lease when a third of it is over, or take one that is; whether this one leads.
 
         renew: at once, for what it `says` is another thing now. Raises LedgerUnavailable.
         """
         now = self._clock()
-        if not renew and self._term is not None and self.leads and now < self._renewed_at + self._lease_s / 4:
-            return True
+        if self._term is not None:
+            due = renew or not self.leads or now >= self._renewed_at + self._lease_s * RENEWED
+            return self._renew(now) if due else True
         found = self._read()
-        if self._term is None and not self._may_take(found, now):
-            return False
-        return self._claim(found, now)
+        return self._may_take(found, now) and self._take(found, now)
 
     def give_up(self, *, forget: bool = False) -> None:
         """Let another one lead at once. forget: nobody will."""
@@ -102,34 +104,37 @@ class Leadership:
             self._watched, self._since = found, now
         return now - self._since > self._lease_s
 
-    def _claim(self, seen: tuple[str, int, int] | None, now: float) -> bool:
-        stamp = max(self._store.ledger.now(), (seen[2] if seen else 0) + 1)
-        own = self._term
-        # A new holder each time: terms begin anew where the row was taken away meanwhile.
-        holder = self.holder if own is not None else f"holder-{secrets.token_hex(8)}"
+    def _renew(self, now: float) -> bool:
+        self._stamp = max(self._store.ledger.now(), self._stamp + 1)
+        row = LeaseRow
+        mine = (row.name == self._name, row.holder == self.holder, row.term == self._term)
+        changed = update(row).where(*mine).values(until=self._stamp, **self.says)
+        if self._store.transact(lambda batch: batch.connection.execute(changed).rowcount) != 1:
+            self.lost()
+            return False
+        self._renewed_at = now
+        return True
 
-        def run(connection: Connection) -> int | None:
-            found = self._row(connection)
-            changed = update(LeaseRow).where(LeaseRow.name == self._name)
-            if own is not None and found is not None and found[:2] == (holder, own):
-                connection.execute(changed.values(until=stamp, **self.says))
-                return own
-            if own is not None or found != seen:
-                return None
-            term = (found[1] if found else 0) + 1
-            values: dict[str, Any] = {"holder": holder, "term": term, "until": stamp, **self.says}
-            if found is None:
+    def _take(self, seen: tuple[str, int, int] | None, now: float) -> bool:
+        # A new holder each time: terms begin anew where the row was taken away meanwhile.
+        holder = f"holder-{secrets.token_hex(8)}"
+        self._stamp = max(self._store.ledger.now(), (seen[2] if seen else 0) + 1)
+        term = (seen[1] if seen else 0) + 1
+        values: dict[str, Any] = {"holder": holder, "term": term, "until": self._stamp, **self.says}
+
+        def run(connection: Connection) -> bool:
+            if self._row(connection) != seen:
+                return False
+            if seen is None:
                 connection.execute(insert(LeaseRow), [{"name": self._name, **values}])
             else:
-                connection.execute(changed.values(**values))
-            return term
+                connection.execute(update(LeaseRow).where(LeaseRow.name == self._name).values(**values))
+            return True
 
-        self._term = self._store.transact(lambda batch: run(batch.connection))
-        if self._term is None:
+        if not self._store.transact(lambda batch: run(batch.connection)):
             self._watched = None
             return False
-        self.holder = holder
-        self._renewed_at = now
+        self.holder, self._term, self._renewed_at = holder, term, now
         return True
 
     def _row(self, connection: Connection) -> tuple[str, int, int] | None:

@@ -22,7 +22,7 @@ from rios.deploy.scheduling import Amounts, HostOffer, total
 from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine import is_engine
 from rios.services.deployments.engines import Engines, Seen
-from rios.services.deployments.leader import LEASE_S, Leadership
+from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, why
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
 from rios.services.deployments.store import AppStore, NotLeader
@@ -130,7 +130,7 @@ class Reconciler:
             took = time.monotonic() - started
             if not again:
                 # Where all is quiet, nothing but others' leases changes by itself.
-                quiet_s = min(self._lease_s / 4, threading.TIMEOUT_MAX)
+                quiet_s = min(self._lease_s * RENEWED, threading.TIMEOUT_MAX)
                 self._wake.wait(max(PASS_S, 2 * took) if self._quiet is None else quiet_s)
 
     # --- one pass --------------------------------------------------------------------------------------------
@@ -147,10 +147,10 @@ class Reconciler:
         if not led:
             self._led_since = time.monotonic()
             self._engines.forget()
-        seq = self._store.seq()
-        if led and quiet is not None and quiet == (seq, self._engines.look()):
+        if led and quiet is not None and quiet == self._engines.look_with_seq():
             self._quiet = quiet
             return False
+        seq = self._store.seq()
         found = self._observed()
         # After what hosts run: an instance that is there has its row by then, or its row has ended.
         apps, replicas = self._store.snapshot()
