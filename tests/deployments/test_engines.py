@@ -13,11 +13,19 @@ import pytest
 from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_text
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
+from rios.services.deployments import bound
 from rios.services.deployments.bound import free_name, slug
 from rios.services.deployments.engines import Engines
 from rios.services.deployments.store import NotLeader
 from rios.services.deployments.values import Step
-from rios.words.errors import DeploymentFailed, InvalidRequest, NotFound, NoWorkers, UnsupportedCheckpoint
+from rios.words.errors import (
+    DeploymentFailed,
+    InvalidRequest,
+    LedgerUnavailable,
+    NotFound,
+    NoWorkers,
+    UnsupportedCheckpoint,
+)
 from tests.deployments.pretended import Workers
 from tests.deployments.stage import Stage
 from tests.waiting import until
@@ -247,6 +255,22 @@ def test_a_lost_engine_loses_its_models(two: tuple[Process, Process], monkeypatc
     until(lambda: own._closed, deadline_s=WAIT_S)
     until(lambda: len(hosts(chat)) == 2, deadline_s=WAIT_S)
     assert second.workers.open == ["chat"]
+
+
+def test_a_model_is_loaded_once_whatever_the_ledger_does(one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    outages = [LedgerUnavailable("away"), LedgerUnavailable("still away")]
+    real = bound.ready
+
+    def ready(*what: Any, **how: Any) -> bool:
+        if outages:
+            raise outages.pop()
+        return real(*what, **how)
+
+    monkeypatch.setattr(bound, "ready", ready)
+    chat = one.deploy.create(name="chat", model="demo")
+    chat.wait(timeout=WAIT_S)
+    assert outages == []
+    assert one.workers.models == [chat.model]
 
 
 def test_an_outage_loses_no_engine(one: Process) -> None:

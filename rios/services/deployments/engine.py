@@ -122,8 +122,9 @@ class Engine:
             anew = takes and not self._lease.says
             if anew:
                 self._lease.says = {"takes": True}
-            if self._thread is None or anew:
-                self._lease.look(renew=True)
+            if self._thread is None or anew or not self._lease.leads:
+                # One that was lost is taken anew.
+                _ = self._lease.look(renew=True) or self._lease.look()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="rios-engine", daemon=True)
                 self._thread.start()
@@ -142,6 +143,11 @@ class Engine:
         if model is None:
             raise NotFound(f"replica {replica_id} is served by another process, or by none")
         return model
+
+    def _serves(self, replica_id: str) -> bool:
+        with self._lock:
+            found = self._served.get(replica_id)
+        return found is not None and found.lives() is not None
 
     def serving(self, organisation_id: str) -> list[tuple[str, str, Model]]:
         """What serves now of an organisation and is bound to no engine: deployment, name, and model; newest last."""
@@ -266,18 +272,19 @@ class Engine:
         if seq == self._seq and not other:
             return
         self._seq = -1
-        rows = self._store.on_host(self.name)
+        # Before the rows: a model that is there has its row by then, or its row has ended.
         with self._lock:
-            served = dict(self._served)
+            served = set(self._served)
+        rows = self._store.on_host(self.name)
         self._seq = seq
         for one in rows:
             if one.state is State.STOPPING:
                 self._act(one.id, self._ender, self._end, one)
             elif not one.started_at and not one.outcome:
                 self._act(one.id, self._starter, self._start, one)
-            elif one.started_at and not one.outcome and (one.id not in served or served[one.id].lives() is None):
+            elif not one.outcome and not self._serves(one.id):
                 self._act(one.id, self._ender, self._gone, one)
-        for replica_id in served.keys() - {one.id for one in rows}:
+        for replica_id in served - {one.id for one in rows}:
             self._act(replica_id, self._ender, self._close_model, replica_id)
 
     def _act(self, replica_id: str, pool: ThreadPoolExecutor, act: Callable[..., None], *what: Any) -> None:
@@ -321,7 +328,8 @@ class Engine:
         if one.state is not State.STARTING:
             one = self._moved(one, Step(one, State.STARTING, f"its host {self.name} starts it", changes={}))
         try:
-            self._load(app, one, specification)
+            if not self._serves(one.id):  # it may be loaded, and only its row not have been written
+                self._load(app, one, specification)
         except _LATER:
             raise
         except RiosError as error:
