@@ -32,7 +32,7 @@ class Transact(Protocol):
 
 
 class AccountStore:
-    """Organisations, users, keys, sessions, deployments and the audit log."""
+    """Organisations, users, keys, sessions and the audit log."""
 
     def __init__(self, database: Database, transact: Transact) -> None:
         self._database = database
@@ -104,15 +104,6 @@ class AccountStore:
         """Keep when a key was used last."""
         row = m.ApiKeyRow
         self.transact(lambda c: c.execute(update(row).where(row.id == key_id).values(last_used_at=at)))
-
-    # --- deployments -----------------------------------------------------------------------------------------
-
-    def deployments(self, organisation_id: str | None = None) -> list[dict[str, Any]]:
-        """What an organisation, or any, wants deployed: id, organisation_id, name, specification, created_by/at."""
-        row = m.DeploymentRow
-        wanted = () if organisation_id is None else (row.organisation_id == organisation_id,)
-        found = self.rows(row, *wanted, order=row.created_at)
-        return [{**one, "specification": json.loads(one["specification"])} for one in found]
 
     # --- the audit log ---------------------------------------------------------------------------------------
 

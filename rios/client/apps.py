@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import SecretStr
 
@@ -21,7 +21,10 @@ from rios.services.deployments.service import Change, Plan, resolved, with_funct
 from rios.services.deployments.values import Event
 from rios.services.deployments.views import AppView
 from rios.services.edges import edge
-from rios.words.errors import NotFound
+from rios.words.errors import InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from rios.client.remote import RemoteModel
 
 _LOOK_S, _LINES_S = 0.1, 0.5
 
@@ -40,7 +43,7 @@ class RemoteReplica:
 
 
 class RemoteDeployments:
-    """Applications on a network: `net.deploy`."""
+    """Applications and models on a network: `net.deploy`."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
@@ -155,6 +158,19 @@ class RemoteDeployment:
         """The replicas that have not ended."""
         rows = self._http.get(f"{self._path}/replicas")["data"]
         return [RemoteReplica(**{**row, "state": State(row["state"])}) for row in rows]
+
+    @property
+    def model(self) -> RemoteModel:
+        """The model of a model deployment that the gateway serves. Raises InvalidRequest for another, NotFound."""
+        from rios.client.remote import RemoteModel
+
+        said = self.specification
+        if said["model"] is None:
+            raise InvalidRequest(f"{self.name} is an application and no model; app.url is where it answers")
+        found = RemoteModel(self._http, str(said.get("served_name") or said["name"]))
+        if (state := found.state) != "serving":
+            raise NotFound(f"the model {self.name} is {state} at this gateway; wait() until it is ready")
+        return found
 
     @property
     def url(self) -> str:

@@ -93,7 +93,7 @@ class RemoteNetwork:
 
     @property
     def deploy(self) -> RemoteDeployments:
-        """Applications with a life cycle on this network."""
+        """Applications and models with a life cycle on this network."""
         from rios.client.apps import RemoteDeployments
 
         return RemoteDeployments(self._http)

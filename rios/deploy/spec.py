@@ -15,7 +15,17 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from rios.deploy.quantity import Bytes, parse_size
 from rios.words.money import parse_ros
@@ -30,6 +40,9 @@ USER = 10001
 """The user id an application has inside, and its group's: never 0."""
 
 RuntimeName = Literal["bubblewrap", "runc", "gvisor", "kata", "kubernetes"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+MODEL_FIELDS = ("served_name", "dtype", "copies", "partial", "wire_dtype", "private")
+"""Of models alone. What is not given is not kept, so that what was wanted before there was a field stays the same."""
 IsolationName = Literal["process", "container", "kernel", "machine"]
 """From least to most: namespaces made by us; by a container engine; a kernel of its own; a virtual machine."""
 
@@ -286,6 +299,20 @@ class App(_Part):
     )
     python: Function | None = None
     model: str | None = Field(default=None, min_length=1, max_length=4096, description="A checkpoint, or demo.")
+    served_name: Annotated[Text, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="Of a model: what requests call it; its name without."
+    )
+    dtype: Dtype | None = Field(default=None, description="Of a model: the one on disk without.")
+    copies: int | None = Field(
+        default=None, ge=1, le=1000, description="Of a model: of each expert in all; the most of `replicas` without."
+    )
+    partial: bool = Field(
+        default=False, description="Of a model: hosts return one weighted sum per token: less traffic, other rounding."
+    )
+    wire_dtype: Dtype | None = Field(default=None, description="Of a model: bfloat16 halves the traffic of float32.")
+    private: bool = Field(
+        default=False, description="Of a model: hosts keep its shards on disk encrypted, or not at all."
+    )
     command: tuple[Text, ...] = Field(default=(), max_length=1000)
     workdir: Annotated[str, AfterValidator(_path)] | None = None
     port: Port | None = Field(default=None, description="Where it answers HTTP; no port: it serves nobody.")
@@ -310,6 +337,13 @@ class App(_Part):
     budget: Annotated[int, BeforeValidator(_budget)] | None = Field(
         default=None, ge=0, description="Wei per day; beyond it the deployment pauses."
     )
+
+    @field_validator(*MODEL_FIELDS, mode="after")
+    @classmethod
+    def _of_a_model(cls, value: Any, info: ValidationInfo) -> Any:
+        if value not in (None, False) and info.data.get("model") is None:
+            raise ValueError("is for models alone; what runs here is no `model`")
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -352,7 +386,8 @@ class App(_Part):
 
     def stored(self) -> dict[str, Any]:
         """The specification as JSON values, to be kept. Values of secrets are not in it: each becomes its reference."""
-        data = self.model_dump(mode="json", exclude={"secrets"})
+        unsaid = {name for name in MODEL_FIELDS if getattr(self, name) in (None, False)}
+        data = self.model_dump(mode="json", exclude={"secrets", *unsaid})
         data["secrets"] = {
             name: (value if isinstance(value, SecretRef) else SecretRef(store=name)).model_dump(exclude_none=True)
             for name, value in sorted(self.secrets.items())

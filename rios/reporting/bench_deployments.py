@@ -29,6 +29,7 @@ from rios.services.deployments.reconciler import Reconciler
 from rios.services.deployments.scaling import Scalers
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.store import AppStore
+from rios.services.lazy import Lazy
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppEventRow, AppReplicaRow, AppRevisionRow, AppRow, AppSpendRow
 from rios.words.config import Settings
@@ -97,11 +98,14 @@ def passes(*, hosts: int = 1_000, deployments: int = 10_000, count: int = 5) -> 
             _fill(store, quiet, deployments, purse.charging.user)
             owner = purse.books.address
             metering = Metering(store, purse.charging, lambda name: (_ for _ in ()).throw(NotFound(f"{name} {owner}")))
-            acting = Acting(store, metering, SecretStore(store, open_secrets_key(home)), None)
-            prober = Prober()
-            reconciler = Reconciler(store, _QuietHosts(quiet), acting, prober, Scalers(store))
+            sealed = SecretStore(store, open_secrets_key(home))
+            acting = Acting(store, lambda: metering, lambda: sealed, None)
+            prober = Lazy(Prober)
+            scalers = Lazy(lambda: Scalers(store))
+            reconciler = Reconciler(store, Lazy(lambda: _QuietHosts(quiet)), acting, prober, scalers)
             took = []
             try:
+                assert reconciler.look(), "the hosts are made in the first pass"
                 for _ in range(count):
                     begun = time.perf_counter()
                     changed = reconciler.look()
@@ -110,6 +114,7 @@ def passes(*, hosts: int = 1_000, deployments: int = 10_000, count: int = 5) -> 
             finally:
                 reconciler.close()
                 prober.close()
+                scalers.close()
     return Took(tuple(took))
 
 

@@ -16,7 +16,7 @@ from rios.accounts.roles import ADMIN, check_role, scopes_of
 from rios.accounts.signing import Signer
 from rios.accounts.store import AccountStore, add, change, first, must, must_be_new, record
 from rios.accounts.values import Organisation, Principal, User
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.guesses import forgive
 from rios.services.mail import INVITE, check_email, send
 from rios.services.people import forget_person
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
     from rios.billing.ledger.ledger import Ledger
 
-FIRST_ORGANISATION = "network"
 _LOGIN = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,127}")
 _NAME_MAX = 200
 

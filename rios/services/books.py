@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LOCAL_USER = "local"
 """The account that exists before there are others."""
+FIRST_ORGANISATION = "network"
+"""The organisation that it is in."""
 TRIAL_WEI = 10 * WEI_PER_ROS
 _OPEN_TIMEOUT_S = 60.0
 

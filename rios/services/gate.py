@@ -40,7 +40,6 @@ class Gate:
 
     def close(self) -> None:
         """End what was begun here; the network goes on."""
-        self.tenancy.close()
         self.once.close()
 
 

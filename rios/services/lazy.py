@@ -46,7 +46,7 @@ class Lazy(Generic[T]):
             return self._made
 
     def close(self) -> None:
-        """Close it where it was made."""
+        """Close it where it was made. Nothing happens to it twice."""
         with self._lock:
             self._closed = True
             made, self._made = self._made, None

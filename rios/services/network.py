@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import SecretStr
 
 from rios.dmoe.params import check_timeout
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.edges import announce, edge
 from rios.services.generation import Model
 from rios.services.jobs import Jobs
 from rios.services.lazy import Lazy
+from rios.services.models import Dmoe, starter
 from rios.services.owners import Owners
-from rios.services.prompts import count_of
 from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from rios.storage.breaker import Breaker
 
 log = logging.getLogger(__name__)
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Network:
@@ -92,8 +90,8 @@ class Network:
         self._reports = Lazy(partial(_reports, purse, options, self._client))
         ends.callback(self._reports.close)
         purse.books.when_open(partial(_go_on, self._apps))
-        ends.callback(self._apps.close)
         ends.callback(_close_all, self._deployments)
+        ends.callback(self._apps.close)
         ends.callback(announce(self, kind="local"))
 
     def __enter__(self) -> Self:
@@ -127,7 +125,6 @@ class Network:
     @property
     def deploy(self) -> Deployments:
         """Applications and models with a life cycle on this network."""
-        from rios.services.accounts import FIRST_ORGANISATION
         from rios.services.deployments.service import Deployments
 
         self._open()
@@ -257,131 +254,20 @@ class Network:
             return
         self._closed = True
         self._dropped.detach()
+        self._apps.close()  # it says that the models have ended before they do
         for model in list(self._models):
             model.close()
         self._ends.close()
 
 
-class Dmoe:
-    """Mixture-of-experts models on a network: `net.dmoe`."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network  # which does not hold this: nothing goes round
-
-    def __repr__(self) -> str:
-        return f"<Dmoe of {self._network.address}>"
-
-    def deploy(
-        self,
-        path: str | Path,
-        *,
-        name: str | None = None,
-        dtype: str | None = None,
-        replicas: int | None = None,
-        partial: bool = False,
-        wire_dtype: str | None = None,
-        private: bool = False,
-        progress: bool = True,
-        timeout: float | None = None,
-    ) -> Model:
-        """Decompose a checkpoint, place its experts on the workers and start its trunk.
-
-        path: "demo", or a directory with a Hugging Face mixture-of-experts checkpoint in safetensors.
-        dtype: float32, bfloat16 or float16; default is the one on disk.
-        replicas: copies of each expert in all, on different workers; default 2 where both fit into half of the free
-            memory, else 1, and more of those that the measured load asks for (`RIOS_REPLAN_ABOVE`).
-        partial: hosts return one weighted sum per token instead of a row per expert: less traffic, equal to rounding.
-        wire_dtype: "bfloat16" halves the traffic of a float32 model, at the price of rounding.
-        private: shards that hosts fetch lie on their disks encrypted under their own RIOS_SHARD_KEY, or not at all.
-        timeout: seconds; default `RIOS_CONTROL_TIMEOUT_S`.
-
-        Raises UnsupportedCheckpoint, CheckpointCorrupt, InsufficientMemory, InvalidRequest, NoWorkers,
-        DeadlineExceeded.
-        """
-        from tqdm.auto import tqdm
-
-        from rios.dmoe.deployment import Deployment
-        from rios.dmoe.examined import examine
-        from rios.dmoe.generation_config import eos_of
-        from rios.dmoe.tokenizer import read_files
-
-        network = self._network
-        network._open()
-        for field, value in (("dtype", dtype), ("wire_dtype", wire_dtype)):
-            if value is not None and value not in DTYPES:
-                raise InvalidRequest(f"{field} is {value!r}; it must be one of {', '.join(DTYPES)}")
-        replicas = count_of("replicas", replicas)
-        timeout = check_timeout(timeout)
-        directory = _resolve(path)
-        limit_s = network._settings.control_timeout_s if timeout is None else timeout
-        examined = examine(directory, dtype, timeout_s=limit_s)
-        network.wait_for_workers(1)
-        total = sum(layer.num_experts for layer in examined.manifest.layers)
-        bar = tqdm(
-            total=total * (replicas or 1),
-            desc=f"loading {name or path}",
-            unit="expert",
-            disable=not progress,
-            leave=False,
-        )
-        try:
-            deployment = Deployment(
-                name or (str(path) if str(path) == "demo" else directory.name),
-                directory,
-                examined,
-                network._membership,
-                network._settings,
-                replicas=replicas,
-                tokenizer_files=read_files(directory),
-                eos=eos_of(directory),
-                options={"partial": partial, "wire_dtype": wire_dtype, "private": private},
-                sinks=network.sinks,
-                progress=bar.update,
-            )
-            bar.total = total * deployment.replicas
-            deployment.start(limit_s)
-        finally:
-            bar.close()
-        network._owners.learn()
-        network._deployments.append(deployment)
-        model = Model(
-            deployment,
-            network._forget,
-            charging=network._purse.charging,
-            owners=network._owners,
-            jobs=network.jobs,
-            network=network,
-        )
-        network._models.append(model)
-        return model
-
-
-def _resolve(path: str | Path) -> Path:
-    """The directory of a checkpoint; "demo" is the one that comes with rios."""
-    if str(path) == "demo":
-        from rios import demo
-
-        return demo.path()
-    directory = Path(path).expanduser().resolve()
-    if not directory.is_dir():
-        raise InvalidRequest(f"{directory} is not a directory; give one with config.json and safetensors, or 'demo'")
-    return directory
-
-
 def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.ref[Network]) -> Platform:
     from rios.services.deployments.platform import platform_of
-
-    def deploy(*what: Any, **how: Any) -> Model:
-        found = network()
-        if found is None:
-            raise NetworkClosed("the network of this model has ended")
-        return found.dmoe.deploy(*what, **how)
 
     def agents() -> dict[str, dict[str, Any]]:
         found = network()
         return {} if found is None else found._membership.agents
 
-    return platform_of(purse.charging, owners, options, deploy=deploy, agents=agents)
+    return platform_of(purse.charging, owners, options, deploy=starter(network), agents=agents)
 
 
 def _reports(purse: Purse, options: Settings, client: Any) -> Reports:

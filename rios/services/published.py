@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rios.services.accounting import reconcile
-from rios.services.accounts import FIRST_ORGANISATION
+from rios.services.books import FIRST_ORGANISATION
 from rios.services.tenancy import SERVING
 from rios.words.errors import RiosError
 from rios.words.keccak import keccak256

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-import secrets
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete
-
-from rios.accounts.store import AccountStore, add, first, must, must_be_new, record
+from rios.accounts.store import AccountStore, record
 from rios.accounts.values import Principal
+from rios.deploy.reading import read_app
 from rios.services.charging import Charging
+from rios.services.deployments.bound import create_free, slug
+from rios.services.deployments.engine import model_of
+from rios.services.deployments.served import failures_of, models_in, models_of, served_name
+from rios.services.deployments.service import ask_to_end
+from rios.services.deployments.tenants import deployments_of
 from rios.services.generation import Model
 from rios.services.quotas import Quotas
-from rios.storage.models import DeploymentRow
-from rios.words.errors import InvalidRequest, NotFound, NoWorkers, RiosError
+from rios.words.errors import AlreadyExists, InvalidRequest, NotFound, NoWorkers
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rios.billing.ledger.ledger import Ledger
     from rios.services.billing import Billing
+    from rios.services.deployments.service import Deployments
+    from rios.services.deployments.values import App
     from rios.services.network import Network
 
-log = logging.getLogger(__name__)
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-# What another gateway was told is begun here within this.
-_LOOK_S = 2.0
 STARTING, SERVING, FAILED = "starting", "serving", "failed"
 
 
@@ -75,30 +71,20 @@ class Deployed:
 
 
 class Tenancy:
-    """The tenants of a network. Close it before the network."""
+    """The tenants of a network."""
 
     def __init__(self, network: Network, store: AccountStore, *, models: Path | None) -> None:
-        """models: the directory whose folders may be deployed; "demo" alone without it."""
-        self._network = network
-        self._purse = network._purse
-        self._store = store
-        self._directory = models
-        self._lock = threading.Lock()
-        self._deployed: dict[str, Deployed] = {}
-        self._models: dict[str, Model] = {}
-        # One after the other: each fills the hosts' memory, and the next has to know what is left of it.
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="rios-deploying")
-        self.quotas = Quotas(store, network._purse.books.ledger)
-        self._look()
-        self._stop = threading.Event()
-        self._looker = threading.Thread(target=self._look_on, name="rios-looking", daemon=True)
-        self._looker.start()
+        """models: the directory whose folders may be deployed; "demo" alone without it.
 
-    def close(self) -> None:
-        """Start no more models. Those that serve end with the network, and are wanted again at the next start."""
-        self._stop.set()
-        self._looker.join(self.ledger.database.timeout_s)
-        self._starter.shutdown(wait=True, cancel_futures=True)
+        From now on this process serves each model that is bound to no engine, as every gateway does.
+        """
+        self._purse = network._purse
+        self._platform = network._apps
+        self._directory = models
+        self.quotas = Quotas(store, network._purse.books.ledger)
+        engine = self._platform().engine
+        engine.where = self._where
+        engine.begin(takes=True)
 
     @property
     def ledger(self) -> Ledger:
@@ -117,13 +103,25 @@ class Tenancy:
         """`net.billing`, of a user."""
         return self._purse.billing.of(user_id)
 
-    # --- models ----------------------------------------------------------------------------------------------
+    # --- deployments -----------------------------------------------------------------------------------------
+
+    def deployments(self, who: Principal) -> Deployments:
+        """`net.deploy`, of a user."""
+        return deployments_of(self._platform, who, checkpoint=self._path)
 
     def models(self, who: Principal) -> list[Deployed]:
         """What the organisation has, by name."""
-        with self._lock:
-            found = [one for one in self._deployed.values() if one.organisation_id == who.organisation_id]
-        return sorted(found, key=lambda one: one.name)
+        return self._models(who.organisation_id)
+
+    def _models(self, organisation_id: str) -> list[Deployed]:
+        platform = self._platform()
+        found = models_of(platform.store, organisation_id)
+        here = {app_id for app_id, _, _ in platform.engine.serving(organisation_id)}
+        failed = failures_of(platform.store, [app for app, _ in found if app.id not in here])
+        return sorted(
+            (_deployed(app, specification, app.id in here, failed.get(app.id)) for app, specification in found),
+            key=lambda one: one.name,
+        )
 
     def deployed(self, who: Principal, name: str) -> Deployed:
         """A model of the organisation. Raises NotFound."""
@@ -134,23 +132,19 @@ class Tenancy:
 
     def model(self, who: Principal, name: str) -> Model:
         """A model of the organisation that serves; its requests are paid by the user. Raises NotFound, NoWorkers."""
+        # The newest, while a new revision takes over. Nothing is asked of the database.
+        for _, served, model in reversed(self._platform().engine.serving(who.organisation_id)):
+            if served == name:
+                return model.charged_to(self.charging(who.user_id))
         found = self.deployed(who, name)
-        with self._lock:
-            model = self._models.get(found.id)
-        if model is None:
-            why = f"it failed: {found.reason}" if found.state == FAILED else "it is being deployed; try again"
-            raise NoWorkers(f"the model {name!r} does not serve: {why}")
-        return model.charged_to(self.charging(who.user_id))
+        why = f"it failed: {found.reason}" if found.state == FAILED else "it is being deployed; try again"
+        raise NoWorkers(f"the model {name!r} does not serve: {why}")
 
     def serving(self, organisation_id: str) -> list[tuple[Deployed, Model]]:
         """What of an organisation serves now, by name."""
-        with self._lock:
-            found = [
-                (one, self._models[one.id])
-                for one in self._deployed.values()
-                if one.organisation_id == organisation_id and one.id in self._models
-            ]
-        return sorted(found, key=lambda pair: pair[0].name)
+        models = {app_id: model for app_id, _, model in self._platform().engine.serving(organisation_id)}
+        found = self._models(organisation_id) if models else []
+        return [(one, models[one.id]) for one in found if one.id in models and one.state == SERVING]
 
     def deploy(self, who: Principal, name: str, specification: Specification) -> Deployed:
         """Want a model deployed, now and at every start; it starts in the background.
@@ -161,113 +155,50 @@ class Tenancy:
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f"{name!r} is no name of a model: 1 to 96 letters, digits and . _ -")
         self._path(specification.checkpoint)
-        one = Deployed(
-            id=f"deployment-{secrets.token_hex(8)}",
-            organisation_id=who.organisation_id,
-            name=name,
-            specification=specification,
-            created_by=who.user_id,
-            created_at=self.ledger.now(),
-        )
+        wanted = read_app(
+            {
+                "name": slug(name), "model": specification.checkpoint, "served_name": name,
+                "copies": specification.replicas, "dtype": specification.dtype, "partial": specification.partial,
+                "wire_dtype": specification.wire_dtype, "private": specification.private,
+            }
+        )  # fmt: skip
+        platform = self._platform()
 
-        def run(connection: Connection) -> None:
-            row = DeploymentRow
-            mine = (row.organisation_id == who.organisation_id, row.name == name)
-            must_be_new(first(connection, row, *mine), f"a model {name!r}")
-            add(
-                connection, row, id=one.id, organisation_id=one.organisation_id, name=name,
-                specification=json.dumps(specification.to_dict()), created_by=who.user_id, created_at=one.created_at,
-            )  # fmt: skip
+        def before(connection: Connection) -> None:
+            if any(served_name(one) == name for _, one in models_in(connection, who.organisation_id)):
+                raise AlreadyExists(f"there is a model {name!r} already; choose another name")
+
+        def also(app: App, connection: Connection) -> None:
             record(
-                connection, at=one.created_at, organisation_id=who.organisation_id, actor=who.user_id,
-                action="deployment.create", object=one.id, detail={"name": name},
+                connection, at=app.created_at, organisation_id=who.organisation_id, actor=who.user_id,
+                action="deployment.create", object=app.id, detail={"name": name},
             )  # fmt: skip
 
-        self._store.transact(run)
-        self._begin(one)
-        return one
+        app = create_free(
+            platform.store, wanted, user_id=who.user_id, organisation_id=who.organisation_id, also=also, before=before
+        )
+        platform.changed()
+        return _deployed(app, wanted.stored(), False, None)
 
     def undeploy(self, who: Principal, name: str) -> None:
         """Take a model down and forget it. Running requests are cancelled. Raises NotFound."""
         who.require("deployments:write")
         one = self.deployed(who, name)
+        platform = self._platform()
         now = self.ledger.now()
 
-        def run(connection: Connection) -> None:
-            must(first(connection, DeploymentRow, DeploymentRow.id == one.id), f"model {name!r}")
-            connection.execute(delete(DeploymentRow).where(DeploymentRow.id == one.id))
+        def also(connection: Connection) -> None:
             record(
                 connection, at=now, organisation_id=who.organisation_id, actor=who.user_id,
                 action="deployment.delete", object=one.id, detail={"name": name},
             )  # fmt: skip
 
-        self._store.transact(run)
-        self._drop(one.id)
+        ask_to_end(platform.store, one.id, cause=f"deleted by {who.user_id}", also=also)
+        platform.changed()
 
-    def _look_on(self) -> None:
-        while not self._stop.wait(_LOOK_S):
-            try:
-                self._look()
-            except RiosError as error:
-                log.warning("deployments are not known now", extra={"reason": str(error)})
-
-    def _look(self) -> None:
-        """Begin what another gateway of the network was told to deploy, and end what one was told to take down."""
-        with self._lock:
-            before = set(self._deployed)
-        found = {row["id"]: row for row in self._store.deployments()}
-        for name, row in found.items():
-            if name not in before:
-                specification = Specification(**row.pop("specification"))
-                self._begin(Deployed(**row, specification=specification))
-        for name in before - set(found):
-            self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        with self._lock:
-            self._deployed.pop(name, None)
-            model = self._models.pop(name, None)
-        if model is not None:
-            model.close()
-
-    def _begin(self, one: Deployed) -> None:
-        with self._lock:
-            if one.id in self._deployed:  # told here, and seen in the database before that was noted
-                return
-            self._deployed[one.id] = one
-        self._starter.submit(self._start, one)
-
-    def _start(self, one: Deployed) -> None:
-        with self._lock:
-            if one.id not in self._deployed:
-                return
-        wanted = one.specification
-        try:
-            path = self._path(wanted.checkpoint)
-            model = self._network.dmoe.deploy(
-                path, name=one.name, replicas=wanted.replicas, dtype=wanted.dtype, partial=wanted.partial,
-                wire_dtype=wanted.wire_dtype, private=wanted.private, progress=False,
-            )  # fmt: skip
-        except RiosError as error:
-            log.warning("a model could not be deployed", extra={"model": one.name, "reason": str(error)})
-            self._note(replace(one, state=FAILED, reason=str(error), error=type(error).__name__))
-            return
-        except Exception:
-            log.exception("a model could not be deployed", extra={"model": one.name})
-            self._note(replace(one, state=FAILED, reason="an error of rios; its log says more", error="RiosError"))
-            return
-        if not self._note(replace(one, state=SERVING), model):
-            model.close()
-
-    def _note(self, one: Deployed, model: Model | None = None) -> bool:
-        """Say how far a deployment is; False where it is not wanted any more."""
-        with self._lock:
-            if one.id not in self._deployed:
-                return False
-            self._deployed[one.id] = one
-            if model is not None:
-                self._models[one.id] = model
-            return True
+    def _where(self, checkpoint: str) -> str:
+        """Where the engine finds a checkpoint: whoever has this process may name any place of its machine."""
+        return checkpoint if Path(checkpoint).is_absolute() else self._path(checkpoint)
 
     def _path(self, checkpoint: str) -> str:
         """Where a checkpoint lies. Nothing outside the directory of models, and nobody learns what lies there."""
@@ -282,6 +213,27 @@ class Tenancy:
             f"there is no checkpoint {checkpoint!r}: it is 'demo' or a folder in the gateway's directory of models "
             "(rios up --models DIRECTORY)"
         )
+
+
+def _deployed(app: App, specification: Mapping[str, Any], here: bool, failed: tuple[str, str] | None) -> Deployed:
+    """A deployment as routes of models show it. here: whether it serves in this process."""
+    options = model_of(specification)
+    state = SERVING if here else STARTING if failed is None else FAILED
+    reason, error = (app.reason if state == STARTING else "", "") if failed is None else failed
+    return Deployed(
+        id=app.id,
+        organisation_id=app.organisation_id,
+        name=served_name(specification),
+        specification=Specification(
+            checkpoint=options["path"], replicas=options["copies"], dtype=options["dtype"], partial=options["partial"],
+            wire_dtype=options["wire_dtype"], private=options["private"],
+        ),
+        created_by=app.user_id,
+        created_at=app.created_at,
+        state=state,
+        reason=reason,
+        error=error,
+    )  # fmt: skip
 
 
 def chat_ids(model: Model, messages: Sequence[dict[str, str]], *, plain: bool) -> list[int]:

@@ -45,11 +45,9 @@ class TenantNetwork:
 
     @property
     def deploy(self) -> Deployments:
-        """The applications of the organisation; whoever changes one asks for that scope first."""
-        from rios.services.deployments.tenants import deployments_of
-
+        """The deployments of the organisation; whoever changes one asks for that scope first."""
         self._who.require("models:read")
-        return deployments_of(self._gate.network._apps, self._who)
+        return self._gate.tenancy.deployments(self._who)
 
     @property
     def reports(self) -> UserReports:

@@ -48,6 +48,8 @@ class AppRow(Base):
     created_at: Mapped[int]
     ended_at: Mapped[int]
     """0 while there is such a deployment: names are unique among these."""
+    bound: Mapped[str] = mapped_column(Text, default="")
+    """The engine whose process it ends with; empty where it outlives processes."""
     __table_args__ = (
         UniqueConstraint("organisation_id", "name", "ended_at"),
         Index("ix_apps_ended_at", "ended_at"),
@@ -105,6 +107,10 @@ class AppReplicaRow(Base):
     """When the last of them began."""
     metered: Mapped[str]
     """What the kernel had counted at that moment, as JSON."""
+    said: Mapped[str] = mapped_column(Text, default="")
+    """Of a model: why it ended by itself or could not be started, as its engine says; whoever leads goes by it."""
+    error: Mapped[str] = mapped_column(Text, default="")
+    """The class of that in `rios.words.errors`; empty without one."""
     __table_args__ = (Index("ix_app_replicas_app", "app_id", "ended_at"), Index("ix_app_replicas_ended", "ended_at"))
 
 
@@ -145,6 +151,8 @@ class LeaseRow(Base):
     holder: Mapped[str]
     term: Mapped[int]
     until: Mapped[int]
+    takes: Mapped[bool] = mapped_column(default=False)
+    """Of an engine: whether it serves each model that is bound to none."""
 
 
 class AppSpendRow(Base):

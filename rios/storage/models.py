@@ -398,17 +398,3 @@ class AuditRow(Base):
     detail: Mapped[str]
     hash: Mapped[bytes]
     __table_args__ = (Index("ix_audit_organisation", "organisation_id", "seq"),)
-
-
-class DeploymentRow(Base):
-    """A model that an organisation wants deployed; again at every start."""
-
-    __tablename__ = "deployments"
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    organisation_id: Mapped[str] = mapped_column(ForeignKey("organisations.id"))
-    name: Mapped[str]
-    specification: Mapped[str]
-    """Checkpoint and options, as JSON."""
-    created_by: Mapped[str]
-    created_at: Mapped[int]
-    __table_args__ = (UniqueConstraint("organisation_id", "name"),)

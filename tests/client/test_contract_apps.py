@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import rios
 from rios.deploy.lifecycle import State
 from rios.words.errors import AlreadyExists, DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
 from tests.client.conftest import Both
@@ -157,6 +158,51 @@ def test_a_job_and_a_failure(network: Any) -> None:
     with pytest.raises(DeploymentFailed, match="exit code 9"):
         bad.wait("stopped", timeout=WAIT_S)
     bad.delete()
+
+
+def test_a_model_is_a_deployment(network: Any, both: Both, tmp_path: Path) -> None:
+    chat = network.deploy.create(name="chat", model="demo", dtype="float32", served_name="Chat.1")
+    chat.wait(timeout=WAIT_S)
+    first = chat.model.generate("It was", max_new_tokens=3)
+    assert len(first.token_ids) == 3
+    assert [one.state for one in chat.replicas] == [State.READY]
+    assert both.local.deploy.get("chat").model.name == "Chat.1"
+    with rios.connect(both.url, token=both.token) as other:
+        assert "Chat.1" in [model.name for model in other.models]
+        assert other.dmoe.model("Chat.1").generate("It was", max_new_tokens=3).token_ids == first.token_ids
+    with pytest.raises(NotFound):
+        chat.exec(["true"])
+    chat.pause()
+    until(lambda: not chat.replicas, deadline_s=WAIT_S)
+    with pytest.raises(NotFound):
+        _ = chat.model
+    chat.resume()
+    chat.wait(timeout=WAIT_S)
+    assert chat.update(dtype="bfloat16") == 2
+    until(lambda: chat.status == "ready" and {one.revision for one in chat.replicas} == {2}, deadline_s=WAIT_S)
+    assert chat.rollback() == 1
+    until(lambda: chat.status == "ready" and {one.revision for one in chat.replicas} == {1}, deadline_s=WAIT_S)
+    assert chat.model.generate("It was", max_new_tokens=3).token_ids == first.token_ids
+    file = tmp_path / "rios.yaml"
+    fields = "name: chat, model: demo, dtype: float32, served_name: Chat.1"
+    file.write_text(f"version: 1\napps:\n- {{{fields}}}\n")
+    assert str(network.deploy.plan(file)) == "nothing chat"
+    file.write_text(f"version: 1\napps:\n- {{{fields}, copies: 1}}\n")
+    assert str(network.deploy.plan(file)) == "update chat\n  copies: None -> 1"
+    chat.delete(timeout=WAIT_S)
+    assert "Chat.1" not in [model.name for model in network.models]
+
+
+def test_what_is_no_model(network: Any, both: Both, web: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        _ = web.model
+    if network is both.local:
+        return  # whoever has the process names any place of its machine
+    for outside in ("../dense", "/etc", "none", str(both.models / "none")):
+        with pytest.raises(InvalidRequest, match="no checkpoint"):
+            network.deploy.create(name="wrong", model=outside)
+    with pytest.raises(InvalidRequest, match="no checkpoint"):
+        web.update(command=[], port=None, health=None, model="../dense")
 
 
 def test_plan_and_apply(network: Any, tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ import threading
 from pathlib import Path
 
 import rios.services.accounts
+import rios.services.deployments.health
+import rios.services.deployments.images
+import rios.services.deployments.local_host
+import rios.services.deployments.metering
 import rios.services.deployments.platform
+import rios.services.deployments.routing
+import rios.services.deployments.secrets
 import rios.services.keys
 from rios.billing.ledger.ledger import Ledger
 from tests.deployments.stage import Stage

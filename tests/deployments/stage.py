@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from rios.deploy.runtimes.kubernetes_objects import Cluster
-from rios.services.accounts import FIRST_ORGANISATION
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
+from rios.services.deployments.engine import Deploy
 from rios.services.deployments.local_host import local_hosts
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
@@ -57,11 +57,14 @@ class Stage:
         cluster: Cluster | None = None,
         period_s: int = 60,
         lease_s: float = 4.0,
+        deploy: Deploy | None = None,
     ) -> None:
+        """deploy: what serves models; none is served without."""
         options = settings() if home is None else settings().model_copy(update={"home": home})
         self.options: Settings = options
         self.purse = Purse(options, background=False)
         self._cluster = cluster
+        self._deploy = deploy
         self.lazy = Lazy(lambda: self._made(home, apps, period_s, lease_s))
         self.deploy = Deployments(self.lazy, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
@@ -71,6 +74,7 @@ class Stage:
             lambda store: local_hosts(store.network_id(), apps, cluster=self._cluster, lasts=home is not None),
             lambda _name: self.purse.books.address,
             home=home,
+            deploy=self._deploy,
             period_s=period_s,
             lease_s=lease_s,
         )

@@ -23,8 +23,7 @@ from rios.deploy.runtimes.protocol import Isolation
 from rios.deploy.spec import App
 from rios.dmoe.authority import Authority
 from rios.dmoe.peer import Peer
-from rios.services.accounts import FIRST_ORGANISATION
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.agent_keeper import AgentKeeper
 from rios.services.deployments.hosts import Order
 from rios.services.deployments.local_host import LocalHosts

@@ -22,8 +22,7 @@ import pytest
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
 from rios.services.accounting import reconcile
-from rios.services.accounts import FIRST_ORGANISATION
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import AppStore

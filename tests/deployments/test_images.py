@@ -59,7 +59,7 @@ class Place(Stage):
 
     def load(self, archive: Path) -> None:
         """Have an image on both hosts, and the tag lead to it."""
-        assert self.platform
+        assert self.platform.hosts
         for runtime in self.hosts.runtimes.values():
             image = runtime.prepare_archive(archive)
             assert isinstance(image, ImageBase)

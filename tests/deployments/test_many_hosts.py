@@ -13,8 +13,7 @@ import pytest
 
 from rios.deploy.lifecycle import State
 from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
-from rios.services.accounts import FIRST_ORGANISATION
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.leader import Leadership
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments

@@ -18,8 +18,7 @@ from rios.billing.pricing import Host
 from rios.deploy.lifecycle import State
 from rios.deploy.runtimes.protocol import Metrics
 from rios.services.accounting import reconcile
-from rios.services.accounts import FIRST_ORGANISATION
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.charging import Charging
 from rios.services.deployments.leader import Leadership
 from rios.services.deployments.metering import Metering

@@ -121,7 +121,7 @@ def test_who_has_nothing_starts_nothing(short: Stage) -> None:
 
 
 def test_a_budget_of_its_own_bounds_its_replicas_and_pauses_it(short: Stage) -> None:
-    metering = short.platform.reconciler._acting._metering
+    metering = short.platform._metering
     app = short.web("thrifty", replicas=(1, 3), scale={"target": 2.0, "stabilise": 1.0}, budget="1 ROS")
     app.wait(timeout=WAIT_S)
     host, specification = app.replicas[0].host, app.specification

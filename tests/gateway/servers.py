@@ -122,7 +122,7 @@ def lean(
         closing(Lazy(lambda: open_reports(purse, options))) as reports,
     ):
         network: Any = SimpleNamespace(
-            _purse=purse, _settings=options, workers=(), wait_for_workers=_none, dmoe=_Dmoe(),
+            _purse=purse, _settings=options, workers=(), wait_for_workers=_none,
             parts=list, jobs=Jobs(), _apps=apps, _reports=reports,
         )  # fmt: skip
         accounts = Accounts(purse.books.ledger, home=home)
@@ -135,16 +135,15 @@ def lean(
 def _no_hosts(purse: Purse, home: Path | None) -> Platform:
     """Deployments, of which none finds a host."""
     owner = purse.books.address
-    return Platform(purse.charging, lambda _: SimulatedHosts([]), lambda _name: owner, home=home)
+    return Platform(purse.charging, lambda _: SimulatedHosts([]), lambda _name: owner, home=home, deploy=_no_workers)
 
 
 def _none(count: int, timeout: float | None = None) -> None:
     raise NoWorkers("0 of 1 workers: a test has none")
 
 
-class _Dmoe:
-    def deploy(self, *_: Any, **__: Any) -> Any:
-        raise NoWorkers("a test has no workers")
+def _no_workers(*_: Any, **__: Any) -> Any:
+    raise NoWorkers("a test has no workers")
 
 
 @contextmanager

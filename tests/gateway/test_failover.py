@@ -14,7 +14,7 @@ from rios.billing.ledger.ledger import Ledger
 from rios.words.money import WEI_PER_ROS
 from tests.billing.chain.conftest import needs_npm
 from tests.gateway.load import Load
-from tests.gateway.servers import Door, problem
+from tests.gateway.servers import Door, problem, serves
 from tests.gateway.services import Server
 from tests.gateway.town import Town, town
 from tests.waiting import PATIENCE, until
@@ -66,6 +66,36 @@ def test_two_gateways_are_one(pair: Town) -> None:
             until(lambda: ann.get("/v1/users/me").status_code == 401, "ann is closed", deadline_s=5)
         assert one.delete("/v1/deployments/none").status_code == 404
         problem(other.get("/v1/deployments/none"), 404)
+
+
+def test_a_model_is_served_by_both(pair: Town) -> None:
+    """Whatever is wanted of it at one of them is done by each, which answers from its own engine."""
+    asked = {"model": "twin", "prompt": "It was", "max_tokens": 2, "temperature": 0}
+    with pair.first.client() as one, pair.second.client() as other:
+
+        def marks() -> set[tuple[str, int]]:
+            rows = one.get("/v1/apps/twin/replicas").json()["data"]
+            return {(row["host"], row["revision"]) for row in rows if row["state"] == "ready"}
+
+        other.post("/v1/apps", json={"name": "twin", "model": "demo", "dtype": "float32"}).raise_for_status()
+        for http in (one, other):
+            serves(http, "twin")
+        until(lambda: len(marks()) == 2, "both serve it", deadline_s=60)
+        text = [http.post("/v1/completions", json=asked).json()["choices"][0]["text"] for http in (one, other)]
+        assert text[0] == text[1]
+        one.patch("/v1/apps/twin", json={"fields": {"dtype": "bfloat16"}}).raise_for_status()
+        until(lambda: sorted(number for _, number in marks()) == [2, 2], "both are updated", deadline_s=120)
+        other.post("/v1/apps/twin/rollback", json={}).raise_for_status()
+        until(lambda: sorted(number for _, number in marks()) == [1, 1], "both are as before", deadline_s=120)
+        one.post("/v1/apps/twin/pause").raise_for_status()
+        for http in (one, other):
+            until(lambda http=http: http.post("/v1/completions", json=asked).status_code == 503, deadline_s=30)  # type: ignore[misc]
+        other.post("/v1/apps/twin/resume").raise_for_status()
+        for http in (one, other):
+            serves(http, "twin")
+        assert other.delete("/v1/deployments/twin").status_code == 204
+        problem(one.get("/v1/deployments/twin"), 404)
+        until(lambda: one.get("/v1/apps/twin").status_code == 404, "nothing is left", deadline_s=60)
 
 
 def test_a_job_is_at_both(pair: Town) -> None:

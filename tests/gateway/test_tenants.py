@@ -136,12 +136,9 @@ def test_a_door_that_is_open_is_seen(door: Door, monkeypatch: pytest.MonkeyPatch
         http.post("/v1/deployments", json={"name": "gamma-model"}).raise_for_status()
         known = ids(http, specification_of(door))
     assert shown(door, made[1]["token"], {"gamma-model"}, only=("/v1/deployments/",)) == []
-    real = Tenancy.deployed
-
-    def everybodys(self: Tenancy, who: Any, name: str) -> Any:
-        return next((one for one in self._deployed.values() if one.name == name), None) or real(self, who, name)
-
-    monkeypatch.setattr(Tenancy, "deployed", everybodys)
+    real = Tenancy._models
+    everybodys = [one["id"] for one in made]
+    monkeypatch.setattr(Tenancy, "_models", lambda self, _: [one for of in everybodys for one in real(self, of)])
     assert shown(door, made[1]["token"], {"gamma-model"}, only=("/v1/deployments/",))
     assert "gamma-model" in known
 

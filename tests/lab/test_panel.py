@@ -122,7 +122,7 @@ def test_a_generation_in_a_kernel_shows_with_its_cost(page: Page, first: dict[st
 
 def test_a_job_shows_while_it_runs_and_is_cancelled_from_the_panel(page: Page, first: dict[str, Any]) -> None:
     execute(page, "job = model.submit('Once upon a time', max_new_tokens=450, ignore_eos=True)")
-    running = page.get_by_role("option").filter(has=page.get_by_role("img", name="running"))
+    running = page.get_by_role("option").filter(has=page.get_by_role("img", name="running"), has_text="tokens")
     expect(running).to_be_visible()
     running.click()
     page.get_by_role("button", name="Cancel the job").click()
@@ -192,7 +192,8 @@ def test_no_key_or_token_of_rios_reaches_the_browser(page: Page, server: Jupyter
 
 def test_a_deployment_shows_with_its_log_and_is_scaled_and_stopped(page: Page, first: dict[str, Any]) -> None:
     execute(page, APP)
-    row = page.locator(".rios-row").filter(has_text="deployment")
+    expect(page.locator(".rios-row").filter(has_text="deployment")).to_have_count(2)  # the model is one, too
+    row = page.locator(".rios-row").filter(has_text="deployment").filter(has_text="web")
     expect(row).to_contain_text("1/1 ready")
     row.click()
     detail = page.locator(".rios-detail")

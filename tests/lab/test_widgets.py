@@ -150,7 +150,7 @@ def test_an_application_is_shown_scaled_and_stopped(net: Network) -> None:
     )
     app.wait()
     panel = Panel(lambda: net, kind="local")
-    row = next(one for one in panel.jobs() if one["kind"] == "deployment")
+    row = next(one for one in panel.jobs() if one["kind"] == "deployment" and one["name"] == "web")
     assert (row["id"], row["phase"], row["parts"], row["parts_max"]) == (app.id, "ready", 1, 1)
     widget = app.widget()
     until(lambda: widget.lines, "its log", deadline_s=DEADLINE_S)

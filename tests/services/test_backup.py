@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import inspect
 
 from rios.services.accounting import reconcile
-from rios.services.accounts import FIRST_ORGANISATION, Accounts
+from rios.services.accounts import Accounts
 from rios.services.backup import backup, restore
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import AppStore

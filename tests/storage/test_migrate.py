@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from rios.deploy.reading import read_app
 from rios.storage import deployment_models, gateway_models, migrate, report_models, sign_in_models
 from rios.storage.engine import Database
 from rios.storage.models import AccountRow, Base, EpochRow, HoldRow, TransferRow, UsageRow
@@ -107,6 +109,58 @@ def test_an_older_database_is_migrated_with_what_is_in_it_and_back(database: Dat
     migrate.upgrade(database)
     with database.reading() as connection:
         assert _content(connection) == [[], [], [], []]
+
+
+def test_models_of_organisations_become_deployments_and_back(database: Database) -> None:
+    migrate.upgrade(database, "0013")
+    rows = [
+        ("d1", "lab", "Big.Model", {"checkpoint": "big", "replicas": 2, "dtype": "float16", "partial": True}, 5),
+        ("d2", "lab", "big-model", {"checkpoint": "demo", "replicas": None, "dtype": None, "partial": False}, 6),
+    ]
+    with database.writing() as connection:
+        connection.execute(text("INSERT INTO organisations VALUES ('lab', 'Lab', false, 1)"))
+        for name, organisation, model, said, at in rows:
+            whole = json.dumps({**said, "wire_dtype": None, "private": False})
+            connection.execute(
+                text("INSERT INTO deployments VALUES (:id, :o, :n, :s, 'ann', :at)"),
+                {"id": name, "o": organisation, "n": model, "s": whole, "at": at},
+            )
+        before = connection.execute(text("SELECT * FROM deployments ORDER BY id")).all()
+    migrate.upgrade(database)
+    app, revision = deployment_models.AppRow, deployment_models.AppRevisionRow
+    with database.reading() as connection:
+        apps = connection.execute(select(app.__table__).order_by(app.id)).mappings().all()
+        said = [json.loads(one) for one in connection.scalars(select(revision.specification).order_by(revision.app_id))]
+        digests = connection.scalars(select(revision.digest).order_by(revision.app_id)).all()
+        events = connection.execute(text("SELECT seq, app_id, state FROM app_events ORDER BY seq")).all()
+    assert "deployments" not in Base.metadata.tables
+    assert [(one["name"], one["state"], one["wish"], one["user_id"]) for one in apps] == [
+        ("big-model", "requested", "run", "ann"), ("big-model-2", "requested", "run", "ann"),
+    ]  # fmt: skip
+    assert [tuple(one) for one in events] == [(1, "d1", "requested"), (2, "d2", "requested")]
+    wanted = [
+        {
+            "name": "big-model",
+            "model": "big",
+            "served_name": "Big.Model",
+            "copies": 2,
+            "dtype": "float16",
+            "partial": True,
+        },
+        {"name": "big-model-2", "model": "demo", "served_name": "big-model"},
+    ]
+    for fields, one, digest in zip(wanted, said, digests, strict=True):
+        assert (read_app(fields).stored(), read_app(fields).digest) == (one, digest), "as if it was asked for now"
+    migrate.downgrade(database, "0013")
+    with database.reading() as connection:
+        after = connection.execute(text("SELECT * FROM deployments ORDER BY id")).all()
+        assert [(*one[:3], json.loads(one[3]), *one[4:]) for one in after] == [
+            (*one[:3], json.loads(one[3]), *one[4:]) for one in before
+        ]
+        assert connection.execute(text("SELECT count(*) FROM apps")).scalar() == 0
+    migrate.upgrade(database)
+    with database.reading() as connection:
+        assert len(connection.execute(select(app.id)).all()) == 2
 
 
 def test_a_newer_database_is_refused_by_name(database: Database) -> None:

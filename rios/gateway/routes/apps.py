@@ -1,4 +1,4 @@
-"""Applications: what the organisation wants to run, what became of it, and what is wanted next."""
+"""Applications and models: what the organisation wants to run, what became of it, and what is wanted next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rios.gateway.auth import gate_of, needs
 from rios.gateway.schemas import Name, Strict
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.service import Deployments, Plan
-from rios.services.deployments.tenants import deployments_of
 from rios.services.deployments.values import Event
 from rios.words.errors import InvalidRequest
 
@@ -60,7 +59,7 @@ class Values(Strict):
 
 
 def _apps(request: Request, who: Principal) -> Deployments:
-    return deployments_of(gate_of(request).network._apps, who)
+    return gate_of(request).tenancy.deployments(who)
 
 
 def _app(request: Request, who: Principal, name: str) -> Deployment:

@@ -22,7 +22,7 @@ WorkersReader = Annotated[Principal, Depends(needs("workers:read"))]
 
 
 @router.get("/deployments", summary="The models that the organisation wants deployed")
-async def get_deployments(request: Request, who: Reader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+def get_deployments(request: Request, who: Reader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
     """By name, with their states: starting, serving or failed; in pages."""
     found = [one for one in gate_of(request).tenancy.models(who) if one.name > after]
     return page_of(found, limit, shown=s.deployed_of, cursor=lambda one: one.name)
@@ -39,7 +39,7 @@ def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> d
 
 
 @router.get("/deployments/{name}", summary="How far a deployment is")
-async def get_deployment(request: Request, who: Reader, name: str) -> dict[str, Any]:
+def get_deployment(request: Request, who: Reader, name: str) -> dict[str, Any]:
     """One deployment."""
     return s.deployed_of(gate_of(request).tenancy.deployed(who, name))
 

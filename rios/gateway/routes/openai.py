@@ -28,14 +28,14 @@ _COMPLETION_TOKENS = 16  # OpenAI's own default on this route
 
 
 @router.get("/models", summary="The models that serve")
-async def get_models(request: Request, who: Reader) -> dict[str, Any]:
+def get_models(request: Request, who: Reader) -> dict[str, Any]:
     """Of the user's organisation."""
     found = [one for one in gate_of(request).tenancy.models(who) if one.state == SERVING]
     return {"object": "list", "data": [_model(one) for one in found]}
 
 
 @router.get("/models/{name}", summary="A model")
-async def get_model(request: Request, who: Reader, name: str) -> dict[str, Any]:
+def get_model(request: Request, who: Reader, name: str) -> dict[str, Any]:
     """One model."""
     return _model(gate_of(request).tenancy.deployed(who, name))
 

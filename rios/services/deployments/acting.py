@@ -15,10 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
-from rios.services.deployments.health import Exec, probes_of
-from rios.services.deployments.hosts import APP, Host, Order
-from rios.services.deployments.images import image_of, resolved_on
-from rios.services.deployments.store import ROTATED, AppStore, NotLeader, require_leader, take_step
+from rios.services.deployments.specified import probes_of
+from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
     BudgetExceeded,
@@ -33,13 +31,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rios.deploy.runtimes.protocol import Status
+    from rios.services.deployments.health import Exec
+    from rios.services.deployments.hosts import Host
     from rios.services.deployments.metering import Metering
     from rios.services.deployments.routing import Routes
     from rios.services.deployments.secrets import SecretStore
 
 log = logging.getLogger(__name__)
 
-Lease = tuple[str, int]
 _THREADS = 32
 _DRAIN_LOOK_S = 0.02
 _OTHERS_S = 0.6
@@ -52,8 +51,17 @@ _LATER = (LedgerUnavailable, NetworkClosed, NotLeader)
 class Acting:
     """The acts of one reconciler. Close it."""
 
-    def __init__(self, store: AppStore, metering: Metering, secrets: SecretStore, routes: Routes | None) -> None:
-        """routes: those of this process, to know when a replica has answered all that it had in its hands."""
+    def __init__(
+        self,
+        store: AppStore,
+        metering: Callable[[], Metering],
+        secrets: Callable[[], SecretStore],
+        routes: Callable[[], Routes] | None,
+    ) -> None:
+        """routes: those of this process, to know when a replica has answered all that it had in its hands.
+
+        They are asked for when an application is to be done something about.
+        """
         self._store = store
         self._metering = metering
         self._secrets = secrets
@@ -103,11 +111,11 @@ class Acting:
 
     def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
         """Whether one replica could be held for now."""
-        return self._metering.affordable(app, host, specification)
+        return self._metering().affordable(app, host, specification)
 
     def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
         """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
-        return self._metering.replicas_paid(app, host, specification)
+        return self._metering().replicas_paid(app, host, specification)
 
     # --- what is to be done ----------------------------------------------------------------------------------
 
@@ -143,7 +151,7 @@ class Acting:
             self._begin(one.id, self._start, app, one, specification, host, lease)
         elif rotated > self._delivered.get(one.id, 0):
             self._begin(one.id, self._rotate, app, one, specification, host, rotated, lease)
-        elif one.period and now - one.period_at >= self._metering.period_us:
+        elif one.period and now - one.period_at >= self._metering().period_us:
             self._begin(one.id, self._meter, app, one, specification, host, lease)
 
     def clear(self, host: Host, instance: str) -> None:
@@ -197,6 +205,9 @@ class Acting:
                 self._failures[one.id] = str(error)
 
     def _started(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
+        from rios.services.deployments.hosts import Order
+        from rios.services.deployments.images import image_of, resolved_on
+
         image = image_of(self._store, app.id, one.revision) if specification["image"] is not None else None
         if one.state is State.SCHEDULED and host.pulls(specification, image):
             one = self._moved(one, Step(one, State.PULLING, "its host fetches what it stands on", changes={}), lease)
@@ -204,13 +215,12 @@ class Acting:
             image = resolved_on(host, self._store, app, one.revision, specification, lease=lease)
         elif one.state is State.PULLING:
             host.prepare(specification, image)
-        if specification["model"] is None:  # a model is paid for by request
-            self._metering.begin(app, one, specification, lease)
+        self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
             one = self._moved(one, Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), lease)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
-            specification=specification, secrets=self._secrets.of(app, specification["secrets"]),
+            specification=specification, secrets=self._secrets().of(app, specification["secrets"]),
             image=image,
         )  # fmt: skip
         status = host.start(order)
@@ -231,14 +241,14 @@ class Acting:
 
     def _meter(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
         try:
-            self._metering.turn(app, one, specification, host.metrics(one.id), lease)
+            self._metering().turn(app, one, specification, host.metrics(one.id), lease)
         except (InsufficientBalance, BudgetExceeded) as error:
             self._unpaid(app, str(error), lease)
 
     def _rotate(
         self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, rotated: int, lease: Lease
     ) -> None:
-        host.put_secrets(one.id, self._secrets.of(app, specification["secrets"]))
+        host.put_secrets(one.id, self._secrets().of(app, specification["secrets"]))
         self._moved(one, Step(one, one.state, "it has its secrets anew", changes={}, kind=ROTATED), lease)
         self._delivered[one.id] = rotated
 
@@ -267,14 +277,14 @@ class Acting:
         outcome = State(one.outcome or State.STOPPED)
         cause = "nothing of it is left" if host is not None else f"host {one.host} is lost"
         step = Step(one, outcome, cause, changes={})
-        self._metering.finish(app, one, specification, metrics, step, until=until, lease=lease)
+        self._metering().finish(app, one, specification, metrics, step, until=until, lease=lease)
         self._delivered.pop(one.id, None)
         if host is not None:
             host.clear(one.id)
 
     def _drain(self, one: Replica, grace_s: float) -> None:
         """Until a replica, which gets no new requests, has answered those in its hands."""
-        routes = self._routes
+        routes = None if self._routes is None else self._routes()
         if routes is None:
             time.sleep(min(_OTHERS_S, grace_s))
             return
@@ -297,6 +307,8 @@ class Acting:
         return {str(one["runtime"]) for one in self._store.specifications(marks).values()}
 
     def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
+        from rios.services.deployments.hosts import APP
+
         named = self._named(app)
         for host in hosts.values():
             if host.only and not host.only & named:
@@ -309,7 +321,7 @@ class Acting:
 
         def run(connection: Connection) -> None:
             require_leader(connection, *lease)
-            self._secrets.drop(connection, app)
+            self._secrets().drop(connection, app)
             take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at)
 
         self._store.transact(lambda batch: run(batch.connection))

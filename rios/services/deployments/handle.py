@@ -11,10 +11,7 @@ from pydantic import SecretStr
 
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
-from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App as Specification
-from rios.services.deployments.engine_host import EngineHost
-from rios.services.deployments.following import follow
 from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
@@ -25,6 +22,7 @@ from rios.words.money import Wei, format_ros
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from rios.deploy.runtimes.protocol import Executed, LogLine
     from rios.services.deployments.platform import Platform
     from rios.services.deployments.store import AppStore
     from rios.services.generation import Model
@@ -53,9 +51,9 @@ class Deployment:
         name: str,
         *,
         by: str,
-        checked: Callable[[Specification], None],
+        checked: Callable[[Specification], Specification],
     ) -> None:
-        """checked: raises InvalidRequest for a specification that this user may not have."""
+        """checked: a specification as it is kept; raises InvalidRequest for one that this user may not have."""
         self._platform = platform
         self.id = app_id
         self.name = name
@@ -116,13 +114,16 @@ class Deployment:
     @property
     def model(self) -> Model:
         """The model of a model deployment that is ready here. Raises InvalidRequest for another, NotFound."""
-        if self.specification["model"] is None:
+        if not self._is_model():
             raise InvalidRequest(f"{self.name} is an application and no model; app.url is where it answers")
-        for one in self.replicas:
-            host = self._platform().hosts.now().get(one.host)
-            if one.state is State.READY and isinstance(host, EngineHost):
-                return host.model(one.id)
-        raise NotFound(f"the model {self.name} is {self.status}; wait() until it is ready")
+        engine = self._platform().engine
+        ready = [one for one in self.replicas if one.state is State.READY]
+        if not ready:
+            raise NotFound(f"the model {self.name} is {self.status}; wait() until it is ready")
+        return engine.model(next((one.id for one in ready if one.host == engine.name), ready[0].id))
+
+    def _is_model(self) -> bool:
+        return self.specification["model"] is not None
 
     @property
     def events(self) -> list[Event]:
@@ -136,7 +137,10 @@ class Deployment:
 
     def metrics(self) -> list[dict[str, Any]]:
         """What each replica used so far, as its host's kernel counted: a row with cpu_seconds, memory_bytes ..."""
-        hosts, found = self._platform().hosts.now(), []
+        found: list[dict[str, Any]] = []
+        if self._is_model():
+            return found  # it is metered by request: net.billing.usage() has that
+        hosts = self._platform().hosts.now()
         for one in self.replicas:
             host = hosts.get(one.host)
             if host is None or not one.started_at:
@@ -171,6 +175,8 @@ class Deployment:
 
     def lines(self, *, replica: str | None = None, since: float = 0.0) -> list[tuple[str, LogLine]]:
         """The lines after the moment `since` (seconds since 1970), each with its replica's id."""
+        if self._is_model():
+            return []  # it writes none
         hosts = self._platform().hosts.now()
         streams: list[Iterable[tuple[str, LogLine]]] = []
         for one in self._store.replicas(self.id, ended=True):
@@ -184,6 +190,8 @@ class Deployment:
         return list(heapq.merge(*streams, key=lambda pair: pair[1].at))
 
     def _following(self, replica: str | None) -> Iterator[str]:
+        from rios.services.deployments.following import follow
+
         platform = self._platform()
 
         def alive() -> bool:
@@ -194,6 +202,8 @@ class Deployment:
 
     def exec(self, command: Sequence[str], *, replica: str | None = None, timeout: float = 30.0) -> Executed:
         """Run a command inside a replica: exit_code, stdout, stderr. Raises NotFound, DeadlineExceeded."""
+        if self._is_model():
+            raise NotFound(f"{self.name} is a model, and no command runs in it")
         for one in self.replicas:
             if one.state in (State.READY, State.DEGRADED, State.STARTING) and one.started_at:
                 host = self._platform().hosts.now().get(one.host)
@@ -219,7 +229,7 @@ class Deployment:
     def scale(self, replicas: int | tuple[int, int]) -> None:
         """Want so many replicas, or from so many to so many as the load asks for."""
         low, high = span_of(replicas)
-        if self.specification["model"] is not None:
+        if self._is_model():
             self.update(replicas=(low, high))
             return
 
@@ -247,19 +257,20 @@ class Deployment:
 
         if wanted.name != self.name:
             raise InvalidRequest(f"{self.name} cannot become {wanted.name}: a name stays; create another deployment")
-        self._checked(wanted)
-        platform, wanted = self._platform(), resolved(wanted)
+        platform, wanted = self._platform(), resolved(self._checked(wanted))
         stored, digest, values = wanted.stored(), wanted.digest, wanted.secret_values()
         at = self._store.ledger.now()
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
-            platform.secrets.put(connection, app, values, at=at)
+            if values:
+                platform.secrets.put(connection, app, values, at=at)
             if not anew and not values and stored == self._store.specification(app.id, app.revision):
                 return {}, "", ""
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
-            low, high = (1, 1) if wanted.model is not None else (wanted.replicas.min, wanted.replicas.max)
             columns: dict[str, Any] = {"revision": number, "since": at, **_FRESH}
-            columns |= {"replicas_min": low, "replicas_max": high, "replicas": min(max(app.replicas, low), high)}
+            if wanted.model is None:
+                low, high = wanted.replicas.min, wanted.replicas.max
+                columns |= {"replicas_min": low, "replicas_max": high, "replicas": min(max(app.replicas, low), high)}
             return {**columns, **_begun(app)}, "update", f"{self._by} wants revision {number}"
 
         return self._change(change).revision

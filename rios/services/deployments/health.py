@@ -187,16 +187,3 @@ def _http(host: str, port: int, path: str, timeout_s: float) -> str:
         return "" if 200 <= status < 400 else f"GET {path} answers {status}"
     finally:
         connection.close()
-
-
-def probes_of(specification: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The probes of a specification; the port alone where it has a port and says nothing; None without both."""
-    if specification["health"] is not None:
-        found: Mapping[str, Any] = specification["health"]
-        return found
-    if specification["port"] is None:
-        return None
-    return {
-        "http": None, "tcp": specification["port"], "command": None, "interval": 5.0, "timeout": 2.0, "failures": 3,
-        "successes": 1, "start": None, "live": None, "deadline": 60.0,
-    }  # fmt: skip

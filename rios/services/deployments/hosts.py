@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
-from rios.deploy.scheduling import HostOffer
+if TYPE_CHECKING:
+    from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
+    from rios.deploy.scheduling import HostOffer
 
 NETWORK, APP, REVISION = "rios.network", "rios.app", "rios.revision"
 """Labels of instances: a host may serve several networks, and clears away what is of its own alone."""

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select
 
 from rios.deploy.runtimes.protocol import ImageBase
 from rios.services.deployments.hosts import Host
-from rios.services.deployments.store import AppStore, require_leader, write_event
+from rios.services.deployments.store import AppStore, Lease, require_leader, write_event
 from rios.storage.deployment_models import AppImageRow
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def image_of(store: AppStore, app_id: str, revision: int) -> ImageBase | None:
 
 
 def resolved_on(
-    host: Host, store: AppStore, app: App, revision: int, specification: Mapping[str, Any], *, lease: tuple[str, int]
+    host: Host, store: AppStore, app: App, revision: int, specification: Mapping[str, Any], *, lease: Lease
 ) -> ImageBase | None:
     """Resolve the image of a revision that is not resolved yet, on a host, and keep it; the image that holds.
 
@@ -42,9 +42,7 @@ def resolved_on(
     return held
 
 
-def _keep(
-    store: AppStore, app: App, revision: int, name: str, found: ImageBase, *, lease: tuple[str, int]
-) -> ImageBase:
+def _keep(store: AppStore, app: App, revision: int, name: str, found: ImageBase, *, lease: Lease) -> ImageBase:
     at = store.ledger.now()
 
     def run(connection: Connection) -> ImageBase:

@@ -25,7 +25,7 @@ from rios.billing.usage import UsageRecord, resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets
-from rios.services.deployments.store import AppStore, require_leader, take_step
+from rios.services.deployments.store import AppStore, Lease, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.storage.deployment_models import AppReplicaRow
 from rios.words.errors import BudgetExceeded
@@ -87,7 +87,7 @@ class Metering:
     def __repr__(self) -> str:
         return f"<Metering every {self.period_us / SECOND:g} s>"
 
-    def begin(self, app: App, replica: Replica, specification: Mapping[str, Any], lease: tuple[str, int]) -> None:
+    def begin(self, app: App, replica: Replica, specification: Mapping[str, Any], lease: Lease) -> None:
         """Hold for the first period of a replica that is about to start; once, however often it is asked.
 
         Raises InsufficientBalance, BudgetExceeded.
@@ -131,7 +131,7 @@ class Metering:
             )  # fmt: skip
 
     def turn(
-        self, app: App, replica: Replica, specification: Mapping[str, Any], metrics: Metrics, lease: tuple[str, int]
+        self, app: App, replica: Replica, specification: Mapping[str, Any], metrics: Metrics, lease: Lease
     ) -> None:
         """Post the period that is over, and hold for the next: both or none.
 
@@ -164,7 +164,7 @@ class Metering:
         step: Step,
         *,
         until: int,
-        lease: tuple[str, int],
+        lease: Lease,
     ) -> None:
         """Post the last period of a replica that has ended, together with the state that says so.
 

@@ -3,32 +3,39 @@
 A pass reads what hosts run, then what the tables say, and writes what follows from both: states with their events, new
 replicas with the host that was chosen. What then has to be done on a host (`acting`) is begun from what is written, so
 whoever is killed at any point is followed by one who reads the same and does the same: a replica's id is the name of
-its instance, and no host runs one name twice. Instances of no living replica are cleared away.
+its instance, and no host runs one name twice. Instances of no living replica are cleared away. Of models it decides
+alone: their engines act (`engine`).
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from rios.deploy.deciding import SECOND, Decision, backoff_us, decide
 from rios.deploy.lifecycle import State, Wish
-from rios.deploy.runtimes.protocol import Status
-from rios.deploy.scheduling import Amounts, HostOffer, choose, total
+from rios.deploy.scheduling import Amounts, HostOffer, total
 from rios.services.deployments.acting import Acting
-from rios.services.deployments.health import Prober
-from rios.services.deployments.hosts import Host, Hosts
-from rios.services.deployments.leader import LEASE_S, Leadership
-from rios.services.deployments.scaling import Scalers
-from rios.services.deployments.specified import Specified, exited, failed, need_of, wanted_of
+from rios.services.deployments.engine import is_engine
+from rios.services.deployments.engines import Engines, Seen
+from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
+from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, why
+from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
 from rios.services.deployments.store import AppStore, NotLeader
-from rios.services.deployments.values import App, NewReplica, Replica, Step
+from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
+
+if TYPE_CHECKING:
+    from rios.deploy.runtimes.protocol import Status
+    from rios.services.deployments.engine import Engine
+    from rios.services.deployments.health import Prober
+    from rios.services.deployments.hosts import Hosts
+    from rios.services.deployments.scaling import Scalers
+    from rios.services.lazy import Lazy
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +46,7 @@ _RETRY_US = SECOND
 _MONEY_US = 2 * SECOND
 """How often a deployment without money is looked at for some."""
 _STEADY_US = 10 * SECOND
-_NOTHING: Mapping[str, Status] = {}
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What one pass has found and is going to write."""
-
-    now: int
-    offers: dict[str, HostOffer]
-    hosts: Mapping[str, Host]
-    answers: dict[str, dict[str, Status]]
-    """By host: what it runs. A host that does not answer is not in it."""
-    lost: frozenset[str] = frozenset()
-    steps: list[Step] = field(default_factory=list)
-    new: list[NewReplica] = field(default_factory=list)
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Reconciler:
@@ -62,14 +55,21 @@ class Reconciler:
     def __init__(
         self,
         store: AppStore,
-        hosts: Hosts,
+        hosts: Lazy[Hosts],
         acting: Acting,
-        prober: Prober,
-        scalers: Scalers,
+        prober: Lazy[Prober],
+        scalers: Lazy[Scalers],
         *,
+        engine: Engine | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
+        """hosts, prober and scalers are made when there is an application. engine: this process's, where it has one."""
         self._store = store
+        self._engine = engine
+        self._engines = Engines(store, lease_s=lease_s)
+        self._lease_s = lease_s
+        self._quiet: tuple[int, Seen] | None = None
+        """The last event, and the engines, with which nothing was to be done nor will be by itself."""
         self._hosts = hosts
         self._acting = acting
         self._prober = prober
@@ -85,6 +85,8 @@ class Reconciler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="rios-reconciler", daemon=True)
         acting.done = self.nudge
+        self.wrote: Callable[[], None] = lambda: None
+        """Told when something was written that engines may have to act on."""
 
     def __repr__(self) -> str:
         return f"<Reconciler {self.leadership!r}>"
@@ -104,7 +106,6 @@ class Reconciler:
         if self._thread.is_alive():
             self._thread.join()
         self._acting.close()
-        self._scalers.close()
         try:
             self.leadership.give_up()
         except (LedgerUnavailable, NetworkClosed) as error:
@@ -119,7 +120,7 @@ class Reconciler:
             except NotLeader:
                 self.leadership.lost()
                 again = False
-            except LedgerUnavailable as error:
+            except (LedgerUnavailable, NetworkClosed) as error:
                 log.warning("deployments are not looked after now", extra={"reason": str(error)})
                 again = False
             except Exception:
@@ -128,7 +129,9 @@ class Reconciler:
                 again = False
             took = time.monotonic() - started
             if not again:
-                self._wake.wait(max(PASS_S, 2 * took))
+                # Where all is quiet, nothing but others' leases changes by itself.
+                quiet_s = min(self._lease_s * RENEWED, threading.TIMEOUT_MAX)
+                self._wake.wait(max(PASS_S, 2 * took) if self._quiet is None else quiet_s)
 
     # --- one pass --------------------------------------------------------------------------------------------
 
@@ -137,26 +140,47 @@ class Reconciler:
 
         Raises NotLeader, LedgerUnavailable.
         """
-        led = self.leadership.leads
+        led, quiet = self.leadership.leads, self._quiet
+        self._quiet = None
         if not self.leadership.look():
             return False
         if not led:
             self._led_since = time.monotonic()
+            self._engines.forget()
+        if led and quiet is not None and quiet == self._engines.look_with_seq():
+            self._quiet = quiet
+            return False
+        seq = self._store.seq()
         found = self._observed()
         # After what hosts run: an instance that is there has its row by then, or its row has ended.
         apps, replicas = self._store.snapshot()
+        # After the rows of engines, which have leases before they have rows.
+        found.engines = self._engines.look()
         self._events_seen, rotated = self._store.rotations(self._events_seen)
         self._rotated.update(rotated)
         self._read_specifications(apps, replicas)
+        if self._lacks(found, apps):
+            return True
         self._use(found, apps, replicas)
         self._clear_orphans(found, replicas)
-        for app in apps:
-            mine = replicas.get(app.id, [])
-            if not self._is_settled(found, app, mine):
-                self._one(found, app, mine)
-        self._scalers.keep({app.id for app in apps})
+        unsettled = [app for app in apps if not self._is_settled(found, app, replicas.get(app.id, []))]
+        for app in unsettled:
+            self._one(found, app, replicas.get(app.id, []))
         late = self._store.write(found.steps, new=found.new, at=found.now, lease=self.leadership.lease)
-        self._probe(replicas, apps)
+        self._act(found, apps, replicas)
+        if not unsettled and all(one.is_model for one in self._specifications.values()):
+            self._quiet = seq, found.engines
+        return bool(found.new) or len(found.steps) > len(late)
+
+    def _act(self, found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
+        """Begin what follows from what is written."""
+        if found.new or found.steps:
+            self.wrote()
+        if self._scalers.is_made:
+            self._scalers().keep({app.id for app in apps})
+        if self._prober.is_made or any(one.probes is not None for one in self._specifications.values()):
+            self._probe(replicas, apps)
+        self._engines.drop(lost_engines(found, apps, replicas))
         lease = self.leadership.lease
         for app in apps:
             rotated_at = self._rotated.get(app.id, 0)
@@ -166,10 +190,25 @@ class Reconciler:
                     status=found.answers.get(one.host, _NOTHING).get(one.id), lost=one.host in found.lost,
                     rotated=rotated_at, now=found.now, lease=lease,
                 )  # fmt: skip
-        return bool(found.new) or len(found.steps) > len(late)
 
-    def _observed(self) -> _Pass:
-        hosts = self._hosts.now()
+    def _lacks(self, found: Pass, apps: Sequence[App]) -> bool:
+        """Make what only applications need where there is one, and have an engine take models where none does.
+
+        Whether that was done: then what was found is not all that there is.
+        """
+        models = [app for app in apps if self._specifications[app.id, app.revision].is_model]
+        if len(models) < len(apps) and not found.asked:
+            self._hosts()
+            return True
+        free = any(not app.bound and app.wish is Wish.RUN for app in models)
+        if free and not found.engines.takes and self._engine is not None:
+            self._engine.begin(takes=True)
+            return True
+        return False
+
+    def _observed(self) -> Pass:
+        asked = self._hosts.is_made
+        hosts = self._hosts().now() if asked else {}
         answers: dict[str, dict[str, Status]] = {}
         offers: dict[str, HostOffer] = {}
         for name, host in hosts.items():
@@ -184,9 +223,9 @@ class Reconciler:
             offers[name] = offer
             self._silent.discard(name)
             self._answered_at[name] = time.monotonic()
-        return _Pass(self._store.ledger.now(), offers, hosts, answers)
+        return Pass(self._store.ledger.now(), offers, hosts, answers, asked=asked)
 
-    def _use(self, found: _Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
+    def _use(self, found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
         """Count what replicas take of their hosts, and find out which hosts are lost."""
         names = set(self._answered_at)
         taken: dict[str, list[Amounts]] = {}
@@ -199,12 +238,14 @@ class Reconciler:
             if offer is not None:
                 found.offers[name] = replace(offer, used=total((offer.used, *amounts)))
         clock = time.monotonic()
-        silent = names - found.answers.keys()
+        engines = {name for name in names if is_engine(name)}
+        silent = names - engines - found.answers.keys()
         # A reconciler that has just begun has not heard of anybody, which says nothing.
         heard = {name: max(self._answered_at.get(name, 0.0), self._led_since) for name in silent}
         found.lost = frozenset(name for name, at in heard.items() if clock - at > HOST_LOST_S)
+        found.lost |= engines - found.engines.living
 
-    def _clear_orphans(self, found: _Pass, replicas: Mapping[str, Sequence[Replica]]) -> None:
+    def _clear_orphans(self, found: Pass, replicas: Mapping[str, Sequence[Replica]]) -> None:
         known = {one.id: one.host for of_app in replicas.values() for one in of_app}
         for name, statuses in found.answers.items():
             for instance in statuses:
@@ -226,28 +267,43 @@ class Reconciler:
 
     # --- one deployment --------------------------------------------------------------------------------------
 
-    def _is_settled(self, found: _Pass, app: App, replicas: Sequence[Replica]) -> bool:
+    def _is_settled(self, found: Pass, app: App, replicas: Sequence[Replica]) -> bool:
         """Whether it is all as it is wanted, and nothing scales it: `_one` would write nothing. Most are, in a pass."""
+        specified = self._specifications[app.id, app.revision]
+        if app.bound and app.bound not in found.engines.living:
+            return False
+        if not replicas and (app.wish is Wish.PAUSE or (specified.is_model and app.failures)):
+            return app.state is (State.PAUSED if app.wish is Wish.PAUSE else State.FAILED)
         if app.state is not State.READY or app.wish is not Wish.RUN or not app.paid:
             return False
         if app.settled_revision != app.revision or app.good_revision != app.revision:
             return False
-        if not app.replicas_min == app.replicas_max == app.replicas == app.reached == len(replicas):
+        low, high = (app.replicas_min, app.replicas_max)
+        if specified.is_model:
+            low = high = engines_wanted(found, app)
+        if not 0 < low == high == app.replicas == app.reached == len(replicas):
             return False
-        probes = self._specifications[app.id, app.revision].probes
-        for one in replicas:
-            if one.state is not State.READY or (one.revision, one.round) != (app.revision, app.round):
-                return False
-            status = found.answers.get(one.host, _NOTHING).get(one.id)
-            if status is None or status.state == "exited":
-                return False
-            if probes is not None:
-                verdict = self._prober.verdict(one.id)
-                if not verdict.alive or verdict.ready is False:
-                    return False
-        return app.replicas > 0
+        return all(self._is_well(found, app, specified, one) for one in replicas)
 
-    def _one(self, found: _Pass, app: App, replicas: Sequence[Replica]) -> None:
+    def _is_well(self, found: Pass, app: App, specified: Specified, one: Replica) -> bool:
+        if one.state is not State.READY or (one.revision, one.round) != (app.revision, app.round):
+            return False
+        if specified.is_model:
+            return one.host not in found.lost and not one.outcome
+        status = found.answers.get(one.host, _NOTHING).get(one.id)
+        if status is None or status.state == "exited":
+            return False
+        if specified.probes is None:
+            return True
+        verdict = self._prober().verdict(one.id)
+        return verdict.alive and verdict.ready is not False
+
+    def _one(self, found: Pass, app: App, replicas: Sequence[Replica]) -> None:
+        if app.bound and app.bound not in found.engines.living and app.wish is not Wish.DELETE:
+            cause = f"{app.bound} is lost, and with it what was bound to it"
+            wish = {"wish": str(Wish.DELETE), "reason": cause}
+            found.steps.append(Step(app, State.STOPPING, cause, changes=wish))
+            return
         specification = self._specification(app.id, app.revision)
         views: list[Replica] = []
         for one in replicas:
@@ -265,12 +321,14 @@ class Reconciler:
         decision = decide(wanted_of(app, specification), [one.seen() for one in views], now=found.now)
         self._follow(found, app, specification, views, decision)
 
-    def _observe(self, found: _Pass, app: App, one: Replica) -> Step | None:
+    def _observe(self, found: Pass, app: App, one: Replica) -> Step | None:
         """What hosts and probes say of a replica, where that is another state."""
         if not one.lives:
             return None
         if one.host in found.lost:
             return failed(one, f"host {one.host} is lost")
+        if one.outcome:
+            return ended(one)
         if (why := self._acting.failure(one.id)) is not None:
             return failed(one, f"it could not be started: {why}")
         status = found.answers.get(one.host, {}).get(one.id)
@@ -282,11 +340,11 @@ class Reconciler:
             return None
         return self._judged(found, app, one)
 
-    def _judged(self, found: _Pass, app: App, one: Replica) -> Step | None:
+    def _judged(self, found: Pass, app: App, one: Replica) -> Step | None:
         probes = self._specifications[app.id, one.revision].probes
         if probes is None:
             return None
-        verdict = self._prober.verdict(one.id)
+        verdict = self._prober().verdict(one.id)
         if not verdict.alive:
             return failed(one, f"it does not live: {verdict.said}")
         if verdict.ready and one.state in (State.STARTING, State.DEGRADED):
@@ -300,7 +358,7 @@ class Reconciler:
             return failed(one, f"it was not ready within {probes['deadline']:g} s: {said}")
         return None
 
-    def _count_end(self, found: _Pass, app: App, one: Replica, step: Step, specification: Mapping[str, Any]) -> App:
+    def _count_end(self, found: Pass, app: App, one: Replica, step: Step, specification: Mapping[str, Any]) -> App:
         """A replica has ended by itself: what that means for the deployment."""
         if (one.revision, one.round) != (app.revision, app.round):
             return app
@@ -321,7 +379,9 @@ class Reconciler:
         found.steps.append(Step(app, app.state, cause, changes=changes, kind="failure"))
         return replace(app, failures=failures, retry_at=changes["retry_at"], reason=step.cause)
 
-    def _scaled(self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> App:
+    def _scaled(self, found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> App:
+        if self._specifications[app.id, app.revision].is_model:
+            return on_engines(found, app)
         if app.wish is not Wish.RUN or not app.paid or app.replicas_min == app.replicas_max:
             return app
 
@@ -329,14 +389,14 @@ class Reconciler:
             dearest = max(found.offers.values(), key=lambda offer: offer.ask_bp, default=None)
             return None if dearest is None else self._acting.replicas_paid(app, dearest.name, specification)
 
-        wanted, why = self._scalers.wanted(app, specification, views, found.hosts, paid=paid, now=found.now)
+        wanted, why = self._scalers().wanted(app, specification, views, found.hosts, paid=paid, now=found.now)
         if wanted == app.replicas:
             return app
         changes = {"replicas": wanted, "reached": min(app.reached, wanted)}
         found.steps.append(Step(app, app.state, f"{app.replicas} -> {wanted}: {why}", changes=changes, kind="scaled"))
         return replace(app, replicas=wanted, reached=changes["reached"])
 
-    def _paid_again(self, found: _Pass, app: App, specification: Mapping[str, Any]) -> App:
+    def _paid_again(self, found: Pass, app: App, specification: Mapping[str, Any]) -> App:
         if found.now < self._money_at.get(app.id, 0) or not found.offers:
             return app
         self._money_at[app.id] = found.now + _MONEY_US
@@ -354,7 +414,7 @@ class Reconciler:
         return replace(app, state=State.REQUESTED, **changes)
 
     def _follow(
-        self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], decision: Decision
+        self, found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], decision: Decision
     ) -> None:
         """Write down what was decided."""
         if decision.back_to is not None:
@@ -365,7 +425,7 @@ class Reconciler:
         by_id = {one.id: one for one in views}
         for name, cause in decision.end:
             found.steps.append(Step(by_id[name], State.STOPPING, cause, changes={"outcome": str(State.STOPPED)}))
-        nowhere = self._place(found, app, specification, views, decision.begin)
+        nowhere = place(found, app, specification, views, decision.begin)
         changes: dict[str, Any] = {
             name: value
             for name, value in (
@@ -381,45 +441,13 @@ class Reconciler:
         if decision.state is not app.state:
             if decision.state in (State.READY, State.STOPPED) and app.wish is Wish.RUN:
                 changes["reason"] = ""
-            found.steps.append(Step(app, decision.state, self._why(app, decision, views), changes=changes))
+            found.steps.append(Step(app, decision.state, why(app, decision, views), changes=changes))
             app = replace(app, state=decision.state)
         elif changes:
             found.steps.append(Step(app, app.state, "", changes=changes, kind=""))
         if nowhere is not None and nowhere != app.reason:
             changes = {"reason": nowhere, "retry_at": found.now + _RETRY_US}
             found.steps.append(Step(app, app.state, nowhere, changes=changes, kind="not scheduled"))
-
-    def _place(
-        self, found: _Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], count: int
-    ) -> str | None:
-        """Put so many new replicas on hosts; why not all of them, where that is so."""
-        siblings: dict[str, int] = {}
-        for one in views:
-            if one.lives:
-                siblings[one.host] = siblings.get(one.host, 0) + 1
-        need = need_of(specification)
-        beside = siblings if specification["schedule"]["spread"] else {}
-        for _ in range(count):
-            choice = choose(need, found.offers.values(), siblings=beside)
-            if choice.host is None:
-                return choice.reason
-            replica_id = f"{app.name[:30]}-{secrets.token_hex(5)}"
-            found.new.append(NewReplica(app, replica_id, choice.host, choice.reason))
-            siblings[choice.host] = siblings.get(choice.host, 0) + 1
-            offer = found.offers[choice.host]
-            found.offers[choice.host] = replace(offer, used=offer.used + need.amounts)
-        return None
-
-    def _why(self, app: App, decision: Decision, views: Sequence[Replica]) -> str:
-        mark = (app.revision, app.round)
-        ready = sum(one.state is State.READY and (one.revision, one.round) == mark for one in views)
-        if decision.state is State.FAILED:
-            return app.reason or "it failed"
-        if decision.state is State.PAUSED:
-            return "paused" if app.wish is Wish.PAUSE else "out of money"
-        if decision.state in (State.STOPPING, State.STOPPED):
-            return app.reason or "deleted"
-        return f"{ready} of {app.replicas} replicas of revision {app.revision} are ready"
 
     def _probe(self, replicas: Mapping[str, Sequence[Replica]], apps: Sequence[App]) -> None:
         alive = {app.id for app in apps}
@@ -434,8 +462,8 @@ class Reconciler:
                 watched.add(one.id)
                 ready = one.state in (State.READY, State.DEGRADED)
                 run = self._acting.runner(one)
-                address = self._hosts.way(one.host, one.id, one.address) if one.address else ""
+                address = self._hosts().way(one.host, one.id, one.address) if one.address else ""
                 if one.address and not address:
                     continue  # its host is not known here yet
-                self._prober.watch(one.id, address, probes, run, ready=ready)
-        self._prober.keep(watched)
+                self._prober().watch(one.id, address, probes, run, ready=ready)
+        self._prober().keep(watched)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
+from rios.services.deployments.bound import new_app
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.values import App
 from rios.services.deployments.views import AppView, views_of
@@ -58,20 +58,23 @@ class Plan(tuple[Change, ...]):
         return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
 
 
-Check = Callable[[Specification], None]
+Check = Callable[[Specification], Specification]
 
 
-def _anything(_: Specification) -> None:
-    """Whoever has the process may have all that it may."""
+def own(wanted: Specification) -> Specification:
+    """Whoever has the process may have all that it may. A checkpoint is found from everywhere."""
+    if wanted.model in (None, "demo"):
+        return wanted
+    return wanted.model_copy(update={"model": str(Path(str(wanted.model)).expanduser().resolve())})
 
 
 class Deployments:
     """Applications and models on a network: `net.deploy`."""
 
     def __init__(
-        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, checked: Check = _anything
+        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, checked: Check = own
     ) -> None:
-        """checked: raises InvalidRequest for a specification that this user may not have."""
+        """checked: a specification as it is kept; raises InvalidRequest for one that this user may not have."""
         self._platform = platform
         self._checked = checked
         self._user_id = user_id
@@ -96,23 +99,18 @@ class Deployments:
         """As `create`, of a specification that was read already."""
         platform = self._platform()
         store = platform.store
-        self._checked(wanted)
-        wanted = resolved(wanted)
+        wanted = resolved(self._checked(wanted))
         now = store.ledger.now()
-        app = App(
-            id=f"app-{secrets.token_hex(8)}", organisation_id=self._organisation_id, user_id=self._user_id,
-            name=wanted.name, state=State.REQUESTED, wish=Wish.RUN, reason="", revision=1, settled_revision=None,
-            good_revision=None, round=0, replicas=max(wanted.replicas.min, 1), replicas_min=wanted.replicas.min,
-            replicas_max=wanted.replicas.max, reached=0, failures=0, retry_at=0, since=now, asked_at=now, paid=True,
-            created_at=now, ended_at=0,
-        )  # fmt: skip
-        if wanted.model is not None:  # one deployment on the network; its replicas are copies of its experts
-            app = replace(app, replicas=1, replicas_min=1, replicas_max=1)
+        app = new_app(wanted, user_id=self._user_id, organisation_id=self._organisation_id, at=now)
         given = wanted.secret_values()
+
+        def also(connection: Connection) -> None:
+            if given:
+                platform.secrets.put(connection, app, given, at=now)
+
         store.create(
-            app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it",
-            also=lambda connection: platform.secrets.put(connection, app, given, at=now),
-        )  # fmt: skip
+            app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it", also=also
+        )
         platform.changed()
         return self._handle(app)
 
@@ -140,7 +138,7 @@ class Deployments:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
         store = self._platform().store
         changes = []
-        for wanted in _read(source):
+        for wanted in map(self._checked, _read(source)):
             try:
                 app = store.named(self._organisation_id, wanted.name)
             except NotFound:
@@ -201,11 +199,14 @@ def resolved(wanted: Specification) -> Specification:
     return wanted.model_copy(update={"secrets": found}) if wanted.secrets else wanted
 
 
-def ask_to_end(store: AppStore, app_id: str, *, cause: str = "deleted") -> None:
-    """Want a deployment gone."""
+def ask_to_end(
+    store: AppStore, app_id: str, *, cause: str = "deleted", also: Callable[[Connection], None] = lambda _: None
+) -> None:
+    """Want a deployment gone. also: writes more in the same transaction."""
     now = store.ledger.now()
 
-    def change(_app: App, _connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+    def change(_app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+        also(connection)
         return {"wish": str(Wish.DELETE), "state": str(State.STOPPING), "reason": cause}, "state", cause
 
     store.change(app_id, change, at=now)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rios.deploy.deciding import SECOND, Wanted
 from rios.deploy.lifecycle import State
-from rios.deploy.runtimes.protocol import Isolation, Status
 from rios.deploy.scheduling import Amounts, Need
-from rios.services.deployments.engine_host import ENGINE
-from rios.services.deployments.health import probes_of
+from rios.services.deployments.engine import ENGINE
 from rios.services.deployments.values import App, Replica, Step
+
+if TYPE_CHECKING:
+    from rios.deploy.runtimes.protocol import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +23,37 @@ class Specified:
     values: dict[str, Any]
     amounts: Amounts
     probes: Mapping[str, Any] | None
+    is_model: bool
 
     @classmethod
     def of(cls, specification: dict[str, Any]) -> Specified:
         """A specification, read once."""
-        return cls(specification, amounts_of(specification), probes_of(specification))
+        is_model = specification["model"] is not None
+        return cls(specification, amounts_of(specification), probes_of(specification), is_model)
+
+
+def probes_of(specification: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The probes of a specification; the port alone where it has a port and says nothing; None without both."""
+    if specification["health"] is not None:
+        found: Mapping[str, Any] = specification["health"]
+        return found
+    if specification["port"] is None:
+        return None
+    return {
+        "http": None, "tcp": specification["port"], "command": None, "interval": 5.0, "timeout": 2.0, "failures": 3,
+        "successes": 1, "start": None, "live": None, "deadline": 60.0,
+    }  # fmt: skip
 
 
 def failed(one: Replica, cause: str) -> Step:
     """A replica has failed, and is to be ended."""
     return Step(one, State.STOPPING, cause, changes={"outcome": str(State.FAILED)})
+
+
+def ended(one: Replica) -> Step:
+    """A model has ended, or could not be started, as its engine wrote."""
+    cause = f"it could not be started: {one.said}" if one.error else one.said
+    return Step(one, State.STOPPING, cause, changes={"outcome": one.outcome})
 
 
 def exited(one: Replica, status: Status) -> Step:
@@ -52,11 +74,14 @@ def exited(one: Replica, status: Status) -> Step:
 def wanted_of(app: App, specification: Mapping[str, Any]) -> Wanted:
     """What decides about a deployment."""
     change = specification["update"]
+    strategy = change["strategy"]
+    if specification["model"] is not None and change["surge"]:
+        strategy = "blue-green"  # each engine serves those who ask it, so on each the new one begins beside the old one
     return Wanted(
         wish=app.wish, state=app.state, paid=app.paid, revision=app.revision, round=app.round, replicas=app.replicas,
         settled_revision=app.settled_revision, good_revision=app.good_revision, reached=app.reached,
         failures=app.failures, retry_at=app.retry_at, since=app.since, surge=change["surge"],
-        unavailable=change["unavailable"], strategy=change["strategy"], deadline_us=int(change["deadline"] * SECOND),
+        unavailable=change["unavailable"], strategy=strategy, deadline_us=int(change["deadline"] * SECOND),
         restarts=specification["restart"],
     )  # fmt: skip
 
@@ -79,6 +104,8 @@ def need_of(specification: Mapping[str, Any]) -> Need:
     """What one replica asks of a host."""
     if specification["model"] is not None:
         return Need(amounts=amounts_of(specification), runtime=ENGINE)
+    from rios.deploy.runtimes.protocol import Isolation  # which costs who serves models alone
+
     schedule = specification["schedule"]
     return Need(
         amounts=amounts_of(specification),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
 
 T = TypeVar("T")
+Lease = tuple[str, str, int]
+"""Under which something is written: its name, who holds it, and the term."""
 _NAMED_MAX = 500
 SECRETS, ROTATED = "secrets", "rotated"
 """Kinds of events: secrets of a deployment were given anew; a replica has them."""
@@ -97,6 +99,24 @@ class AppStore:
         if row is None:
             raise NotFound(f"there is no deployment {name!r}; `net.deploy.list()` shows those that there are")
         return App.of(row)
+
+    def names(self, organisation_id: str) -> set[str]:
+        """The names that are taken now."""
+        wanted = (AppRow.organisation_id == organisation_id, AppRow.ended_at == 0)
+        with self.ledger.database.reading() as connection:
+            return set(connection.scalars(select(AppRow.name).where(*wanted)))
+
+    def seq(self) -> int:
+        """The number of the last event: where it is the same, no state has changed, and nobody wishes another."""
+        with self.ledger.database.reading() as connection:
+            return connection.scalar(select(func.max(AppEventRow.seq))) or 0
+
+    def on_host(self, host: str) -> list[Replica]:
+        """The replicas of a host that have not ended, oldest first."""
+        row = AppReplicaRow
+        wanted = _rows(row).where(row.ended_at == 0, row.host == host).order_by(row.created_at, row.id)
+        with self.ledger.database.reading() as connection:
+            return [Replica.of(one) for one in connection.execute(wanted).mappings()]
 
     def apps(self, organisation_id: str) -> list[App]:
         """The deployments of an organisation that have not ended, by name."""
@@ -193,10 +213,15 @@ class AppStore:
         by: str,
         cause: str,
         also: Callable[[Connection], None],
+        before: Callable[[Connection], None] = lambda _: None,
     ) -> None:
-        """Write a new deployment with its first revision and event, and what `also` writes. Raises AlreadyExists."""
+        """Write a new deployment with its first revision and event, and what `also` writes. Raises AlreadyExists.
+
+        before: raises what is against it; what was written before an error stays written.
+        """
 
         def run(connection: Connection) -> None:
+            before(connection)
             mine = (AppRow.organisation_id == app.organisation_id, AppRow.name == app.name, AppRow.ended_at == 0)
             if connection.execute(select(AppRow.id).where(*mine)).first() is not None:
                 raise AlreadyExists(f"there is a deployment {app.name!r} already; update it, or choose another name")
@@ -250,12 +275,11 @@ class AppStore:
         new: Sequence[NewReplica] = (),
         notes: Sequence[tuple[App, str, str]] = (),
         at: int,
-        lease: tuple[str, int] | None,
+        lease: Lease | None,
     ) -> list[Step]:
         """Write steps and new replicas with their events, in one transaction; the steps that came too late.
 
-        notes: (deployment, kind, cause) of further events. lease: name of the holder and its term. Raises NotLeader
-        where another holds it by now.
+        notes: (deployment, kind, cause) of further events. Raises NotLeader where another holds the lease by now.
         """
         wanted = list(steps)
 
@@ -283,12 +307,32 @@ class AppStore:
         return self.ledger.transact(run, alone=True)
 
 
-def require_leader(connection: Connection, holder: str, term: int) -> None:
-    """Raise NotLeader unless `holder` leads in `term`."""
+def require_leader(connection: Connection, name: str, holder: str, term: int) -> None:
+    """Raise NotLeader unless `holder` has the lease `name` in `term`."""
     row = LeaseRow
-    found = connection.execute(select(row.holder, row.term).where(row.name == LEADER)).first()
+    found = connection.execute(select(row.holder, row.term).where(row.name == name)).first()
     if found is None or tuple(found) != (holder, term):
-        raise NotLeader(f"{holder} no longer leads: {found[0] if found else 'nobody'} does")
+        raise NotLeader(f"{holder} no longer has the lease {name}: {found[0] if found else 'nobody'} has")
+
+
+def app_now(connection: Connection, app_id: str) -> App | None:
+    """A deployment as a transaction of somebody else's finds it; None where it has ended."""
+    row = connection.execute(_rows(AppRow).where(AppRow.id == app_id, AppRow.ended_at == 0)).mappings().first()
+    return None if row is None else App.of(row)
+
+
+def replicas_now(connection: Connection, app_id: str) -> list[Replica]:
+    """The replicas that a deployment has then."""
+    mine = (AppReplicaRow.app_id == app_id, AppReplicaRow.ended_at == 0)
+    return [Replica.of(row) for row in connection.execute(_rows(AppReplicaRow).where(*mine)).mappings()]
+
+
+def add_replica(connection: Connection, one: NewReplica, *, at: int) -> Replica:
+    """Add a replica and its event to a transaction of somebody else's."""
+    row = _replica_row(one, at=at)
+    connection.execute(insert(AppReplicaRow), [row])
+    _add_events(connection, [_event_of(one.app.id, one.replica_id, at, "state", str(State.SCHEDULED), one.cause)])
+    return Replica.of(row)
 
 
 LEADER = "reconciler"

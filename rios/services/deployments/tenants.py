@@ -14,17 +14,24 @@ if TYPE_CHECKING:
     from rios.services.deployments.platform import Platform
 
 
-def deployments_of(platform: Callable[[], Platform], who: Principal) -> Deployments:
-    """`net.deploy` of a user of a gateway."""
-    return Deployments(platform, user_id=who.user_id, organisation_id=who.organisation_id, checked=check)
+def deployments_of(
+    platform: Callable[[], Platform], who: Principal, *, checkpoint: Callable[[str], object]
+) -> Deployments:
+    """`net.deploy` of a user of a gateway. checkpoint: raises InvalidRequest for one that users may not deploy."""
+
+    def checked(wanted: App) -> App:
+        check(wanted)
+        if wanted.model is not None:
+            checkpoint(wanted.model)
+        return wanted
+
+    return Deployments(platform, user_id=who.user_id, organisation_id=who.organisation_id, checked=checked)
 
 
 def check(wanted: App) -> None:
-    """Raise InvalidRequest for what would read something of the gateway's machine."""
+    """Raise InvalidRequest for what would read something of the gateway's machine; checkpoints are not looked at."""
     if wanted.rootfs is not None:
         raise InvalidRequest("rootfs is a file of the machine that deploys, and a gateway reads none: use an image")
-    if wanted.model is not None:
-        raise InvalidRequest("models are deployed by POST /v1/deployments, or net.dmoe.deploy")
     for name, value in wanted.secrets.items():
         if isinstance(value, SecretRef) and value.env is not None:
             raise InvalidRequest(f"secrets.{name} names a variable of this machine; send its value, or a kept secret")

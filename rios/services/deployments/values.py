@@ -41,6 +41,8 @@ class App:
     paid: bool
     created_at: int
     ended_at: int
+    bound: str = ""
+    """The engine whose process it ends with; empty where it outlives processes."""
 
     @classmethod
     def of(cls, row: Row) -> App:
@@ -67,6 +69,9 @@ class Replica:
     period: int
     period_at: int
     metered: str
+    said: str = ""
+    """Of a model: why it ended by itself or could not be started; its `outcome` says so while it still lives."""
+    error: str = ""
 
     @classmethod
     def of(cls, row: Row) -> Replica:

@@ -1,0 +1,103 @@
+"""What one pass of the reconciler has found and is going to write, and where new replicas go."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rios.deploy.lifecycle import State, Wish
+from rios.deploy.scheduling import HostOffer, choose
+from rios.services.deployments.engines import Seen, offer_of
+from rios.services.deployments.specified import need_of
+from rios.services.deployments.values import App, NewReplica, Replica, Step
+
+if TYPE_CHECKING:
+    from rios.deploy.deciding import Decision
+    from rios.deploy.runtimes.protocol import Status
+    from rios.services.deployments.hosts import Host
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass."""
+
+    now: int
+    offers: dict[str, HostOffer]
+    hosts: Mapping[str, Host]
+    answers: dict[str, dict[str, Status]]
+    """By host: what it runs. A host that does not answer is not in it."""
+    asked: bool
+    """Whether there were hosts to be asked; engines are none of them."""
+    engines: Seen = field(default_factory=Seen)
+    lost: frozenset[str] = frozenset()
+    steps: list[Step] = field(default_factory=list)
+    new: list[NewReplica] = field(default_factory=list)
+
+
+def engines_wanted(found: Pass, app: App) -> int:
+    """How many replicas a model has: each engine that takes models serves what is bound to none."""
+    return 1 if app.bound else max(len(found.engines.takes), 1)
+
+
+def on_engines(found: Pass, app: App) -> App:
+    """A model with as many replicas as there are engines for it."""
+    wanted = engines_wanted(found, app)
+    if app.wish is not Wish.RUN or wanted == app.replicas:
+        return app
+    changes = {"replicas": wanted, "reached": min(app.reached, wanted)}
+    cause = f"{app.replicas} -> {wanted}: one on each engine"
+    found.steps.append(Step(app, app.state, cause, changes=changes, kind="scaled"))
+    return replace(app, replicas=wanted, reached=changes["reached"])
+
+
+def lost_engines(found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> frozenset[str]:
+    """Engines whose leases are over, and of which nothing is left."""
+    if not found.engines.silent:
+        return frozenset()
+    used = {one.host for of_app in replicas.values() for one in of_app} | {app.bound for app in apps}
+    return found.engines.silent - used
+
+
+def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], count: int) -> str | None:
+    """Put so many new replicas on hosts; why not all of them, where that is so."""
+    siblings: dict[str, int] = {}
+    for one in views:
+        if one.lives:
+            siblings[one.host] = siblings.get(one.host, 0) + 1
+    need = need_of(specification)
+    beside = siblings if specification["schedule"]["spread"] else {}
+    model = specification["model"] is not None
+    offers = _engines(found, app, views) if model else found.offers
+    for _ in range(count):
+        choice = choose(need, offers.values(), siblings=beside)
+        if choice.host is None:
+            return choice.reason
+        replica_id = f"{app.name[:30]}-{secrets.token_hex(5)}"
+        found.new.append(NewReplica(app, replica_id, choice.host, choice.reason))
+        siblings[choice.host] = siblings.get(choice.host, 0) + 1
+        offer = offers.pop(choice.host)
+        if not model:
+            offers[choice.host] = replace(offer, used=offer.used + need.amounts)
+    return None
+
+
+def _engines(found: Pass, app: App, views: Sequence[Replica]) -> dict[str, HostOffer]:
+    """The engines that may serve a model and do not yet."""
+    mark = (app.revision, app.round)
+    serve = {one.host for one in views if one.lives and (one.revision, one.round) == mark}
+    return {name: offer_of(name) for name in ({app.bound} if app.bound else found.engines.takes) - serve}
+
+
+def why(app: App, decision: Decision, views: Sequence[Replica]) -> str:
+    """The cause of a deployment's new state."""
+    mark = (app.revision, app.round)
+    ready = sum(one.state is State.READY and (one.revision, one.round) == mark for one in views)
+    if decision.state is State.FAILED:
+        return app.reason or "it failed"
+    if decision.state is State.PAUSED:
+        return "paused" if app.wish is Wish.PAUSE else "out of money"
+    if decision.state in (State.STOPPING, State.STOPPED):
+        return app.reason or "deleted"
+    return f"{ready} of {app.replicas} replicas of revision {app.revision} are ready"
