@@ -359,18 +359,6 @@ CREATE TABLE audit (
 
 CREATE INDEX ix_audit_organisation ON audit (organisation_id, seq)
 
-CREATE TABLE deployments (
-	id TEXT NOT NULL, 
-	organisation_id TEXT NOT NULL, 
-	name TEXT NOT NULL, 
-	specification TEXT NOT NULL, 
-	created_by TEXT NOT NULL, 
-	created_at INTEGER NOT NULL, 
-	PRIMARY KEY (id), 
-	UNIQUE (organisation_id, name), 
-	FOREIGN KEY(organisation_id) REFERENCES organisations (id)
-)
-
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END
 
 CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END
@@ -563,7 +551,7 @@ CREATE TABLE apps (
 	asked_at INTEGER NOT NULL, 
 	paid BOOLEAN NOT NULL, 
 	created_at INTEGER NOT NULL, 
-	ended_at INTEGER NOT NULL, 
+	ended_at INTEGER NOT NULL, bound TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (id), 
 	UNIQUE (organisation_id, name, ended_at)
 )
@@ -596,7 +584,7 @@ CREATE TABLE app_replicas (
 	ended_at INTEGER NOT NULL, 
 	period INTEGER NOT NULL, 
 	period_at INTEGER NOT NULL, 
-	metered TEXT NOT NULL, 
+	metered TEXT NOT NULL, said TEXT DEFAULT '' NOT NULL, error TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (id), 
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
@@ -634,7 +622,7 @@ CREATE TABLE leases (
 	name TEXT NOT NULL, 
 	holder TEXT NOT NULL, 
 	term INTEGER NOT NULL, 
-	until INTEGER NOT NULL, 
+	until INTEGER NOT NULL, takes BOOLEAN DEFAULT 0 NOT NULL, 
 	PRIMARY KEY (name)
 )
 
@@ -807,4 +795,4 @@ CREATE TABLE app_images (
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
 
-INSERT INTO alembic_version VALUES ('0013')
+INSERT INTO alembic_version VALUES ('0015')
