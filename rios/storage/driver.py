@@ -29,8 +29,8 @@ def pages(connection: Connection, wanted: Executable, size: int) -> Iterator[Seq
     """The rows of a statement, `size` at once and in bounded memory; no page is empty.
 
     For many rows of columns whose types SQLAlchemy makes nothing of: integers, and amounts cast to text. The driver of
-    SQLite reads as it is asked, and its own tuples take half of the time that SQLAlchemy's rows take. That of PostgreSQL
-    has a cursor on the server for that, of which SQLAlchemy has read the first rows already.
+    SQLite reads as it is asked, and its own tuples take half of the time that SQLAlchemy's rows take. PostgreSQL has a
+    cursor on the server for that, of which SQLAlchemy has read the first rows already.
     """
     if connection.dialect.name != "sqlite":
         yield from connection.execution_options(stream_results=True, yield_per=size).execute(wanted).partitions(size)
