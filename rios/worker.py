@@ -7,13 +7,13 @@ for as long as clients use it, so a lost scheduler does not end a running genera
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import platform
 import secrets
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from rios.words.logs import configure
 log = logging.getLogger(__name__)
 
 _RANKS = 1024
+_NOTE = "rank-"
+_NOTED_S = 7 * 86400.0  # a nanny's worker that started so long ago may find another rank when it is started again
 _SCRAPE_S = 2.0
 
 
@@ -57,12 +59,13 @@ class Seat:
         ranks = range(_RANKS) if wanted is None else [_number("RIOS_RANK", wanted)]
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         for rank in (*_noted(self._note), *ranks):
-            with contextlib.suppress(OSError):  # somebody else's
+            try:
                 self._socket.bind(f"\0rios-rank-{rank}")
-                self.rank = rank
-                if self._note is not None:
-                    self._note.write_text(str(rank))
-                return
+            except OSError:  # somebody else's
+                continue
+            self.rank = rank
+            self._write()
+            return
         self._socket.close()
         raise InvalidRequest(
             f"this machine has {_RANKS} workers already"
@@ -77,16 +80,25 @@ class Seat:
         return f"{address if node.partition('.')[0] in ('', 'localhost') else node}-{self.rank}"
 
     def leave(self) -> None:
-        """Free the rank."""
-        if self._note is not None:
-            self._note.unlink(missing_ok=True)
+        """Free the rank. What a nanny starts after that has it again, where nobody took it meanwhile."""
         self._socket.close()
+
+    def _write(self) -> None:
+        if self._note is None:
+            return
+        try:
+            self._note.write_text(str(self.rank))
+            for other in self._note.parent.glob(f"{_NOTE}*"):
+                if time.time() - other.stat().st_mtime > _NOTED_S:
+                    other.unlink(missing_ok=True)
+        except OSError as error:
+            log.info("the rank is not noted", extra={"reason": str(error)})
 
 
 def _note_of(nanny: str) -> Path | None:
     """Where the rank of a nanny's worker is noted: it is killed without a word when it has to be started again."""
     try:
-        return own_folder() / f"rank-{hashlib.sha256(nanny.encode()).hexdigest()[:16]}"
+        return own_folder() / f"{_NOTE}{hashlib.sha256(nanny.encode()).hexdigest()[:16]}"
     except OSError as error:
         log.info("ranks are not noted", extra={"reason": str(error)})
         return None

@@ -26,6 +26,7 @@ from rios.words.keccak import keccak256
 _DERIVED, _HALF = 32, 16
 _SCRYPT_R, _SCRYPT_P = 1, 8
 _SCRYPT_BYTES_MAX = 1 << 30  # geth's own files take a quarter of it
+_ROUNDS_MAX = 1 << 24  # some ten seconds; wallets write 2^18
 
 
 def encrypted(key: bytes, passphrase: bytes, *, address: Address, scrypt_n: int) -> dict[str, Any]:
@@ -62,7 +63,10 @@ def decrypted(document: Mapping[str, Any], passphrase: bytes) -> bytes:
     derive = _DERIVE.get(crypto["kdf"])
     if derive is None or crypto["cipher"] != "aes-128-ctr":
         raise LookupError(f"{crypto['kdf']} with {crypto['cipher']}")
-    derived = derive(passphrase, crypto["kdfparams"])
+    work = crypto["kdfparams"]
+    if int(work["dklen"]) != _DERIVED:
+        raise ValueError(f"a derived key has {_DERIVED} bytes, and not {work['dklen']}")
+    derived = derive(passphrase, work)
     ciphertext = _bytes(crypto["ciphertext"])
     if not hmac.compare_digest(_mac(derived, ciphertext), _bytes(crypto["mac"])):
         raise ValueError("the passphrase is wrong")
@@ -88,7 +92,10 @@ def _by_scrypt(passphrase: bytes, work: Mapping[str, Any]) -> bytes:
 def _by_pbkdf2(passphrase: bytes, work: Mapping[str, Any]) -> bytes:
     if work["prf"] != "hmac-sha256":
         raise LookupError(str(work["prf"]))
-    return hashlib.pbkdf2_hmac("sha256", passphrase, _bytes(work["salt"]), int(work["c"]), int(work["dklen"]))
+    rounds = int(work["c"])
+    if rounds > _ROUNDS_MAX:
+        raise ValueError(f"PBKDF2 with {rounds} rounds takes more than {_ROUNDS_MAX:,}")
+    return hashlib.pbkdf2_hmac("sha256", passphrase, _bytes(work["salt"]), rounds, int(work["dklen"]))
 
 
 _DERIVE: dict[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {"scrypt": _by_scrypt, "pbkdf2": _by_pbkdf2}

@@ -266,7 +266,7 @@ def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> by
         return decrypted(json.loads(document), word.value)
     except (LookupError, TypeError, AttributeError) as error:
         wrong = f"is no keystore file of version 3: {type(error).__name__}"
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         damaged = isinstance(error, json.JSONDecodeError)
         wrong = "is damaged: it is no JSON" if damaged else "does not open: the passphrase is wrong, or it is damaged"
     # Outside of the handler, so that the error carries no frame of a library that knows the passphrase.

@@ -115,8 +115,7 @@ class Volumes:
 
     def restore(self, archive: Path, path: Path) -> None:
         """Put the files of a snapshot into an existing volume, in place of what is there."""
-        for child in path.iterdir():
-            remove_tree(child)
+        self._call("find", str(path), "-mindepth", "1", "-maxdepth", "1", "-exec", "rm", "-rf", "--", "{}", "+")
         self._call("tar", "--numeric-owner", "-C", str(path), "-xpf", str(archive))
 
     @contextlib.contextmanager
@@ -147,19 +146,22 @@ class Volumes:
             if path.is_mount():
                 self._call("umount", "--lazy", str(path))
             self._image(path).unlink(missing_ok=True)
-            remove_tree(path)
+        remove_tree(path)  # which may take minutes, and no other volume waits for it
 
     @staticmethod
     def _call(*command: str, fine: tuple[int, ...] = (0,)) -> str:
         """What it wrote."""
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_CALL_TIMEOUT_S,
-            check=False,
-            env={"PATH": _PATH, "LANG": "C"},
-        )
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_CALL_TIMEOUT_S,
+                check=False,
+                env={"PATH": _PATH, "LANG": "C"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise SandboxFailed(f"{' '.join(command)} was not done within {_CALL_TIMEOUT_S:g} s") from error
         if done.returncode not in fine:
             raise SandboxFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
         return done.stdout

@@ -196,7 +196,10 @@ class Job:
         """Called with the lock held, when something has changed."""
         self._changed.notify_all()
         for heard in self._listeners:
-            heard()
+            try:
+                heard()
+            except Exception:  # this thread brings the others their tokens
+                log.exception("who listens to a request failed", extra={"request_id": self.request_id})
 
     # --- for the client's connection -------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -137,7 +138,8 @@ class Runs:
         # whether that was done: `_deliver` asks in the other order, so none is left lying.
         if not self._called:
             self._called = True
-            loop.call_soon_threadsafe(self._deliver, loop)
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is there who could be told
+                loop.call_soon_threadsafe(self._deliver, loop)
 
     def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
         self._called = False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,8 @@ from rios.reporting.sandbox import PROCESS, apart, environment, kind
 from rios.reporting.shelf import is_alive
 from rios.words.errors import InvalidRequest
 from rios.words.foreign import opened_folder, read_plain, remove_tree
+
+log = logging.getLogger(__name__)
 
 OK, PARTIAL, FAILED = "ok", "partial", "failed"
 LINES_MAX = 200
@@ -121,15 +125,21 @@ def _folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove_tree(folder)
+        try:
+            remove_tree(folder)
+        except OSError as error:  # what was made is not lost for it: `sweep` comes by again
+            log.warning("a report's folder stays for now", extra={"reason": str(error)})
 
 
 def sweep() -> None:
     """Remove what jobs of processes that are gone left on this machine."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not is_alive(int(pid)):
-            with suppress(OSError):  # of another user
+        if not pid.isdigit() or is_alive(int(pid)):
+            continue
+        with suppress(OSError):  # it has gone meanwhile, or cannot be removed now
+            found = path.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
                 remove_tree(path)
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rios.deploy import confined
@@ -36,16 +37,30 @@ _SYSTEM = (
 @functools.cache
 def kind() -> str:
     """How commands are kept apart on this machine: "bubblewrap" or "process"."""
+    return PROCESS if _namespaces() is None else BWRAP
+
+
+@functools.cache
+def _namespaces() -> list[str] | None:
+    """What bubblewrap is told of namespaces here; None where it keeps nothing apart."""
     if shutil.which("bwrap") is None:
-        return PROCESS
-    wanted = [*_bwrap(Path("/tmp")), "--", "true"]  # noqa: S108  nothing is written there
-    done = subprocess.run(wanted, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TRY_S, check=False)
-    return BWRAP if done.returncode == 0 else PROCESS
+        return None
+    wanted = confined.apart()
+    # Where the kernel makes no user namespaces, root needs none for the others.
+    choices = [wanted, [one for one in wanted if one != "--unshare-user"]] if os.geteuid() == 0 else [wanted]
+    return next((one for one in choices if _works(one)), None)
+
+
+def _works(namespaces: Sequence[str]) -> bool:
+    command = [*_bwrap(namespaces, Path("/tmp")), "--", "true"]  # noqa: S108  nothing is written there
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TRY_S, check=False)
+    return done.returncode == 0
 
 
 def apart(command: list[str], folder: Path) -> list[str]:
     """`command`, kept apart, with `folder` as all that it may write to. It ends when its parent does."""
-    return [*_bwrap(folder), "--", *command] if kind() == BWRAP else command
+    namespaces = _namespaces()
+    return command if namespaces is None else [*_bwrap(namespaces, folder), "--", *command]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -62,7 +77,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _bwrap(folder: Path) -> list[str]:
+def _bwrap(namespaces: Sequence[str], folder: Path) -> list[str]:
     # Of this environment, its packages; of the checkout that rios may be run from, rios alone.
     prefixes = {Path(one).resolve() for one in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     places = [*map(Path, _SYSTEM), *sorted(prefixes)]
@@ -71,7 +86,7 @@ def _bwrap(folder: Path) -> list[str]:
     # Where this process is root, so is what runs apart: without a capability, and yet the owner of what the kernel lets
     # its owner write, such as which program takes dumps of crashed processes.
     return [
-        "bwrap", *confined.apart(), *confined.kernel_files(lambda name: Path("/proc", name).exists()),
+        "bwrap", *namespaces, *confined.kernel_files(lambda name: Path("/proc", name).exists()),
         "--remount-ro", "/proc", "--tmpfs", "/tmp",  # noqa: S108
         *binds, "--ro-bind", str(PACKAGE), str(PACKAGE), "--bind", given, given,
         "--remount-ro", "/", "--chdir", given,

@@ -66,12 +66,19 @@ def remove_tree(path: Path) -> None:
     if not path.is_symlink() and not path.exists():
         return
     # By a program that walks without recursion: shutil.rmtree calls itself and holds a descriptor for each level.
-    command = ["rm", "-rf", "--", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_REMOVE_TIMEOUT_S, check=False)
-    if done.returncode != 0:  # a directory that its owner took the rights from; links are not followed here either
-        subprocess.run(
-            ["chmod", "-R", "u+rwX", "--", str(path)], capture_output=True, timeout=_REMOVE_TIMEOUT_S, check=False
-        )
+    said = _run("rm", "-rf", "--", str(path))
+    if said and not path.is_symlink():  # which alone would be followed, and not those within
+        # A directory that its owner took the rights from.
+        _run("chmod", "-R", "u+rwX", "--", str(path))
+        said = _run("rm", "-rf", "--", str(path))
+    if said:
+        raise OSError(f"{path} cannot be removed: {said}")
+
+
+def _run(*command: str) -> str:
+    """Why it failed, in its own words; empty where it did not."""
+    try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_REMOVE_TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        raise OSError(f"{path} cannot be removed: {done.stderr.strip()[-300:]}")
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} was not done within {_REMOVE_TIMEOUT_S:g} s"
+    return "" if done.returncode == 0 else done.stderr.strip()[-300:] or f"{command[0]} ended with {done.returncode}"

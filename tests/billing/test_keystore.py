@@ -226,6 +226,17 @@ class TestFiles:
         with pytest.raises(KeystoreError, match=f"{path.name} .*{why}"):
             store.unlock(address, PASSPHRASE)
 
+    @pytest.mark.parametrize(("field", "value"), [("c", 2**70), ("c", 2**31), ("dklen", 2**40), ("dklen", 16)])
+    def test_work_beyond_any_wallets_is_not_done(self, store: Keystore, tmp_path: Path, field: str, value: int) -> None:
+        address = store.create(PASSPHRASE).address
+        [path] = (tmp_path / "keys").iterdir()
+        document = json.loads(path.read_text())
+        document["crypto"] |= {"kdf": "pbkdf2"}
+        document["crypto"]["kdfparams"] = {"prf": "hmac-sha256", "c": 1000, "dklen": 32, "salt": "00"} | {field: value}
+        path.write_text(json.dumps(document))
+        with pytest.raises(KeystoreError, match=f"{path.name} does not open"):
+            store.unlock(address, PASSPHRASE)
+
     def test_a_renamed_file_is_not_taken_for_another(self, store: Keystore, tmp_path: Path) -> None:
         store.create(PASSPHRASE)
         [path] = (tmp_path / "keys").iterdir()

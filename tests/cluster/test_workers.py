@@ -194,7 +194,26 @@ def test_a_nanny_gives_its_next_worker_the_rank_of_the_last(tmp_path: Path, monk
     finally:
         again.leave()
         other.leave()
-    assert list((tmp_path / "rios").iterdir()) == []
+    in_order = Seat("tcp://127.0.0.1:2")
+    try:
+        assert in_order.rank == again.rank
+    finally:
+        in_order.leave()
+
+
+def test_a_rank_that_cannot_be_noted_is_a_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with caplog.at_level("INFO", logger="rios.worker"):
+        seat = Seat("tcp://127.0.0.1:1")
+    seat.leave()
+    assert "the rank is not noted" in caplog.messages
+
+
+def refuse(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_a_rank_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

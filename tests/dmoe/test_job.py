@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rios.dmoe.completion import Piece
 from rios.dmoe.job import Job
 from rios.dmoe.metering import SHARE
 from rios.dmoe.params import SamplingParams
@@ -146,6 +147,22 @@ def test_a_stream_follows() -> None:
     job.take(finish="length")
     assert list(stream) == []
     assert not cancelled
+
+
+def test_who_listens_hears_of_all_and_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    job, _ = make(max_new_tokens=2)
+    pieces, heard = job.pieces(), []
+
+    def fail() -> None:
+        raise RuntimeError("the loop is closed")
+
+    job.listen(lambda: heard.append(job.next_piece(pieces)))
+    job.take(tokens=[5])
+    with pytest.raises(RuntimeError, match="the loop is closed"):
+        job.listen(fail)
+    job.take(tokens=[6], finish="length")
+    assert heard == [(None, False), (Piece(None, (5,), ()), False), (Piece(None, (6,), ()), True)]
+    assert "who listens to a request failed" in caplog.messages
 
 
 def test_leaving_a_stream_cancels() -> None:

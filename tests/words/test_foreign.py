@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rios.words import foreign
 from rios.words.errors import InvalidRequest
 from rios.words.foreign import opened_folder, read_plain, remove_tree
 
@@ -106,6 +107,30 @@ def test_a_tree_goes_away_however_deep(folder: tuple[Path, int], tmp_path: Path)
     (tmp_path / "name").symlink_to(outside)
     remove_tree(tmp_path / "name")
     assert (outside / "kept").read_text() == "kept"
+
+
+def test_what_a_link_leads_to_keeps_its_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside, link = tmp_path / "outside", tmp_path / "link"
+    outside.write_text("")
+    outside.chmod(0o400)
+    link.symlink_to(outside)
+    real = foreign._run
+
+    def run(*command: str) -> str:
+        return "Read-only file system" if command[0] == "rm" else real(*command)
+
+    monkeypatch.setattr(foreign, "_run", run)
+    with pytest.raises(OSError, match="Read-only file system"):
+        remove_tree(link)
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o400
+
+
+def test_what_takes_too_long_is_an_error_of_the_system(
+    folder: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "_REMOVE_TIMEOUT_S", 0.0)
+    with pytest.raises(OSError, match="rm was not done within 0 s"):
+        remove_tree(folder[0])
 
 
 def test_rights_that_were_taken_away_are_no_hindrance(folder: tuple[Path, int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 from rios.deploy.runtimes import gvisor
 from rios.deploy.runtimes.engine_service import Kind, translated
 from rios.deploy.runtimes.gpus import Gpu, Gpus
-from rios.words.errors import UnsupportedRuntime
+from rios.words.errors import SandboxFailed, UnsupportedRuntime
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,14 @@ class GpuWay:
             return f"passes no GPU on: {self._kind.program} would have to own it whole; ask for another runtime"
         if why := self._gpus.why_not():
             return why
-        if self._kind.gpu_flags and (why := gvisor.why_no_gpu(self._kind.found() or self._kind.program)):
-            return why
         try:
+            if self._kind.gpu_flags and (why := gvisor.why_no_gpu(self._kind.found() or self._kind.program)):
+                return why
             self.requests(self._gpus.found())
         except UnsupportedRuntime as error:
             return str(error)
+        except (SandboxFailed, OSError, subprocess.SubprocessError) as error:
+            return f"passes no GPU on: {self._kind.program} does not say what it can: {error}"
         return ""
 
     def requests(self, given: Sequence[Gpu]) -> list[dict[str, Any]]:

@@ -119,8 +119,10 @@ def _unblock(child: _Child) -> None:
     before.
     """
     deadline = time.monotonic() + _STARTED_WITHIN_S
-    with contextlib.suppress(BrokenPipeError):  # it has ended, which is seen below
+    try:
         os.write(child.block, b"g")
+    except BrokenPipeError as error:
+        raise OSError(_last_words(child) or "bubblewrap ended while it made the sandbox") from error
     while int.from_bytes(fcntl.ioctl(child.block, termios.FIONREAD, bytes(4)), sys.byteorder):
         if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             raise OSError(_last_words(child) or "bubblewrap ended while it made the sandbox")
