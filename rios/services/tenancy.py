@@ -83,7 +83,7 @@ class Tenancy:
         self._directory = models
         self.quotas = Quotas(store, network._purse.books.ledger)
         engine = self._platform().engine
-        engine.where = self._where
+        engine.find_by(self._where)
         engine.begin(takes=True)
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_text
@@ -17,11 +18,13 @@ from rios.services.deployments import bound
 from rios.services.deployments.bound import free_name, slug
 from rios.services.deployments.engines import Engines
 from rios.services.deployments.store import NotLeader
-from rios.services.deployments.values import Step
+from rios.services.deployments.values import Replica, Step
+from rios.storage.deployment_models import LeaseRow
 from rios.words.errors import (
     DeploymentFailed,
     InvalidRequest,
     LedgerUnavailable,
+    NetworkClosed,
     NotFound,
     NoWorkers,
     UnsupportedCheckpoint,
@@ -44,11 +47,11 @@ class Process:
         self.engine = self.platform.engine
         self.deploy = self.stage.deploy
 
-    def bound(self, name: str = "demo", **fields: Any) -> Any:
+    def bound(self, name: str = "demo", *, timeout: float | None = None, **fields: Any) -> Any:
         """As `net.dmoe.deploy` of a name."""
         wanted = read_app({"name": slug(name), "served_name": name, "model": "demo", **fields})
         return self.engine.deploy(
-            wanted, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION, progress=False, timeout=None
+            wanted, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION, progress=False, timeout=timeout
         )
 
     @property
@@ -271,6 +274,114 @@ def test_a_model_is_loaded_once_whatever_the_ledger_does(one: Process, monkeypat
     chat.wait(timeout=WAIT_S)
     assert outages == []
     assert one.workers.models == [chat.model]
+
+
+def test_a_name_is_for_gateways(one: Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of that name where a notebook happens to be is another model."""
+    (tmp_path / "mixtral").mkdir()
+    monkeypatch.chdir(tmp_path)
+    one.deploy._checked = lambda wanted: wanted  # as a gateway keeps it
+    named = one.deploy.create(name="named", model="mixtral")
+    until(lambda: named.reason, deadline_s=WAIT_S)
+    time.sleep(2 * LEASE_S)
+    assert one.engine.name not in one.platform.reconciler._engines.look().takes
+    demo = one.deploy.create(name="chat", model="demo")
+    demo.wait(timeout=WAIT_S)
+    assert (one.workers.open, named.replicas) == (["chat"], [])
+    one.engine.find_by(lambda checkpoint: f"/models/{checkpoint}")
+    named.wait(timeout=WAIT_S)
+    assert one.workers.models[-1].wanted["path"] == "/models/mixtral"
+    assert not [event for event in named.events if event.kind in ("failed", "failure")]
+
+
+def test_an_engine_leaves_alone_what_it_cannot_find(two: tuple[Process, Process]) -> None:
+    """Whoever leads does not know what another engine finds."""
+    first, second = two
+    first.engine.find_by(str)
+    first.engine.begin(takes=True)
+    second.engine.begin(takes=True)
+    first.deploy._checked = lambda wanted: wanted
+    named = first.deploy.create(name="named", model="mixtral")
+    until(lambda: hosts(named) == [first.engine.name], deadline_s=WAIT_S)
+    until(lambda: second.engine._left, deadline_s=WAIT_S)
+    assert (second.workers.models, len(named.replicas)) == ([], 2)
+    second.engine.find_by(str)
+    named.wait(timeout=WAIT_S)
+    assert second.workers.open == ["named"]
+
+
+def test_nothing_is_left_where_nobody_knows_whether_it_was_written(
+    one: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = bound.begin
+
+    def begin(*what: Any, **how: Any) -> Any:
+        real(*what, **how)
+        raise LedgerUnavailable("the connection broke")
+
+    monkeypatch.setattr(bound, "begin", begin)
+    with pytest.raises(LedgerUnavailable):
+        one.bound()
+    assert one.deploy.list() == ()
+    time.sleep(0.5)
+    assert one.workers.models == []
+
+
+def test_a_ledger_that_is_away_for_a_moment_costs_no_model(one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    outages: list[bool] = [True, False]
+    real = bound.ready
+
+    def ready(*what: Any, **how: Any) -> bool:
+        written = outages and outages.pop() and real(*what, **how)
+        if outages or written:
+            raise LedgerUnavailable("away")
+        return real(*what, **how)
+
+    monkeypatch.setattr(bound, "ready", ready)
+    model = one.bound()
+    assert (one.workers.models, one.deploy.get("demo").model) == ([model], model)
+    outages += [False] * 99
+    with pytest.raises(LedgerUnavailable):
+        one.bound("late", timeout=0.5)
+    outages += [False] * 99
+    threading.Timer(0.5, one.engine._stop.set).start()
+    with pytest.raises(NetworkClosed):
+        one.bound("closed")
+
+
+def test_a_lease_that_was_taken_away_is_made_anew(
+    two: tuple[Process, Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what waits for it does not ask all the time."""
+    first, _ = two
+    acts: list[str] = []
+    real, row = first.engine._start, LeaseRow
+    taken = delete(row).where(row.name == first.engine.name)
+
+    def start(replica: Replica) -> None:
+        if not acts:
+            first.platform.store.transact(lambda batch: batch.connection.execute(taken))
+        acts.append(replica.id)
+        real(replica)
+
+    monkeypatch.setattr(first.engine, "_start", start)
+    first.deploy.create(name="chat", model="demo").wait(timeout=WAIT_S)
+    assert len(acts) <= 5
+
+
+def test_no_change_is_overlooked(one: Process) -> None:
+    """What happens while an engine asks whether something has happened."""
+
+    class Late(threading.Event):
+        def is_set(self) -> bool:
+            found = super().is_set()
+            self.set()
+            return found
+
+    one.engine._lease.look()
+    one.engine._other = late = Late()
+    one.engine.look()
+    assert threading.Event.is_set(late)
 
 
 def test_an_outage_loses_no_engine(one: Process) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from rios.deploy.lifecycle import State
+from rios.deploy.runtimes.protocol import Status
 from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
+from rios.services.deployments.hosts import Ended
 from rios.services.deployments.leader import Leadership
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
@@ -21,6 +23,7 @@ from rios.services.deployments.store import AppStore, NotLeader
 from rios.services.deployments.values import App, Step
 from rios.services.purse import Purse
 from rios.words.config import settings
+from rios.words.errors import HostLost
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.waiting import until
 
@@ -67,6 +70,32 @@ def test_replicas_of_a_lost_host_come_back_elsewhere(
     app.delete()
     assert not any(host.running for host in hosts)
     assert purse.books.ledger.balance(LOCAL_USER).held_wei == 0
+    found.close()
+
+
+def test_what_a_host_runs_for_nobody_ends_without_any_application(
+    purse: Purse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent was away when the last application went, or could not clear it away at once."""
+    monkeypatch.setattr("rios.services.deployments.reconciler._ORPHANS_S", 0.5)
+    host = SimulatedHost("host-0")
+    found = platform(purse, [host], tmp_path)
+    app = verbs(found).create(name="web", command=["serve"], resources=RESOURCES)
+    app.wait(timeout=WAIT_S)
+    app.delete()
+    until(lambda: found.reconciler._quiet is not None, "nothing is to be done", deadline_s=WAIT_S)
+    real, refusals = host.end, [HostLost("busy"), HostLost("busy")]
+
+    def end(replica_id: str, *, grace_s: float) -> Ended:
+        if refusals:
+            raise refusals.pop()
+        return real(replica_id, grace_s=grace_s)
+
+    monkeypatch.setattr(host, "end", end)
+    host.running["orphan"] = Status(instance="orphan", state="running", labels={}, started_at=0.0)
+    until(lambda: not host.running, deadline_s=WAIT_S)
+    assert refusals == []
+    until(lambda: found.reconciler._quiet is not None, "and it is quiet again", deadline_s=WAIT_S)
     found.close()
 
 

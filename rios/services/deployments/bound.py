@@ -54,13 +54,20 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return found
 
 
-def new_app(wanted: Specification, *, user_id: str, organisation_id: str, at: int, bound: str = "") -> App:
-    """The deployment that `wanted` begins as."""
+def new_id() -> str:
+    """The id of a deployment that is to be written."""
+    return f"app-{secrets.token_hex(8)}"
+
+
+def new_app(
+    wanted: Specification, *, user_id: str, organisation_id: str, at: int, bound: str = "", app_id: str = ""
+) -> App:
+    """The deployment that `wanted` begins as. app_id: a new one without."""
     low, high = wanted.replicas.min, wanted.replicas.max
     if wanted.model is not None:  # one on each engine that there is; `replicas` are copies of its experts
         low = high = 1
     return App(
-        id=f"app-{secrets.token_hex(8)}", organisation_id=organisation_id, user_id=user_id, name=wanted.name,
+        id=app_id or new_id(), organisation_id=organisation_id, user_id=user_id, name=wanted.name,
         state=State.REQUESTED, wish=Wish.RUN, reason="", revision=1, settled_revision=None, good_revision=None, round=0,
         replicas=max(low, 1), replicas_min=low, replicas_max=high, reached=0, failures=0, retry_at=0, since=at,
         asked_at=at, paid=True, created_at=at, ended_at=0, bound=bound,
@@ -68,7 +75,14 @@ def new_app(wanted: Specification, *, user_id: str, organisation_id: str, at: in
 
 
 def begin(
-    store: AppStore, wanted: Specification, engine: str, replica_id: str, *, user_id: str, organisation_id: str
+    store: AppStore,
+    wanted: Specification,
+    engine: str,
+    replica_id: str,
+    *,
+    app_id: str,
+    user_id: str,
+    organisation_id: str,
 ) -> tuple[App, Replica]:
     """Write a deployment bound to `engine`, which starts its replica now. The name is made free where it is taken."""
     found: list[Replica] = []
@@ -81,7 +95,9 @@ def begin(
         take_step(connection, Step(app, State.STARTING, why, changes={}), at=at)
         found.append(replace(one, state=State.STARTING))
 
-    app = create_free(store, wanted, user_id=user_id, organisation_id=organisation_id, bound=engine, also=also)
+    app = create_free(
+        store, wanted, user_id=user_id, organisation_id=organisation_id, bound=engine, also=also, app_id=app_id
+    )
     return app, found[-1]
 
 
@@ -94,12 +110,14 @@ def create_free(
     also: Callable[[App, Connection], None],
     before: Callable[[Connection], None] = lambda _: None,
     bound: str = "",
+    app_id: str = "",
 ) -> App:
     """Write a new deployment of a model: as `AppStore.create`. Its name is made free where it is taken."""
     while True:
         taken = store.names(organisation_id)
         named = wanted.model_copy(update={"name": free_name(wanted.name, taken)})
-        app = new_app(named, user_id=user_id, organisation_id=organisation_id, at=store.ledger.now(), bound=bound)
+        at = store.ledger.now()
+        app = new_app(named, user_id=user_id, organisation_id=organisation_id, at=at, bound=bound, app_id=app_id)
         try:
             store.create(
                 app, named.stored(), named.digest, by=user_id, cause=f"{user_id} asked for it",
@@ -123,7 +141,8 @@ def ready(store: AppStore, one: Replica, *, lease: Lease) -> bool:
         require_leader(connection, *lease)
         changes = {"started_at": now, "ready_at": now}
         if not take_step(connection, Step(one, State.READY, "its model is served", changes=changes), at=now):
-            return False
+            # It may be what this engine has written already, in a transaction whose end it did not hear of.
+            return any(o.id == one.id and o.state is State.READY for o in replicas_now(connection, one.app_id))
         app = app_now(connection, one.app_id)
         mark = (one.revision, one.round)
         others = [other for other in replicas_now(connection, one.app_id) if other.id != one.id]

@@ -12,14 +12,17 @@ import logging
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments import bound
+from rios.services.deployments.bound import new_id
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.store import AppStore, NotLeader, require_leader
 from rios.services.deployments.values import App, Replica, Step
@@ -40,6 +43,9 @@ Deploy = Callable[..., "Model"]
 _LATER = (LedgerUnavailable, NetworkClosed, NotLeader)
 """Nothing is wrong with the model: it is tried again, or whoever leads has given this engine up."""
 _AGAIN_S = 1.0
+_SAID_S = 60.0
+"""What is loaded waits so long for the ledger, where its deploy has no deadline of its own."""
+_LOOK_S = 0.25
 _ENDING = 4
 """Models that are closed at the same time, while others start."""
 _CLOSED = "it was closed"
@@ -48,6 +54,11 @@ _CLOSED = "it was closed"
 def is_engine(host: str) -> bool:
     """Whether a host of that name is an engine."""
     return host.startswith(f"{ENGINE}-")
+
+
+def is_named(checkpoint: str) -> bool:
+    """Whether a checkpoint is the name of a folder, which says something to gateways alone."""
+    return checkpoint != "demo" and not Path(checkpoint).is_absolute()
 
 
 def model_of(specification: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,14 +102,15 @@ class Engine:
         self.name = f"{ENGINE}-{os.getpid()}-{secrets.token_hex(3)}"
         self.changed: Callable[[], None] = lambda: None
         """Told when something was written that whoever leads may have to do with."""
-        self.where: Callable[[str], str] = str
-        """Where the checkpoint of a specification lies on this machine. Raises InvalidRequest."""
+        self._where: Callable[[str], str] | None = None
         self._store, self._deploy, self._lease_s = store, deploy, lease_s
         self._leasing = threading.Lock()
         self._lease = Leadership(store, name=self.name, lease_s=lease_s)
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
         """By replica."""
+        self._left: set[str] = set()
+        """Replicas whose checkpoints only another process can find."""
         self._busy: set[str] = set()
         self._over: dict[str, str] = {}
         """Bound deployments that are over and whose rows do not say so yet, with the cause."""
@@ -133,6 +145,22 @@ class Engine:
         """Something has changed: look now."""
         self._wake.set()
 
+    def find_by(self, where: Callable[[str], str]) -> None:
+        """Take models by name, too. where: the place of a checkpoint on this machine. Raises InvalidRequest."""
+        with self._lock:
+            self._where = where
+            self._left.clear()
+        self._look_again()
+
+    def finds(self, checkpoint: str) -> bool:
+        """Whether this process may look for a checkpoint."""
+        return self._where is not None or not is_named(checkpoint)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it finds no checkpoint by a name."""
+        return self._where is None
+
     # --- what it serves --------------------------------------------------------------------------------------
 
     def model(self, replica_id: str) -> Model:
@@ -161,18 +189,22 @@ class Engine:
     ) -> Model:
         """Deploy a model that is bound to this engine, and wait until it serves: see `net.dmoe.deploy`."""
         self.begin()
-        replica_id = f"{wanted.name[:30]}-{secrets.token_hex(5)}"
+        begun = time.monotonic()
+        app_id, replica_id = new_id(), f"{wanted.name[:30]}-{secrets.token_hex(5)}"
         with self._occupied(replica_id):
-            app, one = bound.begin(
-                self._store, wanted, self.name, replica_id, user_id=user_id, organisation_id=organisation_id
-            )
             try:
+                app, one = bound.begin(
+                    self._store, wanted, self.name, replica_id,
+                    app_id=app_id, user_id=user_id, organisation_id=organisation_id,
+                )  # fmt: skip
                 self._load(app, one, wanted.stored(), progress=progress, timeout=timeout)
-                if not self._ready(one):
+                deadline = time.monotonic() + _SAID_S if timeout is None else begun + timeout
+                if not self._ready_by(one, deadline):
                     raise DeploymentFailed(f"{app.name} was deleted while it was being deployed")
             except BaseException as error:
                 self._close_model(replica_id)
-                self._end_bound(app.id, str(error) or type(error).__name__)
+                # Also where nobody knows whether its rows were written: they are not there, or end here.
+                self._end_bound(app_id, str(error) or type(error).__name__)
                 raise
         self.changed()
         return self.model(replica_id)
@@ -191,7 +223,8 @@ class Engine:
         def closed(_: Model) -> None:
             self._closed(one.id)
 
-        wanted["path"] = self.where(str(wanted["path"]))
+        if self._where is not None:
+            wanted["path"] = self._where(str(wanted["path"]))
         model = self._deploy(**wanted, progress=progress, timeout=timeout, closed=closed)
         name = str(wanted["name"])
         with self._lock:
@@ -203,6 +236,19 @@ class Engine:
             if one.id in self._served:
                 self._served[one.id].ready = found
         return found
+
+    def _ready_by(self, one: Replica, deadline: float) -> bool:
+        """As `_ready`; a ledger that is away for a moment is waited for: what is loaded is not thrown away for that."""
+        while True:
+            try:
+                return self._ready(one)
+            except _LATER as error:
+                if self._stop.is_set():
+                    raise NetworkClosed("this network was closed; make another one") from error
+                if time.monotonic() > deadline:
+                    raise
+                log.info("a model is not yet said to be ready", extra={"replica": one.id, "reason": str(error)})
+            self._stop.wait(_LOOK_S)
 
     def _closed(self, replica_id: str) -> None:
         """A model was closed, by whoever uses it or by this engine."""
@@ -266,8 +312,8 @@ class Engine:
         for app_id, cause in list(self._over.items()):
             bound.end(self._store, app_id, cause, lease=self._lease.lease)
             self._over.pop(app_id)
-        other = self._other.is_set()
-        self._other.clear()
+        if other := self._other.is_set():  # what is set after this question is left for the next look
+            self._other.clear()
         seq = self._store.seq()
         if seq == self._seq and not other:
             return
@@ -277,9 +323,14 @@ class Engine:
             served = set(self._served)
         rows = self._store.on_host(self.name)
         self._seq = seq
+        with self._lock:
+            self._left &= {one.id for one in rows}
+            left = set(self._left)
         for one in rows:
             if one.state is State.STOPPING:
                 self._act(one.id, self._ender, self._end, one)
+            elif one.id in left:
+                continue
             elif not one.started_at and not one.outcome:
                 self._act(one.id, self._starter, self._start, one)
             elif not one.outcome and not self._serves(one.id):
@@ -299,6 +350,7 @@ class Engine:
             act(*what)
         except NotLeader as error:
             log.info("an act came too late", extra={"replica": replica_id, "reason": str(error)})
+            self._hold_still()
         except _LATER as error:
             log.info("an act is put off", extra={"replica": replica_id, "reason": str(error)})
             self._stop.wait(_AGAIN_S)
@@ -310,6 +362,12 @@ class Engine:
                 self._busy.discard(replica_id)
             self._look_again()
             self.changed()
+
+    def _hold_still(self) -> None:
+        """Find out whether the lease was lost: an act that begins anew under the same one would come too late again."""
+        with self._leasing, contextlib.suppress(LedgerUnavailable, NetworkClosed):
+            if not self._stop.is_set():
+                self._lease.look(renew=True)
 
     @contextlib.contextmanager
     def _occupied(self, replica_id: str) -> Iterator[None]:
@@ -325,6 +383,8 @@ class Engine:
 
     def _start(self, one: Replica) -> None:
         app, specification = self._store.app(one.app_id), self._store.specification(one.app_id, one.revision)
+        if self._leaves(one, str(specification["model"])):
+            return
         if one.state is not State.STARTING:
             one = self._moved(one, Step(one, State.STARTING, f"its host {self.name} starts it", changes={}))
         try:
@@ -341,6 +401,15 @@ class Engine:
             return
         if not self._ready(one):
             log.info("a model is not wanted any more", extra={"replica": one.id})
+
+    def _leaves(self, one: Replica, checkpoint: str) -> bool:
+        """Whether a replica waits for a process that can find its checkpoint: nothing is wrong with the model."""
+        with self._lock:
+            if self.finds(checkpoint):
+                return False
+            self._left.add(one.id)
+        log.info("a model waits for a gateway, which knows its checkpoint", extra={"replica": one.id})
+        return True
 
     def _failed(self, one: Replica, why: str, error: str) -> None:
         changes = {"outcome": str(State.FAILED), "said": why, "error": error}

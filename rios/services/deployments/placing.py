@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.scheduling import HostOffer, choose
+from rios.services.deployments.engine import is_named
 from rios.services.deployments.engines import Seen, offer_of
 from rios.services.deployments.specified import need_of
 from rios.services.deployments.values import App, NewReplica, Replica, Step
@@ -31,19 +32,28 @@ class Pass:
     asked: bool
     """Whether there were hosts to be asked; engines are none of them."""
     engines: Seen = field(default_factory=Seen)
+    blind: frozenset[str] = frozenset()
+    """Engines that are known to find no checkpoint by its name."""
     lost: frozenset[str] = frozenset()
     steps: list[Step] = field(default_factory=list)
     new: list[NewReplica] = field(default_factory=list)
 
 
-def engines_wanted(found: Pass, app: App) -> int:
-    """How many replicas a model has: each engine that takes models serves what is bound to none."""
-    return 1 if app.bound else max(len(found.engines.takes), 1)
+def engines_for(found: Pass, app: App, specification: Mapping[str, Any]) -> frozenset[str]:
+    """Each engine that takes models serves what is bound to none, where it can find it."""
+    if app.bound:
+        return frozenset((app.bound,))
+    return found.engines.takes - found.blind if is_named(specification["model"]) else found.engines.takes
 
 
-def on_engines(found: Pass, app: App) -> App:
+def engines_wanted(found: Pass, app: App, specification: Mapping[str, Any]) -> int:
+    """How many replicas a model has."""
+    return max(len(engines_for(found, app, specification)), 1)
+
+
+def on_engines(found: Pass, app: App, specification: Mapping[str, Any]) -> App:
     """A model with as many replicas as there are engines for it."""
-    wanted = engines_wanted(found, app)
+    wanted = engines_wanted(found, app, specification)
     if app.wish is not Wish.RUN or wanted == app.replicas:
         return app
     changes = {"replicas": wanted, "reached": min(app.reached, wanted)}
@@ -69,7 +79,7 @@ def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequen
     need = need_of(specification)
     beside = siblings if specification["schedule"]["spread"] else {}
     model = specification["model"] is not None
-    offers = _engines(found, app, views) if model else found.offers
+    offers = _engines(found, app, specification, views) if model else found.offers
     for _ in range(count):
         choice = choose(need, offers.values(), siblings=beside)
         if choice.host is None:
@@ -83,11 +93,11 @@ def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequen
     return None
 
 
-def _engines(found: Pass, app: App, views: Sequence[Replica]) -> dict[str, HostOffer]:
+def _engines(found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> dict[str, HostOffer]:
     """The engines that may serve a model and do not yet."""
     mark = (app.revision, app.round)
     serve = {one.host for one in views if one.lives and (one.revision, one.round) == mark}
-    return {name: offer_of(name) for name in ({app.bound} if app.bound else found.engines.takes) - serve}
+    return {name: offer_of(name) for name in engines_for(found, app, specification) - serve}
 
 
 def why(app: App, decision: Decision, views: Sequence[Replica]) -> str:

@@ -46,6 +46,8 @@ _RETRY_US = SECOND
 _MONEY_US = 2 * SECOND
 """How often a deployment without money is looked at for some."""
 _STEADY_US = 10 * SECOND
+_ORPHANS_S = 5.0
+"""How often hosts are asked where there is no application: one that returns may still run what nobody wants."""
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -68,8 +70,8 @@ class Reconciler:
         self._engine = engine
         self._engines = Engines(store, lease_s=lease_s)
         self._lease_s = lease_s
-        self._quiet: tuple[int, Seen] | None = None
-        """The last event, and the engines, with which nothing was to be done nor will be by itself."""
+        self._quiet: tuple[int, Seen, frozenset[str]] | None = None
+        """The last event, the engines, and the blind ones, with which nothing was to be done nor will be by itself."""
         self._hosts = hosts
         self._acting = acting
         self._prober = prober
@@ -77,6 +79,7 @@ class Reconciler:
         self.leadership = Leadership(store, lease_s=lease_s)
         self._specifications: dict[tuple[str, int], Specified] = {}
         self._answered_at: dict[str, float] = {}
+        self._asked_at = 0.0
         self._silent: set[str] = set()
         self._money_at: dict[str, int] = {}
         self._events_seen, self._rotated = 0, dict[str, int]()
@@ -130,7 +133,8 @@ class Reconciler:
             took = time.monotonic() - started
             if not again:
                 # Where all is quiet, nothing but others' leases changes by itself.
-                quiet_s = min(self._lease_s * RENEWED, threading.TIMEOUT_MAX)
+                most_s = _ORPHANS_S if self._hosts.is_made else threading.TIMEOUT_MAX
+                quiet_s = min(self._lease_s * RENEWED, most_s)
                 self._wake.wait(max(PASS_S, 2 * took) if self._quiet is None else quiet_s)
 
     # --- one pass --------------------------------------------------------------------------------------------
@@ -147,7 +151,8 @@ class Reconciler:
         if not led:
             self._led_since = time.monotonic()
             self._engines.forget()
-        if led and quiet is not None and quiet == self._engines.look_with_seq():
+        due = self._hosts.is_made and time.monotonic() - self._asked_at >= _ORPHANS_S
+        if led and not due and quiet is not None and quiet == (*self._engines.look_with_seq(), self._blind()):
             self._quiet = quiet
             return False
         seq = self._store.seq()
@@ -156,20 +161,21 @@ class Reconciler:
         apps, replicas = self._store.snapshot()
         # After the rows of engines, which have leases before they have rows.
         found.engines = self._engines.look()
+        found.blind = self._blind()
         self._events_seen, rotated = self._store.rotations(self._events_seen)
         self._rotated.update(rotated)
         self._read_specifications(apps, replicas)
         if self._lacks(found, apps):
             return True
         self._use(found, apps, replicas)
-        self._clear_orphans(found, replicas)
+        orphans = self._clear_orphans(found, replicas)
         unsettled = [app for app in apps if not self._is_settled(found, app, replicas.get(app.id, []))]
         for app in unsettled:
             self._one(found, app, replicas.get(app.id, []))
         late = self._store.write(found.steps, new=found.new, at=found.now, lease=self.leadership.lease)
         self._act(found, apps, replicas)
-        if not unsettled and all(one.is_model for one in self._specifications.values()):
-            self._quiet = seq, found.engines
+        if not unsettled and not orphans and all(one.is_model for one in self._specifications.values()):
+            self._quiet = seq, found.engines, found.blind
         return bool(found.new) or len(found.steps) > len(late)
 
     def _act(self, found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
@@ -200,14 +206,22 @@ class Reconciler:
         if len(models) < len(apps) and not found.asked:
             self._hosts()
             return True
-        free = any(not app.bound and app.wish is Wish.RUN for app in models)
-        if free and not found.engines.takes and self._engine is not None:
-            self._engine.begin(takes=True)
+        engine = self._engine
+        if engine is None or found.engines.takes:
+            return False
+        free = [app for app in models if not app.bound and app.wish is Wish.RUN]
+        if any(engine.finds(self._specification(app.id, app.revision)["model"]) for app in free):
+            engine.begin(takes=True)
             return True
         return False
 
+    def _blind(self) -> frozenset[str]:
+        """This process's engine, where it finds no checkpoint by its name; of others' nobody knows."""
+        return frozenset((self._engine.name,) if self._engine is not None and self._engine.is_blind else ())
+
     def _observed(self) -> Pass:
         asked = self._hosts.is_made
+        self._asked_at = time.monotonic()
         hosts = self._hosts().now() if asked else {}
         answers: dict[str, dict[str, Status]] = {}
         offers: dict[str, HostOffer] = {}
@@ -245,12 +259,16 @@ class Reconciler:
         found.lost = frozenset(name for name, at in heard.items() if clock - at > HOST_LOST_S)
         found.lost |= engines - found.engines.living
 
-    def _clear_orphans(self, found: Pass, replicas: Mapping[str, Sequence[Replica]]) -> None:
+    def _clear_orphans(self, found: Pass, replicas: Mapping[str, Sequence[Replica]]) -> bool:
+        """Have instances of no living replica cleared away; whether there were any."""
+        orphans = False
         known = {one.id: one.host for of_app in replicas.values() for one in of_app}
         for name, statuses in found.answers.items():
             for instance in statuses:
                 if known.get(instance) != name:
+                    orphans = True
                     self._acting.clear(found.hosts[name], instance)
+        return orphans
 
     def _read_specifications(self, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
         """Have those of this pass at hand, and no others."""
@@ -280,7 +298,7 @@ class Reconciler:
             return False
         low, high = (app.replicas_min, app.replicas_max)
         if specified.is_model:
-            low = high = engines_wanted(found, app)
+            low = high = engines_wanted(found, app, specified.values)
         if not 0 < low == high == app.replicas == app.reached == len(replicas):
             return False
         return all(self._is_well(found, app, specified, one) for one in replicas)
@@ -381,7 +399,7 @@ class Reconciler:
 
     def _scaled(self, found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> App:
         if self._specifications[app.id, app.revision].is_model:
-            return on_engines(found, app)
+            return on_engines(found, app, specification)
         if app.wish is not Wish.RUN or not app.paid or app.replicas_min == app.replicas_max:
             return app
 
