@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
-from tests.gateway.servers import problem, serves, up
+import pytest
+
+from rios.services.tenancy import Tenancy
+from tests.gateway.servers import Door, problem, serves, up
 from tests.waiting import until
 
 WAIT_S = 60.0
+_SAID = {"role": "user", "content": "It was"}
 _ASKED = {"model": "Demo.1", "prompt": "It was", "max_tokens": 3, "temperature": 0}
+
+
+def test_no_stream_waits_while_a_model_is_looked_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop that carries all of them does not ask the database."""
+    loops: list[bool] = []
+    real = Tenancy.model
+
+    def model(self: Tenancy, who: Any, name: str) -> Any:
+        try:
+            loops.append(bool(asyncio.get_running_loop()))
+        except RuntimeError:
+            loops.append(False)
+        return real(self, who, name)
+
+    monkeypatch.setattr(Tenancy, "model", model)
+    with door.client() as http:
+        problem(http.post("/v1/jobs", json={"model": "none", "prompt": "x"}), 404)
+        assert http.post("/v1/completions", json=_ASKED).status_code == 404
+        assert http.post("/v1/chat/completions", json={"model": "none", "messages": [_SAID]}).status_code == 404
+    assert loops == [False, False, False]
 
 
 def test_a_killed_gateway_serves_the_same_models_again(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ async def post_job(
         return _said(found)
     place = jobs.reserve(who.user_id, key)
     try:
-        model = gate_of(request).tenancy.model(who, body.model)
+        # It asks the database where the model does not serve.
+        model = await run_in_threadpool(gate_of(request).tenancy.model, who, body.model)
         named = request_id(request, 0)
         run = await request.app.state.runs.start(
             who.user_id, lambda: model.submit(body.ids(model), request_id=named, **body.params())
