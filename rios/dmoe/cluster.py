@@ -65,8 +65,6 @@ class LocalCluster:
         _clusters.add(self)
         self.processes: dict[str, Running] = {}
         try:
-            # One import of torch for all hosts, and one of Dask, and for those of the next cluster of this process.
-            self._serving = Template.shared(self._environment(), warm_s=self._settings.warm_s)
             self.address = self._start_scheduler()
             for number in range(workers):
                 self.add_worker(f"worker-{number}")
@@ -152,9 +150,14 @@ class LocalCluster:
     def _started(
         self, module: str, arguments: list[str], environment: dict[str, str], streams: Sequence[int]
     ) -> Running:
+        # One import of torch for all hosts, and one of Dask, and for those of the next cluster of this process.
+        warm_s, timeout_s = self._settings.warm_s, self._settings.start_timeout_s
+        serving = Template.shared(self._environment(), warm_s=warm_s)
         try:
-            dask = Template.shared(os.environ, libraries="dask", warm_s=self._settings.warm_s)
-            return dask.run(module, arguments, environment=environment, streams=streams, serving=self._serving)
+            dask = Template.shared(os.environ, libraries="dask", warm_s=warm_s)
+            return dask.run(
+                module, arguments, environment=environment, streams=streams, serving=serving, timeout_s=timeout_s
+            )
         except OSError as error:
             log.info("no process of the template; starting one", extra={"reason": repr(error)})
         stdin, stdout, stderr = streams
@@ -163,8 +166,8 @@ class LocalCluster:
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            env={**environment, CHANNEL: str(self._serving.fileno())},
-            pass_fds=[self._serving.fileno()],
+            env={**environment, CHANNEL: str(serving.fileno())},
+            pass_fds=[serving.fileno()],
             start_new_session=True,
         )
 

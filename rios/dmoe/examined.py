@@ -86,10 +86,12 @@ def _by(template: Template, path: Path, dtype: str | None, timeout_s: float) -> 
     assert fork.stdin is not None
     assert fork.stdout is not None
     deadline, parts = time.monotonic() + timeout_s, []
+    looking = select.poll()  # `select.select` takes no descriptor above 1023
+    looking.register(fork.stdout, select.POLLIN)
     with fork.stdin, fork.stdout:
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([fork.stdout], [], [], left)[0]:
+            if left <= 0 or not looking.poll(1000 * left):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(fork.pid, signal.SIGKILL)
                 fork.wait()

@@ -15,6 +15,7 @@ network its scheduler and workers.
 
 from __future__ import annotations
 
+import array
 import atexit
 import contextlib
 import gc
@@ -48,6 +49,7 @@ _DASK = ("distributed.cli.utils", "distributed.http.scheduler.prometheus", "prom
 """What brings in nearly all that schedulers and workers load, and nothing that looks at their settings."""
 _IDLE_S = 60.0
 _LOOK_S = 5.0
+_WORD_S = 60.0  # for whoever asked to take what was forked, which does nothing before
 _ORDER_MAX = 1 << 18  # an environment; Linux' own bound on a message of this kind of socket is a little less
 
 
@@ -116,7 +118,8 @@ class _Forked:
         said, said_write = os.pipe()
         try:
             order = {"environment": dict(os.environ), "folder": str(Path.cwd()), **wanted}
-            self.pid, self._process = _asked(channel, order, [orders_read, said_write, 2])
+            streams = [orders_read, said_write, 2]
+            self.pid, self._process = _asked(channel, order, streams, settings().start_timeout_s)
         except BaseException:
             os.close(orders)
             os.close(said)
@@ -129,25 +132,25 @@ class _Forked:
 
     def wait(self) -> None:
         """Until it ends."""
-        select.select([self._process], [], [])
+        _readable(self._process, None)
         os.close(self._process)
 
 
 class _ForkedCommand:
     """A command that a fork of the template runs: see `Running`. How it ended, its parent alone is told."""
 
-    def __init__(self, channel: int, order: Mapping[str, object], streams: Sequence[int]) -> None:
-        self.pid, self._process = _asked(channel, order, streams)
+    def __init__(self, channel: int, order: Mapping[str, object], streams: Sequence[int], timeout_s: float) -> None:
+        self.pid, self._process = _asked(channel, order, streams, timeout_s)
         self._module = str(order["module"])
         weakref.finalize(self, os.close, self._process)
 
     def poll(self) -> int | None:
         """None while it runs, then 0."""
-        return 0 if self._ended(0) else None
+        return 0 if _readable(self._process, 0) else None
 
     def wait(self, timeout: float | None = None) -> int:
         """See `Running`. 0, whatever its exit code is."""
-        if not self._ended(timeout):
+        if not _readable(self._process, timeout):
             raise subprocess.TimeoutExpired(self._module, timeout or 0)
         return 0
 
@@ -156,28 +159,59 @@ class _ForkedCommand:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
-    def _ended(self, timeout_s: float | None) -> bool:
-        looking = select.poll()  # `select.select` takes no descriptor above 1023
-        looking.register(self._process, select.POLLIN)
-        return bool(looking.poll(None if timeout_s is None else 1000 * timeout_s))
+
+def _readable(descriptor: int, timeout_s: float | None) -> bool:
+    """That of a process is when it has ended."""
+    return _ready(descriptor, select.POLLIN, timeout_s)
 
 
-def _asked(channel: int, order: Mapping[str, object], streams: Sequence[int]) -> tuple[int, int]:
+def _ready(descriptor: int, events: int, timeout_s: float | None) -> bool:
+    looking = select.poll()  # `select.select` takes no descriptor above 1023
+    looking.register(descriptor, events)
+    return bool(looking.poll(None if timeout_s is None else 1000 * timeout_s))
+
+
+def _asked(channel: int, order: Mapping[str, object], streams: Sequence[int], timeout_s: float) -> tuple[int, int]:
     """A fork of the template: its process, and a descriptor of it, whose owner mistakes no other process for it.
 
     streams: its standard streams, then the socket to another template, if it shall have one.
 
-    Raises OSError where the template does not answer in time.
+    Raises OSError where the template does not answer in time; then it does not carry the order out later either.
     """
+    deadline = time.monotonic() + timeout_s
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with socket.socket(fileno=os.dup(channel)) as asked, mine, theirs:
-        socket.send_fds(asked, [json.dumps(order).encode()], [*streams, theirs.fileno()])
-        theirs.close()
-        mine.settimeout(settings().start_timeout_s)
-        answer, found, _, _ = socket.recv_fds(mine, 64, 1)
-    if not found:
-        raise ConnectionError("the template has gone")
+        try:
+            _send(asked, json.dumps(order).encode(), [*streams, theirs.fileno()], deadline)
+            theirs.close()
+            mine.settimeout(max(0.0, deadline - time.monotonic()))
+            answer, found, _, _ = socket.recv_fds(mine, 64, 1)
+            if not found:
+                raise ConnectionError("the template has gone")
+            try:
+                mine.send(b"!")  # it waits for that
+            except OSError:
+                os.close(found[0])
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                mine.shutdown(socket.SHUT_RDWR)  # a fork of this process may have it, too: closing tells nobody then
     return int(answer), found[0]
+
+
+def _send(channel: socket.socket, message: bytes, descriptors: Sequence[int], deadline: float) -> None:
+    """As `socket.send_fds`, with a deadline: a template that stands still lets the channel fill.
+
+    Others have the channel too, and with it whether it blocks: so each call is told not to.
+    """
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    while True:
+        try:
+            channel.sendmsg([message], passed, socket.MSG_DONTWAIT)
+            return
+        except BlockingIOError:
+            if not _ready(channel.fileno(), select.POLLOUT, max(0.0, deadline - time.monotonic())):
+                raise
 
 
 class Template:
@@ -265,10 +299,11 @@ class Template:
         environment: Mapping[str, str],
         streams: Sequence[int],
         serving: Template,
+        timeout_s: float,
     ) -> Running:
         """A fork in a session of its own that runs `python -m module`, and may ask the template `serving`.
 
-        streams: its three standard ones. Raises OSError.
+        streams: its three standard ones. Raises OSError, at the latest when there is no answer after `timeout_s`.
         """
         order = {
             "environment": dict(environment),
@@ -276,7 +311,7 @@ class Template:
             "module": module,
             "arguments": list(arguments),
         }
-        return _ForkedCommand(self.fileno(), order, [*streams, serving.fileno()])
+        return _ForkedCommand(self.fileno(), order, [*streams, serving.fileno()], timeout_s)
 
     def fileno(self) -> int:
         """The descriptor that workers are given."""
@@ -336,8 +371,9 @@ def main(libraries: Libraries = "torch") -> None:
                 continue
             order, found = _order(one)
             if order:
-                child, process = _fork(json.loads(order), found, sockets)
-                children[process] = child
+                if (forked := _fork(json.loads(order), found, sockets)) is not None:
+                    child, process = forked
+                    children[process] = child
                 continue
             sockets.discard(one)
             one.close()
@@ -354,20 +390,34 @@ def _order(channel: socket.socket) -> tuple[bytes, list[int]]:
     return order, found
 
 
-def _fork(order: dict[str, object], streams: list[int], sockets: Iterable[socket.socket]) -> tuple[int, int]:
-    """A process with somebody's environment and streams, and a descriptor of it; `sockets` are not for it."""
-    child = os.fork()
-    if child == 0:
-        for one in sockets:
-            one.close()
-        os.close(streams.pop())
-        _become(order, streams)
-    process = os.pidfd_open(child)
-    with socket.socket(fileno=streams.pop()) as answer, contextlib.suppress(OSError):
-        socket.send_fds(answer, [str(child).encode()], [process])  # whoever asked may have gone: nobody gives it orders
+def _fork(order: dict[str, object], streams: list[int], sockets: Iterable[socket.socket]) -> tuple[int, int] | None:
+    """A process with somebody's environment and streams, and a descriptor of it; `sockets` are not for it.
+
+    None where whoever asked has gone: they waited no longer, and have started it themselves.
+    """
+    forked = None
+    with socket.socket(fileno=streams.pop()) as answer:
+        if not _ready(answer.fileno(), 0, 0):  # that is told of the other end alone
+            child = os.fork()
+            if child == 0:
+                for one in sockets:
+                    one.close()
+                _await_word(answer)
+                _become(order, streams)
+            forked = child, os.pidfd_open(child)
+            with contextlib.suppress(OSError):  # they may go now: it gets no word, and ends
+                socket.send_fds(answer, [str(child).encode()], [forked[1]])
     for stream in streams:
         os.close(stream)
-    return child, process
+    return forked
+
+
+def _await_word(answer: socket.socket) -> None:
+    """In the child: until whoever asked knows of it. It ends here where they do not wait for it any more."""
+    with contextlib.suppress(OSError), answer:
+        if _readable(answer.fileno(), _WORD_S) and answer.recv(1):
+            return
+    os._exit(1)
 
 
 def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
@@ -384,7 +434,7 @@ def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
         os.environ.update(environment)
         if len(streams) > 3:
             os.environ[CHANNEL] = str(streams[3])
-        sys.path[:0] = [x for x in environment.get("PYTHONPATH", "").split(os.pathsep) if x and x not in sys.path]
+        _look_in(str(order["folder"]), environment.get("PYTHONPATH", ""))
         with contextlib.suppress(OSError):  # it may have gone, as for the worker itself
             os.chdir(str(order["folder"]))
         settings.cache_clear()
@@ -401,6 +451,13 @@ def _become(order: dict[str, object], streams: list[int]) -> NoReturn:
         os._exit(code)
 
 
+def _look_in(folder: str, pythonpath: str) -> None:
+    """As `python -m` does: the folder, which takes the place of the template's own, then PYTHONPATH."""
+    first = [] if sys.flags.safe_path else [folder]
+    known = sys.path[len(first) :]
+    sys.path[: len(first)] = [*first, *(x for x in pythonpath.split(os.pathsep) if x and x not in known)]
+
+
 def _work(order: dict[str, object]) -> None:
     if "checkpoint" in order:
         from rios.dmoe.examined import answer
@@ -408,20 +465,19 @@ def _work(order: dict[str, object]) -> None:
         dtype = order["dtype"]
         answer(str(order["checkpoint"]), None if dtype is None else str(dtype))
     elif "module" in order:
-        _run(str(order["module"]), order["arguments"], str(order["folder"]))
+        _run(str(order["module"]), order["arguments"])
     else:
         from rios.dmoe import supervisor
 
         supervisor.main()
 
 
-def _run(module: str, arguments: object, folder: str) -> None:
+def _run(module: str, arguments: object) -> None:
     """As `python -m module` does."""
     import dask
 
     assert isinstance(arguments, list)
     dask.config.refresh()  # it was read when Dask was imported, from another environment
-    sys.path[0] = folder
     sys.argv = [module, *map(str, arguments)]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

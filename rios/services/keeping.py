@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 0.25  # between the end of one process and the next, doubled up to
 _PAUSE_S_MAX = 30.0  # while they end before
 _STEADY_S = 60.0
+_SHOWN = 200  # bytes of a line that cannot be read
 
 
 class Process(Protocol):
@@ -62,25 +63,42 @@ class Keeper:
             with self._lock:
                 if self._ending.is_set():
                     return
-                process = self._process = self._start()
-            self._tell(process)
-            self._listen(process)
-            code = process.wait()
-            _let_go(process)
-            if self._ending.is_set():
-                return
-            if time.monotonic() - born > _STEADY_S:
-                pause_s = _PAUSE_S
-            said = {"pid": process.pid, "exit_code": code, "last_words": self._last_words, "pause_s": pause_s}
-            log.error("%s ended; starting it again", self._what, extra=said)
+                process = self._begun(pause_s)
+            if process is not None:
+                code = self._served(process)
+                if self._ending.is_set():
+                    return
+                if time.monotonic() - born > _STEADY_S:
+                    pause_s = _PAUSE_S
+                said = {"pid": process.pid, "exit_code": code, "last_words": self._last_words, "pause_s": pause_s}
+                log.error("%s ended; starting it again", self._what, extra=said)
             if self._ending.wait(pause_s):
                 return
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
+    def _begun(self, pause_s: float) -> Process | None:
+        """One; None where the machine has no process, memory or descriptor to spare for it just now."""
+        try:
+            self._process = self._start()
+        except OSError as error:
+            said = {"reason": repr(error), "pause_s": pause_s}
+            log.error("%s cannot be started; trying again", self._what, extra=said)
+            return None
+        return self._process
+
+    def _served(self, process: Process) -> int | None:
+        """From its orders to its end: its exit code."""
+        self._tell(process)
+        self._listen(process)
+        code = process.wait()
+        _let_go(process)
+        return code
+
     def _tell(self, process: Process) -> None:
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # ended at once: its exit code says so
-            process.stdin.write(json.dumps(self._orders).encode() + b"\n")
+        orders = json.dumps(self._orders).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it ended at once, as it says, or `close` closed this
+            process.stdin.write(orders)
             process.stdin.flush()
 
     def _listen(self, process: Process) -> None:
@@ -89,8 +107,10 @@ class Keeper:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                said = json.loads(line)
-                if "last_words" in said:
+                said = _object(line)
+                if said is None:
+                    log.warning("%s said what is no JSON object", self._what, extra={"line": repr(line[:_SHOWN])})
+                elif "last_words" in said:
                     self._last_words = str(said["last_words"])
                 else:
                     self.said = said
@@ -102,6 +122,14 @@ class Keeper:
             self._ending.set()
             if self._process is not None:
                 _let_go(self._process)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """None where it is no JSON object."""
+    with contextlib.suppress(ValueError):
+        said = json.loads(line)
+        return said if isinstance(said, dict) else None
+    return None
 
 
 def _let_go(process: Process) -> None:

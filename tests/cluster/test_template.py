@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import psutil
 import pytest
 
 import rios
+from rios import demo
+from rios.dmoe import examined
 from rios.dmoe import template as module
 from rios.dmoe.template import CHANNEL, Running, Serving, Template, start_supervisor
 from tests.campaigns import ROOT
@@ -95,6 +99,21 @@ def test_each_supervisor_is_as_if_it_had_been_started_alone(
     assert not psutil.pid_exists(said_b["pid"])
 
 
+def test_what_a_fork_found_is_read_from_any_descriptor(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Template.read_checkpoint
+
+    def high(template: Template, path: str, dtype: str | None) -> Serving:
+        process = read(template, path, dtype)
+        assert isinstance(process, module._Forked)
+        assert process.stdout is not None
+        low, process.stdout = process.stdout, os.fdopen(above_1023(process.stdout.fileno()), "rb")
+        low.close()
+        return process
+
+    monkeypatch.setattr(Template, "read_checkpoint", high)
+    assert examined._by(template, demo.path(), "float32", DEADLINE_S).dtype == "float32"
+
+
 def until_exists(path: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not path.exists() or not path.read_text():
@@ -102,9 +121,19 @@ def until_exists(path: Path) -> None:
         time.sleep(0.01)
 
 
+def above_1023(descriptor: int) -> int:
+    """Another of the same, which `select.select` does not take."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(allowed, 2048), most))
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 1024)
+
+
 def test_one_that_is_killed_ends_its_wait(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHANNEL, str(template.fileno()))
     process, said = started("killed")
+    assert isinstance(process, module._Forked)
+    low, process._process = process._process, above_1023(process._process)
+    os.close(low)
     os.kill(process.pid, 9)
     process.wait()
     close(process)
@@ -186,7 +215,7 @@ def test_it_ends_when_it_had_no_child_for_long(monkeypatch: pytest.MonkeyPatch) 
 TELLS = """
 import atexit, json, os, sys, dask
 print(json.dumps({
-    "name": __name__, "argv": sys.argv, "place": sys.path[0], "folder": os.getcwd(), "word": os.environ["WORD"],
+    "name": __name__, "argv": sys.argv, "places": sys.path[:3], "folder": os.getcwd(), "word": os.environ["WORD"],
     "channel": os.readlink(f"/proc/self/fd/{os.environ['RIOS_TEMPLATE']}"), "sid": os.getsid(0),
     "protocol": dask.config.get("distributed.comm.default-scheme"), "imported": "torch" in sys.modules,
 }), flush=True)
@@ -204,14 +233,25 @@ def dask() -> Iterator[Template]:
     process_of(made).wait(DEADLINE_S)
 
 
-def command(dask: Template, template: Template, folder: Path, **variables: str) -> tuple[Running, int, IO[str]]:
+def command(
+    dask: Template, template: Template, folder: Path, *, timeout_s: float = DEADLINE_S, **variables: str
+) -> tuple[Running, int, IO[str]]:
     """The module `tells`, where its orders are written, and what it says."""
     read, orders = os.pipe()
     said = (folder / "said").open("w+")
     streams = [read, said.fileno(), said.fileno()]
     environment = ENVIRONMENT | {"WORD": folder.name} | variables
-    running = dask.run("tells", ["--port", "0"], environment=environment, streams=streams, serving=template)
-    os.close(read)
+    arguments = ["--port", "0"]
+    try:
+        running = dask.run(
+            "tells", arguments, environment=environment, streams=streams, serving=template, timeout_s=timeout_s
+        )
+    except OSError:
+        os.close(orders)
+        said.close()
+        raise
+    finally:
+        os.close(read)
     return running, orders, said
 
 
@@ -224,14 +264,15 @@ def test_a_command_is_as_if_it_had_been_started_alone(
         folder.mkdir()
         (folder / "tells.py").write_text(TELLS)
         monkeypatch.chdir(folder)
-        found.append(command(dask, template, folder, DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME=name))
+        places = os.pathsep.join([str(tmp_path / "more"), str(ROOT)])
+        found.append(command(dask, template, folder, DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME=name, PYTHONPATH=places))
     for (running, orders, said), name in zip(found, ("one", "two"), strict=True):
         folder = tmp_path / name
         until_exists(folder / "said")
         assert json.loads((folder / "said").read_text()) == {
             "name": "__main__",
             "argv": [str(folder / "tells.py"), "--port", "0"],
-            "place": str(folder),
+            "places": [str(folder), str(tmp_path / "more"), str(ROOT)],
             "folder": str(folder),
             "word": name,
             "channel": str(Path(f"/proc/self/fd/{template.fileno()}").readlink()),
@@ -252,6 +293,52 @@ def test_a_command_is_as_if_it_had_been_started_alone(
         while psutil.pid_exists(running.pid):  # nobody leaves it a zombie
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_what_was_asked_for_in_vain_is_not_carried_out_later(
+    dask: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tells.py").write_text(TELLS)
+    monkeypatch.chdir(tmp_path)
+    template = psutil.Process(process_of(dask).pid)
+    template.suspend()
+    try:
+        for number in range(8):  # more than its socket takes; that has a deadline too
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with pytest.raises((TimeoutError, BlockingIOError)):
+                command(dask, dask, folder, timeout_s=0.05, MUCH="x" * 100_000)
+    finally:
+        template.resume()
+    last = tmp_path / "last"
+    last.mkdir()
+    running, orders, said = command(dask, dask, last)
+    until_exists(last / "said")
+    assert [child.pid for child in template.children()] == [running.pid]
+    assert not any((tmp_path / str(number) / "said").read_text() for number in range(8))
+    os.close(orders)
+    running.wait(DEADLINE_S)
+    said.close()
+
+
+def test_what_nobody_waits_for_any_more_ends_before_it_begins(
+    dask: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever asked gives up at the moment of the answer: they get it, and say nothing."""
+    (tmp_path / "tells.py").write_text(TELLS)
+    environment = ENVIRONMENT | {"WORD": "none"}
+    order = {"environment": environment, "folder": str(tmp_path), "module": "tells", "arguments": []}
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with mine, theirs, (tmp_path / "said").open("wb") as said, Path(os.devnull).open() as nothing:
+        streams = [nothing.fileno(), said.fileno(), said.fileno(), dask.fileno()]
+        socket.send_fds(dask._channel, [json.dumps(order).encode()], [*streams, theirs.fileno()])
+        theirs.close()
+        _, (process,), _, _ = socket.recv_fds(mine, 64, 1)
+        assert not module._readable(process, 0.3), "it waits"
+        mine.close()
+        assert module._readable(process, DEADLINE_S)
+        os.close(process)
+    assert (tmp_path / "said").read_bytes() == b""
 
 
 def test_a_network_whose_template_has_gone_starts_commands(monkeypatch: pytest.MonkeyPatch) -> None:

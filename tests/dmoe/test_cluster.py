@@ -10,12 +10,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import rios
 from rios.dmoe import cluster
+from rios.dmoe.cluster import LocalCluster
+from rios.dmoe.template import Running, Template
+from rios.words.config import settings
 from tests.campaigns import ROOT
 
 DEADLINE_S = 60.0
@@ -113,3 +117,37 @@ def test_who_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         for process in processes.values():
             os.kill(process.pid, signal.SIGSTOP)
     assert all(process.poll() is not None for process in processes.values())
+
+
+def test_workers_can_be_added_when_another_network_has_started_the_template_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Template, "_shared", {})
+    asked: list[float] = []
+    run = Template.run
+
+    def recorded(template: Template, *arguments: Any, timeout_s: float, **more: Any) -> Running:
+        asked.append(timeout_s)
+        return run(template, *arguments, timeout_s=timeout_s, **more)
+
+    monkeypatch.setattr(Template, "run", recorded)
+    made = LocalCluster(1, settings().model_copy(update={"start_timeout_s": DEADLINE_S + 1, "warm_s": 0.0}))
+    try:
+        first = Template._shared["torch"]
+        ended(first)
+        assert Template.shared(os.environ) is not first
+        assert first.fileno() == -1
+        made.add_worker("worker-1")
+        assert made.processes["worker-1"].poll() is None
+        assert asked == 3 * [DEADLINE_S + 1]
+    finally:
+        made.close()
+        for template in Template._shared.values():
+            ended(template)
+            template._channel.close()
+
+
+def ended(template: Template) -> None:
+    assert template._process is not None
+    template._process.kill()
+    template._process.wait(DEADLINE_S)

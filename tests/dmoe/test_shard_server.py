@@ -25,7 +25,7 @@ from rios.dmoe.offer import SourceOffer
 from rios.dmoe.peer import Peer
 from rios.dmoe.shard_server import ShardServer
 from rios.dmoe.source import FileSource
-from rios.dmoe.template import Template
+from rios.dmoe.template import Libraries, Template
 from rios.dmoe.wire import HEADER, Connection, Kind, dump, encode_header
 from rios.words.config import Settings, settings
 from rios.words.errors import HostLost, ShardMismatch, Unauthorized
@@ -55,16 +55,17 @@ def hidden(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "executable", executable)
     for name, value in extra.items():
         monkeypatch.setenv(name, value)
-    made: list[Template] = []
+    made: dict[Libraries, Template] = {}
 
-    def shared(environment: Mapping[str, str], *, warm_s: float) -> Template:
+    def shared(environment: Mapping[str, str], *, libraries: Libraries = "torch", warm_s: float) -> Template:
         """One that does not see it either."""
-        made[:] = made or [Template(environment)]
-        return made[0]
+        if libraries not in made:
+            made[libraries] = Template(environment, libraries=libraries)
+        return made[libraries]
 
     monkeypatch.setattr(Template, "shared", shared)
     yield
-    for template in made:
+    for template in made.values():
         template._channel.close()
         assert template._process is not None
         template._process.kill()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,13 @@ print(json.dumps({"last_words": "there is no port"}), flush=True)
 sys.exit(3)
 """
 DEAF = "import os; os._exit(4)"
+BABBLES = """
+import json, sys
+sys.stdin.readline()
+sys.stdout.buffer.write(b"no JSON\\n\\xff\\n[1]\\n" + json.dumps({"port": 1}).encode() + b"\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
 
 
 def _keeper(code: str, orders: dict[str, Any], begun: list[subprocess.Popen[bytes]]) -> Keeper:
@@ -75,3 +84,53 @@ def test_one_that_ends_at_once_is_tried_ever_less_often(
     assert [one["pause_s"] for one in said] == [0.02, 0.04, 0.05]
     assert {(one["exit_code"], one["last_words"]) for one in said} == {(exit_code, why)}
     assert keeper.said == {}
+
+
+def test_what_cannot_be_read_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    keeper = _keeper(BABBLES, {}, begun)
+    assert until(lambda: keeper.said, "what it announces", deadline_s=20) == {"port": 1}
+    assert [vars(record)["line"] for record in caplog.records] == [r"b'no JSON\n'", r"b'\xff\n'", r"b'[1]\n'"]
+    keeper.close()
+    until(lambda: not keeper.said, "its end", deadline_s=20)
+    assert begun[0].wait(20) == 0
+
+
+def test_one_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(keeping, "_PAUSE_S", 0.02)
+    begun: list[subprocess.Popen[bytes]] = []
+    errors = [OSError(errno.EAGAIN, "no process"), OSError(errno.EMFILE, "no descriptor")]
+
+    def start() -> subprocess.Popen[bytes]:
+        if errors:
+            raise errors.pop(0)
+        command = [sys.executable, "-c", SERVES]
+        begun.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return begun[-1]
+
+    keeper = Keeper("the process", start, {"left": str(tmp_path / "left")})
+    until(lambda: keeper.said, "the third", deadline_s=20)
+    assert [record.getMessage() for record in caplog.records] == 2 * ["the process cannot be started; trying again"]
+    assert [vars(record)["pause_s"] for record in caplog.records] == [0.02, 0.04]
+    keeper.close()
+    assert begun[0].wait(20) == 0
+
+
+def test_one_that_is_let_go_of_before_it_was_told_anything_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+    waits, closed = threading.Event(), threading.Event()
+    tell = Keeper._tell
+
+    def late(keeper: Keeper, process: subprocess.Popen[bytes]) -> None:
+        waits.set()
+        assert closed.wait(20)
+        tell(keeper, process)
+
+    monkeypatch.setattr(Keeper, "_tell", late)
+    keeper = _keeper("import sys; sys.stdin.read()", {}, begun)
+    assert waits.wait(20)
+    keeper.close()
+    closed.set()
+    until(lambda: begun[0].returncode == 0, "somebody to wait for its end", deadline_s=20)
