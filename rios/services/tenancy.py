@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rios.accounts.store import AccountStore, record
+from rios.accounts.store import AccountStore
 from rios.accounts.values import Principal
 from rios.deploy.reading import read_app
 from rios.services.charging import Charging
 from rios.services.deployments.bound import create_free, slug
 from rios.services.deployments.engine import model_of
-from rios.services.deployments.served import failures_of, models_in, models_of, served_name
-from rios.services.deployments.service import ask_to_end
-from rios.services.deployments.tenants import deployments_of
+from rios.services.deployments.rules import CREATED, DELETED
+from rios.services.deployments.served import failures_of, models_of, require_free, served_name
+from rios.services.deployments.service import Deployments, ask_to_end, try_again
+from rios.services.deployments.tenants import TenantRules, check_name, without_place
 from rios.services.generation import Model
 from rios.services.quotas import Quotas
-from rios.words.errors import AlreadyExists, InvalidRequest, NotFound, NoWorkers
+from rios.words.errors import InvalidRequest, NotFound, NoWorkers
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rios.billing.ledger.ledger import Ledger
     from rios.services.billing import Billing
-    from rios.services.deployments.service import Deployments
     from rios.services.deployments.values import App
     from rios.services.network import Network
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 STARTING, SERVING, FAILED = "starting", "serving", "failed"
 
 
@@ -76,15 +74,18 @@ class Tenancy:
     def __init__(self, network: Network, store: AccountStore, *, models: Path | None) -> None:
         """models: the directory whose folders may be deployed; "demo" alone without it.
 
-        From now on this process serves each model that is bound to no engine, as every gateway does.
+        From now on this process serves each model that is bound to no engine, as every gateway does; those that were
+        given up are tried again.
         """
         self._purse = network._purse
         self._platform = network._apps
         self._directory = models
         self.quotas = Quotas(store, network._purse.books.ledger)
-        engine = self._platform().engine
-        engine.find_by(self._where)
-        engine.begin(takes=True)
+        platform = self._platform()
+        platform.engine.find_by(self._where)
+        platform.engine.begin(takes=True)
+        try_again(platform.store)
+        platform.changed()
 
     @property
     def ledger(self) -> Ledger:
@@ -107,7 +108,12 @@ class Tenancy:
 
     def deployments(self, who: Principal) -> Deployments:
         """`net.deploy`, of a user."""
-        return deployments_of(self._platform, who, checkpoint=self._path)
+        return Deployments(
+            self._platform, user_id=who.user_id, organisation_id=who.organisation_id, rules=self._rules(who)
+        )
+
+    def _rules(self, who: Principal) -> TenantRules:
+        return TenantRules(who, self._path)
 
     def models(self, who: Principal) -> list[Deployed]:
         """What the organisation has, by name."""
@@ -152,8 +158,7 @@ class Tenancy:
         Raises AlreadyExists, InvalidRequest.
         """
         who.require("deployments:write")
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(f"{name!r} is no name of a model: 1 to 96 letters, digits and . _ -")
+        check_name(name)
         self._path(specification.checkpoint)
         wanted = read_app(
             {
@@ -162,23 +167,19 @@ class Tenancy:
                 "wire_dtype": specification.wire_dtype, "private": specification.private,
             }
         )  # fmt: skip
-        platform = self._platform()
+        platform, stored = self._platform(), wanted.stored()
 
         def before(connection: Connection) -> None:
-            if any(served_name(one) == name for _, one in models_in(connection, who.organisation_id)):
-                raise AlreadyExists(f"there is a model {name!r} already; choose another name")
+            require_free(connection, who.organisation_id, stored)
 
         def also(app: App, connection: Connection) -> None:
-            record(
-                connection, at=app.created_at, organisation_id=who.organisation_id, actor=who.user_id,
-                action="deployment.create", object=app.id, detail={"name": name},
-            )  # fmt: skip
+            self._rules(who).record(connection, app, stored, action=CREATED, at=app.created_at)
 
         app = create_free(
             platform.store, wanted, user_id=who.user_id, organisation_id=who.organisation_id, also=also, before=before
         )
         platform.changed()
-        return _deployed(app, wanted.stored(), False, None)
+        return _deployed(app, stored, False, None)
 
     def undeploy(self, who: Principal, name: str) -> None:
         """Take a model down and forget it. Running requests are cancelled. Raises NotFound."""
@@ -187,13 +188,11 @@ class Tenancy:
         platform = self._platform()
         now = self.ledger.now()
 
-        def also(connection: Connection) -> None:
-            record(
-                connection, at=now, organisation_id=who.organisation_id, actor=who.user_id,
-                action="deployment.delete", object=one.id, detail={"name": name},
-            )  # fmt: skip
+        def before(app: App, connection: Connection) -> None:
+            specification = platform.store.specification(app.id, app.revision)
+            self._rules(who).record(connection, app, specification, action=DELETED, at=now)
 
-        ask_to_end(platform.store, one.id, cause=f"deleted by {who.user_id}", also=also)
+        ask_to_end(platform.store, one.id, cause=f"deleted by {who.user_id}", before=before)
         platform.changed()
 
     def _where(self, checkpoint: str) -> str:
@@ -217,7 +216,7 @@ class Tenancy:
 
 def _deployed(app: App, specification: Mapping[str, Any], here: bool, failed: tuple[str, str] | None) -> Deployed:
     """A deployment as routes of models show it. here: whether it serves in this process."""
-    options = model_of(specification)
+    options = model_of(without_place(specification))
     state = SERVING if here else STARTING if failed is None else FAILED
     reason, error = (app.reason if state == STARTING else "", "") if failed is None else failed
     return Deployed(

@@ -13,10 +13,12 @@ from sqlalchemy import delete
 
 from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_text
+from rios.deploy.spec import App as Specification
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments import bound
 from rios.services.deployments.bound import free_name, slug
 from rios.services.deployments.engines import Engines
+from rios.services.deployments.rules import Rules
 from rios.services.deployments.store import NotLeader
 from rios.services.deployments.values import Replica, Step
 from rios.storage.deployment_models import LeaseRow
@@ -35,6 +37,13 @@ from tests.waiting import until
 
 WAIT_S = 30.0
 LEASE_S = 1.0
+
+
+class AsItIs(Rules):
+    """A checkpoint may be a name."""
+
+    def checked(self, wanted: Specification) -> Specification:
+        return wanted
 
 
 class Process:
@@ -280,7 +289,7 @@ def test_a_name_is_for_gateways(one: Process, monkeypatch: pytest.MonkeyPatch, t
     """A folder of that name where a notebook happens to be is another model."""
     (tmp_path / "mixtral").mkdir()
     monkeypatch.chdir(tmp_path)
-    one.deploy._checked = lambda wanted: wanted  # as a gateway keeps it
+    one.deploy._rules = AsItIs()  # as a gateway keeps it
     named = one.deploy.create(name="named", model="mixtral")
     until(lambda: named.reason, deadline_s=WAIT_S)
     time.sleep(2 * LEASE_S)
@@ -300,7 +309,7 @@ def test_an_engine_leaves_alone_what_it_cannot_find(two: tuple[Process, Process]
     first.engine.find_by(str)
     first.engine.begin(takes=True)
     second.engine.begin(takes=True)
-    first.deploy._checked = lambda wanted: wanted
+    first.deploy._rules = AsItIs()
     named = first.deploy.create(name="named", model="mixtral")
     until(lambda: hosts(named) == [first.engine.name], deadline_s=WAIT_S)
     until(lambda: second.engine._left, deadline_s=WAIT_S)

@@ -12,6 +12,8 @@ from pydantic import SecretStr
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
+from rios.services.deployments.rules import DELETED, Rules
+from rios.services.deployments.served import require_free
 from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
@@ -51,14 +53,13 @@ class Deployment:
         name: str,
         *,
         by: str,
-        checked: Callable[[Specification], Specification],
+        rules: Rules,
     ) -> None:
-        """checked: a specification as it is kept; raises InvalidRequest for one that this user may not have."""
         self._platform = platform
         self.id = app_id
         self.name = name
         self._by = by
-        self._checked = checked
+        self._rules = rules
 
     def __repr__(self) -> str:
         return f"<Deployment {self.name!r} {self.status}>"
@@ -93,6 +94,9 @@ class Deployment:
     @property
     def specification(self) -> dict[str, Any]:
         """What is wanted now. Secrets are in it by name alone."""
+        return self._rules.shown(self._specification())
+
+    def _specification(self) -> dict[str, Any]:
         return self._store.specification(self.id, self._app().revision)
 
     def view(self) -> AppView:
@@ -248,7 +252,7 @@ class Deployment:
         """
         from rios.services.deployments.service import with_function
 
-        wanted = read_app(given_secrets(self.specification, with_function(fields)))
+        wanted = read_app(given_secrets(self._specification(), with_function(fields)))
         return self.update_to(wanted, anew=fields.get("image") is not None)
 
     def update_to(self, wanted: Specification, *, anew: bool = False) -> int:
@@ -257,11 +261,14 @@ class Deployment:
 
         if wanted.name != self.name:
             raise InvalidRequest(f"{self.name} cannot become {wanted.name}: a name stays; create another deployment")
-        platform, wanted = self._platform(), resolved(self._checked(wanted))
+        self._rules.allow(self._app())
+        platform, wanted = self._platform(), resolved(self._rules.checked(wanted))
         stored, digest, values = wanted.stored(), wanted.digest, wanted.secret_values()
         at = self._store.ledger.now()
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            if not app.bound:
+                require_free(connection, app.organisation_id, stored, but=app.id)
             if values:
                 platform.secrets.put(connection, app, values, at=at)
             if not anew and not values and stored == self._store.specification(app.id, app.revision):
@@ -286,6 +293,9 @@ class Deployment:
                 raise InvalidRequest(f"{self.name} has no revision before {app.revision} to go back to")
             if wanted not in numbers:
                 raise NotFound(f"{self.name} has no revision {wanted}; it has {', '.join(map(str, numbers))}")
+            if not app.bound:
+                earlier_one = self._store.specification(app.id, wanted)
+                require_free(connection, app.organisation_id, earlier_one, but=app.id)
             columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **_begun(app)}
             return columns, "rollback", f"{self._by} wants revision {wanted} back"
 
@@ -325,8 +335,7 @@ class Deployment:
         """Want all replicas replaced by new ones, step by step; a deployment that failed or is done begins anew."""
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
-            columns: dict[str, Any] = {"round": app.round + 1, **_FRESH, **_begun(app)}
-            return columns, "restart", f"{self._by} wants it restarted"
+            return begun_anew(app), "restart", f"{self._by} wants it restarted"
 
         self._change(change)
 
@@ -360,7 +369,13 @@ class Deployment:
         """
         from rios.services.deployments.service import ask_to_end
 
-        ask_to_end(self._store, self.id, cause=f"deleted by {self._by}")
+        now, specification = self._store.ledger.now(), self._specification()
+
+        def before(app: App, connection: Connection) -> None:
+            self._rules.allow(app)
+            self._rules.record(connection, app, specification, action=DELETED, at=now)
+
+        ask_to_end(self._store, self.id, cause=f"deleted by {self._by}", before=before)
         self._platform().changed()
         deadline = time.monotonic() + timeout
         while wait and not self._app().ended_at:
@@ -371,6 +386,7 @@ class Deployment:
 
     def _change(self, change: Callable[[App, Connection], tuple[Mapping[str, Any], str, str]]) -> App:
         def checked(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+            self._rules.allow(app)
             if app.wish is Wish.DELETE:
                 raise InvalidRequest(f"{self.name} is being deleted; create another deployment")
             return change(app, connection)
@@ -443,6 +459,11 @@ def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:
 def given_secrets(now: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """A specification with some fields in place of others; secrets that are not given stay."""
     return {**now, **fields, "secrets": {**now["secrets"], **fields.get("secrets", {})}}
+
+
+def begun_anew(app: App) -> dict[str, Any]:
+    """All replicas are replaced by new ones."""
+    return {"round": app.round + 1, **_FRESH, **_begun(app)}
 
 
 def _begun(app: App) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from rios.deploy.lifecycle import Wish
 from rios.services.deployments.values import App
 from rios.storage.deployment_models import AppReplicaRow, AppRevisionRow, AppRow
+from rios.words.errors import AlreadyExists
 
 if TYPE_CHECKING:
     from rios.services.deployments.store import AppStore
@@ -29,10 +30,30 @@ def models_of(store: AppStore, organisation_id: str) -> list[Wanted]:
         return models_in(connection, organisation_id)
 
 
+def require_free(
+    connection: Connection, organisation_id: str, specification: Mapping[str, Any], *, but: str = ""
+) -> None:
+    """Raise AlreadyExists where requests call another model of the organisation as they would call this one.
+
+    What is bound to an engine is called by its own process alone. but: the deployment that this is about.
+    """
+    if specification["model"] is None:
+        return
+    name = served_name(specification)
+    # The good revision too: it serves until another one does, and it is what a deployment goes back to.
+    if any(app.id != but and served_name(one) == name for app, one in _models_in(connection, organisation_id)):
+        raise AlreadyExists(f"there is a model {name!r} already; choose another name")
+
+
 def models_in(connection: Connection, organisation_id: str) -> list[Wanted]:
     """As `models_of`, in a transaction of somebody else's."""
+    return _models_in(connection, organisation_id, good=False)
+
+
+def _models_in(connection: Connection, organisation_id: str, *, good: bool = True) -> list[Wanted]:
     app, revision = AppRow, AppRevisionRow
-    same = (revision.app_id == app.id) & (revision.number == app.revision)
+    number = revision.number == app.revision
+    same = (revision.app_id == app.id) & (or_(number, revision.number == app.good_revision) if good else number)
     mine = (app.organisation_id == organisation_id, app.ended_at == 0, app.bound == "", app.wish != str(Wish.DELETE))
     wanted = select(app.__table__, revision.specification).join(revision, same).where(*mine)
     found = []

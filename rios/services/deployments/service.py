@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from rios.deploy.reading import read_app, read_file
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
 from rios.services.deployments.bound import new_app
-from rios.services.deployments.handle import Deployment
+from rios.services.deployments.handle import Deployment, begun_anew
+from rios.services.deployments.rules import CREATED, Rules
+from rios.services.deployments.served import require_free
 from rios.services.deployments.values import App
 from rios.services.deployments.views import AppView, views_of
 from rios.services.lazy import Lazy
@@ -58,25 +61,15 @@ class Plan(tuple[Change, ...]):
         return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
 
 
-Check = Callable[[Specification], Specification]
-
-
-def own(wanted: Specification) -> Specification:
-    """Whoever has the process may have all that it may. A checkpoint is found from everywhere."""
-    if wanted.model in (None, "demo"):
-        return wanted
-    return wanted.model_copy(update={"model": str(Path(str(wanted.model)).expanduser().resolve())})
-
-
 class Deployments:
     """Applications and models on a network: `net.deploy`."""
 
     def __init__(
-        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, checked: Check = own
+        self, platform: Callable[[], Platform], *, user_id: str, organisation_id: str, rules: Rules | None = None
     ) -> None:
-        """checked: a specification as it is kept; raises InvalidRequest for one that this user may not have."""
+        """rules: those of whoever has the process without."""
         self._platform = platform
-        self._checked = checked
+        self._rules = rules or Rules()
         self._user_id = user_id
         self._organisation_id = organisation_id
 
@@ -99,23 +92,28 @@ class Deployments:
         """As `create`, of a specification that was read already."""
         platform = self._platform()
         store = platform.store
-        wanted = resolved(self._checked(wanted))
+        wanted = resolved(self._rules.checked(wanted))
         now = store.ledger.now()
         app = new_app(wanted, user_id=self._user_id, organisation_id=self._organisation_id, at=now)
-        given = wanted.secret_values()
+        given, stored = wanted.secret_values(), wanted.stored()
+
+        def before(connection: Connection) -> None:
+            require_free(connection, self._organisation_id, stored)
 
         def also(connection: Connection) -> None:
             if given:
                 platform.secrets.put(connection, app, given, at=now)
+            self._rules.record(connection, app, stored, action=CREATED, at=now)
 
         store.create(
-            app, wanted.stored(), wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it", also=also
-        )
+            app, stored, wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it",
+            also=also, before=before,
+        )  # fmt: skip
         platform.changed()
         return self._handle(app)
 
     def _handle(self, app: App) -> Deployment:
-        return Deployment(self._platform, app.id, app.name, by=self._user_id, checked=self._checked)
+        return Deployment(self._platform, app.id, app.name, by=self._user_id, rules=self._rules)
 
     def get(self, name: str) -> Deployment:
         """A deployment by its name. Raises NotFound."""
@@ -138,13 +136,13 @@ class Deployments:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
         store = self._platform().store
         changes = []
-        for wanted in map(self._checked, _read(source)):
+        for wanted in map(self._rules.checked, _read(source)):
             try:
                 app = store.named(self._organisation_id, wanted.name)
             except NotFound:
                 changes.append(Change(wanted.name, "create"))
                 continue
-            before = store.specification(app.id, app.revision)
+            before = self._rules.shown(store.specification(app.id, app.revision))
             found = tuple(differences(before, wanted.stored()))
             found += tuple((f"secrets.{name}", "kept", "given anew") for name in wanted.secret_values())
             changes.append(Change(wanted.name, "update" if found else "nothing", found))
@@ -200,16 +198,42 @@ def resolved(wanted: Specification) -> Specification:
 
 
 def ask_to_end(
-    store: AppStore, app_id: str, *, cause: str = "deleted", also: Callable[[Connection], None] = lambda _: None
+    store: AppStore,
+    app_id: str,
+    *,
+    cause: str = "deleted",
+    before: Callable[[App, Connection], None] = lambda _app, _: None,
 ) -> None:
-    """Want a deployment gone. also: writes more in the same transaction."""
+    """Want a deployment gone. before: writes more in the same transaction, or raises what is against it; where it is
+    wanted gone already nothing of it is done."""
     now = store.ledger.now()
 
-    def change(_app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
-        also(connection)
+    def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+        if app.wish is not Wish.DELETE:
+            before(app, connection)
         return {"wish": str(Wish.DELETE), "state": str(State.STOPPING), "reason": cause}, "state", cause
 
     store.change(app_id, change, at=now)
 
 
-__all__ = ["Change", "Deployments", "Plan", "ask_to_end", "resolved"]
+def try_again(store: AppStore) -> None:
+    """Have each model that was given up, and is bound to no process, tried again: another one has begun to serve them.
+
+    One that is never to be started again stays as it is.
+    """
+    gone = [app for app in store.snapshot()[0] if app.state is State.FAILED and not app.bound]
+    specifications = store.specifications([(app.id, app.revision) for app in gone]) if gone else {}
+
+    def change(app: App, _: Connection) -> tuple[Mapping[str, Any], str, str]:
+        if app.state is not State.FAILED or app.wish is not Wish.RUN:
+            return {}, "", ""
+        return begun_anew(app), "restart", "a gateway has begun to serve models"
+
+    for app in gone:
+        wanted = specifications[app.id, app.revision]
+        if wanted["model"] is not None and wanted["restart"] == "always":
+            with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                store.change(app.id, change, at=store.ledger.now())
+
+
+__all__ = ["Change", "Deployments", "Plan", "ask_to_end", "resolved", "try_again"]

@@ -221,10 +221,10 @@ class AppStore:
         """
 
         def run(connection: Connection) -> None:
-            before(connection)
             mine = (AppRow.organisation_id == app.organisation_id, AppRow.name == app.name, AppRow.ended_at == 0)
             if connection.execute(select(AppRow.id).where(*mine)).first() is not None:
                 raise AlreadyExists(f"there is a deployment {app.name!r} already; update it, or choose another name")
+            before(connection)
             row = {name: getattr(app, name) for name in App.__slots__}
             connection.execute(insert(AppRow), [{**row, "state": str(app.state), "wish": str(app.wish)}])
             connection.execute(insert(AppSpendRow), [{"app_id": app.id, "amount_wei": 0, "day": 0, "day_wei": 0}])
