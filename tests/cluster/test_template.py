@@ -321,6 +321,18 @@ def test_what_was_asked_for_in_vain_is_not_carried_out_later(
     said.close()
 
 
+@pytest.mark.parametrize("way", ["closed", "shut down"])
+def test_nothing_is_forked_for_who_has_gone(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("it is forked"))
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with mine:
+        if way == "closed":
+            mine.close()
+        else:
+            mine.shutdown(socket.SHUT_RDWR)  # a fork of whoever asked has it still
+        assert module._fork({}, [theirs.detach()], []) is None
+
+
 def test_what_nobody_waits_for_any_more_ends_before_it_begins(
     dask: Template, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
