@@ -291,7 +291,7 @@ def test_a_name_is_for_gateways(one: Process, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     one.deploy._rules = AsItIs()  # as a gateway keeps it
     named = one.deploy.create(name="named", model="mixtral")
-    until(lambda: named.reason, deadline_s=WAIT_S)
+    until(lambda: "no gateway is up that could find mixtral" in named.reason, deadline_s=WAIT_S)
     time.sleep(2 * LEASE_S)
     assert one.engine.name not in one.platform.reconciler._engines.look().takes
     demo = one.deploy.create(name="chat", model="demo")

@@ -80,6 +80,8 @@ def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequen
     beside = siblings if specification["schedule"]["spread"] else {}
     model = specification["model"] is not None
     offers = _engines(found, app, specification, views) if model else found.offers
+    if count and model and is_named(specification["model"]) and not engines_for(found, app, specification):
+        return f"no gateway is up that could find {specification['model']}: start one with `rios up --models DIRECTORY`"
     for _ in range(count):
         choice = choose(need, offers.values(), siblings=beside)
         if choice.host is None:
