@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rios.billing.ledger.ledger import Ledger
+from rios.dmoe.template import Running
 from rios.services.deployments.secrets import KEY_FILE, KEY_VARIABLE
 from rios.services.network_keys import NetworkKeys
 from tests.billing.chain.anvil import Anvil
@@ -37,15 +38,15 @@ class Part(Protocol):
 class Frozen:
     """A process that takes connections and answers nothing while it is stopped."""
 
-    process: subprocess.Popen[Any]
+    process: Running
 
     def stop(self) -> None:
         """Freeze it."""
-        self.process.send_signal(signal.SIGSTOP)
+        os.kill(self.process.pid, signal.SIGSTOP)
 
     def start(self) -> None:
         """Let it go on."""
-        self.process.send_signal(signal.SIGCONT)
+        os.kill(self.process.pid, signal.SIGCONT)
 
 
 @dataclass
