@@ -16,6 +16,7 @@ import pytest
 from docker.errors import APIError
 
 from rios.deploy.runtimes.cgroup import Cgroup
+from rios.deploy.runtimes.engine_containers import inspected
 from rios.deploy.runtimes.engine_service import RUNC, EngineService, volatile
 from rios.services.deployments.machine import clear_up
 from tests.deploy.conftest import NEEDS, Bench, make_runtime
@@ -37,6 +38,27 @@ def other() -> Iterator[Bench]:
     clear_up(directory)
     assert not directory.exists()
     assert not volatile(directory / "engine").exists()
+
+
+class Ending:
+    """A client whose container ends while podman reads about it, so many times."""
+
+    def __init__(self, times: int, said: str) -> None:
+        self._left, self._said = times, said
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        self._left -= 1
+        if self._left >= 0:
+            raise APIError("500 Server Error", explanation=self._said)
+        return {"Id": name}
+
+
+def test_a_container_that_ends_while_it_is_asked_about_is_asked_about_again() -> None:
+    gone: Any = Ending(2, "read /proc/23855/cgroup: no such process")
+    assert inspected(gone, "one") == {"Id": "one"}
+    other: Any = Ending(1, "no space left on device")
+    with pytest.raises(APIError, match="no space left"):
+        inspected(other, "one")
 
 
 @pytest.mark.parametrize("bench", ["runc"], indirect=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 from collections import Counter
@@ -29,7 +30,10 @@ class Load:
 
     def _ask(self) -> None:
         while not self.stop.is_set():
-            status, text = get(self._url, data=self._data, timeout_s=60)
+            try:
+                status, text = get(self._url, data=self._data, timeout_s=60)
+            except (http.client.HTTPException, OSError):  # it was cut off
+                status, text = 0, ""
             self.answers[status, text if status == 200 else "failed"] += 1
 
     def failed(self) -> int:

@@ -24,7 +24,7 @@ from rios.deploy.runtimes.beside import start_beside
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.containers import container_request, ending_of, state_of
 from rios.deploy.runtimes.durable import read_json, write_json
-from rios.deploy.runtimes.engine_containers import Containers, container_name
+from rios.deploy.runtimes.engine_containers import Containers, container_name, inspected
 from rios.deploy.runtimes.engine_exec import run_inside
 from rios.deploy.runtimes.engine_gpus import CDI, GpuWay
 from rios.deploy.runtimes.engine_images import image_of_archive, named_image, pinned_image
@@ -211,7 +211,7 @@ class EngineRuntime:
         with translated(f"the instance {launch.instance} could not be started"):
             created = self._containers.create(client, request, launch.instance)
             client.start(created["Id"])
-            details = client.inspect_container(created["Id"])
+            details = inspected(client, created["Id"])
         write_json(
             record.directory / "started.json",
             {"at": time.time(), "container": details["Id"], "log": details.get("LogPath") or ""},

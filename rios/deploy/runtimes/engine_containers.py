@@ -23,11 +23,24 @@ log = logging.getLogger(__name__)
 _CREATED_WITHIN_S = _REMOVED_WITHIN_S = _LISTED_WITHIN_S = 15.0
 _GOES_WITHIN_S = 1.0
 _HALF = re.compile(r'getting container from store "([0-9a-f]{64})": container not known')
+_GONE = re.compile(r"/proc/\d+/\S+: no such (process|file or directory)")
 _BUSY = re.compile(r"unlinkat (\S+): device or resource busy")
 
 
 def container_name(instance: str) -> str:
     return f"rios-{instance}"
+
+
+def inspected(client: docker.APIClient, container: str) -> dict[str, Any]:
+    """What the engine says of a container. One that ends at that very moment podman is asked about again."""
+    deadline = time.monotonic() + _GOES_WITHIN_S
+    while True:
+        try:
+            return dict(client.inspect_container(container))
+        except APIError as error:
+            if not _GONE.search(str(error.explanation)) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 class Containers:
@@ -60,7 +73,7 @@ class Containers:
         client = self._client()
         try:
             with translated(f"the instance {instance}"):
-                return dict(client.inspect_container(container_name(instance)))
+                return inspected(client, container_name(instance))
         except SandboxFailed as error:
             if isinstance(error.__cause__, DockerNotFound):
                 return None
