@@ -23,7 +23,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from rios.dmoe import comms
+from rios.dmoe import comms, ram
 from rios.dmoe.greeting import connect
 from rios.dmoe.template import start_supervisor
 from rios.dmoe.trust import trust_of
@@ -130,7 +130,7 @@ class HostPlugin(WorkerPlugin):
         self.worker_name = str(worker.name) if given else self._seat.name(self.address)
         if not logging.getLogger("rios").hasHandlers():
             configure(context={"worker": self.worker_name})
-        memory = os.environ.get("RIOS_MEMORY_BYTES")
+        memory, share = os.environ.get("RIOS_MEMORY_BYTES"), os.environ.get(ram.VARIABLE)
         port = _number("RIOS_DATA_PORT", os.environ.get("RIOS_DATA_PORT", "0"))
         orders = {
             "name": self.worker_name,
@@ -139,7 +139,7 @@ class HostPlugin(WorkerPlugin):
             "port": port + self._seat.rank if port else 0,
             "threads": worker.state.nthreads,
             "memory_bytes": _number("RIOS_MEMORY_BYTES", memory) if memory else None,
-            "ram_bytes": worker.memory_manager.memory_limit,
+            "ram_bytes": worker.memory_manager.memory_limit or (_number(ram.VARIABLE, share) if share else None),
             "device_index": self._seat.rank,
             "host_class": os.environ.get("RIOS_HOST_CLASS"),
         }

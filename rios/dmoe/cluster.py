@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from rios.dmoe import ram
 from rios.dmoe.comms import environment as comms_environment
 from rios.dmoe.template import CHANNEL, Running, Template
 from rios.words.config import Settings, settings
@@ -56,6 +57,8 @@ class LocalCluster:
         self.threads = threads or max(1, (os.cpu_count() or 1) // workers)
         self._settings = settings
         self._memory_bytes = memory_bytes
+        # Each host would take nearly all that is free, and together they would take it several times.
+        self._ram_bytes = int(ram.free_bytes() * settings.memory_fraction) // workers
         self._host_class = host_class
         self._folder = tempfile.TemporaryDirectory(prefix="rios-")
         if secured:
@@ -103,7 +106,7 @@ class LocalCluster:
 
     def add_worker(self, name: str, *, memory_bytes: int | None = None, host_class: str | None = None) -> None:
         """One more worker; it is there when the network lists it."""
-        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or ""}
+        environment = {"RIOS_HOST_CLASS": host_class or self._host_class or "", ram.VARIABLE: str(self._ram_bytes)}
         limit = memory_bytes or self._memory_bytes
         if limit:
             environment["RIOS_MEMORY_BYTES"] = str(limit)

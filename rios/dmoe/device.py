@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+
+from rios.dmoe import ram
 
 _SPEED_SIDE = 256  # a 256 x 256 product fits every cache: the figure is compute, not memory
 _SPEED_SECONDS = 0.02
@@ -38,11 +38,7 @@ def free_bytes(device: torch.device) -> int:
     """Bytes that can still be allocated, within the control group's limit where there is one."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return max(free, 0)
+    return ram.free_bytes()
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -75,6 +75,14 @@ def test_a_network_outlives_the_thread_that_made_it() -> None:
             assert len(model.generate([5, 6, 7], max_new_tokens=3).token_ids) == 3
 
 
+def test_the_hosts_of_a_machine_share_what_is_free() -> None:
+    free = psutil.virtual_memory().available
+    with rios.local(workers=3, threads=1) as net:
+        found = [worker.memory_bytes for worker in net.workers]
+    assert len(found) == 3
+    assert free * 0.5 < sum(found) < free
+
+
 def test_a_network_ends_with_its_process() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], env=ENVIRONMENT, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
