@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 from rios.deploy.runtimes import kubernetes_api
 from rios.deploy.runtimes.credentials import within
@@ -23,6 +22,7 @@ from rios.deploy.runtimes.engine_service import RUNC
 from rios.deploy.runtimes.kubernetes_api import Api
 from rios.deploy.runtimes.kubernetes_objects import Cluster
 from rios.words.errors import DeadlineExceeded, NotFound, SandboxFailed
+from tests.deploy.kubernetes_credentials import config_of
 from tests.waiting import PATIENCE, until
 
 HELPER = """#!/bin/sh
@@ -81,23 +81,6 @@ def test_only_what_hangs_and_gives_credentials_is_ended(tmp_path: Path) -> None:
             one.wait(30)
 
 
-def _kubeconfig(directory: Path, program: Path) -> Cluster:
-    run = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": str(program),
-        "args": [],
-        "interactiveMode": "Never",
-    }
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:9"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "users": [{"name": "x", "user": {"exec": run}}],
-    }  # fmt: skip
-    (directory / "kubeconfig").write_text(yaml.safe_dump(config))
-    return Cluster(kubeconfig=str(directory / "kubeconfig"), namespace="n")
-
-
 def test_a_kubeconfigs_program_that_hangs_while_it_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first credentials come, and have expired as they come; the next do not, for whoever asks meanwhile either."""
     program, hung = _helper(tmp_path, "credentials")
@@ -107,7 +90,7 @@ def test_a_kubeconfigs_program_that_hangs_while_it_renews(tmp_path: Path, monkey
     }  # fmt: skip
     once = f"#!/bin/sh\nif [ ! -e {tmp_path}/once ]; then touch {tmp_path}/once; echo '{json.dumps(given)}'; exit; fi\n"
     program.write_text(once + program.read_text())
-    api = Api(_kubeconfig(tmp_path, program))
+    api = Api(Cluster(kubeconfig=config_of(tmp_path / "kubeconfig", str(program)), namespace="n"))
     api.client()
     monkeypatch.setattr(kubernetes_api, "CALL_S", 1.0)
     refused: list[str] = []
@@ -140,7 +123,7 @@ def test_a_kubeconfigs_program_that_hangs_while_it_renews(tmp_path: Path, monkey
 
 def test_a_kubeconfigs_program_that_hung_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, hung = _helper(tmp_path, "credentials")
-    api = Api(_kubeconfig(tmp_path, program))
+    api = Api(Cluster(kubeconfig=config_of(tmp_path / "kubeconfig", str(program)), namespace="n"))
     monkeypatch.setattr(kubernetes_api, "CALL_S", 3.0)
     for asked in (1, 2):
         with pytest.raises(DeadlineExceeded, match="gave no credentials within 3 s"):

@@ -22,6 +22,7 @@ from rios.deploy.runtimes.protocol import Allowed, HostBase, ImageBase, Isolatio
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
 from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, POLICY, Bench
+from tests.deploy.kubernetes_credentials import config_of
 from tests.deploy.kubernetes_node import NO_DIGEST
 from tests.deploy.kubernetes_server import IMAGE, NAMESPACE, KubernetesServer
 from tests.waiting import PATIENCE, until
@@ -157,20 +158,8 @@ def test_a_server_that_says_nothing_holds_nothing_for_ever(
 def test_credentials_that_do_not_come_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kubeconfig names a program that is to give them, and which hangs."""
     monkeypatch.setattr("rios.deploy.runtimes.kubernetes_api.CALL_S", 3.0)
-    run = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": "sleep",
-        "args": ["8"],
-        "interactiveMode": "Never",
-    }
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "clusters": [{"name": "x", "cluster": {"server": "http://127.0.0.1:9"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
-        "users": [{"name": "x", "user": {"exec": run}}],
-    }  # fmt: skip
-    (tmp_path / "hangs").write_text(yaml.safe_dump(config))
-    runtime = KubernetesRuntime(Cluster(kubeconfig=str(tmp_path / "hangs"), namespace=NAMESPACE), "tests")
+    hangs = config_of(tmp_path / "hangs", "sleep", "8")
+    runtime = KubernetesRuntime(Cluster(kubeconfig=hangs, namespace=NAMESPACE), "tests")
     assert "gave no credentials within 3 s" in runtime.capabilities().why_not
     runtime.close()
 
