@@ -6,7 +6,9 @@ one ratio: what slows both down for a while cancels out of it. The interval arou
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import platform
 import socket
@@ -111,6 +113,29 @@ class Machine:
         lines = info.read_text().splitlines() if info.exists() else []
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
         return cls(model or platform.machine(), os.cpu_count() or 1, round(psutil.virtual_memory().total / 2**30))
+
+
+def rate_while_all_run(clients: Sequence[Sequence[Sequence[tuple[float, int]]]]) -> float:
+    """Tokens a second while every client has a request that runs; moments at which one of them pauses are left out.
+
+    clients: of each client its requests, one after the other; of a request the moment at which it was asked with a 0,
+    then the moments at which tokens came with their numbers. What is before everybody's first token, or after the first
+    client's last one, does not count.
+    """
+    begin = max(requests[0][1][0] for requests in clients)
+    end = min(requests[-1][-1][0] for requests in clients)
+    pauses = [(before[-1][0], after[0][0]) for requests in clients for before, after in itertools.pairwise(requests)]
+    edges = [begin, *sorted(moment for pause in pauses for moment in pause if begin < moment < end), end]
+    runs = [
+        (start, stop)
+        for start, stop in itertools.pairwise(edges)
+        if not any(ended <= start and stop <= asked for ended, asked in pauses)
+    ]
+    lasts = math.fsum(stop - start for start, stop in runs)
+    if lasts <= 0.0:
+        raise InvalidRequest(f"at no moment do all {len(clients)} clients have a request that runs")
+    moments = [piece for requests in clients for request in requests for piece in request]
+    return sum(count for moment, count in moments if any(start < moment <= stop for start, stop in runs)) / lasts
 
 
 def wait_for_calm(limit_s: float, *, busy_percent: float = 25.0) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 
-from rios.reporting.bench import Machine, in_turn, median, quantile_ratio, ratio, share
+from rios.reporting.bench import Machine, in_turn, median, quantile_ratio, rate_while_all_run, ratio, share
 from rios.words.errors import InvalidRequest
 
 
@@ -100,3 +101,18 @@ def test_a_machine_is_described_without_its_name() -> None:
     assert here.cpu
     assert here.cores >= 1
     assert here.memory_gib >= 1
+
+
+def test_a_rate_counts_the_moments_at_which_everybody_has_a_request() -> None:
+    steady = [[(0.0, 0), (1.0, 1), (2.0, 1), (3.0, 1), (4.0, 1), (5.0, 1), (6.0, 1)]]
+    pausing = [[(0.0, 0), (1.0, 1), (2.0, 1)], [(4.0, 0), (5.0, 1), (6.0, 1), (7.0, 1)]]
+    # From 1 to 6 without 2 to 4: three seconds, in which each gets three tokens.
+    assert rate_while_all_run([steady, pausing]) == pytest.approx((3 + 3) / 3)
+    whole = [list(itertools.chain(*requests)) for requests in (steady, pausing)]
+    assert rate_while_all_run([[one] for one in whole]) == pytest.approx((5 + 3) / 5)
+
+
+def test_a_rate_needs_a_moment_at_which_everybody_has_a_request() -> None:
+    early, late = [[(0.0, 0), (1.0, 1), (2.0, 1)]], [[(2.5, 0), (3.0, 1), (4.0, 1)]]
+    with pytest.raises(InvalidRequest, match="all 2 clients"):
+        rate_while_all_run([early, late])
