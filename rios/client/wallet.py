@@ -40,25 +40,25 @@ class RemoteWallet(Holdings):
         """Wei of ROS that the address has on the chain, outside the escrow; 0 without an address."""
         return Wei(int(self._http.ask("GET", "/v1/wallet/chain", timeout=MONEY_S)["on_chain_wei"]))
 
-    def deposit(self, amount: str | int) -> Balance:
+    def deposit(self, amount: str | int, *, key: str | None = None) -> Balance:
         """As `net.wallet.deposit` of a local network, once even where the connection is lost on the way.
 
         Raises NotAllowed to all but the network's first admin, whose key the network holds.
         """
-        return self._move("/v1/wallet/deposits", amount, "the deposit")
+        return self._move("/v1/wallet/deposits", amount, "the deposit", key)
 
-    def withdraw(self, amount: str | int) -> Balance:
+    def withdraw(self, amount: str | int, *, key: str | None = None) -> Balance:
         """As `net.wallet.withdraw` of a local network; who may, and how often it happens, as of `deposit`."""
-        return self._move("/v1/wallet/withdrawals", amount, "the withdrawal")
+        return self._move("/v1/wallet/withdrawals", amount, "the withdrawal", key)
 
-    def finish_withdrawal(self) -> Balance:
+    def finish_withdrawal(self, *, key: str | None = None) -> Balance:
         """Take what `withdraw` asked for and the escrow's delay has passed for."""
-        key = secrets.token_hex(16)
+        key = key or secrets.token_hex(16)
         return balance_of(self._http.post("/v1/wallet/withdrawals/finish", None, key=key, timeout=MONEY_S))
 
-    def _move(self, path: str, amount: str | int, name: str) -> Balance:
+    def _move(self, path: str, amount: str | int, name: str, key: str | None) -> Balance:
         body = {"amount": f"{parse_ros(amount, name=name)} wei"}
-        return balance_of(self._http.post(path, body, key=secrets.token_hex(16), timeout=MONEY_S))
+        return balance_of(self._http.post(path, body, key=key or secrets.token_hex(16), timeout=MONEY_S))
 
     def __repr__(self) -> str:
         return f"<RemoteWallet at {self._http.url}: {self.balance}>"

@@ -93,17 +93,17 @@ class TenantWallet:
         """Wei of ROS that the address has outside the escrow."""
         return self._gate.money.on_chain(self._who)
 
-    def deposit(self, wei: int) -> Balance:
-        """As `TenantMoney.deposit`."""
-        return self._gate.money.deposit(self._who, f"{wei} wei", key=secrets.token_hex(8))
+    def deposit(self, wei: int, *, key: str | None = None) -> Balance:
+        """As `TenantMoney.deposit`; without a key, another one each time."""
+        return self._gate.money.deposit(self._who, f"{wei} wei", key=key or secrets.token_hex(8))
 
-    def withdraw(self, wei: int) -> Balance:
-        """As `TenantMoney.withdraw`."""
-        return self._gate.money.withdraw(self._who, f"{wei} wei", key=secrets.token_hex(8))
+    def withdraw(self, wei: int, *, key: str | None = None) -> Balance:
+        """As `TenantMoney.withdraw`, and of the key as `deposit`."""
+        return self._gate.money.withdraw(self._who, f"{wei} wei", key=key or secrets.token_hex(8))
 
-    def finish_withdrawal(self) -> Balance:
-        """As `TenantMoney.finish_withdrawal`."""
-        return self._gate.money.finish_withdrawal(self._who, key=secrets.token_hex(8))
+    def finish_withdrawal(self, *, key: str | None = None) -> Balance:
+        """As `TenantMoney.finish_withdrawal`, and of the key as `deposit`."""
+        return self._gate.money.finish_withdrawal(self._who, key=key or secrets.token_hex(8))
 
 
 class TenantBilling:

@@ -77,23 +77,26 @@ class Wallet(Holdings):
         """Wei of ROS that the address has on the chain, outside the escrow."""
         return self._settlement.chain.tokens_of(self.address)
 
-    def deposit(self, amount: str | int) -> Balance:
+    def deposit(self, amount: str | int, *, key: str | None = None) -> Balance:
         """Move ROS ("25 ROS") from the wallet into the escrow; returns once they are credited.
 
-        Raises InvalidAmount, InvalidRequest, TransactionFailed, ChainUnavailable.
-        """
-        return self._settlement.deposit(amount)
+        key: the same deposit again, after an error or in another process, moves nothing twice.
 
-    def withdraw(self, amount: str | int) -> Balance:
+        Raises InvalidAmount, InvalidRequest, TransactionFailed, ChainUnavailable, and LedgerConflict where the key came
+        with another amount.
+        """
+        return self._settlement.deposit(amount, key=key)
+
+    def withdraw(self, amount: str | int, *, key: str | None = None) -> Balance:
         """Take deposited ROS back: settles what was used, then asks the escrow. Trial credit cannot be withdrawn.
 
-        Where the escrow delays withdrawals, `finish_withdrawal` takes them when they are due.
+        Where the escrow delays withdrawals, `finish_withdrawal` takes them when they are due. key: as of `deposit`.
         """
-        return self._settlement.withdraw(amount)
+        return self._settlement.withdraw(amount, key=key)
 
-    def finish_withdrawal(self) -> Balance:
-        """Take what `withdraw` asked for and the escrow's delay has passed for."""
-        return self._settlement.finish_withdrawal()
+    def finish_withdrawal(self, *, key: str | None = None) -> Balance:
+        """Take what `withdraw` asked for and the escrow's delay has passed for. key: as of `deposit`."""
+        return self._settlement.finish_withdrawal(key=key)
 
     def _rows(self) -> list[tuple[str, str]]:
         balance = self.balance

@@ -16,7 +16,14 @@ import rios
 from rios.billing.pricing import DEFAULT_BOOK
 from rios.services.stranger import check_file
 from rios.words.config import settings
-from rios.words.errors import ChainMismatch, InvalidAmount, InvalidRequest, NotProvable, TransactionFailed
+from rios.words.errors import (
+    ChainMismatch,
+    InvalidAmount,
+    InvalidRequest,
+    LedgerConflict,
+    NotProvable,
+    TransactionFailed,
+)
 from rios.words.money import WEI_PER_ROS, parse_ros
 from tests.billing.chain.anvil import Anvil
 from tests.services.earning import purse_of
@@ -133,6 +140,16 @@ def test_what_was_deposited_comes_back_and_trial_credit_does_not(place: Place, n
     with pytest.raises(InvalidRequest, match="can be withdrawn"):
         net.wallet.withdraw(net.wallet.deposited + 1)
     assert net.billing.reconcile().sound
+
+
+def test_what_is_moved_again_by_its_key_is_moved_once(net: rios.Network) -> None:
+    before = net.wallet.on_chain
+    for _ in range(2):
+        net.wallet.deposit("2 ROS", key="cell 7")
+        assert net.wallet.on_chain == before - 2 * WEI_PER_ROS
+    with pytest.raises(LedgerConflict):
+        net.wallet.deposit("3 ROS", key="cell 7")
+    assert net.wallet.on_chain == before - 2 * WEI_PER_ROS
 
 
 @pytest.mark.parametrize("amount", ["0 ROS", "2000 ROS", "-1", "nothing", 1.5, True])
