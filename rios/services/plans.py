@@ -1,6 +1,8 @@
 """Deeds with money in two steps: a plan says what will happen, and the one deed it allows makes it so.
 
-A plan is used up by its deed, so a button pressed twice, or a request that is sent again, moves money once.
+A plan is used up by its deed, so a button pressed twice, or a request that is sent again, moves money once. That also
+holds where nobody knows whether the deed was done: its transactions have the plan's id as their key, and the same plan
+again goes on with them.
 """
 
 from __future__ import annotations
@@ -22,15 +24,22 @@ PLAN_S = 600.0
 _KEPT = 100
 PERIODS = ("day", "week", "month", "total")
 
+Deed = Callable[[str], Mapping[str, Any]]
+"""Done with the id of its plan as the key."""
+Said = tuple[dict[str, Any], Deed]
+"""What an action says of itself, and its deed."""
+
 
 @dataclass(slots=True)
 class Planned:
     """A deed that waits for a yes."""
 
     id: str
-    deed: Callable[[], Mapping[str, Any]]
+    deed: Deed
     made_at: float
     lock: threading.Lock = field(default_factory=threading.Lock)
+    begun: bool = False
+    """From then on it stays, however old: who is not told how it ended must be able to ask for the same again."""
     done: Mapping[str, Any] | None = None
 
 
@@ -41,7 +50,7 @@ class Plans:
         self._panel = panel
         self._lock = threading.Lock()
         self._planned: OrderedDict[str, Planned] = OrderedDict()
-        self._actions: dict[str, Callable[..., tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]]] = {
+        self._actions: dict[str, Callable[..., Said]] = {
             "deposit": self._deposit,
             "withdraw": self._withdraw,
             "finish_withdrawal": self._finish,
@@ -69,62 +78,68 @@ class Plans:
         return {"plan": planned.id, "action": action, **said}
 
     def act(self, plan_id: str) -> dict[str, Any]:
-        """Do what a plan says, once; the same answer again for the same plan. Raises NotFound for one too old."""
+        """Do what a plan says, once; the same answer again for the same plan. Raises NotFound for one too old.
+
+        After an error the same plan again does what is left of it.
+        """
         with self._lock:
             planned = self._planned.get(plan_id)
-        if planned is None or (planned.done is None and time.monotonic() - planned.made_at > PLAN_S):
+        if planned is None or (not planned.begun and time.monotonic() - planned.made_at > PLAN_S):
             raise NotFound("this was planned too long ago, or by another process; look at it again, then confirm")
         with planned.lock:
             if planned.done is None:
-                planned.done = planned.deed()
+                planned.begun = True
+                planned.done = planned.deed(planned.id)
             return {"plan": plan_id, **planned.done}
 
     # --- actions ---------------------------------------------------------------------------------------------
 
-    def _deposit(self, *, amount: str) -> tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]:
+    def _deposit(self, *, amount: str) -> Said:
         wei, wallet = _positive(amount, "the deposit"), self._panel.net.wallet
         on_chain, deposited = wallet.on_chain, wallet.deposited
         if wei > on_chain:
             raise InvalidRequest("this is more than the wallet has on the chain: deposit less, or send it ROS first")
         changes = [_change("on_chain", on_chain, on_chain - wei), _change("deposited", deposited, deposited + wei)]
-        return {"changes": changes, "notes": ["transaction"]}, lambda: _done(wallet.deposit(wei))
+        return {"changes": changes, "notes": ["transaction"]}, lambda key: _done(wallet.deposit(wei, key=key))
 
-    def _withdraw(self, *, amount: str) -> tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]:
+    def _withdraw(self, *, amount: str) -> Said:
         wei, wallet = _positive(amount, "the withdrawal"), self._panel.net.wallet
         on_chain, deposited = wallet.on_chain, wallet.deposited
         if wei > deposited:
             raise InvalidRequest("this is more than is deposited and free; trial credit cannot be withdrawn")
         changes = [_change("deposited", deposited, deposited - wei), _change("on_chain", on_chain, on_chain + wei)]
-        return {"changes": changes, "notes": ["settles_first", "delay", "transaction"]}, lambda: _done(
-            wallet.withdraw(wei)
+        return {"changes": changes, "notes": ["settles_first", "delay", "transaction"]}, lambda key: _done(
+            wallet.withdraw(wei, key=key)
         )
 
-    def _finish(self) -> tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]:
+    def _finish(self) -> Said:
         wallet = self._panel.net.wallet
         waiting, on_chain = wallet.balance.withdrawing_wei, wallet.on_chain
         if not waiting:
             raise InvalidRequest("no withdrawal waits; withdraw an amount first")
         changes = [_change("withdrawing", waiting, 0), _change("on_chain", on_chain, on_chain + waiting)]
-        return {"changes": changes, "notes": ["delay", "transaction"]}, lambda: _done(wallet.finish_withdrawal())
+        return {"changes": changes, "notes": ["delay", "transaction"]}, lambda key: _done(
+            wallet.finish_withdrawal(key=key)
+        )
 
-    def _settle(self) -> tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]:
+    def _settle(self) -> Said:
         net = self._panel.net
         earned = net.earnings.now
 
-        def deed() -> Mapping[str, Any]:
+        def deed(_: str) -> Mapping[str, Any]:
             settled = net.billing.settle()
             return {"said": "nothing_used" if settled is None else "settled"}
 
         changes = [_change("claimable", earned.claimable_wei, earned.claimable_wei + earned.pending_wei)]
         return {"changes": changes, "notes": ["epoch", "transaction"]}, deed
 
-    def _claim(self) -> tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]:
+    def _claim(self) -> Said:
         net = self._panel.net
         earned = net.earnings.now
         if not earned.claimable_wei:
             raise InvalidRequest("nothing can be claimed now: an epoch has to be settled first")
 
-        def deed() -> Mapping[str, Any]:
+        def deed(_: str) -> Mapping[str, Any]:
             return {"said": "claimed", "wei": str(net.earnings.claim())}
 
         changes = [
@@ -133,9 +148,7 @@ class Plans:
         ]
         return {"changes": changes, "notes": ["transaction"]}, deed
 
-    def _budget(
-        self, *, amount: str | None, period: str, hard: bool = True
-    ) -> tuple[dict[str, Any], Callable[[], Mapping[str, Any]]]:
+    def _budget(self, *, amount: str | None, period: str, hard: bool = True) -> Said:
         if period not in PERIODS:
             raise InvalidRequest(f"the period is {period!r}; it is one of {', '.join(PERIODS)}")
         billing = self._panel.net.billing
@@ -150,7 +163,7 @@ class Plans:
         if before is not None and wei is not None and wei < before.spent_wei + before.held_wei:
             notes.append("budget_below_spent")
 
-        def deed() -> Mapping[str, Any]:
+        def deed(_: str) -> Mapping[str, Any]:
             billing.budget(wei, period=period, hard=bool(hard))
             return {"said": "budget_set"}
 
