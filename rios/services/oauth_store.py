@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, update
 
-from rios.accounts.clients import CLI, Client, check_client_scopes, check_grants, check_redirect_uris
+from rios.accounts.clients import CLI, CREDENTIALS, Client, check_client_scopes, check_grants, check_redirect_uris
+from rios.accounts.roles import OPENID_SCOPES
 from rios.accounts.store import add, change, first, must, record, scopes_text
 from rios.accounts.tokens import fingerprint, new_secret
 from rios.services.tokens import SECOND, SignedIn
 from rios.storage.models import PersonRow, RefreshTokenRow, SessionRow
 from rios.storage.sign_in_models import ClientRow, CodeRow, DeviceRow
-from rios.words.errors import NotSignedIn
+from rios.words.errors import NotAllowed, NotSignedIn
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
@@ -67,10 +68,19 @@ class OAuthStore:
     ) -> tuple[Client, str | None]:
         """A new program of the organisation, and its secret, which is nowhere else; none of a public one.
 
-        By its own credentials it acts for who makes it. Raises InvalidRequest.
+        By its own credentials it acts for who makes it, within what the asking token may. Raises InvalidRequest,
+        NotAllowed.
         """
         who.require("clients:write")
         uris = check_redirect_uris(redirect_uris)
+        wanted, ways = check_client_scopes(scopes), check_grants(grants, public=public, uris=bool(uris))
+        # A user who agrees in a browser gives what is the user's; here nobody is asked, and the program outlives the
+        # token that made it.
+        if CREDENTIALS in ways and (missing := sorted(wanted - who.scopes - OPENID_SCOPES)):
+            raise NotAllowed(
+                f"a program that acts for you by {CREDENTIALS} cannot have the scopes {', '.join(missing)}: the token "
+                "that asks lacks them"
+            )
         secret = None if public else new_secret(SECRET)
         client = Client(
             id=f"client-{secrets.token_hex(12)}",
@@ -79,8 +89,8 @@ class OAuthStore:
             name=name.strip(),
             fingerprint=None if secret is None else fingerprint(secret),
             redirect_uris=uris,
-            scopes=check_client_scopes(scopes),
-            grants=check_grants(grants, public=public, uris=bool(uris)),
+            scopes=wanted,
+            grants=ways,
             created_at=self.now(),
             closed_at=None,
         )

@@ -207,6 +207,13 @@ def test_nobody_becomes_more_than_he_is(door: Door) -> None:
     with door.client(made["token"]) as http:
         problem(http.post("/v1/users", json={"login": unique("e"), "role": "admin"}), 403)
         problem(http.patch(f"/v1/users/{viewer['id']}", json={"role": "admin"}), 403)
+    with door.client() as http:  # nor does one that may register programs register one that may more by itself
+        made = http.post("/v1/tokens", json={"scopes": ["clients:write"], "expires_in_s": 60}).json()
+    alone = {"name": "mine", "grants": ["client_credentials"], "redirect_uris": []}
+    with door.client(made["token"]) as http:
+        found = problem(http.post("/v1/clients", json=alone | {"scopes": ["clients:write", "users:write"]}), 403)
+        assert "users:write" in found["detail"]
+        assert http.post("/v1/clients", json=alone | {"scopes": ["clients:write", "openid"]}).status_code == 201
     lab = organisation(door)
     with door.client(lab["token"]) as http:  # the admin of an organisation is none of the network
         problem(http.post("/v1/organisations", json={"name": "Mine", "admin": unique("e")}), 403)
