@@ -45,7 +45,7 @@ class Refresh(Strict):
 class NewPassword(Strict):
     """The user's own password, old and new."""
 
-    old: Secret
+    old: Secret | None = Field(None, description="Left out where there is none yet.")
     new: Secret
 
 
@@ -85,6 +85,7 @@ class ProfileChange(Strict):
     affiliation: str | None = Field(None, max_length=200, pattern=SEEN)
     about: str | None = Field(None, max_length=2000, pattern=SEEN)
     website: str | None = Field(None, max_length=500, pattern=SEEN)
+    password: Secret | None = Field(None, description="The own one, which another e-mail address takes.")
 
 
 class OrganisationChange(Strict):

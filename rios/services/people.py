@@ -46,16 +46,21 @@ class People:
         found: dict[str, str] = json.loads(row["profile"] or "{}") if row is not None else {}
         return {name: found.get(name, "") for name in PROFILE}
 
-    def change_profile(self, who: Principal, changes: Mapping[str, str], *, url: str) -> User:
+    def change_profile(
+        self, who: Principal, changes: Mapping[str, str], *, url: str, password: str | None = None
+    ) -> User:
         """Change name, email and what else is in `changes`; a new address is sent a link to confirm it.
 
-        url: where the link leads. Raises InvalidRequest.
+        url: where the link leads. password: the user's own, which another address takes: links for a new password are
+        sent there. Raises InvalidRequest, NotSignedIn, NotAllowed.
         """
         if unknown := sorted(set(changes) - {"name", "email", *PROFILE}):
             raise InvalidRequest(f"a profile has no {', '.join(unknown)}")
         email = changes.get("email")
         if email:
             check_email(email)
+        if email is not None and (email or None) != self._accounts.user(who, who.user_id).email:
+            self._accounts.tokens.prove(who, password)
         kept = self.profile(who) | {name: text for name, text in changes.items() if name in PROFILE}
         now = self._accounts.now()
 

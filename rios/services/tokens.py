@@ -151,6 +151,21 @@ class Tokens:
             raise NotSignedIn(_REFUSED)
         return row
 
+    def prove(self, who: Principal, password: str | None) -> None:
+        """That the user itself is there, and not who found one of its tokens: by the own password; where there is none
+        yet, by a token that may all that the role may. Raises NotSignedIn, NotAllowed."""
+        row = must(self._store.credentials(who.login), "such user")
+        if row["password"] is None:
+            if missing := sorted(scopes_of(who.role, operator=who.operator) - who.scopes):
+                raise NotAllowed(
+                    "there is no password yet that would show who asks; without one it takes a token that has all the "
+                    f"scopes of the role {who.role!r}: this one lacks {', '.join(missing)}"
+                )
+        elif password is None:
+            raise NotAllowed("this needs the user's own password beside the token")
+        else:
+            self.verified(who.login, password)
+
     def sign_in(self, login: str, password: str, *, client: str = "") -> SignedIn:
         """A new session of who has this password. Raises NotSignedIn, for all causes in the same words and time."""
         row, now = self.verified(login, password), self._clock()
@@ -276,9 +291,12 @@ class Tokens:
         self._store.transact(run)
         self.forget()
 
-    def set_password(self, who: Principal, new: str, *, old: str) -> None:
-        """Change the user's own password; all other sessions end. Raises NotSignedIn where `old` is wrong."""
-        self.verified(who.login, old)
+    def set_password(self, who: Principal, new: str, *, old: str | None = None) -> None:
+        """Change the user's own password; all other sessions end. old: None where there is none yet; see `prove`.
+
+        Raises NotSignedIn where `old` is wrong.
+        """
+        self.prove(who, old)
         kept, now = hash_password(new), self._clock()
 
         def run(connection: Connection) -> None:

@@ -93,6 +93,11 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def to(address: str) -> dict[str, str]:
+    """The change of a profile to another address."""
+    return {"email": address, "password": PASSWORD}
+
+
 def link(message: Any, door: Door) -> str:
     """Where the link of a mail leads, on this gateway."""
     (found,) = re.findall(r"^(http\S+)\s*$", message.get_content(), re.MULTILINE)
@@ -104,7 +109,7 @@ def confirmed(door: Door, post: Post, address: str) -> Person:
     """A user whose address is confirmed, by the link in a mail."""
     ann = person(door)
     with door.client(ann.token) as http:
-        said = http.patch("/v1/users/me/profile", json={"email": address, "affiliation": "The lab"}).json()
+        said = http.patch("/v1/users/me/profile", json={"affiliation": "The lab", **to(address)}).json()
         assert (said["email"], said["email_confirmed_at"], said["affiliation"]) == (address, None, "The lab")
         message = post.to(address)
         assert (message["From"], message["Auto-Submitted"]) == ("rios@lab.example", "auto-generated")
@@ -137,15 +142,41 @@ def test_a_forgotten_password_is_chosen_anew(door: Door, post: Post) -> None:
         assert http.post("/v1/sessions", json={"login": ann.login, "password": NEW}).status_code == 201
 
 
+def test_a_key_is_not_enough_for_another_address(door: Door) -> None:
+    """Who has the address has the account: a link for a new password is sent there."""
+    address = f"{unique('thief')}@lab.example"
+    ann, bob = person(door), person(door, password=None)
+    narrow = {}
+    for one in (ann, bob):
+        with door.client(one.token) as http:
+            narrow[one.id] = http.post("/v1/tokens", json={"scopes": ["tokens:write"]}).json()["token"]
+    for one, token in ((ann, narrow[ann.id]), (ann, ann.token), (bob, narrow[bob.id])):
+        with door.client(token) as http:
+            problem(http.patch("/v1/users/me/profile", json={"email": address}), 403)
+            problem(http.post("/v1/users/me/close", json={"login": one.login}), 403)
+            assert http.patch("/v1/users/me/profile", json={"website": "x", "email": ""}).status_code == 200
+            assert http.get("/v1/users/me/profile").json()["email"] is None
+    with door.client(narrow[ann.id]) as http:
+        problem(http.patch("/v1/users/me/profile", json=to(address) | {"password": "wrong"}), 401)
+        assert http.patch("/v1/users/me/profile", json=to(address)).json()["email"] == address
+    with door.client(narrow[bob.id]) as http:
+        problem(http.put("/v1/users/me/password", json={"new": NEW}), 403)
+    with door.client(bob.token) as http:
+        assert http.patch("/v1/users/me/profile", json={"email": f"b{address}"}).json()["email"] == f"b{address}"
+        assert http.put("/v1/users/me/password", json={"new": NEW}).status_code == 204
+        problem(http.put("/v1/users/me/password", json={"new": PASSWORD}), 403)
+        problem(http.patch("/v1/users/me/profile", json={"email": address}), 403)
+
+
 def test_an_address_that_nobody_confirmed_opens_nothing(door: Door, post: Post) -> None:
     """Else who mistypes an address gives the account away."""
     ann, address = person(door), f"{unique('typo')}@lab.example"
     with door.client(ann.token) as http:
-        http.patch("/v1/users/me/profile", json={"email": address})
+        http.patch("/v1/users/me/profile", json=to(address))
     first = link(post.to(address), door)
     ann.fill(ann.get("/account/forgot"), "/account/forgot", login=ann.login)
     with door.client(ann.token) as http:
-        http.patch("/v1/users/me/profile", json={"email": f"{unique('right')}@lab.example"})
+        http.patch("/v1/users/me/profile", json=to(f"{unique('right')}@lab.example"))
     page = ann.get(first)
     assert ann.fill(page, "/account/confirm").status_code == 400, "the link was for the old address"
     _drained(door)
@@ -174,7 +205,7 @@ def test_a_mail_server_that_refuses_is_asked_again(door: Door, post: Post, caplo
     post.refuses = True
     try:
         with door.client(ann.token) as http:
-            http.patch("/v1/users/me/profile", json={"email": address})
+            http.patch("/v1/users/me/profile", json=to(address))
         deadline = time.monotonic() + WAIT_S
         while not (tried := [row for row in _mails(door) if row["error"]]):
             assert time.monotonic() < deadline
@@ -198,7 +229,7 @@ def test_mail_can_be_files(tmp_path: Path) -> None:
     with lean(tmp_path / "home") as door:
         ann = person(door)
         with door.client(ann.token) as http:
-            http.patch("/v1/users/me/profile", json={"email": "ann@lab.example"})
+            http.patch("/v1/users/me/profile", json=to("ann@lab.example"))
         deadline = time.monotonic() + WAIT_S
         while not (found := list((tmp_path / "home" / "mail").glob("*.eml"))):
             assert time.monotonic() < deadline
@@ -218,7 +249,7 @@ def test_what_is_no_place_for_mail(url: str) -> None:
 def test_what_is_no_address(door: Door, address: str) -> None:
     """Header injection: nothing gets into a mail but an address."""
     with door.client(person(door).token) as http:
-        problem(http.patch("/v1/users/me/profile", json={"email": address}), 400)
+        problem(http.patch("/v1/users/me/profile", json=to(address)), 400)
 
 
 def _mails(door: Door) -> list[dict[str, Any]]:

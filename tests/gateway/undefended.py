@@ -20,6 +20,7 @@ import httpx2
 import pytest
 import uvicorn
 
+from rios.accounts.clients import CLIENT_SCOPES
 from rios.accounts.passwords import is_password
 from rios.accounts.signing import Signer
 from rios.accounts.store import AccountStore, first
@@ -36,7 +37,15 @@ from rios.gateway.turns import Turns
 from rios.services import accounts, oauth_grants, oauth_store, outbound, tenancy, tokens
 from rios.services.accounts import scopes_of
 from rios.storage.models import RefreshTokenRow
-from tests.gateway import test_accounts, test_oauth_attacks, test_once, test_protection, test_tls, test_turns
+from tests.gateway import (
+    test_accounts,
+    test_oauth_attacks,
+    test_once,
+    test_people,
+    test_protection,
+    test_tls,
+    test_turns,
+)
 from tests.gateway.servers import UNLIMITED, Door, lean
 from tests.services import test_outbound
 
@@ -260,6 +269,10 @@ CASES = (
          _at_door(test_accounts.test_every_route_holds_to_the_table, "viewer")),
     Case("nobody gives what he does not have", _to("_may_give", accounts, _given),
          _at_door(test_accounts.test_nobody_becomes_more_than_he_is)),
+    Case("programs by themselves may what their maker's token may", _to("OPENID_SCOPES", oauth_store, CLIENT_SCOPES),
+         _at_door(test_accounts.test_nobody_becomes_more_than_he_is)),
+    Case("a key is not its user", _to("prove", tokens.Tokens, lambda *_: None),
+         _at_door(test_people.test_a_key_is_not_enough_for_another_address)),
     Case("unknown fields are refused", _ignoring,
          _at_door(test_accounts.test_fields_that_are_not_for_the_caller_are_refused, {"operator": True})),
     Case("bound parameters", _to("users", AccountStore, _pasted),

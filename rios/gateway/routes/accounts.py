@@ -95,7 +95,7 @@ def get_me(request: Request, who: SignedIn) -> dict[str, Any]:
 
 @router.put("/users/me/password", status_code=204, summary="Change the user's own password")
 def put_password(request: Request, who: OwnTokens, body: s.NewPassword) -> Response:
-    """All other sessions end."""
+    """All other sessions end. Where there is none yet, a token that may all that the role may will do."""
     gate_of(request).accounts.tokens.set_password(who, body.new, old=body.old)
     return Response(status_code=204)
 

@@ -32,9 +32,9 @@ def get_profile(request: Request, who: SignedIn) -> dict[str, Any]:
 
 @router.patch("/users/me/profile", summary="Change it")
 def patch_profile(request: Request, who: Own, body: s.ProfileChange) -> dict[str, Any]:
-    """A new e-mail address counts once the link that is sent there was opened."""
-    changes = {name: text for name, text in body.model_dump().items() if text is not None}
-    _people(request).change_profile(who, changes, url=base_url(request))
+    """A new e-mail address takes the own password, and counts once the link that is sent there was opened."""
+    changes = {name: text for name, text in body.model_dump(exclude={"password"}).items() if text is not None}
+    _people(request).change_profile(who, changes, url=base_url(request), password=body.password)
     return _profile(request, who)
 
 
@@ -51,8 +51,7 @@ def post_close(request: Request, who: Own, body: s.Closing) -> dict[str, Any]:
     user = accounts.user(who, who.user_id)
     if body.login.strip().lower() != user.login:
         raise InvalidRequest(f"the login is not {body.login!r}; nothing was closed")
-    if user.has_password:
-        accounts.tokens.verified(user.login, body.password or "")
+    accounts.tokens.prove(who, body.password)
     return _people(request).close(who)
 
 
