@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rios.services.reports.periods import DAY_US, check_words, parse_span
+from rios.services.reports.periods import DAY_US, check_words, due_span, parse_span
 from rios.words.errors import InvalidRequest
 from tests.reports.ledgers import moment
 
@@ -57,3 +57,11 @@ def test_a_schedule_takes_words_alone() -> None:
     assert check_words("yesterday") == "yesterday"
     with pytest.raises(InvalidRequest, match="the same each time"):
         check_words("2026-11")
+
+
+def test_at_midnight_a_part_is_what_has_just_ended() -> None:
+    first, later = moment("2026-11-01"), moment("2026-11-01T00:01")
+    assert due_span("today", at_us=first) == parse_span("2026-10-31", at_us=first)
+    assert due_span("this-month", at_us=first) == parse_span("2026-10", at_us=first)
+    for word in ("today", "this-month", "yesterday"):
+        assert due_span(word, at_us=later) == parse_span(word, at_us=later)

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from rios.billing.ledger.ledger import Ledger
 from rios.billing.outbox import messages
@@ -13,6 +14,7 @@ from rios.reporting.runner import Done, Job, Say
 from rios.services.moments import moment_of
 from rios.services.reports.reports import Reports
 from rios.services.reports.values import RunState, Wish
+from rios.storage.report_models import ReportDueRow, ReportRunRow
 from rios.words.errors import InvalidRequest, NotAllowed, NotFound, QueueFull
 from tests.billing.clock import DAY_US, HOUR_US, SECOND_US, Clock
 from tests.reports.conftest import NOW, Make, quick
@@ -64,6 +66,59 @@ def test_a_change_of_clocks_loses_and_doubles_nothing(make: Make, clock: Clock, 
     assert len(told(ledger)) == 4
     hours = {f"{moment_of(int(at)):%H:%M}" for at in told(ledger)}
     assert hours == {"04:00", "05:00"}, "six in Berlin, before and after"
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "period", "since", "ticks", "wanted"),
+    [
+        ("30 1 * * *", "Europe/Berlin", "yesterday", "2026-10-23T12:00", 4, days("2026-10-22", 5)),
+        ("30 1 * * *", "Europe/Berlin", "yesterday", "2026-03-27T12:00", 5, days("2026-03-27", 4)),
+        ("0 19 * * *", "America/New_York", "yesterday", "2026-10-30T12:00", 3, days("2026-10-29", 4)),
+        ("30 1 * * *", "Europe/Berlin", "last-month", "2026-10-23T12:00", 4, ["2026-09"]),
+        ("30 1 1 * *", "Europe/Berlin", "last-month", "2026-09-30T12:00", 32, ["2026-08", "2026-09", "2026-10"]),
+        ("0 * * * *", "Europe/Berlin", "yesterday", "2026-10-24T12:30", 2, days("2026-10-23", 3)),
+    ],
+)
+@pytest.mark.parametrize("catch_up", [True, False])
+def test_a_change_of_clocks_across_midnight_loses_and_doubles_nothing(
+    make: Make,
+    clock: Clock,
+    cron: str,
+    zone: str,
+    period: str,
+    since: str,
+    ticks: int,
+    wanted: list[str],
+    catch_up: bool,
+) -> None:
+    """Where midnight of UTC is before the moment in winter, and after it in summer."""
+    clock.now_us = moment(since)
+    reports = make()
+    reports.schedule(Wish(name="cost", cron=cron, zone=zone, period=period, catch_up=catch_up), owner="local")
+    for _ in range(24 * ticks):
+        clock.now_us += HOUR_US
+        reports.store.tick(clock.now_us)
+    with reports._ledger.database.reading() as connection:
+        query = select(ReportRunRow.label).join(ReportDueRow, ReportDueRow.run_id == ReportRunRow.id)
+        told = connection.scalars(query.order_by(ReportDueRow.due_at)).all()
+    assert list(dict.fromkeys(told)) == wanted
+    if period == "yesterday" and "*" not in cron.split()[1]:
+        assert list(told) == wanted, "each is told once"
+
+
+def test_no_schedule_stops_those_beside_it(make: Make, clock: Clock) -> None:
+    """A day that begins when it is due has no past, a word may be of another version, a zone of another machine."""
+    reports = make()
+    for changes in ({}, {"period": "sometime"}, {"zone": "Nowhere/Never"}):
+        found, _ = reports.schedule(Wish(name="cost", cron="0 0 * * *", period="today"), owner="local")
+        if changes:
+            reports.store.change_schedule(found.id, **changes)
+    good, _ = reports.schedule(BERLIN, owner="local")
+    go(clock, NOW + 3 * DAY_US, reports)
+    assert sorted(labels(reports)) == days("2026-11-28", 3)
+    assert reports.store.schedule(good.id).next_at > clock.now_us
+    dated = {one.period: one.next_at for one in reports.store.schedules() if one.zone == "UTC"}
+    assert dated == dict.fromkeys(("today", "sometime"), moment("2026-12-02"))
 
 
 def test_a_leap_day_is_reported(make: Make, clock: Clock) -> None:

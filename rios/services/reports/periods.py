@@ -12,6 +12,8 @@ from rios.words.errors import InvalidRequest
 DAY_US = 86_400 * 10**6
 WORDS = ("yesterday", "today", "last-week", "last-month", "this-month")
 """Periods that depend on the moment at which they are asked for."""
+PARTS = {"today": "yesterday", "this-month": "last-month"}
+"""Those that go on, and what each becomes when it has ended."""
 _MONTH = re.compile(r"\d{4}-\d{2}")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DAYS_MAX = 400
@@ -57,6 +59,17 @@ def parse_span(text: str, *, at_us: int) -> Span:
     if found.until_us - found.since_us > _DAYS_MAX * DAY_US:
         raise InvalidRequest(f"the period {text!r} is longer than {_DAYS_MAX} days; make a report for each part of it")
     return found
+
+
+def due_span(text: str, *, at_us: int) -> Span:
+    """The period that a schedule means by `text` when it is due at `at_us`. Raises InvalidRequest.
+
+    As `parse_span`, but at midnight the day or the month that has just ended is meant: nothing of the next has passed.
+    """
+    if text in PARTS:
+        found = _parse(text, at_us)
+        text = PARTS[text] if found.since_us == found.until_us else text
+    return parse_span(text, at_us=at_us)
 
 
 def check_words(text: str) -> str:

@@ -7,26 +7,26 @@ who has lost the lease can finish nothing.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 
 from rios.services.reports.cron import dues
-from rios.services.reports.periods import parse_span
+from rios.services.reports.due import owed
 from rios.services.reports.values import ENDED, Identity, Line, Made, Past, Run, RunState, Schedule
 from rios.storage import report_models as m
-from rios.words.errors import NotFound
+from rios.words.errors import InvalidRequest, NotFound
 from rios.words.ids import derived_id
 
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
     from rios.billing.ledger.ledger import Ledger
 
-CAUGHT_UP_MAX = 400
-"""Of one schedule that was asleep, so many are made; a yearly sleep of a daily report."""
+log = logging.getLogger(__name__)
+
 Row = RowMapping | Mapping[str, Any]
 T = TypeVar("T")
 Tell = Callable[["Batch", Schedule, Run, int], None]
@@ -89,21 +89,28 @@ class Store:
         return self._write(run)
 
     def _due(self, batch: Batch, schedule: Schedule, now: int) -> int:
-        later = dues(schedule.cron, schedule.zone, after_us=schedule.next_at)
-        missed = [schedule.next_at, *takewhile(lambda at: at <= now, later)]
-        wanted = missed[-CAUGHT_UP_MAX:] if schedule.catch_up else missed[-1:]
-        for at in wanted:
-            span = parse_span(schedule.period, at_us=at)
+        row, due = m.ReportScheduleRow, m.ReportDueRow
+        before = batch.connection.scalar(select(func.max(due.due_at)).where(due.schedule_id == schedule.id))
+        try:
+            next_at = next(dues(schedule.cron, schedule.zone, after_us=now))
+        except InvalidRequest as error:  # its zone may be known on another machine; the other schedules are due here
+            log.warning("a schedule waits", extra={"schedule": schedule.id, "reason": str(error)})
+            return 0
+        try:
+            found = owed(schedule, now, before=before)
+        except InvalidRequest as error:
+            log.warning("a schedule was not seen to", extra={"schedule": schedule.id, "reason": str(error)})
+            found = []
+        for at, span in found:
             identity = Identity(schedule.name, schedule.subject, schedule.parameters, span)
-            found = self._wanted(batch.connection, identity, owner=schedule.owner, now=now)
-            due = {"schedule_id": schedule.id, "due_at": at, "run_id": found.id, "told": False}
-            batch.connection.execute(insert(m.ReportDueRow), [due])
-            if found.state in ENDED:
-                self._tell_all(batch, found)
-        row = m.ReportScheduleRow
-        next_at = next(dues(schedule.cron, schedule.zone, after_us=now))
+            run = self._wanted(batch.connection, identity, owner=schedule.owner, now=now)
+            batch.connection.execute(
+                insert(due), [{"schedule_id": schedule.id, "due_at": at, "run_id": run.id, "told": False}]
+            )
+            if run.state in ENDED:
+                self._tell_all(batch, run)
         batch.connection.execute(update(row).where(row.id == schedule.id).values(next_at=next_at))
-        return len(wanted)
+        return len(found)
 
     # --- runs ------------------------------------------------------------------------------------------------
 
