@@ -14,7 +14,7 @@ from typing import Any
 
 from rios.services import rows
 from rios.services.panel import Panel
-from rios.words.errors import NetworkClosed, RiosError
+from rios.words.errors import NetworkClosed, NotAllowed, RiosError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,12 @@ class Feed:
         """The id of the newest event: what a reader of the whole state goes on after."""
         with self._lock:
             return self._id(self._seq)
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody reads now."""
+        with self._lock:
+            return bool(self._readers)
 
     def follow(self, reader: Callable[[Event], None], last: str | None = None) -> Callable[[], None]:
         """Have `reader` called, in another thread, with each event after the one of id `last`; returns what ends it.
@@ -166,7 +172,11 @@ class Feed:
             return False
 
     def _tell_jobs(self) -> None:
-        version, views = self._panel.net.jobs.changed(self._version, self._look_s)
+        try:
+            version, views = self._panel.net.jobs.changed(self._version, self._look_s)
+        except NotAllowed:  # the rest is told all the same
+            time.sleep(self._look_s)
+            return
         self._version = version
         if views:
             self._publish("jobs", {"jobs": [view.to_dict() for view in views]})

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rios.services import rows
-from rios.words.errors import NetworkClosed, NotFound, RiosError
+from rios.words.errors import NetworkClosed, NotAllowed, NotFound, RiosError
 
 if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance, Budget
@@ -71,12 +71,21 @@ class Panel:
             return {"at": time.time(), "data": None, "error": problem(error)}
 
     def state(self) -> dict[str, Any]:
-        """All sections, and all jobs that are remembered."""
-        return {"sections": {name: self.section(name) for name in self._sections}, "jobs": self.jobs()}
+        """All sections, and all jobs that are remembered; `jobs_problem` is why generations are not among them."""
+        sections = {name: self.section(name) for name in self._sections}
+        generations, refused = self._generations()
+        return {"sections": sections, "jobs": generations + self.others()[0], "jobs_problem": refused}
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs: generations, oldest first, then deployments and reports."""
-        return [view.to_dict() for view in self.net.jobs.all()] + self.others()[0]
+        return self._generations()[0] + self.others()[0]
+
+    def _generations(self) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
+        """Those there are, or why whoever looks may not see them."""
+        try:
+            return [view.to_dict() for view in self.net.jobs.all()], None
+        except NotAllowed as error:
+            return [], problem(error)
 
     def others(self) -> tuple[list[dict[str, Any]], bool]:
         """Deployments and reports as rows, and whether all could be had."""

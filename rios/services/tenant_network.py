@@ -166,7 +166,10 @@ class TenantEarnings:
 
 
 class TenantJobs(Sequence[JobView]):
-    """`net.jobs` of one user: another's job is not there."""
+    """`net.jobs` of one user: another's job is not there.
+
+    Who may see the own use sees which jobs it was of; who may generate sees what they were asked, and ends them.
+    """
 
     def __init__(self, jobs: Jobs, who: Principal) -> None:
         self._jobs = jobs
@@ -176,19 +179,22 @@ class TenantJobs(Sequence[JobView]):
         return len(self.all())
 
     def __getitem__(self, key: Any) -> Any:
+        self._may_see()
         return self._jobs.view(key, self._who.user_id) if isinstance(key, str) else self.all()[key]
 
     def all(self) -> list[JobView]:
         """All that are remembered."""
-        self._who.require("generate")
+        self._may_see()
         return self._jobs.all(self._who.user_id)
 
     def changed(self, since: int, timeout: float) -> tuple[int, list[JobView]]:
         """As `Jobs.changed`."""
+        self._may_see()
         return self._jobs.changed(since, timeout, self._who.user_id)
 
     def cancel(self, job_id: str) -> None:
         """As `Jobs.cancel`."""
+        self._who.require("generate")
         self._jobs.cancel(self[job_id].id)
 
     def retry(self, job_id: str) -> str:
@@ -198,8 +204,14 @@ class TenantJobs(Sequence[JobView]):
 
     def text(self, job_id: str) -> tuple[str, str]:
         """As `Jobs.text`."""
+        self._who.require("generate")
         return self._jobs.text(self[job_id].id)
 
     def params(self, job_id: str) -> dict[str, Any]:
         """As `Jobs.params`."""
+        self._who.require("generate")
         return self._jobs.params(self[job_id].id)
+
+    def _may_see(self) -> None:
+        if "generate" not in self._who.scopes:
+            self._who.require("usage:read")

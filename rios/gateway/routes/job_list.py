@@ -15,6 +15,8 @@ from rios.services.jobs import Jobs, JobView
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 User = Annotated[Principal, Depends(needs("generate"))]
+Reader = Annotated[Principal, Depends(needs("usage:read", or_else="generate"))]
+"""Which jobs there were is in the usage too; what they were asked and answered is not."""
 _LOOK_S = 0.25
 _WAIT_MAX_S = 60.0
 
@@ -22,7 +24,7 @@ _WAIT_MAX_S = 60.0
 @router.get("", summary="The user's own generations, or what of them changed")
 async def get_jobs(
     request: Request,
-    who: User,
+    who: Reader,
     since: Annotated[int, Query(ge=0, lt=2**53, description="The version of an answer before.")] = 0,
     wait_s: Annotated[float, Query(ge=0, le=_WAIT_MAX_S)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -40,7 +42,7 @@ async def get_jobs(
 
 
 @router.get("/{job_id}/view", summary="A generation as the list has it")
-async def get_view(request: Request, who: User, job_id: str) -> dict[str, Any]:
+async def get_view(request: Request, who: Reader, job_id: str) -> dict[str, Any]:
     """Of any gateway."""
     jobs = gate_of(request).network.jobs  # its price is the ledger's, which may take a while
     return (await run_in_threadpool(jobs.view, job_id, who.user_id)).to_dict()
