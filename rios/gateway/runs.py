@@ -17,7 +17,7 @@ from rios.dmoe.job import Job
 from rios.dmoe.pieces import Pieces
 from rios.gateway.metrics import Metrics
 from rios.gateway.turns import Turns
-from rios.words.errors import RiosError
+from rios.words.errors import QueueFull, RiosError
 
 log = logging.getLogger(__name__)
 
@@ -105,27 +105,53 @@ class Runs:
         self._metrics = metrics
         # Each waits for the price of an answer that has come to its end.
         self._threads = ThreadPoolExecutor(running_max, thread_name_prefix="rios-run")
+        self._submitting: set[asyncio.Future[Job]] = set()
         self._running: set[Run] = set()
         self._changed: deque[Run] = deque()
         self._called = False
         """Whether the event loop was told of those that have changed."""
 
-    async def start(self, user: str, submit: Callable[[], Job]) -> Run:
-        """Submit a request when it is the user's turn, and read its answer. Raises QueueFull, and as `submit`."""
-        await self._turns.take(user)
+    async def start(self, user: str, submit: Callable[[], Job], *, wait_s: float | None = None) -> Run:
+        """Submit a request when it is the user's turn, and read its answer. Raises QueueFull, and as `submit`.
+
+        wait_s: how long to wait for the turn. Where the caller is cancelled, what was being submitted is, too.
+        """
+        await self._turn(user, wait_s)
+        submitting = asyncio.ensure_future(run_in_threadpool(submit))
+        self._submitting.add(submitting)
+        submitting.add_done_callback(self._submitting.discard)
         try:
-            job = await run_in_threadpool(submit)
+            # Whoever asked may leave; the thread that submits goes on, and what it began has to be ended.
+            job = await asyncio.shield(submitting)
         except BaseException:
-            self._turns.give_back()
+            submitting.add_done_callback(self._unwanted)
             raise
+        return self._begin(job)
+
+    async def _turn(self, user: str, wait_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._turns.take(user)
+        except TimeoutError as error:
+            raise QueueFull(f"no place to generate was free at this gateway for {wait_s:g} s; try again") from error
+
+    def _begin(self, job: Job) -> Run:
         run = Run(job)
         self._running.add(run)
         self._metrics.running(1)
         job.listen(partial(self._hear, run, asyncio.get_running_loop()))
         return run
 
+    def _unwanted(self, submitted: asyncio.Future[Job]) -> None:
+        """Give the place back of what was not submitted, or whose caller has left."""
+        if submitted.cancelled() or submitted.exception() is not None:
+            self._turns.give_back()
+        else:
+            self._begin(submitted.result()).cancel()  # its end gives the place back
+
     async def close(self) -> None:
         """Cancel what still runs, and wait for the threads."""
+        await asyncio.gather(*self._submitting, return_exceptions=True)
         for run in list(self._running):
             run.cancel()
         self._deliver(asyncio.get_running_loop())  # so that a thread has each of them

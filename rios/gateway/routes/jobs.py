@@ -29,6 +29,8 @@ from rios.words.errors import InvalidRequest, NotFound, RiosError
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 User = Annotated[Principal, Depends(needs("generate"))]
 _WAIT_MAX_S = 60.0
+# How long a job waits for its user's turn. Clients wait 75 s for an answer, and are to hear why there is none.
+_PLACE_S = 60.0
 # How often a job of another gateway is looked at in its record.
 _LOOK_S = 0.25
 
@@ -92,9 +94,11 @@ async def post_job(
         # It asks the database where the model does not serve.
         model = await run_in_threadpool(gate_of(request).tenancy.model, who, body.model)
         named = request_id(request, 0)
-        run = await request.app.state.runs.start(
-            who.user_id, lambda: model.submit(body.ids(model), request_id=named, **body.params())
+        start = request.app.state.runs.start(
+            who.user_id, lambda: model.submit(body.ids(model), request_id=named, **body.params()), wait_s=_PLACE_S
         )
+        # Who leaves before the answer does not know the job's name: it would be paid, and nobody's.
+        run = await unless_gone(request, start)
         job = Kept(run.job.request_id, who.user_id, body.model, key, wanted, run)
         await jobs.keep(job)
         goes_on(request, lambda: jobs.written(job))
