@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ SHIPPED = Path(__file__).parent / "templates"
 DATA = "cost"
 """The data that a notebook gets which asks for none: `metadata.rios.data` names another."""
 _SIZE_MAX = 1 << 20
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError)
+"""What reading JSON or Python that somebody wrote raises, and looking for what is not there in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,28 +51,25 @@ class Templates:
 
     def names(self) -> list[str]:
         """The names of all that can be read."""
-        return sorted(name for name, path in self._paths().items() if _reads(path))
+        return [one.name for one in self.all()]
+
+    def all(self) -> list[Template]:
+        """All that can be read, by their names."""
+        found = []
+        for name, path in sorted(self._paths().items()):
+            with suppress(InvalidRequest, OSError):  # who asks for it by its name is told why
+                found.append(_read(name, path))
+        return found
 
     def get(self, name: str) -> Template:
-        """The notebook of this name. Raises InvalidRequest."""
+        """The notebook of this name. Raises InvalidRequest, also for one that is no report's, or cannot be read."""
         path = self._paths().get(name)
         if path is None:
             there = ", ".join(self.names()) or "none"
             raise InvalidRequest(
                 f"there is no report {name!r}; there are {there}. A notebook in {self.folders[0]} becomes one"
             )
-        source = path.read_bytes()
-        if len(source) > _SIZE_MAX:
-            raise InvalidRequest(f"{path} has {len(source)} bytes; a notebook without outputs has at most {_SIZE_MAX}")
-        document = json.loads(source)
-        return Template(
-            name=name,
-            source=source,
-            digest=hashlib.sha256(source).hexdigest(),
-            parameters=parameters_of(path),
-            data=str(document.get("metadata", {}).get("rios", {}).get("data", DATA)),
-            summary=_summary(document),
-        )
+        return _read(name, path)
 
     def _paths(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
@@ -78,12 +78,28 @@ class Templates:
         return found
 
 
-def _reads(path: Path) -> bool:
-    """Whether it is a notebook for reports: it reads its data from a file that its parameters name."""
+def _read(name: str, path: Path) -> Template:
+    source = path.read_bytes()
+    if len(source) > _SIZE_MAX:
+        raise InvalidRequest(f"{path} has {len(source)} bytes; a notebook without outputs has at most {_SIZE_MAX}")
     try:
-        return "data" in parameters_of(path)
-    except (OSError, ValueError, KeyError, SyntaxError):
-        return False
+        document = json.loads(source)
+        parameters = parameters_of(path)
+        data = str(document["metadata"].get("rios", {}).get("data", DATA))
+        summary = _summary(document)
+    except _BROKEN as error:
+        why = f"{type(error).__name__}: {error}"
+        raise InvalidRequest(f"the notebook of report {name!r} cannot be read, {why}; mend {path}") from error
+    if "data" not in parameters:  # it would read nothing of what is given to it, and do something else
+        raise InvalidRequest(f"{name!r} is no report: no cell of {path} tagged `parameters` assigns `data`")
+    return Template(
+        name=name,
+        source=source,
+        digest=hashlib.sha256(source).hexdigest(),
+        parameters=parameters,
+        data=data,
+        summary=summary,
+    )
 
 
 def _summary(document: dict[str, object]) -> str:

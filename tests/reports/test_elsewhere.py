@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rios.billing.ledger.ledger import Ledger
-from rios.reporting.runner import Job
+from rios.reporting.runner import Done, Job
 from rios.services.accounts import Accounts
+from rios.services.reports import elsewhere
 from rios.services.reports.elsewhere import on_workers
 from rios.services.reports.rights import rights_of
 from rios.words.errors import NotAllowed
 from tests.reports import notebooks
 
 
-def test_a_worker_executes_it_and_knows_nothing(tmp_path: Path) -> None:
+def killed(job: Job, name: str) -> Done:
+    """What Dask says where a job took its worker with it each time."""
+    from distributed import KilledWorker
+
+    raise KilledWorker(name, SimpleNamespace(address="tcp://lost"), 3)
+
+
+def test_a_worker_executes_it_and_knows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import Client, LocalCluster
 
     notebooks.write(tmp_path, "small", *notebooks.SMALL)
@@ -31,10 +40,14 @@ def test_a_worker_executes_it_and_knows_nothing(tmp_path: Path) -> None:
     ):
         heard: list[str] = []
         done = on_workers(client)(job, heard.extend)
+        monkeypatch.setattr(elsewhere, "_run", killed)
+        lost = on_workers(client)(job, heard.extend)
     assert (done.state, done.error) == ("ok", "")
     assert b"123456789" in done.files["html"]
     assert done.runtime.endswith("on a worker")
     assert done.cpu_ns > 0
+    assert (lost.state, lost.files) == ("failed", {}), "and is tried again"
+    assert "KilledWorker" in lost.error
     assert heard == [f"cell {number}: small" for number in range(1, 5)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -292,15 +291,3 @@ def test_rights_are_those_of_the_moment(make: Make, clock: Clock) -> None:
     past = reports.store.history()[0]
     assert (past.state, past.folder) == (RunState.FAILED, "")
     assert "may not see" in past.error
-
-
-def test_a_template_is_whatever_lies_there(make: Make, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    source = (Path(__file__).parents[2] / "reports" / "cost.ipynb").read_text()
-    (mine / "ours.ipynb").write_text(source.replace("rows_shown = 25", "rows_shown = 3"))
-    (mine / "broken.ipynb").write_text("{")
-    reports = make()
-    assert {"ours", "cost"} <= set(reports.templates.names())
-    assert "broken" not in reports.templates.names()
-    assert reports.run("ours", owner="local", parameters={"rows_shown": 5}).state == RunState.OK

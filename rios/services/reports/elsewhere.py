@@ -34,6 +34,8 @@ def on_workers(client: Client) -> Execute:
     heard = _Heard(client)
 
     def execute(job: Job, say: Say) -> Done:
+        from distributed import CancelledError, KilledWorker
+
         if not client.scheduler_info()["workers"]:
             return run_job(job, say)
         with heard.texts() as (name, texts):
@@ -43,12 +45,18 @@ def on_workers(client: Client) -> Execute:
                 done: Done = future.result(timeout=_FETCH_S)
             except TimeoutError:
                 future.cancel()  # type: ignore[no-untyped-call]
-                done = Done(state="failed", files={}, error="the worker did not end it in time", cpu_ns=0, runtime="")
+                done = _not("the worker did not end it in time")
+            except (KilledWorker, CancelledError) as error:
+                done = _not(f"the worker that made it was lost, {type(error).__name__}: {error}")
             if not all_told:
                 _tell(texts, say, _LOOK_S)  # what it said last may come after what it returns
         return replace(done, runtime=f"{done.runtime} on a worker".strip())
 
     return execute
+
+
+def _not(error: str) -> Done:
+    return Done(state="failed", files={}, error=error, cpu_ns=0, runtime="")
 
 
 def _run(job: Job, name: str) -> Done:

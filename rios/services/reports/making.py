@@ -104,9 +104,10 @@ class Maker:
             done = replace(done, cpu_ns=min(done.cpu_ns, CPU_S * 10**9))
             past |= {"runtime": done.runtime, "cpu_ns": done.cpu_ns, "error": done.error[:_ERROR_MAX]}
             past |= self._published(run, past["key"], data, done)
-        except (RiosError, OSError) as error:
+        except Exception as error:  # whatever it is, the run has an end, and the next one is made
             past |= {"state": RunState.FAILED, "error": f"{type(error).__name__}: {error}"[:_ERROR_MAX]}
-            log.warning("a report failed", extra={"run": run.id, "reason": past["error"]})
+            unknown = not isinstance(error, RiosError | OSError)
+            log.warning("a report failed", extra={"run": run.id, "reason": past["error"]}, exc_info=unknown)
             transient = isinstance(error, OSError | LedgerUnavailable)
             again = transient and run.attempts < ATTEMPTS_MAX
         else:

@@ -71,11 +71,9 @@ class UserReports:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The reports that can be made."""
-        templates = self._reports().templates
-        found = [templates.get(name) for name in templates.names()]
         return tuple(
             Kind(name=one.name, summary=one.summary, parameters=tuple(p for p in one.parameters if p != "data"))
-            for one in found
+            for one in self._reports().templates.all()
         )
 
     # --- runs ------------------------------------------------------------------------------------------------

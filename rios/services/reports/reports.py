@@ -225,6 +225,8 @@ class Reports:
             self.rerun(run_id)
         except RiosError as error:  # of the ledger: what went wrong with the report is in the history
             log.warning("a report was not made", extra={"run": run_id, "reason": str(error)})
+        except Exception:
+            log.exception("a report was not made", extra={"run": run_id})
 
     def _loop(self, look_s: float) -> None:
         while not self._stop.is_set():
@@ -232,6 +234,10 @@ class Reports:
                 busy = self.step()
             except RiosError as error:
                 log.warning("reports wait", extra={"reason": str(error)})
+                busy = False
+            except Exception:
+                # Nobody would start it again, and whoever takes the same report next would end of the same.
+                log.exception("reports wait")
                 busy = False
             if not busy:
                 self._woken.wait(look_s)
