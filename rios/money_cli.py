@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from rios.words.errors import InvalidRequest
 if TYPE_CHECKING:
     from rios.billing.books import PriceBook
     from rios.services.purse import Purse
+    from rios.words.config import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; amounts in it are whole numbers of wei, as text.")]
 Since = Annotated[str | None, typer.Option(help='From this moment on, such as "2026-11-01".')]
@@ -32,7 +33,16 @@ def add_to(app: typer.Typer) -> None:
     app.command("price-book")(price_book)
 
 
-@contextmanager
+def _home() -> tuple[Path, Settings]:
+    from rios.words.config import settings
+
+    options = settings()
+    if options.home is None:
+        raise InvalidRequest("there is no home whose keys this could be about: set RIOS_HOME to a directory")
+    return options.home, options
+
+
+@contextlib.contextmanager
 def _purse() -> Iterator[Purse]:
     from rios.services.purse import Purse
     from rios.words.config import settings
@@ -91,6 +101,39 @@ def withdraw(amount: Annotated[str, typer.Argument(help='Such as "5 ROS".')], as
     with _purse() as purse:
         purse.wallet.withdraw(amount)
         _say_wallet(purse, as_json)
+
+
+@wallet.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A keystore file of another wallet (Web3 Secret Storage).")],
+    as_json: AsJson = False,
+) -> None:
+    """Make another wallet's key this home's, before the home has one; asks for the file's passphrase."""
+    from rios.services.books import LOCAL_USER, ledger_of
+    from rios.services.keys import import_wallet
+
+    home, options = _home()
+    with contextlib.closing(ledger_of(options)) as ledger:
+        known = ledger.address_of(LOCAL_USER)
+    address = import_wallet(home, file, _asked(f"Passphrase of {file.name}"), known=known)
+    _say({"address": address}, as_json, f"the wallet of {home} is {address}")
+
+
+@wallet.command()
+def passphrase(
+    ask: Annotated[bool, typer.Option(help="Ask for the passphrase so far; it is the one made up without.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put this home's keys under RIOS_WALLET_PASSPHRASE; without it, under one made up that lies beside them."""
+    from rios.services.keys import change_passphrase
+
+    home, _ = _home()
+    changed = change_passphrase(home, _asked("Passphrase so far") if ask else None)
+    _say(changed, as_json, f"{len(changed)} keys are under the new passphrase; back them up")
+
+
+def _asked(what: str) -> str:
+    return str(typer.prompt(what, hide_input=True, err=True))
 
 
 def usage(since: Since = None, model: str | None = None, as_json: AsJson = False) -> None:

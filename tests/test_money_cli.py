@@ -19,12 +19,13 @@ from rios.words.ids import check_address
 OWNER = check_address("0x" + "a1" * 20)
 
 
-def run(home: Path | None, *arguments: str, code: int = 0) -> str:
+def run(home: Path | None, *arguments: str, code: int = 0, typed: str | None = None) -> str:
     """What a command prints, on standard output or, where it fails, as its error."""
     settings.cache_clear()
     levels = {name: logging.getLogger(name).level for name in ("rios", "distributed")}
     try:
-        done = CliRunner().invoke(app, list(arguments), env={"RIOS_HOME": None if home is None else str(home)})
+        place = {"RIOS_HOME": None if home is None else str(home)}
+        done = CliRunner().invoke(app, list(arguments), env=place, input=typed)
     finally:
         settings.cache_clear()
         for name, level in levels.items():  # a command is a process; here others come after it
@@ -98,7 +99,7 @@ def test_votes(home: Path, tmp_path: Path) -> None:
 
 def test_keys_are_for_their_owner_alone(home: Path) -> None:
     files = [path for path in (home / "keys").rglob("*") if path.is_file()]
-    assert len(files) == 3
+    assert {path.parent.name for path in files} == {"keys", "operator", "wallet"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
     with Purse(settings().model_copy(update={"home": home})) as purse:
         assert purse.wallet.address in repr(purse.wallet)

@@ -30,7 +30,6 @@ PASSPHRASE_VARIABLE = "RIOS_WALLET_PASSPHRASE"  # noqa: S105  # the name of a va
 SCRYPT_N = 2**18
 """The work of one guess at a passphrase, as geth and eth-account have it; eth-account's r = 1 and p = 8 go with it."""
 _SUFFIX = ".json"
-_WATCHED = ".watch"
 _KEY = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 _ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 """Of the group of secp256k1 (SEC 2, 2.4.1)."""
@@ -57,7 +56,7 @@ class KeySigner:
 
     def __init__(self, key: bytes | str) -> None:
         """key: 32 bytes, or 64 hex digits. Raises KeystoreError where it is no key; the error does not show it."""
-        self._key = _Hidden(_bytes_of(key))
+        self._key = Hidden(_bytes_of(key))
         self._account: Any = None
         key = b""  # a traceback with locals must not find it here
         if self._key.value is None:
@@ -121,14 +120,17 @@ class WatchOnly:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise KeystoreError(f"{self.address} is watched only: its key is not here; import it, or sign elsewhere")
+        raise KeystoreError(
+            f"{self.address} is watched only: its key is not here; `rios wallet import` it, or name a signer that has "
+            "it (RIOS_WALLET_SIGNER)"
+        )
 
     def __repr__(self) -> str:
         return f"<WatchOnly {self.address}>"
 
 
 class Keystore:
-    """A directory of encrypted keys and watched addresses, for one user of the machine."""
+    """A directory of encrypted keys, for one user of the machine."""
 
     def __init__(self, directory: Path, *, scrypt_n: int = SCRYPT_N) -> None:
         """directory: made with mode 0700 where it is missing. Raises KeystoreError where others may look into it."""
@@ -139,57 +141,41 @@ class Keystore:
             _check_private(directory, 0o700)
 
     def __repr__(self) -> str:
-        return f"<Keystore {self._directory}: {len(self.addresses())} addresses>"
+        return f"<Keystore {self._directory}: {len(self.addresses())} keys>"
 
     def addresses(self) -> list[Address]:
-        """All addresses, those of keys first."""
+        """Whose keys are here."""
         with _readable(self._directory):
             names = sorted(path.name for path in self._directory.iterdir())
-        keys = [name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)]
-        watched = [name.removesuffix(_WATCHED) for name in names if name.endswith(_WATCHED)]
-        return [check_address(name) for name in dict.fromkeys([*keys, *watched])]
-
-    def has_key(self, address: str) -> bool:
-        """Whether the key of an address is here."""
-        return self._path(address, _SUFFIX).exists()
+        return [check_address(name.removesuffix(_SUFFIX)) for name in names if name.endswith(_SUFFIX)]
 
     def create(self, passphrase: str | None = None) -> KeySigner:
         """Make a key and keep it, encrypted. Without a passphrase, that of the environment is taken."""
-        word = _Hidden(passphrase)
+        word = Hidden(passphrase)
         del passphrase
-        return self._keep(_Hidden(secrets.token_bytes(32)), word)
+        return self._keep(Hidden(secrets.token_bytes(32)), word)
 
     def import_key(self, key: bytes | str, passphrase: str | None = None) -> KeySigner:
         """Keep a key from elsewhere, encrypted. A key that is here already is encrypted anew."""
-        hidden, word = _Hidden(key), _Hidden(passphrase)
+        hidden, word = Hidden(key), Hidden(passphrase)
         del key, passphrase
         return self._keep(hidden, word)
 
-    def import_file(self, path: Path, passphrase: str | None = None) -> KeySigner:
-        """Keep the key of another wallet's keystore file, under the same passphrase."""
-        word = _Hidden(passphrase)
+    def keep(self, signer: KeySigner, passphrase: str | None = None) -> KeySigner:
+        """Keep the key of a signer, encrypted. A key that is here already is encrypted anew."""
+        word = Hidden(passphrase)
         del passphrase
-        with _readable(path):
-            document = path.read_text()
-        return self._keep(_Hidden(_decrypted(document, word, path)), word)
-
-    def watch(self, address: str) -> WatchOnly:
-        """Remember an address without a key."""
-        found = WatchOnly(address)
-        self._write(self._path(found.address, _WATCHED), "")
-        return found
+        return self._keep(Hidden(signer._secret()), word)
 
     def unlock(self, address: str, passphrase: str | None = None) -> KeySigner:
         """The signer of a key that is here. Without a passphrase, that of the environment is taken.
 
         Raises KeystoreError where there is no such key, the passphrase is wrong, or others may read the file.
         """
-        word = _Hidden(passphrase)
+        word = Hidden(passphrase)
         del passphrase
-        path = self._path(address, _SUFFIX)
+        path = self._path(address)
         if not path.exists():
-            if self._path(address, _WATCHED).exists():
-                raise KeystoreError(f"{address} is watched only: its key is not here; import it")
             raise KeystoreError(f"{self._directory} has no key of {address}; it has {self.addresses() or 'none'}")
         with _readable(path):
             _check_private(path, 0o600)
@@ -199,15 +185,15 @@ class Keystore:
             raise KeystoreError(f"{path} holds the key of {signer.address}; its name says another, so it was renamed")
         return signer
 
-    def _keep(self, key: _Hidden[bytes | str], passphrase: _Hidden[str | None]) -> KeySigner:
+    def _keep(self, key: Hidden[bytes | str], passphrase: Hidden[str | None]) -> KeySigner:
         signer = KeySigner(key.value)
-        word = _Hidden(_passphrase(passphrase.value).encode())
+        word = Hidden(_passphrase(passphrase.value).encode())
         document = encrypted(signer._secret(), word.value, address=signer.address, scrypt_n=self._scrypt_n)
-        self._write(self._path(signer.address, _SUFFIX), json.dumps(document))
+        self._write(self._path(signer.address), json.dumps(document))
         return signer
 
-    def _path(self, address: str, suffix: str) -> Path:
-        return self._directory / f"{check_address(address)}{suffix}"
+    def _path(self, address: str) -> Path:
+        return self._directory / f"{check_address(address)}{_SUFFIX}"
 
     def _write(self, path: Path, text: str) -> None:
         """All of it or nothing, readable for its owner alone from the first byte on."""
@@ -229,7 +215,19 @@ class Keystore:
                 os.close(directory)
 
 
-class _Hidden(Generic[T]):
+def read_file(path: Path, passphrase: str | None = None) -> KeySigner:
+    """The key in another wallet's keystore file. Without a passphrase, that of the environment is taken.
+
+    Raises KeystoreError.
+    """
+    word = Hidden(passphrase)
+    del passphrase
+    with _readable(path):
+        document = path.read_text()
+    return KeySigner(_decrypted(document, word, path))
+
+
+class Hidden(Generic[T]):
     """A secret in a frame: what shows a traceback with locals does not show it."""
 
     __slots__ = ("value",)
@@ -253,14 +251,14 @@ def _bytes_of(key: bytes | str) -> bytes | None:
 
 def _address_of(key: bytes) -> Address:
     """The last 20 bytes of the hash of the public key, a point of secp256k1."""
-    hidden = _Hidden(key)
+    hidden = Hidden(key)
     del key
     point = ec.derive_private_key(int.from_bytes(hidden.value), ec.SECP256K1()).public_key().public_numbers()
     return check_address(f"0x{keccak256(point.x.to_bytes(32) + point.y.to_bytes(32))[12:].hex()}")
 
 
-def _decrypted(document: str, passphrase: _Hidden[str | None], path: Path) -> bytes:
-    word = _Hidden(_passphrase(passphrase.value).encode())
+def _decrypted(document: str, passphrase: Hidden[str | None], path: Path) -> bytes:
+    word = Hidden(_passphrase(passphrase.value).encode())
     wrong = ""
     try:
         return decrypted(json.loads(document), word.value)

@@ -14,7 +14,7 @@ from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS, Wei, parse_ros
 
 if TYPE_CHECKING:
-    from rios.billing.keystore import KeySigner
+    from rios.billing.keystore import Signer
     from rios.billing.ledger.ledger import Ledger
     from rios.services.network_chain import NetworkChain
 
@@ -26,14 +26,26 @@ TRIAL_WEI = 10 * WEI_PER_ROS
 _OPEN_TIMEOUT_S = 60.0
 
 
+def ledger_of(options: Settings) -> Ledger:
+    """The ledger at `options.database`, or in `options.home`; without both it ends with the process. Close it.
+
+    Raises LedgerUnavailable.
+    """
+    from rios.billing.ledger.ledger import Ledger
+
+    home = options.home
+    if home is not None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Ledger.open(options.database or (None if home is None else f"sqlite:///{home / 'ledger.sqlite'}"))
+
+
 class Books:
     """The ledger of one network. Close it."""
 
     def __init__(self, options: Settings) -> None:
-        """The ledger is at `options.database`, or in `options.home`; without both it ends with the process."""
+        """The ledger is that of `ledger_of`."""
         home = options.home
         self._options = options
-        self._url = options.database or (None if home is None else f"sqlite:///{home / 'ledger.sqlite'}")
         self._home = home
         self._lock = threading.Lock()
         self._chain: NetworkChain | None = None
@@ -80,8 +92,8 @@ class Books:
         return self.wallet.address
 
     @property
-    def wallet(self) -> KeySigner:
-        """The key of the local wallet. Raises as `ledger`."""
+    def wallet(self) -> Signer:
+        """Who signs for the local wallet. Raises as `ledger`."""
         self.ledger  # noqa: B018  the wallet is there when the ledger is
         return self._wallet
 
@@ -119,15 +131,13 @@ class Books:
 
     def _open(self) -> None:
         try:
-            from rios.billing.ledger.ledger import Ledger
             from rios.services.network_keys import NetworkKeys
+            from rios.services.wallet_signer import wallet_signer
 
-            if self._home is not None:
-                self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            ledger = Ledger.open(self._url)
+            ledger = ledger_of(self._options)
             try:
                 self._keys = NetworkKeys(ledger, self._home)  # who is refused has changed nothing
-                self._wallet = self._keys.signer("wallet")
+                self._wallet = wallet_signer(self._options, self._keys, ledger.address_of(LOCAL_USER))
             except BaseException:
                 ledger.close()
                 raise

@@ -23,9 +23,10 @@ from sqlalchemy import select
 from rios.accounts.store import add, first
 from rios.billing.keystore import KeySigner
 from rios.services.deployments.secrets import KEY_FILE, KEY_VARIABLE, open_secrets_key
-from rios.services.keys import open_key
+from rios.services.keys import keys_of, open_key
 from rios.storage.gateway_models import NetworkKeyRow
 from rios.words.errors import InvalidRequest
+from rios.words.ids import Address
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
@@ -61,25 +62,34 @@ class NetworkKeys:
     def __repr__(self) -> str:
         return "<NetworkKeys>"
 
-    def signer(self, role: str) -> KeySigner:
+    @property
+    def lasts(self) -> bool:
+        """Whether a key that is made now is there after this process."""
+        return self._home is not None or self._cipher is not None
+
+    def has(self, role: str, address: Address) -> bool:
+        """Whether the key of `address` is here as that of `role`."""
+        row = self._row(role)
+        return address in keys_of(self._home, role) if row is None else bool(row["address"] == address)
+
+    def signer(self, role: str, *, address: Address | None = None) -> KeySigner:
         """The key of `role` ("wallet", "operator"), as `open_key` finds or makes it where the network has none yet.
 
         Raises KeystoreError, InvalidRequest where this home has another one than the network.
         """
         row = self._row(role)
         if row is None:
-            mine = open_key(self._home, role)
+            mine = open_key(self._home, role, address=address)
             if self._cipher is None:
                 return mine
             row = self._brought(role, mine.address, lambda: mine.sealed(lambda key: self._sealed(role, key)))
             if row["address"] == mine.address:
                 return mine
-        keystore = None if self._home is None else self._home / "keys" / role
-        theirs = [] if keystore is None or not keystore.exists() else [one.stem for one in keystore.glob("0x*.json")]
+        theirs = keys_of(self._home, role)
         if theirs and row["address"] not in theirs:
             raise InvalidRequest(
-                f"{keystore} has the key of {theirs[0]}, and the network in {self._ledger.database.name} that of "
-                f"{row['address']}: start this gateway with an empty home, or move that folder away"
+                f"{self._home}/keys/{role} has the key of {theirs[0]}, and the network in {self._ledger.database.name} "
+                f"that of {row['address']}: start this gateway with an empty home, or move that folder away"
             )
         return KeySigner(self._opened(row))
 

@@ -35,10 +35,31 @@ class Settings(BaseSettings):
     contracts: Path | None = Field(
         default=None, description="File with the addresses of the network's contracts; made where there are none."
     )
-    chain_confirmations: int = Field(default=12, ge=0, description="Blocks after which one of a node counts as final.")
-    chain_final_timeout_s: float = Field(default=600.0, gt=0, description="A block must be final within this.")
+    chain_confirmations: int | None = Field(
+        default=None,
+        ge=0,
+        description="A block of a node counts as final with so many others on top; without, once the node calls it "
+        "finalized, or with 12 where it never says so.",
+    )
+    chain_final_timeout_s: float = Field(
+        default=1800.0, gt=0, description="A block must be final within this; Ethereum takes 13 to 20 minutes."
+    )
+    chain_look_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="How often a chain that was started, or a node with the network's contracts, is asked for deposits, "
+        "withdrawals, claims and votes.",
+    )
     challenge_window_s: int = Field(
         default=0, ge=0, description="A root can be challenged for so long, where the contracts are made anew."
+    )
+
+    wallet_address: str | None = Field(
+        default=None,
+        description="The wallet's address; only watched where neither the home nor RIOS_WALLET_SIGNER has its key.",
+    )
+    wallet_signer: str | None = Field(
+        default=None, description="URL of Clef, or what speaks its JSON-RPC, that signs for RIOS_WALLET_ADDRESS."
     )
 
     owner: str | None = Field(

@@ -17,7 +17,7 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 
 from rios.billing.chain.protocol import Transaction
-from rios.billing.keystore import PASSPHRASE_VARIABLE, KeySigner, Keystore, WatchOnly
+from rios.billing.keystore import PASSPHRASE_VARIABLE, KeySigner, Keystore, WatchOnly, read_file
 from rios.words.errors import InvalidRequest, KeystoreError
 from rios.words.ids import Address, check_address
 
@@ -125,27 +125,27 @@ class TestKeystore:
             elsewhere = tmp_path / f"{kdf}.json"
             elsewhere.write_text(json.dumps(Account.encrypt(KEY, PASSPHRASE, kdf=kdf, iterations=QUICK_N)))
             other = Keystore(tmp_path / kdf, scrypt_n=QUICK_N)
-            assert other.import_file(elsewhere, PASSPHRASE).address == ADDRESS
-            assert other.unlock(ADDRESS, PASSPHRASE).address == ADDRESS
+            assert other.keep(read_file(elsewhere, PASSPHRASE), "mine").address == ADDRESS
+            assert other.unlock(ADDRESS, "mine").address == ADDRESS
             with pytest.raises(KeystoreError, match="does not open"):
-                other.import_file(elsewhere, "another")
+                read_file(elsewhere, "another")
 
     @pytest.mark.parametrize("kdf", [SCRYPT, PBKDF2], ids=["scrypt", "pbkdf2"])
-    def test_the_vectors_of_the_definition(self, store: Keystore, tmp_path: Path, kdf: dict[str, object]) -> None:
+    def test_the_vectors_of_the_definition(self, tmp_path: Path, kdf: dict[str, object]) -> None:
         path = tmp_path / "vector.json"
         path.write_text(json.dumps({"Crypto": kdf, "id": "3198bc9c-6672-5ab3-d995-4942343ae5b6", "version": 3}))
-        signer = store.import_file(path, "testpassword")
+        signer = read_file(path, "testpassword")
         key = "7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d"
         assert signer.address == KeySigner(key).address == Account.from_key(key).address
         assert signer.sealed(bytes.hex) == key
 
-    def test_work_beyond_any_memory_is_refused(self, store: Keystore, tmp_path: Path) -> None:
+    def test_work_beyond_any_memory_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "bomb.json"
         path.write_text(
             json.dumps({"crypto": {**SCRYPT, "kdfparams": {**SCRYPT["kdfparams"], "n": 2**40}}, "version": 3})
         )
         with pytest.raises(KeystoreError, match="does not open"):
-            store.import_file(path, "testpassword")
+            read_file(path, "testpassword")
 
     def test_the_work_of_a_guess_is_that_of_geth(self, tmp_path: Path) -> None:
         Keystore(tmp_path).import_key(KEY, PASSPHRASE)
@@ -168,14 +168,6 @@ class TestKeystore:
             store.create(value)
         assert store.addresses() == []
 
-    def test_watched_addresses(self, store: Keystore) -> None:
-        assert store.watch(ADDRESS.lower()).address == ADDRESS
-        assert (store.addresses(), store.has_key(ADDRESS)) == ([ADDRESS], False)
-        with pytest.raises(KeystoreError, match="watched only"):
-            store.unlock(ADDRESS, PASSPHRASE)
-        store.import_key(KEY, PASSPHRASE)
-        assert (store.addresses(), store.has_key(ADDRESS)) == ([ADDRESS], True)
-
     def test_a_key_that_is_not_there(self, store: Keystore) -> None:
         other = store.create(PASSPHRASE).address
         with pytest.raises(KeystoreError, match=f"no key of {ADDRESS}; it has .*{other}"):
@@ -187,11 +179,10 @@ class TestKeystore:
 class TestFiles:
     def test_only_the_owner_reads_them(self, store: Keystore, tmp_path: Path) -> None:
         store.create(PASSPHRASE)
-        store.watch(ADDRESS)
         keys = tmp_path / "keys"
         assert stat.S_IMODE(keys.stat().st_mode) == 0o700
         modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in keys.iterdir()}
-        assert modes == {".json": 0o600, ".watch": 0o600}, "and nothing half-written is left"
+        assert modes == {".json": 0o600}, "and nothing half-written is left"
 
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
     def test_a_file_that_others_read_is_refused(self, store: Keystore, tmp_path: Path, mode: int) -> None:
@@ -249,7 +240,7 @@ class TestFiles:
         with pytest.raises(KeystoreError, match="cannot be used"):
             Keystore(tmp_path / "file")
         with pytest.raises(KeystoreError, match="cannot be used"):
-            Keystore(tmp_path / "keys").import_file(tmp_path / "nothing", PASSPHRASE)
+            read_file(tmp_path / "nothing", PASSPHRASE)
 
 
 def _locals(error: BaseException) -> str:
@@ -310,7 +301,7 @@ class TestSecrets:
         [path] = (tmp_path / "keys").iterdir()
         error = _fails(lambda: store.unlock(address, PASSPHRASE))
         assert PASSPHRASE not in _locals(error) + "".join(traceback.format_exception(error))
-        error = _fails(lambda: store.import_file(path, PASSPHRASE))
+        error = _fails(lambda: read_file(path, PASSPHRASE))
         assert PASSPHRASE not in _locals(error)
         assert error.__cause__ is None
 

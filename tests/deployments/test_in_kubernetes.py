@@ -182,6 +182,7 @@ def test_what_a_database_keeps_goes_on_in_its_cluster(
     """A notebook on a network's database has no home: at its end it leaves what gateways go on with."""
     monkeypatch.setenv("RIOS_KUBECONFIG", str(server.kubeconfig))
     monkeypatch.setenv("RIOS_DATABASE", f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    monkeypatch.setenv("RIOS_WALLET_ADDRESS", "0x" + "a1" * 20)  # the gateways have its key
     settings.cache_clear()
     try:
         with rios.local(workers=1, threads=1) as net:
