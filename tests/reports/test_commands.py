@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from rios.billing.ledger.ledger import Ledger
 from rios.cli import app
+from rios.services.reports import opening
+from rios.services.reports.deliver import tell
+from rios.services.reports.periods import parse_span
+from rios.services.reports.reports import Reports
+from rios.services.reports.store import Store
+from rios.services.reports.values import Identity
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest, NotFound
+from tests.billing.clock import SECOND_US
 from tests.reports import notebooks
+from tests.reports.conftest import quick
 
+DEADLINE_S = 300.0
 Call = Callable[..., Result]
 
 
@@ -54,6 +66,24 @@ def test_a_report_is_made_found_and_made_again(call: Call, tmp_path: Path) -> No
     assert (again["key"], again["files"], again["attempt"]) == (past["key"], past["files"], 2)
     assert [one["attempt"] for one in json.loads(call("history", "--json").stdout)] == [2, 1]
     assert past["run_id"] in call("history", "small").stdout
+
+
+@pytest.mark.parametrize("verb", ["run", "rerun"])
+def test_who_asks_again_after_a_kill_waits_for_the_lease_alone(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(opening, "Reports", partial(Reports, execute=quick))
+    with Ledger.open(f"sqlite:///{tmp_path / 'home' / 'ledger.sqlite'}") as ledger:
+        store, span = Store(ledger, tell), parse_span("2026-11-27", at_us=ledger.now())
+        killed = store.want(Identity("small", "", "{}", span), owner="local")
+        assert store.take("a process that was killed", lease_us=2 * SECOND_US, run_id=killed.id) is not None
+    arguments = ("run", "small", "--period", "2026-11-27") if verb == "run" else ("rerun", killed.id)
+    began = time.monotonic()
+    made = call(*arguments, "--json")
+    assert time.monotonic() - began < DEADLINE_S, "and not until it is given up"
+    assert made.exit_code == 0, made.output
+    past = json.loads(made.stdout)
+    assert (past["run_id"], past["state"], past["attempt"]) == (killed.id, "ok", 2)
 
 
 def test_a_schedule_is_made_shown_paused_and_ended(call: Call) -> None:

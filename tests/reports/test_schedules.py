@@ -11,10 +11,11 @@ from rios.billing.ledger.ledger import Ledger
 from rios.billing.outbox import messages
 from rios.reporting.runner import Done, Job, Say
 from rios.services.moments import moment_of
+from rios.services.reports.own import UserReports
 from rios.services.reports.reports import Reports
-from rios.services.reports.values import RunState, Wish
+from rios.services.reports.values import Made, RunState, Wish
 from rios.storage.report_models import ReportDueRow, ReportRunRow
-from rios.words.errors import InvalidRequest, NotAllowed, NotFound, QueueFull
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotAllowed, NotFound, QueueFull
 from tests.billing.clock import DAY_US, HOUR_US, SECOND_US, Clock
 from tests.reports.conftest import NOW, Make, quick
 from tests.reports.ledgers import moment
@@ -228,6 +229,51 @@ def test_who_has_lost_the_lease_ends_nothing(make: Make, clock: Clock, ledger: L
     assert len(told(ledger)) == 1
     assert sum(one.resource == "cpu" for one in ledger.usage(deployment="reports")) == 1
     assert ledger.balance("local").held_wei == 0
+
+
+def test_who_waits_takes_over_what_nobody_makes_any_more(make: Make, clock: Clock) -> None:
+    reports = make()
+    own = UserReports(lambda: reports, user="local", everybodys=True)
+    gone = reports.want("cost", owner="local")
+    assert reports.store.take("killed", lease_us=60 * SECOND_US, run_id=gone.id) is not None
+    with pytest.raises(DeadlineExceeded, match="is running"):
+        own.run("cost", timeout=0.3)
+    found: list[Made] = []
+    waiting = threading.Thread(target=lambda: found.append(own.run("cost")))
+    waiting.start()
+    clock.now_us += 61 * SECOND_US
+    waiting.join(60)
+    assert [(one.id, one.state, one.attempts) for one in found] == [(gone.id, RunState.OK, 2)]
+
+
+def test_who_is_interrupted_leaves_nothing_to_wait_for(make: Make, ledger: Ledger) -> None:
+    def interrupted(job: Job, say: Say) -> Done:
+        raise KeyboardInterrupt
+
+    own = [
+        UserReports(lambda one=one: one, user="local", everybodys=True) for one in (make(execute=interrupted), make())
+    ]  # type: ignore[misc]
+    with pytest.raises(KeyboardInterrupt):
+        own[0].run("cost")
+    assert ledger.balance("local").held_wei == 0
+    made = own[1].run("cost", timeout=30)
+    assert (made.state, made.attempts) == (RunState.OK, 2)
+
+
+def test_what_is_to_be_tried_later_is_not_tried_at_each_look(make: Make, clock: Clock) -> None:
+    def fails(job: Job, say: Say) -> Done:
+        raise OSError("no room on the disk")
+
+    reports = make(execute=fails)
+    own = UserReports(lambda: reports, user="local", everybodys=True)
+    first = own.run("cost")
+    assert (first.state, first.attempts) == (RunState.QUEUED, 1)
+    with pytest.raises(DeadlineExceeded, match="is queued"):
+        own.wait(first.id, timeout=0.5)
+    assert own.get(first.id).attempts == 1
+    reports.maker._execute = quick
+    clock.now_us += 2 * 60 * SECOND_US
+    assert own.wait(first.id, timeout=60).state == RunState.OK
 
 
 def test_paused_is_not_made_up_for(make: Make, clock: Clock) -> None:

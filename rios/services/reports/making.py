@@ -104,6 +104,11 @@ class Maker:
             done = replace(done, cpu_ns=min(done.cpu_ns, CPU_S * 10**9))
             past |= {"runtime": done.runtime, "cpu_ns": done.cpu_ns, "error": done.error[:_ERROR_MAX]}
             past |= self._published(run, past["key"], data, done)
+        except (KeyboardInterrupt, SystemExit):  # who asks again need not wait until the lease has run out
+            self._store.let_go(run.id, holder)
+            if price is not None:
+                price.release()
+            raise
         except Exception as error:  # whatever it is, the run has an end, and the next one is made
             past |= {"state": RunState.FAILED, "error": f"{type(error).__name__}: {error}"[:_ERROR_MAX]}
             unknown = not isinstance(error, RiosError | OSError)

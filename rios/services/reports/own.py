@@ -114,8 +114,18 @@ class UserReports:
         return self.get(run_id)
 
     def wait(self, run_id: str, *, timeout: float = RUN_S) -> Made:
-        """Until it has been made, or has failed. Raises DeadlineExceeded, NotFound."""
-        return until_ended(self.get, run_id, timeout, look_s=_LOOK_S)
+        """Until it has been made, or has failed. Raises DeadlineExceeded, NotFound.
+
+        Where no process looks for what is due, it is made here once nobody makes it any more.
+        """
+
+        def look(_: str) -> Made:
+            found = self.get(run_id)
+            if found.state not in ENDED:
+                self._reports().go_on(run_id)
+            return found
+
+        return until_ended(look, run_id, timeout, look_s=_LOOK_S)
 
     def again(self, run_id: str) -> Made:
         """Have a report made again, at the ledger height of the first time, without waiting. Raises NotFound.

@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -130,7 +131,15 @@ class Reports:
         if self.looks:
             self._woken.set()
         else:
-            threading.Thread(target=self._begun, args=(run_id,), name="rios-report", daemon=True).start()
+            self._apart(run_id, partial(self.rerun, run_id))
+
+    def go_on(self, run_id: str) -> None:
+        """As `begin`, of a run that nobody makes, or that whoever made it has left until its lease ran out."""
+        if self.looks:
+            return
+        taken = self.store.take(self._holder, lease_us=self.maker.lease_us, run_id=run_id)
+        if taken is not None:
+            self._apart(run_id, partial(self.maker.make, taken, self._holder))
 
     def rerun(self, run_id: str) -> Past:
         """Make a run again, at the ledger height of the first time."""
@@ -220,13 +229,17 @@ class Reports:
         self.shelf.sweep()
         sweep()
 
-    def _begun(self, run_id: str) -> None:
-        try:
-            self.rerun(run_id)
-        except RiosError as error:  # of the ledger: what went wrong with the report is in the history
-            log.warning("a report was not made", extra={"run": run_id, "reason": str(error)})
-        except Exception:
-            log.exception("a report was not made", extra={"run": run_id})
+    @staticmethod
+    def _apart(run_id: str, make: Callable[[], object]) -> None:
+        def begun() -> None:
+            try:
+                make()
+            except RiosError as error:  # of the ledger: what went wrong with the report is in the history
+                log.warning("a report was not made", extra={"run": run_id, "reason": str(error)})
+            except Exception:
+                log.exception("a report was not made", extra={"run": run_id})
+
+        threading.Thread(target=begun, name="rios-report", daemon=True).start()
 
     def _loop(self, look_s: float) -> None:
         while not self._stop.is_set():

@@ -147,7 +147,7 @@ class Store:
     def take(self, holder: str, *, lease_us: int, run_id: str | None = None, ended: bool = False) -> Run | None:
         """Take what is to be made next, or the run `run_id`; None where nothing is, or somebody makes it now.
 
-        ended: take also what has ended, to make it again.
+        ended: take also what has ended, or is to be tried later, to make it now.
         """
         now, row = self._ledger.now(), m.ReportRunRow
         ready = or_(
@@ -157,8 +157,7 @@ class Store:
             and_(row.state == RunState.RUNNING, row.lease_until > now + 2 * lease_us),
         )
         if run_id is not None:
-            states = (RunState.QUEUED, *(ENDED if ended else ()))
-            ready = and_(row.id == run_id, or_(ready, row.state.in_(states)))
+            ready = and_(row.id == run_id, or_(ready, row.state.in_((RunState.QUEUED, *ENDED))) if ended else ready)
 
         def run(batch: Batch) -> Run | None:
             wanted = select(row.__table__).where(ready).order_by(row.not_before, row.id).limit(1)
@@ -182,6 +181,10 @@ class Store:
         """Go on making a run; False where somebody else does now."""
         until = self._ledger.now() + lease_us
         return self._held(run_id, holder, {"lease_until": until})
+
+    def let_go(self, run_id: str, holder: str) -> bool:
+        """End no attempt, but have the run made by whoever looks next; False as `renew`."""
+        return self._held(run_id, holder, {"state": RunState.QUEUED, "holder": None, "lease_until": None})
 
     def pin(self, run_id: str, holder: str, *, height: int, head: str, facts: str) -> bool:
         """Keep up to which entry a run counts, and what was true besides."""
