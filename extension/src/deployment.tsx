@@ -1,10 +1,10 @@
 /** `app.widget()`: the panel's view of a deployment, told over the kernel's channel. */
 import * as React from 'react';
-import { faultOf } from './faults';
+import { faultOf, SILENCE } from './faults';
 import { Failure, Trouble } from './parts';
 import * as shapes from './shapes';
 import { texts as trans } from './text';
-import { useChanged, WidgetModel } from './traits';
+import { useChanged, useFollowed, useSilence, WidgetModel } from './traits';
 import { Deeds, Facts, Lines } from './work';
 
 const NAMES = ['app', 'lines', 'problem'];
@@ -14,16 +14,18 @@ export function DeploymentView(props: { model: WidgetModel }): React.ReactElemen
   useChanged(model, NAMES);
   const read = shapes.Job.safeParse(model.get('app'));
   const problem = shapes.Problem.safeParse(model.get('problem'));
+  const silent = useSilence(model, read.success && !['stopped', 'failed'].includes(read.data.phase));
+  useFollowed(model);
   const lines = shapes.LogLines.safeParse(model.get('lines'));
   return (
     <div className="rios-widget rios-panel rios-deployment">
-      <Trouble fault={problem.success ? faultOf(problem.data) : null} trans={trans} />
+      <Trouble fault={silent ? SILENCE : problem.success ? faultOf(problem.data) : null} trans={trans} />
       {read.success ? (
         <>
           <h3>{read.data.name}</h3>
           <Failure job={read.data} trans={trans} />
           <Facts job={read.data} trans={trans} />
-          <Deeds job={read.data} trans={trans} disabled={false} onDeed={(deed, replicas) => model.send({ do: deed, replicas })} />
+          <Deeds job={read.data} trans={trans} disabled={silent} onDeed={(deed, replicas) => model.send({ do: deed, replicas })} />
         </>
       ) : null}
       <Lines lines={lines.success ? lines.data : []} trans={trans} />

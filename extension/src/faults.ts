@@ -50,3 +50,6 @@ export function caughtFault(error: unknown): Fault {
   }
   return { kind: 'outage', type: '', detail: error instanceof Error ? error.message : String(error) };
 }
+
+/** A kernel that does not say any more that it lives. */
+export const SILENCE: Fault = { kind: 'outage', type: 'here:kernel', detail: '' };

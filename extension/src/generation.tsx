@@ -1,12 +1,12 @@
 /** One model in a notebook: a prompt, its answer as it comes, its speed and cost, and who computes it. */
 import * as React from 'react';
 import * as z from 'zod/mini';
-import { faultOf } from './faults';
+import { faultOf, SILENCE } from './faults';
 import { ros, shortRos } from './money';
 import { Trouble } from './parts';
 import { Job, Problem } from './shapes';
 import { texts as trans } from './text';
-import { useChanged, WidgetModel } from './traits';
+import { useChanged, useSilence, WidgetModel } from './traits';
 import { roleName, stateName } from './words';
 
 const Hosts = z.array(z.object({ name: z.string(), role: z.string(), load: z.number() }));
@@ -21,6 +21,11 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
   const hosts = Hosts.safeParse(model.get('hosts')).data ?? [];
   const problem = Problem.safeParse(model.get('problem')).data;
   const live = job !== undefined && ['queued', 'running', 'paused'].includes(job.state);
+  const [asked, setAsked] = React.useState(false);
+  const silent = useSilence(model, live || asked);
+  const state = `${job?.id ?? ''} ${problem?.detail ?? ''}`;
+  React.useEffect(() => setAsked(false), [state]);
+  const id = React.useId();
   const number = (name: string, label: string, step: number) => (
     <label>
       {label}{' '}
@@ -40,24 +45,25 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
   const start = () => {
     model.set('prompt', prompt);
     model.save_changes();
+    setAsked(true);
     model.send({ do: 'start' });
   };
   const seconds = job === undefined ? 0 : (job.ended_at ?? Date.now() / 1000) - job.started_at;
   const perSecond = job === undefined || seconds <= 0 ? '0' : (BigInt(job.cost_wei) / BigInt(Math.max(1, Math.ceil(seconds)))).toString();
   return (
     <div className="rios-widget rios-panel rios-generation">
-      <label htmlFor="rios-prompt">{String(model.get('model_name'))}</label>
-      <textarea id="rios-prompt" rows={3} value={prompt} onChange={event => setPrompt(event.target.value)} onKeyDown={event => event.stopPropagation()} />
+      <label htmlFor={id}>{String(model.get('model_name'))}</label>
+      <textarea id={id} rows={3} value={prompt} onChange={event => setPrompt(event.target.value)} onKeyDown={event => event.stopPropagation()} />
       <div className="rios-buttons">
         <button className="rios-button rios-primary" disabled={live || prompt === ''} onClick={start}>
           {trans.__('Generate')}
         </button>
-        <button className="rios-button" disabled={!live} onClick={() => model.send({ do: 'stop' })}>
+        <button className="rios-button" disabled={!live || silent} onClick={() => model.send({ do: 'stop' })}>
           {trans.__('Stop')}
         </button>
         {number('max_new_tokens', trans.__('tokens'), 1)} {number('temperature', trans.__('temperature'), 0.1)}
       </div>
-      <Trouble fault={problem ? faultOf(problem) : null} trans={trans} />
+      <Trouble fault={silent ? SILENCE : problem ? faultOf(problem) : null} trans={trans} />
       <div className="rios-log" role="log" tabIndex={0} aria-label={trans.__('Answer')}>
         <span className="rios-prompt">{String(model.get('prompt'))}</span>
         <span className="rios-answer">{String(model.get('answer'))}</span>

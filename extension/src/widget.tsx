@@ -9,9 +9,11 @@ import { GenerationView } from './generation';
 import { PanelModel } from './model';
 import { PanelName, PanelView } from './panels';
 import { texts } from './text';
-import { WidgetModel } from './traits';
+import { tell, WidgetModel } from './traits';
 
 const ANSWER_MS = 60_000;
+/** A deed may wait for the chain; it goes on in the kernel however long that takes. */
+const DEED_MS = 600_000;
 const SILENT_MS = 12_000;
 const NETWORK = '0000000000000000';
 
@@ -38,11 +40,14 @@ class KernelTransport implements Transport {
     const id = ++this.asked;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, resolve);
-      setTimeout(() => {
-        if (this.waiting.delete(id)) {
-          reject(new PanelError('outage', 'here:kernel', ''));
-        }
-      }, ANSWER_MS);
+      setTimeout(
+        () => {
+          if (this.waiting.delete(id)) {
+            reject(new PanelError('outage', 'here:kernel', ''));
+          }
+        },
+        method === 'GET' ? ANSWER_MS : DEED_MS
+      );
       this.model.send({ id, ask: { method, what, given } });
     });
   }
@@ -70,6 +75,7 @@ class KernelTransport implements Transport {
     clearInterval(this.beat);
     this.listener = null;
     this.model.off('msg:custom', this.heard);
+    tell(this.model, { follow: false });
   }
 
   private readonly heard = (said: Record<string, unknown>): void => {
@@ -78,6 +84,10 @@ class KernelTransport implements Transport {
       const resolve = this.waiting.get(said['answer']);
       this.waiting.delete(said['answer']);
       resolve?.({ status: Number(said['status']), body: said['body'] });
+    } else if (said['ended'] === true) {
+      this.again(); // another view of the same widget went
+    } else if ('lost' in said) {
+      this.listener?.lost(NETWORK, said['lost']);
     } else if (Array.isArray(said['events'])) {
       this.listener?.alive();
       for (const event of said['events']) {

@@ -8,6 +8,8 @@ from typing import Any
 
 import anywidget
 
+# A view that has not heard of its kernel for three times as long says so.
+ALIVE_S = 4.0
 STATIC = Path(__file__).parent / "static"
 _UNBUILT = """export default { render({ el }) {
   el.textContent = 'The front end of this widget is not built: run make lab, then restart the kernel.';
@@ -33,6 +35,10 @@ class Widget(anywidget.AnyWidget):
         found = super()._repr_mimebundle_(**options)
         data, metadata = found if isinstance(found, tuple) else (found, {})
         return {**(data or {}), "text/plain": self.plain(), "text/html": self.static()}, metadata
+
+    def beat(self) -> None:
+        """Tell the views that the kernel lives, where they would not hear of it otherwise."""
+        self.send({"alive": True})
 
     def __repr__(self) -> str:
         return self.plain()

@@ -14,7 +14,7 @@ import traitlets
 from rios.services import rows
 from rios.services.panel import problem as problem_of
 from rios.services.views import html_table, text_table
-from rios.widgets.base import Widget
+from rios.widgets.base import ALIVE_S, Widget
 from rios.words.errors import InvalidRequest, NotFound, RiosError
 from rios.words.money import format_ros
 
@@ -24,7 +24,7 @@ _PHASES_ENDED = ("stopped", "failed")
 
 
 class DeploymentWidget(Widget):
-    """Looks at its deployment once a second until that has ended, or the widget is closed."""
+    """Looks at its deployment once a second until that has ended, its last view is gone, or it is closed."""
 
     app = traitlets.Dict({}).tag(sync=True)
     lines: Any = traitlets.List([]).tag(sync=True)
@@ -35,12 +35,15 @@ class DeploymentWidget(Widget):
         self._tail: deque[dict[str, Any]] = deque(maxlen=LINES_KEPT)
         self._since = 0.0
         self._woken, self._ended = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._wanted = True
+        """Whether somebody looks, as far as is known: whoever has no front end never says so."""
+        self._follower: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rios-widget")
         super().__init__()
         self._look()
         self.on_msg(self._heard)
-        threading.Thread(target=self._follow, name="rios-widget", daemon=True).start()
+        self._go_on()
 
     def plain(self) -> str:
         """Figures and the last lines as text."""
@@ -72,9 +75,25 @@ class DeploymentWidget(Widget):
         ]
 
     def _heard(self, _: object, said: Any, __: object) -> None:
-        """A button: done in another thread, for a cell may be running in this one."""
-        if isinstance(said, dict) and not self._ended.is_set():
+        """A button: done in another thread, for a cell may be running in this one. Or a view that comes or goes."""
+        if not isinstance(said, dict) or self._ended.is_set():
+            return
+        if "follow" not in said:
             self._pool.submit(self._do, said)
+        elif said["follow"] is not False:
+            self._go_on()
+        else:
+            with self._turn:
+                self._wanted = False
+            self._woken.set()
+            self.send({"ended": True})  # a view that is still there says so
+
+    def _go_on(self) -> None:
+        with self._turn:
+            self._wanted = True
+            if self._follower is None:
+                self._follower = threading.Thread(target=self._follow, name="rios-widget", daemon=True)
+                self._follower.start()
 
     def _do(self, said: dict[str, Any]) -> None:
         app, deed = self._app, said.get("do")
@@ -93,10 +112,19 @@ class DeploymentWidget(Widget):
             self.problem = {"type": "InvalidRequest", "detail": f"nothing is called {deed!r}"}
         except RiosError as error:
             self.problem = problem_of(error)
-        self._woken.set()
+        self._look()
+        self._go_on()  # one that had failed may start again
 
     def _follow(self) -> None:
-        while not self._ended.is_set() and self.app.get("phase") not in _PHASES_ENDED:
+        beat_at = 0.0
+        while True:
+            with self._turn:
+                if not self._wanted or self._ended.is_set() or self.app.get("phase") in _PHASES_ENDED:
+                    self._follower = None
+                    return
+            if time.monotonic() - beat_at > ALIVE_S:
+                beat_at = time.monotonic()
+                self.beat()
             self._woken.wait(_LOOK_S)
             self._woken.clear()
             if not self._ended.is_set():

@@ -13,13 +13,16 @@ from rios.services.jobs import JobView
 from rios.services.panel import placement_of
 from rios.services.panel import problem as problem_of
 from rios.services.views import html_table, text_table
-from rios.widgets.base import Widget
-from rios.words.errors import RiosError
+from rios.widgets.base import ALIVE_S, Widget
+from rios.words.errors import NetworkClosed, NotAllowed, NotSignedIn, RiosError
 from rios.words.money import format_ros
 
 # Ten updates a second are all that a person sees, and each costs the kernel a message.
 _LEAST_S = 0.1
 _HOSTS_S = 1.0
+# A gateway that is away is asked again so often, and no longer than this.
+_AGAIN_S, _AWAY_S = 1.0, 600.0
+_FINAL = (NetworkClosed, NotAllowed, NotSignedIn)
 _PARAMS = ("max_new_tokens", "temperature", "seed", "top_k", "top_p")
 
 
@@ -39,6 +42,7 @@ class GenerationWidget(Widget):
         self._running: Any = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._hosts_at = 0.0
         super().__init__(model_name=model.name)
         self.on_msg(self._heard)
 
@@ -97,24 +101,39 @@ class GenerationWidget(Widget):
                 self.problem = problem_of(error)
 
     def _follow(self, job: Any) -> None:
-        """Show how it goes on, until it has ended and its price is known."""
-        jobs, shown_at, hosts_at, version = self._model.jobs, 0.0, 0.0, 0
-        while not self._ended.is_set():
-            version, views = jobs.changed(version, 1.0)
-            view: JobView | None = next((one for one in views if one.id == job.request_id), None)
-            if view is None:
-                continue
+        """Show how it goes on, until it has ended and its price is known, and why where that cannot be had."""
+        beat_at, heard_at, version, away, over = 0.0, time.monotonic(), 0, False, False
+        while not (over or self._ended.is_set()):
             now = time.monotonic()
-            if now - hosts_at > _HOSTS_S or not view.live:
-                hosts_at = now
-                try:
-                    self.hosts = placement_of(self._model.placement)["hosts"]
-                except RiosError as error:
-                    self.problem = problem_of(error)
-            with self.hold_sync():
-                self.answer = jobs.text(view.id)[1]
-                self.job = view.to_dict()
-            if not view.live and (view.posted or view.state != "done"):
-                return
-            self._ended.wait(max(0.0, _LEAST_S - (time.monotonic() - shown_at)))
-            shown_at = time.monotonic()
+            if now - beat_at > ALIVE_S:
+                beat_at = now
+                self.beat()
+            try:
+                version, views = self._model.jobs.changed(version, 1.0)
+            except RiosError as error:
+                self.problem, away = problem_of(error), True
+                over = isinstance(error, _FINAL) or now - heard_at > _AWAY_S
+                self._ended.wait(_AGAIN_S)
+                continue
+            if away:
+                self.problem, away = {}, False
+            heard_at = now
+            view: JobView | None = next((one for one in views if one.id == job.request_id), None)
+            if view is not None:
+                self._show(view)
+                over = not view.live and (view.posted or view.state != "done")
+                self._ended.wait(max(0.0, _LEAST_S - (time.monotonic() - now)))
+
+    def _show(self, view: JobView) -> None:
+        """One moment of it: what cannot be had of it stays as it was."""
+        now = time.monotonic()
+        hosts, answer, problem = self.hosts, self.answer, self.problem
+        try:
+            answer = self._model.jobs.text(view.id)[1]
+            if now - self._hosts_at > _HOSTS_S or not view.live:
+                self._hosts_at = now
+                hosts = placement_of(self._model.placement)["hosts"]
+        except RiosError as error:
+            problem = problem_of(error)
+        with self.hold_sync():
+            self.answer, self.hosts, self.job, self.problem = answer, hosts, view.to_dict(), problem

@@ -13,20 +13,24 @@ import traitlets
 
 from rios.services.desk import Desk
 from rios.services.feed import Event
+from rios.services.panel import problem
 from rios.services.views import html_table, text_table
-from rios.widgets.base import Widget
-from rios.words.errors import RiosError
+from rios.widgets.base import ALIVE_S, Widget
+from rios.words.errors import NetworkClosed, RiosError
 from rios.words.money import format_ros
 
 VIEWS = ("all", "wallet", "jobs", "hosts")
-_THREADS = 2
-_ALIVE_S = 4.0
+# A deed may wait for the chain; reading goes on meanwhile.
+_THREADS = 4
 # Ten updates a second are all that a person sees: events that come faster wait for the next.
 _LEAST_S = 0.1
 
 
 class PanelWidget(Widget):
-    """Live while its kernel lives; its views say so when they are not told anything any more. Close it."""
+    """Live while its kernel lives; its views say so when they are not told anything any more. Close it.
+
+    It asks the network for nothing while none of its views is there.
+    """
 
     view = traitlets.Unicode("all").tag(sync=True)
 
@@ -35,9 +39,12 @@ class PanelWidget(Widget):
         kind = "remote" if str(network.address).startswith("http") else "local"
         self._desk = Desk(weakref.ref(network), kind=kind)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-widget")
+        self._follower = ThreadPoolExecutor(1, thread_name_prefix="rios-widget")
+        """One thread: what views want is done in its order."""
         self._waiting: list[Event] = []
         self._lock = threading.Condition()
         self._unfollow: Callable[[], None] | None = None
+        self._teller: threading.Thread | None = None
         self._ended = False
         super().__init__(view=view)
         self.on_msg(self._heard)
@@ -54,12 +61,10 @@ class PanelWidget(Widget):
         """Tell the front end nothing any more."""
         with self._lock:
             self._ended = True
-            unfollow, self._unfollow = self._unfollow, None
-            self._lock.notify_all()
-        if unfollow is not None:
-            unfollow()
+        self._rest()
         self._desk.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._follower):
+            pool.shutdown(wait=False, cancel_futures=True)
         super().close()
 
     def _rows(self) -> list[tuple[str, str]]:
@@ -83,8 +88,7 @@ class PanelWidget(Widget):
         if "ask" in said:
             self._pool.submit(self._answer, said)
         elif "follow" in said:
-            last = said["follow"]
-            self._pool.submit(self._follow, last if isinstance(last, str) else None)
+            self._follower.submit(self._do, said["follow"])
 
     def _answer(self, said: dict[str, Any]) -> None:
         asked = said["ask"] if isinstance(said["ask"], dict) else {}
@@ -94,18 +98,39 @@ class PanelWidget(Widget):
         )
         self.send({"answer": said.get("id"), "status": status, "body": body})
 
-    def _follow(self, last: str | None) -> None:
-        with self._lock:
-            if self._ended:
-                return
-            before, self._unfollow = self._unfollow, None
-        if before is not None:
-            before()
-        else:
-            threading.Thread(target=self._tell, name="rios-widget", daemon=True).start()
-        unfollow = self._desk.feed.follow(self._take, last)
+    def _do(self, last: object) -> None:
+        """Follow after the event `last`, or with False no more."""
+        if last is False:
+            self._rest()
+            self.send({"ended": True})  # a view that is still there follows again
+            return
+        self._stop_following()
+        try:
+            unfollow = self._desk.feed.follow(self._take, last if isinstance(last, str) else None)
+        except RiosError as error:
+            self.send({"lost": problem(error)})
+            return
         with self._lock:
             self._unfollow = unfollow
+            if self._teller is None:
+                self._teller = threading.Thread(target=self._tell, name="rios-widget", daemon=True)
+                self._teller.start()
+            ended = self._ended
+        if ended:
+            self._rest()
+
+    def _stop_following(self) -> None:
+        with self._lock:
+            unfollow, self._unfollow = self._unfollow, None
+        if unfollow is not None:  # not with the lock held: the feed calls `_take` with its own
+            unfollow()
+
+    def _rest(self) -> None:
+        """Be told nothing, and tell nothing."""
+        self._stop_following()
+        with self._lock:
+            self._waiting = []
+            self._lock.notify_all()
 
     def _take(self, event: Event) -> None:
         with self._lock:
@@ -113,14 +138,19 @@ class PanelWidget(Widget):
             self._lock.notify_all()
 
     def _tell(self) -> None:
-        """Send what waits, ten times a second at most, and a sign of life where nothing does."""
+        """Send what waits, ten times a second at most, and a sign of life where nothing does; until nobody follows."""
         pause = threading.Event()
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._waiting or self._ended, _ALIVE_S)
-                if self._ended:
+                self._lock.wait_for(lambda: self._waiting or self._unfollow is None, ALIVE_S)
+                if self._unfollow is None:
+                    self._teller = None
                     return
                 found, self._waiting = self._waiting, []
+            if not found and not self._desk.feed.followed:
+                self._stop_following()
+                self.send({"lost": problem(NetworkClosed("this network was closed; make another one"))})
+                continue
             events = [{"id": one.id, "name": one.name, "data": json.loads(one.data)} for one in found]
             self.send({"events": events})
             pause.wait(_LEAST_S)

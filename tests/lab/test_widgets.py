@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,10 @@ import rios
 from rios.services.generation import Model
 from rios.services.network import Network
 from rios.services.panel import Panel
-from rios.words.errors import InvalidRequest, NotFound
+from rios.widgets import base
+from rios.widgets.generation import GenerationWidget
+from rios.widgets.panel import PanelWidget
+from rios.words.errors import Elsewhere, GatewayLost, InvalidRequest, NotFound
 from tests.deployments.stage import RESOURCES, SERVER, WEB
 from tests.waiting import until
 
@@ -116,6 +122,119 @@ def test_a_panel_answers_its_view_and_ends_with_it(net: Network, model: Model, m
         net.widget("money")
 
 
+def _threads() -> int:
+    return sum(one.name in ("rios-feed", "rios-widget") and one.is_alive() for one in threading.enumerate())
+
+
+def test_a_view_that_goes_leaves_nothing_running_and_one_that_stays_goes_on(
+    net: Network, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that is run again leaves a widget of the same network each time, without a view."""
+    until(lambda: _threads() == 0, "the end of other widgets", deadline_s=DEADLINE_S)
+    widget = net.widget("jobs")
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(widget, "send", lambda said, *_: sent.append(said))
+    for _ in range(3):
+        widget._heard(None, {"follow": None}, None)
+        widget._heard(None, {"follow": False}, None)
+    until(lambda: {"ended": True} in sent and _threads() == 0, "rest", deadline_s=DEADLINE_S)
+    widget._heard(None, {"follow": None}, None)  # what another view of it answers
+    answer = model.generate("And", max_new_tokens=2)
+    until(lambda: any(answer.request_id in str(one.get("events")) for one in sent), "its event", deadline_s=DEADLINE_S)
+    widget.close()
+    until(lambda: _threads() == 0, "rest", deadline_s=DEADLINE_S)
+
+
+def test_a_view_is_told_ten_times_a_second_at_most_and_nothing_is_left_out(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widget = net.widget("jobs")
+    sent: list[tuple[float, dict[str, Any]]] = []
+    monkeypatch.setattr(widget, "send", lambda said, *_: sent.append((time.monotonic(), said)))
+    widget._heard(None, {"follow": None}, None)
+    until(lambda: widget._desk.feed.followed, "the feed", deadline_s=DEADLINE_S)
+    begun = time.monotonic()
+    for number in range(300):
+        widget._desk.feed._publish("section", {"number": number})
+        time.sleep(0.002)
+
+    def told() -> list[int]:
+        events = [event["data"] for _, said in list(sent) for event in said.get("events", [])]
+        return [data["number"] for data in events if "number" in data]
+
+    until(lambda: len(told()) == 300, "all events", deadline_s=DEADLINE_S)
+    widget.close()
+    assert told() == list(range(300))
+    messages = [at for at, said in sent if said.get("events")]
+    assert len(messages) <= 10 * (messages[-1] - begun) + 2
+
+
+def test_a_panel_of_a_closed_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        address = "here"
+
+    network = Gone()
+    widget = PanelWidget(network, "jobs")
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(widget, "send", lambda said, *_: sent.append(said))
+    widget._desk.feed.close()
+    widget._heard(None, {"follow": None}, None)
+    until(lambda: sent, "the reason", deadline_s=DEADLINE_S)
+    assert sent[0]["lost"]["type"] == "NetworkClosed"
+    widget.close()
+
+
+class _Away:
+    """The jobs of a network whose gateway is away now and then."""
+
+    def __init__(self, jobs: Any, faults: list[Exception]) -> None:
+        self._jobs, self._faults = jobs, faults
+        self.elsewhere = False
+
+    def changed(self, since: int, timeout: float) -> Any:
+        if self._faults:
+            raise self._faults.pop()
+        return self._jobs.changed(since, timeout)
+
+    def text(self, job_id: str) -> Any:
+        if self.elsewhere:
+            raise Elsewhere("another gateway has it")
+        return self._jobs.text(job_id)
+
+
+def test_a_generation_goes_on_after_its_gateway_was_away_and_says_what_cannot_be_had(model: Model) -> None:
+    jobs = _Away(model.jobs, [GatewayLost("away"), GatewayLost("away")])
+    shown = SimpleNamespace(name=model.name, jobs=jobs, submit=model.submit, placement=model.placement)
+    widget = GenerationWidget(shown)
+    widget.prompt, widget.params = "It was", {"max_new_tokens": 4}
+    problems: list[str] = []
+    widget.observe(lambda change: problems.append(change["new"].get("type", "")), "problem")
+    widget.start()
+    until(lambda: widget.job.get("posted"), "the price", deadline_s=DEADLINE_S)
+    assert "GatewayLost" in problems
+    assert widget.problem == {}, "it was heard of since"
+    assert widget.answer == model.generate("It was", max_new_tokens=4).text
+    jobs.elsewhere = True
+    widget.start()
+    until(lambda: widget.job.get("posted"), "the price", deadline_s=DEADLINE_S)
+    assert widget.problem["type"] == "Elsewhere"
+    widget.close()
+
+
+def test_views_hear_a_sign_of_life_while_something_goes_on(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view that hears none for 12 s says that its kernel does not answer; a kernel that was killed says nothing."""
+    monkeypatch.setattr("rios.widgets.generation.ALIVE_S", 0.01)
+    assert base.ALIVE_S * 3 == 12.0
+    widget = model.widget()
+    sent: list[Any] = []
+    monkeypatch.setattr(widget, "send", lambda said, *_: sent.append(said))
+    widget.prompt, widget.params = "Once upon a time", {"max_new_tokens": 20}
+    widget.start()
+    until(lambda: widget.job.get("posted"), "the price", deadline_s=DEADLINE_S)
+    assert {"alive": True} in sent
+    widget.close()
+
+
 def test_magics(shell: InteractiveShell, model: Model) -> None:
     with capture_output() as seen:
         shell.run_cell_magic("rios", "demo --max-new-tokens 6 --into answer", "It was a fine morning,\n")
@@ -157,6 +276,10 @@ def test_an_application_is_shown_scaled_and_stopped(net: Network) -> None:
     assert widget.lines[0]["text"] == panel.log(app.id, 0.0)["lines"][0]["text"] == "serves"
     assert "1 of 1 ready" in repr(widget)
     assert "serves" in widget._repr_mimebundle_()[0]["text/html"]
+    widget._heard(None, {"follow": False}, None)
+    until(lambda: widget._follower is None, "nobody looks", deadline_s=DEADLINE_S)
+    widget._heard(None, {"follow": True}, None)
+    assert widget._follower is not None
     widget._heard(None, {"do": "scale", "replicas": 2}, None)
     until(lambda: widget.app["parts"] == 2, "a second replica", deadline_s=DEADLINE_S)
     assert widget.app["cost_wei"] == str(int(app.cost))
