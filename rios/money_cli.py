@@ -207,6 +207,9 @@ def _say_links(links: Any, good: bool, as_json: bool) -> None:
     rows = [(link.name, link.state, link.reason) for link in links]
     value = {"verified": good, "links": [dict(zip(("name", "state", "reason"), row, strict=True)) for row in rows]}
     verdict = "verified" if good else "NOT verified"
+    told = next((link for link in links if link.name == "contract" and link.state == "pending"), None)
+    if good and told is not None:
+        verdict = f"verified against {told.reason}"
     _say(value, as_json, text_table(("link", "state", "why"), rows) + f"\n{verdict}")
     raise typer.Exit(0 if good else 1)
 
@@ -215,7 +218,12 @@ def export(usage_id: str, file: Path) -> None:
     """Write what a stranger needs to verify the payout of a usage record."""
     with _purse() as purse:
         purse.billing.export(usage_id, file)
-    sys.stdout.write(f"{file}: give it to whoever wants to check, with `rios verify {file.name} --chain URL`\n")
+        settlement = purse.settlement.chain.settlement
+    sys.stdout.write(
+        f"{file}: give it to whoever wants to check, with\n"
+        f"`rios verify {file.name} --chain URL --settlement {settlement}`;\n"
+        "that address has to be known from you, and not from the file alone\n"
+    )
 
 
 def verify(
@@ -223,13 +231,17 @@ def verify(
     chain: Annotated[
         str | None, typer.Option(help="URL of a node that you trust; without it RIOS_HOME's chain.")
     ] = None,
+    settlement: Annotated[
+        str | None,
+        typer.Option(help="Address of the network's settlement contract, from elsewhere than whoever gave the file."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an export against the chain, with no trust in whoever wrote it; exit code 1 where a link fails."""
     from rios.billing.verify import verified
     from rios.services.stranger import check_file
 
-    links = check_file(file, chain)
+    links = check_file(file, chain, settlement)
     _say_links(links, verified(links), as_json)
 
 

@@ -65,8 +65,14 @@ def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path, monkeypa
     usage_id = rows[0]["usage_id"]
     assert as_json(home, "prove", usage_id)["verified"]
     file = tmp_path / "proof.json"
-    run(home, "export", usage_id, str(file))
-    assert "verified" in run(home, "verify", str(file))
+    said = run(home, "export", usage_id, str(file))
+    settlement = json.loads((home / "contracts.json").read_text())["settlement"]
+    assert f"--settlement {settlement}" in said
+    assert run(home, "verify", str(file)).endswith("\nverified\n")
+    assert "NOT verified" in run(home, "verify", str(file), "--settlement", OWNER, code=1)
+    monkeypatch.setenv("RIOS_CONTRACTS", str(tmp_path / "nowhere.json"))  # nothing says which is the network's
+    assert f"verified against settlement {settlement}" in run(home, "verify", str(file))
+    monkeypatch.delenv("RIOS_CONTRACTS")
     file.write_text(file.read_text().replace(usage_id, usage_id[::-1]))
     assert "NOT verified" in run(home, "verify", str(file), code=1)
     assert as_json(home, "claim")["paid_wei"] == "0"

@@ -396,7 +396,8 @@ def _root_link(export: Export, chain: ChainView) -> Link:
             waiting = f"the root of epoch {point.epoch} can still be challenged"
     if waiting:
         return Link("root", PENDING, waiting)
-    return Link("root", OK, f"posted for epoch {export.closing.epoch} on chain {export.chain_id}")
+    where = f"{chain.settlement} on chain {export.chain_id}"
+    return Link("root", OK, f"posted for epoch {export.closing.epoch} in the contract {where}")
 
 
 def _payout_link(export: Export, chain: ChainView) -> Link:
