@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from rios.words.errors import InvalidRequest
 
 ADMIN, DEVELOPER, WORKER, VIEWER = ROLES = ("admin", "developer", "worker", "viewer")
+UNATTENDED = "unattended"
+"""The scope of keys for automation. No key has it but the first one of who has no other way in, and those that were
+asked for with it by name."""
 _ALL = frozenset(ROLES)
 _BUILDERS = frozenset((ADMIN, DEVELOPER))
 _EARNERS = frozenset((ADMIN, DEVELOPER, WORKER))
@@ -23,6 +26,8 @@ class Right:
     roles: frozenset[str]
     network: bool = False
     """Only in the organisation that runs the network."""
+    recent: bool = False
+    """Changes need a recent sign-in, or a key that has `UNATTENDED`."""
 
 
 TABLE = (
@@ -38,14 +43,19 @@ TABLE = (
     Right("tokens:write", "make, list and revoke the user's own keys and sessions", _ALL),
     Right("clients:write", "register programs that ask users for access by OAuth 2.0", _BUILDERS),
     Right("users:read", "see the users of the organisation", _ADMINS),
-    Right("users:write", "make users in the organisation, change their roles, close them", _ADMINS),
+    Right("users:write", "make users in the organisation, change their roles, close them", _ADMINS, recent=True),
     Right("audit:read", "read the audit log of the organisation", _ADMINS),
-    Right("webhooks:write", "have URLs told what happens in the organisation", _ADMINS),
-    Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True),
-    Right("credit:write", "give trial credit to any user", _ADMINS, network=True),
-    Right("settlement:write", "settle, reconcile, pay owners, refund, prove everybody's use", _ADMINS, network=True),
-)
+    Right("webhooks:write", "have URLs told what happens in the organisation", _ADMINS, recent=True),
+    Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True, recent=True),
+    Right("credit:write", "give trial credit to any user", _ADMINS, network=True, recent=True),
+    Right(
+        "settlement:write", "settle, reconcile, pay owners, refund, prove everybody's use", _ADMINS,
+        network=True, recent=True,
+    ),
+    Right(UNATTENDED, "do by a key, with nobody there, what else takes a recent sign-in", _ADMINS),
+)  # fmt: skip
 SCOPES = tuple(right.scope for right in TABLE)
+RECENT = frozenset(right.scope for right in TABLE if right.recent)
 OPENID_SCOPES = frozenset(("openid", "profile", "email"))
 """What a program may be told about who the user is (OpenID Connect); no role has them, a user gives them."""
 
@@ -75,10 +85,10 @@ def scopes_of(role: str, *, operator: bool) -> frozenset[str]:
 
 def markdown() -> str:
     """The table for people, as Markdown."""
-    head = f"| scope | allows | {' | '.join(ROLES)} |\n|---|---|{'---|' * len(ROLES)}\n"
+    head = f"| scope | allows | {' | '.join(ROLES)} | recent |\n|---|---|{'---|' * len(ROLES)}---|\n"
     rows = []
     for right in TABLE:
         mark = "network" if right.network else "yes"
         cells = " | ".join(mark if role in right.roles else "" for role in ROLES)
-        rows.append(f"| `{right.scope}` | {right.allows} | {cells} |\n")
+        rows.append(f"| `{right.scope}` | {right.allows} | {cells} | {'yes' if right.recent else ''} |\n")
     return head + "".join(rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rios.words.errors import NotAllowed
+from rios.accounts.roles import UNATTENDED
+from rios.words.errors import NotAllowed, SignInAgain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ class ApiKey:
     expires_at: int | None
     last_used_at: int | None
     revoked_at: int | None
+    signed_in_at: int | None = None
+    """When the user had signed in who made it, where that was by a session; None of a key for automation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,8 @@ class Session:
     revoked_at: int | None
     client_id: str | None = None
     """The program that it was given to by OAuth 2.0."""
+    signed_in_at: int | None = None
+    """When the user last showed who it is; None of a program by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,8 @@ class Principal:
     scopes: frozenset[str]
     by: str
     """The id of the key or session."""
+    signed_in_at: int | None = None
+    """When the user showed who it is; None where nobody did, as with a key for automation."""
 
     def require(self, scope: str) -> None:
         """Raise NotAllowed unless `scope` is among the scopes."""
@@ -85,4 +92,15 @@ class Principal:
             raise NotAllowed(
                 f"this needs the scope {scope!r}, which the role {self.role!r} or this token lacks; ask an admin of "
                 "the organisation, or make a token that has it"
+            )
+
+    def require_recent(self, now: int, *, within_us: int) -> None:
+        """Raise SignInAgain unless the user showed who it is within that time, or this is a key for automation."""
+        if self.signed_in_at is None and UNATTENDED in self.scopes:
+            return
+        if self.signed_in_at is None or now - self.signed_in_at > within_us:
+            minutes = within_us / 60_000_000
+            raise SignInAgain(
+                f"this takes a sign-in of the last {minutes:g} minutes: sign in again, in a browser at /login or with "
+                f"`rios login URL`; programs do it by a key that was made with the scope {UNATTENDED!r}"
             )

@@ -192,9 +192,14 @@ def roles(as_json: AsJson = False) -> None:
     """The table of roles and scopes."""
     from rios.accounts.roles import ROLES, TABLE
 
-    value = [{"scope": r.scope, "allows": r.allows, "roles": sorted(r.roles), "network": r.network} for r in TABLE]
-    rows = [(r.scope, *("x" if role in r.roles else "" for role in ROLES), r.allows) for r in TABLE]
-    _say(value, as_json, ("scope", *ROLES, "allows"), rows)
+    value = [
+        {"scope": r.scope, "allows": r.allows, "roles": sorted(r.roles), "network": r.network, "recent": r.recent}
+        for r in TABLE
+    ]
+    rows = [
+        (r.scope, *("x" if role in r.roles else "" for role in ROLES), "x" if r.recent else "", r.allows) for r in TABLE
+    ]
+    _say(value, as_json, ("scope", *ROLES, "recent", "allows"), rows)
 
 
 def limits(as_json: AsJson = False) -> None:

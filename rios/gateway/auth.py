@@ -10,15 +10,18 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
+from rios.accounts.roles import RECENT
 from rios.accounts.values import Principal
 from rios.words.errors import NotSignedIn
 
 if TYPE_CHECKING:
     from rios.gateway.limits import Limiter
+    from rios.gateway.settings import GatewaySettings
     from rios.services.gate import Gate
 
 SIGNED_IN = ""
 """The scope of routes that every signed-in user may call."""
+_LOOKS = ("GET", "HEAD")
 
 
 def gate_of(request: HTTPConnection) -> Gate:
@@ -32,6 +35,12 @@ def buckets_of(who: Principal) -> list[str]:
     return [f"key:{who.by}", f"user:{who.user_id}"]
 
 
+def check_recent(request: HTTPConnection, who: Principal) -> None:
+    """Raise SignInAgain where `who` signed in too long ago for what only an admin may do."""
+    settings: GatewaySettings = request.app.state.settings
+    who.require_recent(gate_of(request).accounts.now(), within_us=int(settings.recent_s * 1_000_000))
+
+
 class _Needs(HTTPBearer):
     """A dependency that is a scheme of security itself: one step of FastAPI's for each request instead of two."""
 
@@ -43,7 +52,7 @@ class _Needs(HTTPBearer):
         self._or_else = or_else
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
-        """Who makes the request. Raises NotSignedIn, TooManyRequests, NotAllowed."""
+        """Who makes the request. Raises NotSignedIn, TooManyRequests, NotAllowed, SignInAgain."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not token.strip():
             raise NotSignedIn("there is no token: send `Authorization: Bearer TOKEN`")
@@ -56,6 +65,8 @@ class _Needs(HTTPBearer):
             request.state.room = await limits.room(wanted)
         if self.scope != SIGNED_IN and self._or_else not in principal.scopes:
             principal.require(self.scope)
+        if self.scope in RECENT and request.method not in _LOOKS:
+            check_recent(request, principal)
         return principal
 
 

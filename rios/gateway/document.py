@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
+from rios.accounts.roles import RECENT
 from rios.gateway.errors import OPENAI_PATHS
 
 STREAMS = frozenset(("/v1/events", "/v1/jobs/{job_id}/events"))
@@ -71,7 +72,8 @@ _OPENAI = {
 
 
 def described(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
-    """The document of `app`, made once. `x-rios-scope` of an operation is what a token needs for it."""
+    """The document of `app`, made once. `x-rios-scope` of an operation is what a token needs for it,
+    `x-rios-recent` that it takes a recent sign-in too."""
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes,
@@ -85,6 +87,8 @@ def described(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
             for method, operation in operations.items():
                 if scope := scopes.get((method.upper(), path)):
                     operation["x-rios-scope"] = scope
+                    if scope in RECENT and method != "get":
+                        operation["x-rios-recent"] = True
                 # What does not fit is 400 here, in the shape of all errors.
                 operation["responses"].pop("422", None)
                 if path in STREAMS:

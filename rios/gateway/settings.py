@@ -18,6 +18,7 @@ class GatewaySettings(BaseSettings):
     burst: int = Field(default=100, gt=0, description="Requests at once, by key, user and address each.")
     rate_per_s: float = Field(default=10.0, gt=0, description="How fast the room for requests comes back.")
     running_max: int = Field(default=64, gt=0, description="Generations at a time; as many as a trunk runs.")
+    recent_s: float = Field(default=1800.0, gt=0, description="An admin acts within this after signing in.")
     waiting_max: int = Field(default=1024, ge=0, description="Generations that wait for their user's turn.")
     tokens_default: int = Field(default=1024, gt=0, description="New tokens of a chat that names no maximum.")
     job_kept_s: float = Field(default=300.0, gt=0, description="An ended job can be asked for during this.")

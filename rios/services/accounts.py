@@ -12,9 +12,10 @@ from sqlalchemy import func, select, update
 
 from rios.accounts.audit import AuditEntry, broken_at
 from rios.accounts.passwords import hash_password
-from rios.accounts.roles import ADMIN, check_role, scopes_of
+from rios.accounts.roles import ADMIN, UNATTENDED, check_role, scopes_of
 from rios.accounts.signing import Signer
 from rios.accounts.store import AccountStore, add, change, first, must, must_be_new, record
+from rios.accounts.tokens import fingerprint
 from rios.accounts.values import Organisation, Principal, User
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.guesses import forgive
@@ -58,12 +59,8 @@ class Accounts:
 
         known: one that was given before; it is given again while it is good.
         """
-        if known is not None:
-            try:
-                self.tokens.authenticate(known)
-            except NotSignedIn:
-                known = None
-        if known is not None:
+        scopes = scopes_of(ADMIN, operator=True)
+        if known is not None and self._is_good(known, scopes):
             return known
         now = self._ledger.now()
 
@@ -74,7 +71,6 @@ class Accounts:
                     created_at=now,
                 )  # fmt: skip
                 _add_person(connection, LOCAL_USER, FIRST_ORGANISATION, "admin", "", ADMIN, None, now)
-            scopes = scopes_of(ADMIN, operator=True)
             key, secret = new_key(connection, LOCAL_USER, "first token", scopes, now)
             record(
                 connection, at=now, organisation_id=FIRST_ORGANISATION, actor=LOCAL_USER, action="token.create",
@@ -83,6 +79,15 @@ class Accounts:
             return secret
 
         return self.store.transact(run)
+
+    def _is_good(self, token: str, scopes: frozenset[str]) -> bool:
+        """Whether it is a key that may all of `scopes`: one of an older version lacks those that came later."""
+        try:
+            self.tokens.authenticate(token)
+        except NotSignedIn:
+            return False
+        key = self.store.key_by_fingerprint(fingerprint(token))
+        return key is not None and key.scopes >= scopes
 
     # --- organisations ---------------------------------------------------------------------------------------
 
@@ -137,13 +142,16 @@ class Accounts:
         email: str | None = None,
         url: str = "",
     ) -> tuple[User, str]:
-        """A new user of the organisation, and a first key with all that the role may.
+        """A new user of the organisation, and a first key with all that the role may. It is one for automation where
+        the user has no other way in: neither password nor email.
 
         email: an invitation is sent there, with a link to choose a password; url: where that leads. Raises NotAllowed
         where the role may more than the asking token: nobody gives what he does not have.
         """
         who.require("users:write")
         scopes = _may_give(who, role)
+        if password is not None or email is not None:
+            scopes -= {UNATTENDED}
         kept = None if password is None else hash_password(password)
         wanted, now = _login(login), self._ledger.now()
         address = None if email is None else check_email(email)
@@ -290,7 +298,8 @@ def _new_id() -> str:
 
 def _may_give(who: Principal, role: str) -> frozenset[str]:
     scopes = scopes_of(check_role(role), operator=who.operator)
-    if missing := sorted(scopes - who.scopes):
+    # Who may make users has signed in just now, and so has what only keys for automation need.
+    if missing := sorted(scopes - who.scopes - {UNATTENDED}):
         raise NotAllowed(f"the role {role!r} may more than this token: it lacks {', '.join(missing)}")
     return scopes
 

@@ -41,7 +41,7 @@ class Browsers:
             if login is not None:
                 forgive(connection, login)
             session_id, _ = self._accounts.tokens.open_session(
-                connection, user_id, now, client=client, lasts_s=BROWSER_S
+                connection, user_id, now, client=client, signed_in_at=now, lasts_s=BROWSER_S
             )
             add(connection, CookieRow, fingerprint=fingerprint(cookie), session_id=session_id)
 
@@ -55,10 +55,13 @@ class Browsers:
         if session is None or session.revoked_at is not None or session.expires_at <= self._accounts.now():
             return None
         try:
-            who = self._accounts.tokens.principal(self._store.user(session.user_id), session.scopes, session.id)
+            user = self._store.user(session.user_id)
+            who = self._accounts.tokens.principal(user, session.scopes, session.id, signed_in_at=session.signed_in_at)
         except NotSignedIn:
             return None
-        return Browser(who=who, signed_in_at=session.created_at, session_id=session.id)
+        # Sessions of an older version do not say it; a browser's began when its user signed in.
+        at = session.created_at if who.signed_in_at is None else who.signed_in_at
+        return Browser(who=who, signed_in_at=at, session_id=session.id)
 
     def sign_out(self, browser: Browser) -> None:
         """End the session."""

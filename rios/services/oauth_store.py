@@ -13,7 +13,7 @@ from sqlalchemy import delete, update
 from rios.accounts.clients import CLI, CREDENTIALS, Client, check_client_scopes, check_grants, check_redirect_uris
 from rios.accounts.roles import OPENID_SCOPES
 from rios.accounts.store import add, change, first, must, record, scopes_text
-from rios.accounts.tokens import fingerprint, new_secret
+from rios.accounts.tokens import REFRESH_S, fingerprint, new_secret
 from rios.services.tokens import SECOND, SignedIn
 from rios.storage.models import PersonRow, RefreshTokenRow, SessionRow
 from rios.storage.sign_in_models import ClientRow, CodeRow, DeviceRow
@@ -177,7 +177,10 @@ class OAuthStore:
             found = must(first(connection, CodeRow, CodeRow.fingerprint == row["fingerprint"]), "such code")
             if found["used_at"] is not None:
                 return None
-            signed_in = self._open(connection, client, row["user_id"], frozenset(json.loads(row["scopes"])), now)
+            signed_in = self._open(
+                connection, client, row["user_id"], frozenset(json.loads(row["scopes"])), now,
+                signed_in_at=row["signed_in_at"],
+            )  # fmt: skip
             used = update(CodeRow).where(CodeRow.fingerprint == row["fingerprint"])
             connection.execute(used.values(used_at=now, session_id=signed_in.session_id))
             return signed_in
@@ -213,7 +216,7 @@ class OAuthStore:
             add(
                 connection, DeviceRow, fingerprint=fingerprint(device_code), user_code=user_code, client_id=client_id,
                 scopes=scopes_text(scopes), expires_at=now + DEVICE_S * SECOND, polled_at=None, user_id=None,
-                approved=None,
+                approved=None, signed_in_at=None,
             )  # fmt: skip
 
         self._store.transact(run)
@@ -230,12 +233,13 @@ class OAuthStore:
 
     def decide_device(self, who: Principal, row: RowMapping, *, approved: bool) -> bool:
         """What the user says; False where it was said before."""
+        said = {"user_id": who.user_id, "approved": approved, "signed_in_at": who.signed_in_at}
 
         def run(connection: Connection) -> bool:
             mine = (DeviceRow.fingerprint == row["fingerprint"], DeviceRow.approved.is_(None))
             if first(connection, DeviceRow, *mine) is None:
                 return False
-            connection.execute(update(DeviceRow).where(*mine).values(user_id=who.user_id, approved=approved))
+            connection.execute(update(DeviceRow).where(*mine).values(**said))
             action = "device.approve" if approved else "device.deny"
             self._record(connection, who.organisation_id, who.user_id, action, row["client_id"])
             return True
@@ -257,7 +261,10 @@ class OAuthStore:
             if found is None or found["user_id"] is None:
                 return None
             connection.execute(delete(DeviceRow).where(mine))
-            return self._open(connection, client, found["user_id"], frozenset(json.loads(found["scopes"])), now)
+            return self._open(
+                connection, client, found["user_id"], frozenset(json.loads(found["scopes"])), now,
+                signed_in_at=found["signed_in_at"],
+            )  # fmt: skip
 
         return self._store.transact(run)
 
@@ -267,7 +274,9 @@ class OAuthStore:
         """The tokens of a program for itself: it acts for who made it. Raises NotSignedIn where that is closed."""
         now = self.now()
         return self._store.transact(
-            lambda connection: self._open(connection, client, client.user_id, scopes, now, lasts_s=_CREDENTIALS_S)
+            lambda connection: self._open(
+                connection, client, client.user_id, scopes, now, signed_in_at=None, lasts_s=_CREDENTIALS_S
+            )
         )
 
     def session_of(self, token: str) -> tuple[RowMapping | None, dict[str, Any]]:
@@ -298,11 +307,20 @@ class OAuthStore:
         self._tokens.forget()
 
     def _open(
-        self, connection: Connection, client: Client, user_id: str, scopes: frozenset[str], now: int, **more: int
+        self,
+        connection: Connection,
+        client: Client,
+        user_id: str,
+        scopes: frozenset[str],
+        now: int,
+        *,
+        signed_in_at: int | None,
+        lasts_s: int = REFRESH_S,
     ) -> SignedIn:
         session_id, given = self._tokens.open_session(
-            connection, user_id, now, client=client.name, client_id=client.id, scopes=scopes, **more
-        )
+            connection, user_id, now, client=client.name, client_id=client.id, scopes=scopes,
+            signed_in_at=signed_in_at, lasts_s=lasts_s,
+        )  # fmt: skip
         return self._tokens.issue(connection, session_id, user_id, given, now)
 
     def _person(self, connection: Connection, user_id: str) -> RowMapping | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import update
 
 from rios.accounts.passwords import hash_password, is_password
-from rios.accounts.roles import OPENID_SCOPES, check_scopes, scopes_of
+from rios.accounts.roles import OPENID_SCOPES, UNATTENDED, check_scopes, scopes_of
 from rios.accounts.store import FIRST, AccountStore, Place, add, change, first, must, record, scopes_text
 from rios.accounts.tokens import ACCESS_S, KEY, REFRESH, REFRESH_S, Claims, fingerprint, new_secret, prefix_of
 from rios.accounts.values import ApiKey, Principal, Session, User
@@ -104,7 +104,8 @@ class Tokens:
             raise NotSignedIn(_UNKNOWN)
         if key.last_used_at is None or now - key.last_used_at > _USED_EVERY_US:
             self._store.touch_key(key.id, at=now)
-        return self.principal(self._store.user(key.user_id), key.scopes, key.id), ends_at
+        user = self._store.user(key.user_id)
+        return self.principal(user, key.scopes, key.id, signed_in_at=key.signed_in_at), ends_at
 
     def claims(self, token: str) -> Claims:
         """What an access token says, if this gateway signed it and it is not over. Raises NotSignedIn."""
@@ -119,9 +120,10 @@ class Tokens:
         user = self._store.user(session.user_id)
         if session.expires_at <= now:
             raise NotSignedIn(_UNKNOWN)
-        return self.principal(user, claims.scopes & session.scopes, session.id), claims.expires_at_s * SECOND
+        scopes, ends_at = claims.scopes & session.scopes, claims.expires_at_s * SECOND
+        return self.principal(user, scopes, session.id, signed_in_at=session.signed_in_at), ends_at
 
-    def principal(self, user: User | None, scopes: frozenset[str], by: str) -> Principal:
+    def principal(self, user: User | None, scopes: frozenset[str], by: str, *, signed_in_at: int | None) -> Principal:
         """What a user may with a key or session of these scopes. Raises NotSignedIn where the user is closed."""
         if user is None or user.closed_at is not None:
             raise NotSignedIn(_UNKNOWN)
@@ -135,6 +137,7 @@ class Tokens:
             operator=organisation.operator,
             scopes=scopes & scopes_of(user.role, operator=organisation.operator),
             by=by,
+            signed_in_at=signed_in_at,
         )
 
     # --- sessions --------------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ class Tokens:
 
         def run(connection: Connection) -> SignedIn:
             forgive(connection, login)
-            session_id, scopes = self.open_session(connection, row["id"], now, client=client)
+            session_id, scopes = self.open_session(connection, row["id"], now, client=client, signed_in_at=now)
             return self.issue(connection, session_id, row["id"], scopes, now)
 
         return self._store.transact(run)
@@ -184,12 +187,14 @@ class Tokens:
         now: int,
         *,
         client: str,
+        signed_in_at: int | None,
         client_id: str | None = None,
         scopes: frozenset[str] | None = None,
         lasts_s: int = REFRESH_S,
     ) -> tuple[str, frozenset[str]]:
         """Write a new session: its id, and its scopes. Raises NotSignedIn where the user is closed.
 
+        signed_in_at: when the user showed who it is; None of a program by itself.
         scopes: what was agreed to, of which it gets what the role has too, and OpenID's own; all of the role without.
         """
         person = first(connection, PersonRow, PersonRow.id == user_id, PersonRow.closed_at.is_(None))
@@ -204,6 +209,7 @@ class Tokens:
         add(
             connection, SessionRow, id=session_id, user_id=user_id, client=client[:200], scopes=scopes_text(given),
             created_at=now, used_at=now, expires_at=now + lasts_s * SECOND, revoked_at=None, client_id=client_id,
+            signed_in_at=signed_in_at,
         )  # fmt: skip
         record(
             connection, at=now, organisation_id=organisation["id"], actor=user_id, action="session.create",
@@ -316,9 +322,10 @@ class Tokens:
     ) -> tuple[ApiKey, str]:
         """A new key of the user's own, and its secret, which is nowhere else.
 
-        scopes: all of the asking token without. Raises NotAllowed for scopes that the asking token lacks.
+        scopes: all of the asking token without, but that of keys for automation. Raises NotAllowed for scopes that the
+        asking token lacks.
         """
-        wanted = who.scopes if scopes is None else check_scopes(scopes)
+        wanted = who.scopes - {UNATTENDED} if scopes is None else check_scopes(scopes)
         if missing := sorted(wanted - who.scopes):
             raise NotAllowed(f"a token cannot have the scopes {', '.join(missing)}: the one that asks lacks them")
         if not wanted:
@@ -328,7 +335,10 @@ class Tokens:
         now = self._clock()
 
         def run(connection: Connection) -> tuple[ApiKey, str]:
-            key, secret = new_key(connection, who.user_id, name, wanted, now, expires_in_s=expires_in_s)
+            signed_in_at = None if UNATTENDED in wanted else who.signed_in_at
+            key, secret = new_key(
+                connection, who.user_id, name, wanted, now, expires_in_s=expires_in_s, signed_in_at=signed_in_at
+            )
             _record(connection, who, now, "token.create", key.id, scopes=" ".join(sorted(wanted)))
             return key, secret
 
@@ -360,8 +370,9 @@ def new_key(
     now: int,
     *,
     expires_in_s: int | None = None,
+    signed_in_at: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """Write a new key; it and its secret."""
+    """Write a new key; it and its secret. signed_in_at: of who makes it, by a session."""
     secret = new_secret(KEY)
     key = ApiKey(
         id=f"key-{secrets.token_hex(12)}",
@@ -373,11 +384,12 @@ def new_key(
         expires_at=None if expires_in_s is None else now + expires_in_s * SECOND,
         last_used_at=None,
         revoked_at=None,
+        signed_in_at=signed_in_at,
     )
     add(
         connection, ApiKeyRow, id=key.id, user_id=user_id, name=key.name, prefix=key.prefix,
         fingerprint=fingerprint(secret), scopes=scopes_text(scopes), created_at=now, expires_at=key.expires_at,
-        last_used_at=None, revoked_at=None,
+        last_used_at=None, revoked_at=None, signed_in_at=signed_in_at,
     )  # fmt: skip
     return key, secret
 

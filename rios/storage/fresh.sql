@@ -315,7 +315,7 @@ CREATE TABLE api_keys (
 	created_at INTEGER NOT NULL, 
 	expires_at INTEGER, 
 	last_used_at INTEGER, 
-	revoked_at INTEGER, 
+	revoked_at INTEGER, signed_in_at INTEGER, 
 	PRIMARY KEY (id), 
 	FOREIGN KEY(user_id) REFERENCES people (id), 
 	UNIQUE (fingerprint)
@@ -329,7 +329,7 @@ CREATE TABLE sessions (
 	created_at INTEGER NOT NULL, 
 	used_at INTEGER NOT NULL, 
 	expires_at INTEGER NOT NULL, 
-	revoked_at INTEGER, client_id TEXT, 
+	revoked_at INTEGER, client_id TEXT, signed_in_at INTEGER, 
 	PRIMARY KEY (id), 
 	FOREIGN KEY(user_id) REFERENCES people (id)
 )
@@ -432,7 +432,7 @@ CREATE TABLE device_codes (
 	expires_at INTEGER NOT NULL, 
 	polled_at INTEGER, 
 	user_id TEXT, 
-	approved BOOLEAN, 
+	approved BOOLEAN, signed_in_at INTEGER, 
 	PRIMARY KEY (fingerprint), 
 	UNIQUE (user_code), 
 	FOREIGN KEY(user_id) REFERENCES people (id)
@@ -795,4 +795,4 @@ CREATE TABLE app_images (
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
 
-INSERT INTO alembic_version VALUES ('0015')
+INSERT INTO alembic_version VALUES ('0016')

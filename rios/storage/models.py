@@ -355,6 +355,8 @@ class ApiKeyRow(Base):
     expires_at: Mapped[int | None]
     last_used_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
+    signed_in_at: Mapped[int | None]
+    """When the user had signed in who made it; none of a key for automation."""
     __table_args__ = (Index("ix_api_keys_user", "user_id", "created_at", "id"),)
 
 
@@ -372,6 +374,8 @@ class SessionRow(Base):
     revoked_at: Mapped[int | None]
     client_id: Mapped[str | None]
     """The program that it was given to by OAuth 2.0; none for a password's own."""
+    signed_in_at: Mapped[int | None]
+    """When the user showed who it is; none of a program by itself."""
     __table_args__ = (Index("ix_sessions_user", "user_id", "created_at", "id"),)
 
 

@@ -78,6 +78,8 @@ class DeviceRow(Base):
     polled_at: Mapped[int | None]
     user_id: Mapped[str | None] = mapped_column(ForeignKey("people.id"), index=True)
     approved: Mapped[bool | None]
+    signed_in_at: Mapped[int | None]
+    """When the user had signed in who said so."""
 
 
 class IdentityRow(Base):

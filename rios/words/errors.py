@@ -20,6 +20,7 @@ RiosError
  +- AccessError               who asks may not have what was asked for
  |   +- NotSignedIn           no token, or one that is unknown, expired or revoked
  |   +- NotAllowed            the role, or the scopes of the token, do not allow it
+ |   |   +- SignInAgain       it takes a recent sign-in, and this one is too long ago; or a key that is for automation
  |   +- NotFound              there is no such thing, or it belongs to another organisation
  |   +- AlreadyExists         another thing has that name, or the key came before with another request
  |   +- Elsewhere             it is in the memory of another gateway of the network; says which
@@ -123,6 +124,10 @@ class NotSignedIn(AccessError):
 
 class NotAllowed(AccessError):
     """The role, or the scopes of the token, do not allow it."""
+
+
+class SignInAgain(NotAllowed):
+    """It takes a sign-in of the last minutes: this one is older, or is a key that stands for none."""
 
 
 class NotFound(AccessError):

@@ -16,6 +16,8 @@ def test_the_table_is_sound() -> None:
         assert roles.ADMIN in right.roles, "an admin may all that anybody may"
         if right.network:
             assert right.roles == {roles.ADMIN}
+        acts = right.roles == {roles.ADMIN} and right.scope.endswith(":write")
+        assert right.recent == acts, "what only admins may change takes a recent sign-in"
 
 
 @pytest.mark.parametrize("role", roles.ROLES)
@@ -44,6 +46,8 @@ if __name__ == "__main__":
 
 Made from the table in `rios/accounts/roles.py`, which decides. What is not in it is denied. `network`: only in the
 organisation that runs the network. A token has at most the scopes of its user's role, and those that it was made with.
+`recent`: what changes something takes a sign-in of the last 30 minutes (`RIOS_GATEWAY_RECENT_S`), or a key that has the
+scope `unattended`.
 """
     )
     print(roles.markdown(), end="")

@@ -419,6 +419,13 @@ def test_the_first_token_stays(accounts: Accounts) -> None:
     assert accounts.first_token(first) != first
 
 
+def test_a_first_token_of_an_older_version_is_made_anew(accounts: Accounts, admin: Principal) -> None:
+    """It lacks the scopes that came later: the home's own commands would be refused."""
+    _, older = accounts.tokens.create_key(admin, "older", scopes=admin.scopes - {roles.UNATTENDED})
+    found = accounts.tokens.authenticate(accounts.first_token(older))
+    assert found.scopes == roles.scopes_of("admin", operator=True)
+
+
 @pytest.mark.parametrize("login", ["", "a b", "../x", "a\nb", "x" * 200, "<script>", "-"])
 def test_logins_are_plain(accounts: Accounts, admin: Principal, login: str) -> None:
     with pytest.raises(InvalidRequest):

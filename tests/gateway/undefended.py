@@ -43,6 +43,7 @@ from tests.gateway import (
     test_once,
     test_people,
     test_protection,
+    test_recent,
     test_tls,
     test_turns,
 )
@@ -104,7 +105,9 @@ def _ids_for_anybody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         tokens.Tokens, "_by_session",
         lambda self, token: (
-            self.principal(self._store.user(self.claims(token).subject), frozenset({"usage:read"}), "x"), 2**62
+            self.principal(
+                self._store.user(self.claims(token).subject), frozenset({"usage:read"}), "x", signed_in_at=None
+            ), 2**62
         ),
     )  # fmt: skip
 
@@ -271,6 +274,8 @@ CASES = (
          _at_door(test_accounts.test_nobody_becomes_more_than_he_is)),
     Case("programs by themselves may what their maker's token may", _to("OPENID_SCOPES", oauth_store, CLIENT_SCOPES),
          _at_door(test_accounts.test_nobody_becomes_more_than_he_is)),
+    Case("admins act after a recent sign-in", _to("require_recent", Principal, lambda *_, **__: None),
+         _at_door(test_recent.test_every_act_of_admins_takes_a_recent_sign_in)),
     Case("a key is not its user", _to("prove", tokens.Tokens, lambda *_: None),
          _at_door(test_people.test_a_key_is_not_enough_for_another_address)),
     Case("unknown fields are refused", _ignoring,

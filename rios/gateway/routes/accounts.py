@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from rios.accounts import roles
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
-from rios.gateway.auth import SIGNED_IN, gate_of, needs
+from rios.gateway.auth import SIGNED_IN, check_recent, gate_of, needs
 from rios.gateway.forms import base_url
 from rios.gateway.paging import After, Limit, moment_cursor, page_of, read_moment_cursor
 from rios.words.money import parse_ros
@@ -30,9 +30,13 @@ async def get_roles() -> dict[str, Any]:
     """Each scope with the roles that have it."""
     return {
         "data": [
-            {"scope": r.scope, "allows": r.allows, "roles": sorted(r.roles), "network": r.network} for r in roles.TABLE
+            {
+                "scope": r.scope, "allows": r.allows, "roles": sorted(r.roles), "network": r.network,
+                "recent": r.recent,
+            }
+            for r in roles.TABLE
         ]
-    }
+    }  # fmt: skip
 
 
 @router.post("/sessions", status_code=201, summary="Sign in with a password")
@@ -65,7 +69,9 @@ def delete_session(request: Request, who: OwnTokens, session_id: str) -> Respons
 
 @router.post("/tokens", status_code=201, summary="Make an API key")
 def post_token(request: Request, who: OwnTokens, body: s.NewToken) -> dict[str, Any]:
-    """The answer alone has the key itself."""
+    """The answer alone has the key itself. One for automation ("unattended") takes a recent sign-in."""
+    if roles.UNATTENDED in (body.scopes or ()):
+        check_recent(request, who)
     key, secret = gate_of(request).accounts.tokens.create_key(
         who, body.name, scopes=body.scopes, expires_in_s=body.expires_in_s
     )

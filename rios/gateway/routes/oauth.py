@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic
 
-from rios.accounts.clients import Client
+from rios.accounts.clients import CREDENTIALS, Client
+from rios.accounts.roles import UNATTENDED
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
-from rios.gateway.auth import SIGNED_IN, needs
+from rios.gateway.auth import SIGNED_IN, check_recent, needs
 from rios.gateway.forms import Form, base_url
 from rios.gateway.paging import After, Limit, page_of
 from rios.services.oauth import OAuth
@@ -107,7 +108,12 @@ def get_userinfo(request: Request, who: SignedIn) -> dict[str, Any]:
 
 @router.post("/v1/clients", status_code=201, summary="Register a program that asks users for access")
 def post_client(request: Request, who: Maker, body: s.NewClient) -> dict[str, Any]:
-    """The answer alone has its secret; a public program has none. Users of other organisations do not see it."""
+    """The answer alone has its secret; a public program has none. Users of other organisations do not see it.
+
+    One that acts by itself for automation ("unattended") takes a recent sign-in.
+    """
+    if UNATTENDED in body.scopes and CREDENTIALS in body.grants:
+        check_recent(request, who)
     client, secret = oauth_of(request).store.create_client(
         who, body.name, scopes=body.scopes, grants=body.grants, redirect_uris=body.redirect_uris, public=body.public
     )
