@@ -28,7 +28,7 @@ from rios.services.oauth_store import (
     new_user_code,
 )
 from rios.services.tokens import SECOND, SignedIn
-from rios.words.errors import NotSignedIn
+from rios.words.errors import InvalidRequest, NotSignedIn
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -147,16 +147,18 @@ class RefreshGrant(grants.RefreshTokenGrant):  # type: ignore[misc]
             raise InvalidRequestError("Missing 'refresh_token' in request.")
 
     def create_token_response(self) -> Answer:
-        """The tokens, with the scopes that the session has."""
+        """The tokens, with the scopes that the session has, or fewer of them."""
+        wanted = frozenset((self.request.payload.scope or "").split())
         try:
             found = self.server.accounts.tokens.refresh(
-                self.request.form["refresh_token"], client_id=self.request.client.id
+                self.request.form["refresh_token"], client_id=self.request.client.id, scopes=wanted
             )
         except NotSignedIn as error:
             raise InvalidGrantError("The refresh token is unknown, expired, revoked or was used before.") from error
-        wanted = frozenset((self.request.payload.scope or "").split())
-        if wanted and wanted != found.scopes:
-            raise InvalidScopeError("A refresh keeps the scopes: leave them out.")
+        except InvalidRequest as error:
+            raise InvalidScopeError(
+                "A refresh has the scopes that were given, or fewer; the token is still good."
+            ) from error
         return 200, tokens_of(found), _HEADERS
 
 

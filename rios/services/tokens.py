@@ -217,10 +217,12 @@ class Tokens:
         )  # fmt: skip
         return session_id, given
 
-    def refresh(self, token: str, *, client_id: str | None = None) -> SignedIn:
+    def refresh(self, token: str, *, client_id: str | None = None, scopes: frozenset[str] = frozenset()) -> SignedIn:
         """New tokens for a refresh token, which is used up by that. A second use ends the whole session.
 
-        client_id: the program that asks; it gets nothing for the token of another. Raises NotSignedIn.
+        client_id: the program that asks; it gets nothing for the token of another. scopes: fewer ones, for the access
+        token alone (RFC 6749, section 6); all of the session without. Raises NotSignedIn; InvalidRequest for others
+        than the session's, by which nothing is used up.
         """
         now = self._clock()
         mark = fingerprint(token)
@@ -242,11 +244,13 @@ class Tokens:
                     object=session["id"],
                 )  # fmt: skip
                 return None
+            had = frozenset(json.loads(session["scopes"]))
+            if more := sorted(scopes - had):
+                raise InvalidRequest(f"the session does not have the scopes {', '.join(more)}; a refresh adds none")
             used = update(RefreshTokenRow).where(RefreshTokenRow.fingerprint == mark).values(used_at=now)
             connection.execute(used)
             change(connection, SessionRow, session["id"], used_at=now)
-            scopes = frozenset(json.loads(session["scopes"]))
-            return self.issue(connection, session["id"], person["id"], scopes, now)
+            return self.issue(connection, session["id"], person["id"], scopes or had, now)
 
         found = self._store.transact(run)
         if found is None:

@@ -59,6 +59,24 @@ def test_a_code_becomes_tokens_that_are_renewed_and_given_back(door: Door) -> No
     problem(me(door, renewed["access_token"]), 401)
 
 
+def test_a_refresh_may_ask_for_less_and_never_for_more(door: Door) -> None:
+    """RFC 6749, section 6: the session keeps what it has, and what is refused uses nothing up."""
+    ann, app = person(door), program(door, "usage:read", "wallet:read", "generate")
+    tokens = app.redeem(code_for(ann, app, scope="usage:read wallet:read")).json()
+
+    def again(tokens: dict[str, str], scope: str) -> httpx2.Response:
+        return app.post("/oauth/token", grant_type="refresh_token", refresh_token=tokens["refresh_token"], scope=scope)
+
+    for wrong in ("usage:read generate", "everything"):
+        error(again(tokens, wrong), 400, "invalid_scope")
+    less = again(tokens, "usage:read").json()
+    assert less["scope"] == "usage:read"
+    assert me(door, less["access_token"]).json()["scopes"] == ["usage:read"]
+    whole = again(less, "").json()
+    assert whole["scope"] == "usage:read wallet:read"
+    assert me(door, whole["access_token"]).json()["scopes"] == ["usage:read", "wallet:read"]
+
+
 def test_a_program_gets_no_more_than_the_user_has(door: Door) -> None:
     """Role escalation: a viewer gives a program what a viewer may, whatever it asks for."""
     eve, app = person(door, "viewer"), program(door, "users:write", "generate", "usage:read")
