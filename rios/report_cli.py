@@ -29,7 +29,9 @@ Parameter = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Where reports are published; reports/out of a checkout, else RIOS_HOME/reports, without."),
+    typer.Option(
+        help="Where reports are published; without: RIOS_REPORTS, reports/out of a checkout, or RIOS_HOME/reports."
+    ),
 ]
 Subject = Annotated[str, typer.Option("--user", help="Only what this user spent; everybody's without.")]
 _LOOK_S = 0.5

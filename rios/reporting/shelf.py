@@ -4,7 +4,8 @@ OUT/cost/2026-11-27/v1/     cost-2026-11-27.html .json .ipynb .pdf, and manifest
 OUT/cost/latest             a link to the folder that was published last
 OUT/cost/2026-11-27/partial-1/   what came of an attempt that failed; the page has a banner
 
-A folder is written beside, flushed to the disk, and renamed: who looks sees all of it or nothing.
+A folder is written beside, flushed to the disk, and renamed: who looks sees all of it or nothing. Several machines may
+have one such folder.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ import os
 import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rios.words.errors import Elsewhere
+
 MANIFEST = "manifest.json"
 EXACT = ("html", "json", "ipynb")
 """What a repetition has to have byte for byte."""
 _WORK = ".work"
+_LEFT_S = 86_400.0
+"""Publishing takes seconds; what another machine has not ended after this, it has left."""
 _VERSION = re.compile(r"v(\d+)")
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -60,6 +67,16 @@ class Shelf:
         found = self.out / plain(name) / "latest"
         return found.resolve() if found.exists() else None
 
+    def read(self, folder: str, name: str) -> bytes:
+        """A published file, by what the history says of it. Raises Elsewhere where it is not here."""
+        try:
+            return (self.out / folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Elsewhere(
+                f"{folder}/{name} is not here: it was removed, or another gateway published it in a folder of its own; "
+                "RIOS_REPORTS gives all gateways of a network one folder"
+            ) from None
+
     def publish(
         self,
         name: str,
@@ -81,7 +98,7 @@ class Shelf:
         if good and (found := self._same(parent, str(manifest["key"]), listed)) is not None:
             self._link(name, found.folder)
             return found
-        work = self.out / _WORK / f"{os.getpid()}-{secrets.token_hex(6)}"
+        work = self.out / _WORK / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
         work.mkdir(parents=True)
         try:
             for kind, content in files.items():
@@ -106,9 +123,15 @@ class Shelf:
         return sorted(found, key=lambda one: one[0])
 
     def sweep(self) -> None:
-        """Remove what processes that are gone left half written."""
-        for path in (self.out / _WORK).glob("*-*"):
-            if not is_alive(int(path.name.partition("-")[0])):
+        """Remove what processes that are gone left half written; of other machines, what is old."""
+        for path in (self.out / _WORK).glob("*-*-*"):
+            machine, pid, _ = path.name.rsplit("-", 2)
+            ours = machine == _machine() and pid.isdigit()
+            try:
+                left = time.time() - path.stat().st_mtime > _LEFT_S
+            except FileNotFoundError:  # it is published, or somebody else sweeps
+                continue
+            if left or (ours and not is_alive(int(pid))):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _same(self, parent: Path, key: str, listed: Mapping[str, Any]) -> Published | None:
@@ -139,6 +162,11 @@ class Shelf:
         new = place.with_name(f".latest-{secrets.token_hex(4)}")
         new.symlink_to(folder.relative_to(place.parent))
         new.replace(place)
+
+
+def _machine() -> str:
+    """This machine, or this container of it: whose process ids say something here."""
+    return plain(socket.gethostname())
 
 
 def _entry(content: bytes) -> dict[str, Any]:

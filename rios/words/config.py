@@ -82,6 +82,12 @@ class Settings(BaseSettings):
         default=3600.0, ge=0, description="A request that paused for lack of money ends this long after."
     )
 
+    # Reports.
+    reports: Path | None = Field(
+        default=None,
+        description="Where reports are published: one folder for all gateways of a network, such as of a file server. "
+        "Default is reports/out of a checkout, and else reports in the home.",
+    )
     report_lease_s: float = Field(
         default=60.0, gt=0, description="A report that nobody says he still makes is made by another after this."
     )

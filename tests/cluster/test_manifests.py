@@ -68,6 +68,24 @@ def test_the_operators_objects_are_there_and_everything_is_denied_first() -> Non
     assert {"startupProbe", "readinessProbe", "livenessProbe"} <= pod.keys()
 
 
+def test_gateways_have_one_folder_of_reports_and_reach_a_mail_server() -> None:
+    spec = pods()["Deployment gateway"]
+    (gateway,) = spec["containers"]
+    place = {one["name"]: one["value"] for one in gateway["env"]}["RIOS_REPORTS"]
+    (name,) = [one["name"] for one in gateway["volumeMounts"] if one["mountPath"] == place]
+    (volume,) = [one for one in spec["volumes"] if one["name"] == name]
+    claims = {one["metadata"]["name"]: one["spec"] for one in MANIFESTS if one["kind"] == "PersistentVolumeClaim"}
+    assert claims[volume["persistentVolumeClaim"]["claimName"]]["accessModes"] == ["ReadWriteMany"]
+    (policy,) = [one for one in MANIFESTS if named(one) == "NetworkPolicy gateway"]
+    assert {25, 465, 587} <= {one["port"] for rule in policy["spec"]["egress"] for one in rule["ports"]}
+
+
+@pytest.mark.parametrize("name", ["worker", "Deployment gateway"])
+def test_who_executes_reports_has_somewhere_to_write(name: str) -> None:
+    (container,) = pods()[name]["containers"]
+    assert "/tmp" in [one["mountPath"] for one in container["volumeMounts"]]
+
+
 def test_compose_follows_its_specification() -> None:
     found = ComposeSpecification.model_validate(COMPOSE)
     assert found.services is not None
@@ -95,6 +113,8 @@ def test_commands_and_settings_are_those_there_are() -> None:
     settings = {f"RIOS_{name.upper()}" for name in Settings.model_fields} | {"RIOS_GATEWAY_REDIS"}
     variables = [service.get("environment", {}) for service in COMPOSE["services"].values()]
     variables += [one["data"] for one in MANIFESTS if one["kind"] == "ConfigMap"]
+    containers = [container for spec in pods().values() for container in spec["containers"]]
+    variables += [{one["name"]: one for one in container.get("env", ())} for container in containers]
     assert {name for one in variables for name in one if name.startswith("RIOS_")} <= settings
 
 

@@ -66,11 +66,11 @@ def make(ledger: Ledger, tmp_path: Path) -> Iterator[Make]:
     """Makes reports over the ledger, which execute quickly; each is a scheduler of its own."""
     made: list[Reports] = []
 
-    def reports(*, execute: Execute = quick, on: Ledger = ledger, **more: object) -> Reports:
+    def reports(*, execute: Execute = quick, on: Ledger = ledger, out: Path | None = None, **more: object) -> Reports:
         store = AccountStore(on.database, lambda run: on.transact(lambda batch: run(batch.connection), alone=True))
         hooks = Webhooks(store, on, home=tmp_path / "home", allowed=more.pop("allowed", ()))  # type: ignore[arg-type]
         found = Reports(
-            on, tmp_path / "out", Templates([tmp_path / "mine", ROOT / "reports"]), webhooks=hooks,
+            on, out or tmp_path / "out", Templates([tmp_path / "mine", ROOT / "reports"]), webhooks=hooks,
             payee=lambda: OWNERS[0], execute=execute, **more,  # type: ignore[arg-type]
         )  # fmt: skip
         made.append(found)

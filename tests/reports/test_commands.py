@@ -68,6 +68,19 @@ def test_a_report_is_made_found_and_made_again(call: Call, tmp_path: Path) -> No
     assert past["run_id"] in call("history", "small").stdout
 
 
+def test_they_are_published_where_all_gateways_look(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "Reports", partial(Reports, execute=quick))
+    monkeypatch.setenv("RIOS_REPORTS", str(tmp_path / "shared"))
+    settings.cache_clear()
+    made = call("run", "small", "--period", "2026-11-27")
+    assert made.exit_code == 0, made.output
+    files = [Path(line) for line in made.stdout.splitlines()[1:]]
+    assert files
+    assert all(file.is_file() and file.is_relative_to(tmp_path / "shared") for file in files)
+
+
 @pytest.mark.parametrize("verb", ["run", "rerun"])
 def test_who_asks_again_after_a_kill_waits_for_the_lease_alone(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from rios.reporting.shelf import Shelf
+from rios.reporting.shelf import Shelf, plain
 
 FILES = {"html": b"<p>", "json": b"{}", "ipynb": b"{}", "pdf": b"%PDF"}
 
@@ -65,12 +66,16 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_leavings_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
-    mine, dead = tmp_path / ".work" / f"{os.getpid()}-a", tmp_path / ".work" / "4194399-b"
-    for path in (mine, dead):
-        path.mkdir(parents=True)
+    """A process of another machine that has the same folder is not seen from here, whatever its number."""
+    machine, dead = plain(socket.gethostname()), 4194399
+    kept = (f"{machine}-{os.getpid()}-a", f"gateway-7f9-x2-{dead}-b", f"{machine}-of-rack-2-{dead}-b")
+    gone = (f"{machine}-{dead}-b", f"gateway-7f9-x2-{dead}-c", "anything-before-this")
+    for name in kept + gone:
+        (tmp_path / ".work" / name).mkdir(parents=True)
+    for name in gone[1:]:
+        os.utime(tmp_path / ".work" / name, (0, 0))
     Shelf(tmp_path).sweep()
-    assert mine.exists()
-    assert not dead.exists()
+    assert {path.name for path in (tmp_path / ".work").iterdir()} == set(kept)
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b", "", "..", "<script>"])

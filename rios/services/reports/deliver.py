@@ -12,16 +12,16 @@ import logging
 import time
 from collections.abc import Mapping
 from email.message import EmailMessage
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rios.billing.outbox import Dispatcher, Message
+from rios.reporting.shelf import Shelf
 from rios.services.mail import Send
 from rios.services.outbound import NotDelivered, post
 from rios.services.reports.store import Store
 from rios.services.reports.values import Past, Run, RunState, Schedule
 from rios.services.webhooks import Webhooks, signature
-from rios.words.errors import GatewayLost, InvalidRequest
+from rios.words.errors import Elsewhere, GatewayLost, InvalidRequest
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 MAIL, HOOK = "report.mail", "report.webhook"
 ATTEMPTS_MAX = 24
+ELSEWHERE_MAX = 10
+"""After so many attempts, in a quarter of an hour, no gateway that has a report's files is expected to come by."""
 ATTACHED_MAX = 15 << 20
+_UNATTACHED = "\nNone of them is attached: they are too large, or on a machine that did not send this.\n"
 
 
 def tell(batch: Batch, schedule: Schedule, run: Run, due_at: int) -> None:
@@ -53,10 +56,10 @@ class Deliverer:
     """Delivers what waits in the outbox."""
 
     def __init__(
-        self, ledger: Ledger, store: Store, out: Path, *, send: Send | None, sender: str, webhooks: Webhooks
+        self, ledger: Ledger, store: Store, shelf: Shelf, *, send: Send | None, sender: str, webhooks: Webhooks
     ) -> None:
         """send: without it mail waits in the outbox until a process has one."""
-        self._store, self._out, self._send, self._sender, self._webhooks = store, out, send, sender, webhooks
+        self._store, self._shelf, self._send, self._sender, self._webhooks = store, shelf, send, sender, webhooks
         handlers = {HOOK: self._hook, **({} if send is None else {MAIL: self._mail})}
         self._dispatcher = Dispatcher(ledger, handlers)
 
@@ -75,7 +78,7 @@ class Deliverer:
     def event(self, message: Message) -> dict[str, Any]:
         """What a webhook is told."""
         past, said = self._last(message), message.payload
-        document = self._document(past)
+        document = self._document(message, past)
         totals = document.get("totals", {})
         return {
             "id": message.key, "type": f"report.{past.state}", "schedule": said["schedule"], "run": past.run_id,
@@ -109,8 +112,9 @@ class Deliverer:
         import smtplib
 
         assert self._send is not None
+        letter = self.letter(message)
         try:
-            self._send(self.letter(message))
+            self._send(letter)
         except (smtplib.SMTPException, OSError) as error:
             raise GatewayLost(f"the mail server does not take {message.key}: {type(error).__name__}") from None
         log.info("a report was sent by mail", extra={"key": message.key})
@@ -125,26 +129,46 @@ class Deliverer:
         mark = hashlib.sha256(message.key.encode()).hexdigest()[:32]
         letter["Message-ID"] = f"<{mark}@{self._sender.rpartition('@')[2]}>"
         letter["Auto-Submitted"] = "auto-generated"
-        letter.set_content(_text(past, self._document(past)))
+        text, attached = _text(past, self._document(message, past)), self._attached(message, past)
+        letter.set_content(text + (_UNATTACHED if past.files and attached is None else ""))
+        if attached is not None:
+            name, (main, sub), content = attached
+            letter.add_attachment(content, maintype=main, subtype=sub, filename=name)
+        return letter
+
+    def _attached(self, message: Message, past: Past) -> tuple[str, tuple[str, str], bytes] | None:
+        """Name, media type and content of the best file that there is and that is not too large."""
         for kind, media in (("pdf", ("application", "pdf")), ("html", ("text", "html"))):
             name = next((one for one in past.files if one.endswith(f".{kind}")), None)
-            if name is not None and past.files[name]["bytes"] <= ATTACHED_MAX:
-                content = (self._out / past.folder / name).read_bytes()
-                letter.add_attachment(content, maintype=media[0], subtype=media[1], filename=name)
-                break
-        return letter
+            if name is None or past.files[name]["bytes"] > ATTACHED_MAX:
+                continue
+            content = self._file(message, past, name)
+            if content is not None:
+                return name, media, content
+        return None
 
     def _last(self, message: Message) -> Past:
         found = self._store.history(run_id=str(message.payload["run"]), limit=1)
         assert found, "a run that was told of has a history"
         return found[0]
 
-    def _document(self, past: Past) -> Mapping[str, Any]:
+    def _document(self, message: Message, past: Past) -> Mapping[str, Any]:
         name = next((one for one in past.files if one.endswith(".json")), None)
-        if name is None:
+        content = None if name is None else self._file(message, past, name)
+        if content is None:
             return {}
-        found: Mapping[str, Any] = json.loads((self._out / past.folder / name).read_text())
+        found: Mapping[str, Any] = json.loads(content)
         return found
+
+    def _file(self, message: Message, past: Past, name: str) -> bytes | None:
+        """A file of a report. Raises Elsewhere: the gateway that has it may take the message next; None if none did."""
+        try:
+            return self._shelf.read(past.folder, name)
+        except Elsewhere as error:
+            if message.attempts < ELSEWHERE_MAX:
+                raise
+            log.warning("a report is told of without a file", extra={"key": message.key, "reason": str(error)})
+            return None
 
 
 def _text(past: Past, document: Mapping[str, Any]) -> str:

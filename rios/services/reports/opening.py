@@ -43,14 +43,15 @@ def open_reports(
 ) -> Reports:
     """The reports over the ledger of `purse`.
 
-    out: without it, reports/out of the checkout that is the working directory, else `reports` in the home.
+    out: without it that of the settings, else reports/out of the checkout that is the working directory, else `reports`
+    in the home.
     """
     home, ledger = options.home, purse.books.ledger
     said, store = DeliverySettings(), _store(ledger)
     url = said.mail.get_secret_value() or ("" if home is None else (home / "mail").absolute().as_uri())
     beside = Path.cwd() / "reports"
     checkout = (beside / "cost.ipynb").is_file()
-    place = out or (beside / "out" if checkout or home is None else home / "reports")
+    place = out or options.reports or (beside / "out" if checkout or home is None else home / "reports")
     more = {} if execute is None else {"execute": execute}
     return Reports(
         ledger,

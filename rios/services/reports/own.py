@@ -159,15 +159,15 @@ class UserReports:
         return tuple(self._reports().store.lines(self.get(run_id).id))
 
     def file(self, run_id: str, kind: str = "html") -> bytes:
-        """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none."""
+        """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none, and Elsewhere
+        where another gateway published it in a folder of its own."""
         if kind not in FORMATS:
             raise InvalidRequest(f"there is no {kind!r} of a report; there are {', '.join(FORMATS)}")
         found = self.get(run_id)
         name = next((one for one in found.files if one.endswith(f".{kind}")), None)
-        path = None if name is None else self._reports().shelf.out / found.folder / name
-        if path is None or not path.is_file():
-            raise NotFound(f"report {run_id} has no {kind} here; it is {found.state}")
-        return path.read_bytes()
+        if name is None:
+            raise NotFound(f"report {run_id} has no {kind}; it is {found.state}")
+        return self._reports().shelf.read(found.folder, name)
 
     # --- schedules -------------------------------------------------------------------------------------------
 

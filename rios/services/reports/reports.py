@@ -69,7 +69,7 @@ class Reports:
             ledger, self.store, templates, self.shelf, execute=execute, chain=chain, payee=payee, may=may,
             lease_s=lease_s,
         )  # fmt: skip
-        self.deliverer = Deliverer(ledger, self.store, out, send=send, sender=sender, webhooks=webhooks)
+        self.deliverer = Deliverer(ledger, self.store, self.shelf, send=send, sender=sender, webhooks=webhooks)
         self._ledger, self._webhooks, self._may = ledger, webhooks, may
         self._holder = secrets.token_hex(8)
         self._stop, self._woken = threading.Event(), threading.Event()
