@@ -10,12 +10,13 @@ import { useChanged, useSilence, WidgetModel } from './traits';
 import { roleName, stateName } from './words';
 
 const Hosts = z.array(z.object({ name: z.string(), role: z.string(), load: z.number() }));
-const NAMES = ['answer', 'job', 'hosts', 'problem', 'prompt', 'params'];
+const NAMES = ['answer', 'job', 'hosts', 'problem', 'prompt', 'params', 'draft'];
 
 export function GenerationView(props: { model: WidgetModel }): React.ReactElement {
   const { model } = props;
   useChanged(model, NAMES);
-  const [prompt, setPrompt] = React.useState(String(model.get('prompt')));
+  // What is typed is kept with the model, for the view is drawn anew when the answer is there; it is not sent before.
+  const prompt = String(model.get('draft') ?? model.get('prompt'));
   const params = (model.get('params') ?? {}) as Record<string, unknown>;
   const job = Job.safeParse(model.get('job')).data;
   const hosts = Hosts.safeParse(model.get('hosts')).data ?? [];
@@ -44,6 +45,7 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
   );
   const start = () => {
     model.set('prompt', prompt);
+    model.set('draft', null);
     model.save_changes();
     setAsked(true);
     model.send({ do: 'start' });
@@ -53,7 +55,16 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
   return (
     <div className="rios-widget rios-panel rios-generation">
       <label htmlFor={id}>{String(model.get('model_name'))}</label>
-      <textarea id={id} rows={3} value={prompt} onChange={event => setPrompt(event.target.value)} onKeyDown={event => event.stopPropagation()} />
+      <textarea
+        id={id}
+        rows={3}
+        value={prompt}
+        autoFocus={model.get('typing') === true}
+        onFocus={() => model.set('typing', true)}
+        onBlur={() => model.set('typing', false)}
+        onChange={event => model.set('draft', event.target.value)}
+        onKeyDown={event => event.stopPropagation()}
+      />
       <div className="rios-buttons">
         <button className="rios-button rios-primary" disabled={live || prompt === ''} onClick={start}>
           {trans.__('Generate')}

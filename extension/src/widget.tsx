@@ -112,8 +112,7 @@ function renderPanel(model: WidgetModel, el: HTMLElement): () => void {
     manages: false,
     signIn: ''
   };
-  const root = createRoot(el);
-  root.render(
+  const view = (
     <div className="rios-widget">
       <PanelView env={env} name="notice" />
       <div className="rios-columns">
@@ -124,16 +123,40 @@ function renderPanel(model: WidgetModel, el: HTMLElement): () => void {
     </div>
   );
   state.start(null);
-  return () => {
-    state.close();
-    root.unmount();
-  };
+  return rendered(el, view, () => state.close());
 }
 
-function rendered(el: HTMLElement, view: React.ReactElement): () => void {
+/**
+ * Call `end` once JupyterLab has drawn an output anew, as when its saved copy changes: then it takes the old view from
+ * the page without a word. Cells out of sight are taken from the page too, but whole.
+ */
+function onceDropped(el: HTMLElement, end: () => void): () => void {
+  const inOutput = () => el.closest('.jp-OutputArea') !== null;
+  let shown = false;
+  const observer = new ResizeObserver(() => {
+    if (shown && !el.isConnected && !inOutput()) {
+      end();
+    }
+    shown ||= inOutput();
+  });
+  observer.observe(el);
+  return () => observer.disconnect();
+}
+
+function rendered(el: HTMLElement, view: React.ReactElement, close: () => void = () => undefined): () => void {
   const root = createRoot(el);
+  let ended = false;
+  const end = () => {
+    if (!ended) {
+      ended = true;
+      unwatch();
+      close();
+      root.unmount();
+    }
+  };
+  const unwatch = onceDropped(el, end);
   root.render(view);
-  return () => root.unmount();
+  return end;
 }
 
 export default {

@@ -119,9 +119,10 @@ class DeploymentWidget(Widget):
         beat_at = 0.0
         while True:
             with self._turn:
-                if not self._wanted or self._ended.is_set() or self.app.get("phase") in _PHASES_ENDED:
+                over = self.app.get("phase") in _PHASES_ENDED
+                if over or not self._wanted or self._ended.is_set():
                     self._follower = None
-                    return
+                    break
             if time.monotonic() - beat_at > ALIVE_S:
                 beat_at = time.monotonic()
                 self.beat()
@@ -129,6 +130,8 @@ class DeploymentWidget(Widget):
             self._woken.clear()
             if not self._ended.is_set():
                 self._look()
+        if over and not self._ended.is_set():
+            self.keep()
 
     def _look(self) -> None:
         """Show how it is now; where that cannot be had, why, beside what was known."""

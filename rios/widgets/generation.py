@@ -102,6 +102,13 @@ class GenerationWidget(Widget):
 
     def _follow(self, job: Any) -> None:
         """Show how it goes on, until it has ended and its price is known, and why where that cannot be had."""
+        try:
+            self._watch(job)
+        finally:
+            if not self._ended.is_set():
+                self.keep()
+
+    def _watch(self, job: Any) -> None:
         beat_at, heard_at, version, away, over = 0.0, time.monotonic(), 0, False, False
         while not (over or self._ended.is_set()):
             now = time.monotonic()
@@ -120,11 +127,11 @@ class GenerationWidget(Widget):
             heard_at = now
             view: JobView | None = next((one for one in views if one.id == job.request_id), None)
             if view is not None:
-                self._show(view)
+                self._take(view)
                 over = not view.live and (view.posted or view.state != "done")
                 self._ended.wait(max(0.0, _LEAST_S - (time.monotonic() - now)))
 
-    def _show(self, view: JobView) -> None:
+    def _take(self, view: JobView) -> None:
         """One moment of it: what cannot be had of it stays as it was."""
         now = time.monotonic()
         hosts, answer, problem = self.hosts, self.answer, self.problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import time
 from collections.abc import Iterator
@@ -91,6 +92,27 @@ def test_what_is_saved_reads_as_text_and_as_html_without_scripts(model: Model, n
     panel = net.wallet.widget()
     assert str(net.wallet.address) in panel._repr_mimebundle_()[0]["text/html"]
     panel.close()
+
+
+def test_what_is_saved_becomes_the_answer_when_that_is_there(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, bool, str]] = []
+
+    def display(data: Any, *, metadata: Any, raw: bool, display_id: str, update: bool) -> None:
+        assert raw
+        shown.append((display_id, update, data["text/html"]))
+
+    monkeypatch.setattr(base, "display", display)
+    widget = model.widget()
+    widget.prompt, widget.params = "It was a fine morning,", {"max_new_tokens": 6}
+    widget._ipython_display_()
+    widget.start()
+    until(lambda: len(shown) == 2, "the copy of the answer", deadline_s=DEADLINE_S)
+    (first, begun, before), (second, updated, after) = shown
+    assert (first, begun, updated) == (second, False, True)
+    assert "not started" in before
+    assert html.escape(widget.answer) in after
+    assert "6 of 6" in after
+    widget.close()
 
 
 def test_a_panel_answers_its_view_and_ends_with_it(net: Network, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
