@@ -169,16 +169,39 @@ def add(
     login: str,
     role: Annotated[str, typer.Option(help="admin, developer, worker or viewer.")] = "developer",
     name: str = "",
+    email: Annotated[str | None, typer.Option(help="A link to choose a password is sent there.")] = None,
+    password: Annotated[str | None, typer.Option(help="- to be asked for it, or to give it by standard input.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a user, with a first API key that is shown this once."""
+    """Make a user, with a first API key that is shown this once; to sign in takes a password."""
+    if password not in (None, "-"):
+        raise typer.BadParameter("every process can read it here; give -, and it by standard input")
+    body = {"login": login, "role": role, "name": name, "email": email}
+    if password is not None:
+        body["password"] = _secret("password", new=True)
     with _network() as network:
-        made = network._http.post("/v1/users", {"login": login, "role": role, "name": name})
+        made = network._http.post("/v1/users", body)
     if quiet:
         sys.stdout.write(f"{made['token']}\n")
     else:
         _say(made, as_json, ("id", "login", "role", "token"), [(made["id"], made["login"], role, made["token"])])
+
+
+@users.command("password")
+def choose_password() -> None:
+    """Choose the own password, the first one too; by standard input: the old one, where there is one, and the new."""
+    with _network() as network:
+        old = _secret("old password") if network._http.get("/v1/users/me")["has_password"] else None
+        body = {"old": old, "new": _secret("new password", new=True)}
+        network._http.ask("PUT", "/v1/users/me/password", json=body)
+
+
+def _secret(what: str, *, new: bool = False) -> str:
+    """What only the user knows: typed without being shown, or the next line of standard input."""
+    if sys.stdin.isatty():
+        return str(typer.prompt(what, hide_input=True, confirmation_prompt=new, err=True))
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 @users.command()

@@ -32,7 +32,10 @@ SECOND = 1_000_000
 FRESH_S = 4.0
 _CACHED_MAX = 10_000
 _USED_EVERY_US = 60 * SECOND
-_REFUSED = "login or password is wrong, or there were too many attempts: check both, and wait a few minutes"
+_REFUSED = (
+    "login or password is wrong, or there were too many attempts: check both, and wait a few minutes; who has no "
+    "password yet chooses one with `rios users password` where there is a key, or by the link of an invitation"
+)
 _UNKNOWN = "the token is unknown, expired or revoked; make another one with `rios token create` or sign in again"
 
 

@@ -38,13 +38,17 @@ def door(home: Path) -> Iterator[Door]:
         yield found
 
 
-def call(*arguments: str, home: Path, code: int = 0, **variables: str) -> str:
-    """What a command says: on standard output, or as its error where it fails. In this process, which is quicker."""
+def call(*arguments: str, home: Path, code: int = 0, told: str | None = None, **variables: str) -> str:
+    """What a command says: on standard output, or as its error where it fails. In this process, which is quicker.
+
+    told: its standard input.
+    """
     kept = {name: None for name in os.environ if name.startswith("RIOS_")}
     logs = {name: logging.getLogger(name).level for name in ("rios", "distributed")}
     settings.cache_clear()
     try:
-        done = CliRunner().invoke(app, arguments, env=kept | {"COLUMNS": "200", "RIOS_HOME": str(home)} | variables)
+        variables = {"COLUMNS": "200", "RIOS_HOME": str(home)} | variables
+        done = CliRunner().invoke(app, arguments, input=told, env=kept | variables)
     finally:
         settings.cache_clear()
         for name, level in logs.items():
