@@ -28,7 +28,7 @@ FORMAT = "rios-backup/1"
 _DATABASE, _MANIFEST, _HOME = "database.sqlite", "manifest.json", "home/"
 _TIMEOUT_S = 60.0
 _CHUNK = 1000
-_NOT_KEPT = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "gateway.json", "late")
+_NOT_KEPT = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "gateway.json", "late", "running")
 """The database is there as tables; who serves now, and where, is of now alone."""
 TABLES = (deployment_models, gateway_models, report_models, sign_in_models)
 """`Base` knows them once they are imported."""

@@ -43,7 +43,7 @@ class Books:
     """The ledger of one network. Close it."""
 
     def __init__(self, options: Settings) -> None:
-        """The ledger is that of `ledger_of`."""
+        """The ledger is that of `ledger_of`, once `begin` was called."""
         home = options.home
         self._options = options
         self._home = home
@@ -53,8 +53,11 @@ class Books:
         """Of the node, also while it could not be reached yet."""
         self._opened: Future[Ledger] = Future()
         self._closed = False
+
+    def begin(self, first: Callable[[Ledger], None]) -> None:
+        """Open the ledger, and have `first` done with it before anybody has it. Nobody waits."""
         # Its libraries take a second to import, which would else be the first request's.
-        self._opening = threading.Thread(target=self._open, name="rios-books", daemon=True)
+        self._opening = threading.Thread(target=self._open, args=(first,), name="rios-books", daemon=True)
         self._opening.start()
 
     @property
@@ -129,7 +132,7 @@ class Books:
         """The chain where it was asked for already; nobody waits, and nothing is started."""
         return self._chain
 
-    def _open(self) -> None:
+    def _open(self, first: Callable[[Ledger], None]) -> None:
         try:
             from rios.services.network_keys import NetworkKeys
             from rios.services.wallet_signer import wallet_signer
@@ -143,6 +146,7 @@ class Books:
                 raise
             ledger.grant_trial(LOCAL_USER, TRIAL_WEI)
             ledger.link_address(LOCAL_USER, self._wallet.address)
+            first(ledger)
         except BaseException as error:  # noqa: BLE001  whoever asks for the ledger gets it raised
             self._opened.set_exception(error)
         else:

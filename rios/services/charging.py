@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +18,7 @@ from rios.billing.usage import Work
 from rios.services.accounting import pinned_terms
 from rios.services.again import Again
 from rios.services.late import Late, Posting
+from rios.services.living import Living
 from rios.services.tab import Asked, RequestTab
 from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
 
@@ -72,6 +75,10 @@ class Charging:
         self.grace_s = grace_s
         self.quota: TokenQuota | None = None
         self.again = Again()
+        self._home = home
+        self._living: list[Living] = []  # one, while the ledger is open, where there is a home; of all accounts
+        self._ending = threading.Lock()
+        self._ended = False
         self._late = Late(None if home is None else home / "late")
         self._expire_at = 0.0
         if self._late:
@@ -82,6 +89,23 @@ class Charging:
         other = copy.copy(self)
         other.user = user
         return other
+
+    def opened(self, ledger: Ledger) -> None:
+        """The ledger is open: post and release what processes of this home that died have left. Raises nothing."""
+        try:
+            with self._ending:
+                if self._home is None or self._ended:
+                    return
+                self._living.append(Living(self._home))
+            self._post_late(ledger)
+            self._living[0].bury(ledger)
+        except (RiosError, OSError) as error:
+            log.warning("what was held by processes that died stays held", extra={"reason": str(error)})
+
+    def request_id(self) -> str:
+        """What a new request is called. Raises as the ledger does that cannot be opened."""
+        self.ledger()
+        return self._living[0].request_id() if self._living else uuid.uuid4().hex
 
     def terms(self, hosts: Mapping[str, Host]) -> Terms:
         """The terms of a request that `hosts` could serve now, under the price book in force."""
@@ -155,8 +179,11 @@ class Charging:
 
         Raises LedgerUnavailable where the database still does not answer.
         """
+        if self._late:
+            self._post_late(self.ledger())
+
+    def _post_late(self, ledger: Ledger) -> None:
         for posting in self._late.waiting():
-            ledger = self.ledger()
             try:
                 terms = pinned_terms(ledger, posting.hold_id) if posting.records else None
                 charges = [rate(record, terms) for record in posting.records] if terms is not None else []
@@ -174,6 +201,10 @@ class Charging:
         self.again.close()
         if self._late and not self._is_posted():
             log.warning("%d prices are not posted: the ledger does not answer", len(self._late))
+        with self._ending:
+            self._ended = True
+            while self._living:
+                self._living.pop().close(owing=bool(self._late))
 
     def _is_posted(self) -> bool:
         try:

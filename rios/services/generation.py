@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Self, overload
@@ -203,8 +202,11 @@ class Model:
         self, prepared: Sequence[tuple[list[int], SamplingParams]], request_id: str | None = None
     ) -> list[Job]:
         """Hold the highest prices, all or none, then send the requests, which begin together."""
-        asked = [Asked(request_id or uuid.uuid4().hex, len(ids), params.max_new_tokens) for ids, params in prepared]
-        tabs = self._charging.open(asked, self._work, self.hosts)
+        charging = self._charging
+        asked = [
+            Asked(request_id or charging.request_id(), len(ids), params.max_new_tokens) for ids, params in prepared
+        ]
+        tabs = charging.open(asked, self._work, self.hosts)
         try:
             jobs = self._deployment.generator.submit_all(
                 [

@@ -31,6 +31,7 @@ class Purse:
             step_tokens=options.hold_step_tokens,
             grace_s=options.hold_grace_s,
         )
+        books.begin(self.charging.opened)
         self.settlement = Settlement(books)
         self.alerts = Alerts(books)
         self.billing = Billing(books, self.charging, self.settlement, self.alerts)
