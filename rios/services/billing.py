@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rios.billing.budgets import asked_for
 from rios.billing.estimate import Estimate
 from rios.billing.pricing import DEFAULT_BOOK
-from rios.services.accounting import Proof, Reconciliation, prove, reconcile
+from rios.services.accounting import Proof, Reconciliation, prove
 from rios.services.alerts import Alert, Alerts
 from rios.services.books import Books
 from rios.services.charging import Charging
@@ -238,10 +238,11 @@ class Billing:
         return self._settlement.pay_out(minimum)
 
     def reconcile(self) -> Reconciliation:
-        """Compare the ledger with itself, its rebuilt root, the contracts and their tokens: `.difference_wei` is 0."""
-        self._settlement.sync()
-        chain = self._settlement.chain
-        return reconcile(self._books.ledger, chain, keccak=chain.keccak)
+        """Compare the ledger with itself, its rebuilt root, the contracts and their tokens: `.difference_wei` is 0.
+
+        On a node, with the contracts after the last final block, up to which the ledger has its events.
+        """
+        return self._settlement.reconcile()
 
     def prove(self, usage_id: str) -> Proof:
         """From a usage record to price, postings, leaf, root, contract and payout. Raises NotProvable."""

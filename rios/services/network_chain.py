@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.billing.books import PriceBook
 from rios.billing.chain import abi
-from rios.billing.chain.contracts import Addresses, Terms, check_contracts, deploy_all, read
+from rios.billing.chain.contracts import NOBODY, Addresses, Terms, check_contracts, deploy_all, read
 from rios.billing.chain.embedded import EmbeddedChain
 from rios.billing.chain.events import CURSOR, decode_log, follow
 from rios.billing.chain.finality import CONFIRMATIONS, final_block
@@ -21,14 +21,15 @@ from rios.billing.chain.rpc import RpcChain
 from rios.billing.chain.sender import Sender
 from rios.billing.chain.view import SettlementView
 from rios.billing.ledger.intents import SqlIntentStore
-from rios.words.errors import ChainUnavailable, PriceBookError, TransactionFailed
+from rios.words.errors import ChainMismatch, ChainUnavailable, PriceBookError, TransactionFailed
 from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS, Wei
 
 if TYPE_CHECKING:
-    from rios.billing.chain.protocol import Chain, Receipt
-    from rios.billing.keystore import KeySigner
-    from rios.billing.ledger.chain import ChainEvent
+    from rios.billing.chain.intents import Intent
+    from rios.billing.chain.protocol import Block, Chain, Receipt
+    from rios.billing.keystore import Signer
+    from rios.billing.ledger.chain import ChainCursor, ChainEvent
     from rios.billing.ledger.ledger import Ledger
     from rios.storage.breaker import Breaker
 
@@ -50,14 +51,14 @@ class NetworkChain(SettlementView):
         self,
         ledger: Ledger,
         *,
-        wallet: KeySigner,
-        operator: KeySigner,
+        wallet: Signer,
+        operator: Signer,
         home: Path | None,
         url: str | None = None,
         chain_id: int | None = None,
         contracts: Path | None = None,
-        confirmations: int = CONFIRMATIONS,
-        final_timeout_s: float = 600.0,
+        confirmations: int | None = None,
+        final_timeout_s: float = 1800.0,
         challenge_window_s: int = 0,
         breaker: Breaker | None = None,
     ) -> None:
@@ -65,9 +66,9 @@ class NetworkChain(SettlementView):
 
         home: where the embedded chain and the addresses of its contracts are kept. url: a node instead of the embedded
         chain. contracts: a file with their addresses, where somebody else has made them. confirmations: after how many
-        blocks one of a node is taken as final. final_timeout_s: how long that may take. challenge_window_s: how long a
-        root can be challenged, where the contracts are made here. breaker: of a node, so that nobody waits for one
-        that is known not to answer.
+        blocks one of a node is taken as final; what the node calls so without. final_timeout_s: how long that may take.
+        challenge_window_s: how long a root can be challenged, where the contracts are made here. breaker: of a node,
+        so that nobody waits for one that is known not to answer.
 
         Raises ChainUnavailable, ChainMismatch, TransactionFailed.
         """
@@ -79,12 +80,13 @@ class NetworkChain(SettlementView):
         else:
             self._chain = RpcChain(url, chain_id=chain_id, breaker=breaker)
         self._embedded = embedded
-        self._confirmations = confirmations
+        self._confirmations = CONFIRMATIONS if confirmations is None else confirmations
+        self._finalized_tag = tag = embedded or confirmations is None
         self._final_timeout_s = final_timeout_s
         self._challenge_window_s = challenge_window_s
         store = SqlIntentStore(ledger)
-        self._operator = Sender(self._chain, operator, store, confirmations=confirmations, finalized_tag=embedded)
-        self._wallet = Sender(self._chain, wallet, store, confirmations=confirmations, finalized_tag=embedded)
+        self._operator = Sender(self._chain, operator, store, confirmations=self._confirmations, finalized_tag=tag)
+        self._wallet = Sender(self._chain, wallet, store, confirmations=self._confirmations, finalized_tag=tag)
         self._lock = threading.Lock()
         self.platform: Address = operator.address
         self.keccak = abi.keccak
@@ -124,37 +126,83 @@ class NetworkChain(SettlementView):
 
     # --- acting ----------------------------------------------------------------------------------------------
 
-    def as_operator(self, key: str, contract: str, function: str, *arguments: Any, gas: int | None = None) -> Receipt:
-        """Call a contract as the network's operator, once for each `key`. Raises TransactionFailed."""
-        return self._act(self._operator, key, contract, function, arguments, gas)
+    def as_operator(
+        self, key: str, contract: str, function: str, *arguments: Any, gas: int | None = None, final: bool = False
+    ) -> Receipt:
+        """Call a contract as the network's operator, once for each `key`.
 
-    def as_wallet(self, key: str, contract: str, function: str, *arguments: Any, gas: int | None = None) -> Receipt:
-        """Call a contract as the local wallet, once for each `key`. Raises TransactionFailed."""
-        return self._act(self._wallet, key, contract, function, arguments, gas)
+        final: wait until its block stays, and send it again where a reorganisation takes it away. What was sent before
+        it is final then, for nonces have an order.
+
+        Raises TransactionFailed, and ChainUnavailable where it is not final within `RIOS_CHAIN_FINAL_TIMEOUT_S`: then
+        it stays sent.
+        """
+        return self._act(self._operator, key, contract, function, arguments, gas, final=final)
+
+    def as_wallet(
+        self, key: str, contract: str, function: str, *arguments: Any, gas: int | None = None, final: bool = False
+    ) -> Receipt:
+        """Call a contract as the local wallet, once for each `key`. final, and what it raises: as of `as_operator`."""
+        return self._act(self._wallet, key, contract, function, arguments, gas, final=final)
+
+    def want(self, key: str, contract: str, function: str, *arguments: Any) -> None:
+        """Keep what the wallet is to do under `key`, and do not wait: it is done though this process ends."""
+        self._wallet.submit(key, self.addresses.of(contract), abi.encode(contract, function, *arguments), retry=True)
 
     def begun(self, key: str) -> bool:
         """Whether the local wallet was asked for `key` before."""
-        return self._wallet.known(key)
+        return self._wallet.wanted(key) is not None
+
+    def asked(self, key: str, contract: str, function: str, *arguments: Any) -> bool:
+        """Whether this is what the local wallet was asked for under `key`."""
+        found = self._wallet.wanted(key)
+        data = abi.encode(contract, function, *arguments)
+        return found is not None and (found.to, found.data) == (self.addresses.of(contract), data)
+
+    def under_way(self) -> list[str]:
+        """The keys of what the wallet was asked for and is in no final block yet."""
+        return [found.key for found in self._wallet.unfinished()]
 
     def _act(
-        self, sender: Sender, key: str, contract: str, function: str, arguments: tuple[Any, ...], gas: int | None
+        self,
+        sender: Sender,
+        key: str,
+        contract: str,
+        function: str,
+        arguments: tuple[Any, ...],
+        gas: int | None,
+        *,
+        final: bool,
     ) -> Receipt:
         data = abi.encode(contract, function, *arguments)
         receipt = sender.send(key, self.addresses.of(contract), data, gas=gas, retry=True)
+        if receipt.succeeded and final:
+            receipt = sender.finish(key, timeout_s=self._final_timeout_s)
         if not receipt.succeeded:
             raise TransactionFailed(f"{function} of {contract} was reverted in {receipt.tx_hash}")
         return receipt
 
+    def pump(self) -> list[Intent]:
+        """Go on with all that operator and wallet have under way, without waiting; what is unfinished then."""
+        return [*self._operator.pump(), *self._wallet.pump()]
+
+    def _final(self) -> Block | None:
+        return final_block(self._chain, confirmations=self._confirmations, finalized_tag=self._finalized_tag)
+
     def confirm(self) -> None:
         """Wait until what is in blocks now is final; an embedded chain's blocks are so at once.
+
+        What a reorganisation takes away meanwhile is sent again, and waited for.
 
         Raises ChainUnavailable where that takes longer than `RIOS_CHAIN_FINAL_TIMEOUT_S`.
         """
         head = self._chain.block_number()
         deadline = time.monotonic() + self._final_timeout_s
+        waited = {found.key for found in self.pump() if found.state is IntentState.MINED}
         while True:
-            final = final_block(self._chain, confirmations=self._confirmations, finalized_tag=self._embedded)
-            if final is not None and final.number >= head:
+            left = [found for found in self.pump() if found.key in waited and found.error is None]
+            final = self._final()
+            if not left and final is not None and final.number >= head:
                 return
             if time.monotonic() > deadline:
                 raise ChainUnavailable(
@@ -170,21 +218,24 @@ class NetworkChain(SettlementView):
         self._chain.advance(seconds)
         return True
 
-    def finish_wallet(self) -> None:
+    def finish_wallet(self) -> bool:
         """Go on with what the wallet had under way, also that of a process that died, until it is in final blocks.
 
-        What a node refuses is left as it is. Raises ChainUnavailable where it takes longer than
+        Whether there was any. What a node refuses is left as it is. Raises ChainUnavailable where it takes longer than
         `RIOS_CHAIN_FINAL_TIMEOUT_S`.
         """
         deadline = time.monotonic() + self._final_timeout_s
-        unfinished = first = self._wallet.pump()
-        while any(one.state is not IntentState.MINED and one.error is None for one in unfinished):
-            if time.monotonic() > deadline:
-                raise ChainUnavailable(f"{unfinished[0].key!r} is in no block after {self._final_timeout_s:g} s; wait")
-            time.sleep(_POLL_S)
-            unfinished = self._wallet.pump()
+        first = self.under_way()
         if first:
-            self.confirm()
+            log.warning("what the wallet has under way is finished first", extra={"keys": first})
+        while left := [found for found in self._wallet.pump() if found.error is None]:
+            if time.monotonic() > deadline:
+                raise ChainUnavailable(
+                    f"{left[0].key!r}, which the wallet was asked for before, is not final after "
+                    f"{self._final_timeout_s:g} s (RIOS_CHAIN_FINAL_TIMEOUT_S); it stays sent: ask again later"
+                )
+            time.sleep(_POLL_S)
+        return bool(first)
 
     def mine_one(self) -> bool:
         """Mine an empty block on an embedded chain; False where others mine."""
@@ -203,7 +254,7 @@ class NetworkChain(SettlementView):
                     self.addresses,
                     ledger.cursor(CURSOR),
                     confirmations=self._confirmations,
-                    finalized_tag=self._embedded,
+                    finalized_tag=self._finalized_tag,
                 )
                 if found is None:
                     return count
@@ -217,11 +268,27 @@ class NetworkChain(SettlementView):
                 if not found.more:
                     return count
 
+    @staticmethod
+    def followed(ledger: Ledger) -> ChainCursor | None:
+        """Up to which block its events are in the ledger; None before any is final."""
+        return ledger.cursor(CURSOR)
+
     # --- asking ----------------------------------------------------------------------------------------------
 
-    def read(self, contract: str, function: str, *arguments: Any) -> Any:
-        """What a function of a contract answers now."""
-        return read(self._chain, self.addresses, contract, function, *arguments)
+    def read(self, contract: str, function: str, *arguments: Any, block: int | None = None) -> Any:
+        """What a function of a contract answers now, or after `block`."""
+        return read(self._chain, self.addresses, contract, function, *arguments, block=block)
+
+    def after(self, block: int) -> PastChain | None:
+        """The contracts as they were after a block; None where they were not made yet.
+
+        Raises ChainUnavailable where the node has forgotten what was then.
+        """
+        try:
+            made = self.read("RiosEscrow", "settlement", block=block) != NOBODY
+        except ChainMismatch:  # nothing answers at the address yet
+            made = False
+        return PastChain(self._chain, self.addresses, block) if made else None
 
     def claimable_epoch(self) -> int:
         """The last epoch whose root can be challenged no more, as the next transaction finds it; 0 before any."""
@@ -231,10 +298,12 @@ class NetworkChain(SettlementView):
         """As `claimable_epoch`, after the latest block that stays."""
         if self._embedded:
             return self.claimable_epoch()
-        final = final_block(self._chain, confirmations=self._confirmations, finalized_tag=False)
-        if final is None:
-            return 0
-        return int(read(self._chain, self.addresses, "RiosSettlement", "current", block=final.number)[0])
+        final = self._final()
+        return 0 if final is None else int(self.read("RiosSettlement", "current", block=final.number)[0])
+
+    def standing_epoch(self, block: int) -> int:
+        """The last epoch whose root stood after a block; 0 before any."""
+        return int(self.read("RiosSettlement", "latestEpoch", block=block))
 
     def claims_in(self, receipt: Receipt) -> dict[Address, Wei]:
         """What a transaction paid to owners."""
@@ -249,6 +318,19 @@ class NetworkChain(SettlementView):
         """Wei of ROS of an address, or of the contract "escrow" or "settlement"."""
         address = getattr(self.addresses, who) if who in ("escrow", "settlement") else who
         return Wei(self.read("RosToken", "balanceOf", address))
+
+
+class PastChain(SettlementView):
+    """The contracts of a network as they were after one block (`rios.services.accounting.Vault`)."""
+
+    def __init__(self, chain: Chain, addresses: Addresses, block: int) -> None:
+        super().__init__(chain, addresses.settlement, from_block=addresses.block, block=block)
+        self._addresses = addresses
+
+    def tokens_of(self, who: str) -> Wei:
+        """Wei of ROS that the contract "escrow" or "settlement" had."""
+        holder = {"escrow": self._addresses.escrow, "settlement": self._addresses.settlement}[who]
+        return Wei(read(self._chain, self._addresses, "RosToken", "balanceOf", holder, block=self._block))
 
 
 def publish(ledger: Ledger, event: ChainEvent) -> None:

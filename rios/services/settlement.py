@@ -1,4 +1,4 @@
-"""Money on the chain: deposits and withdrawals, epochs and their roots, claims.
+"""Money on the chain: what happened there, epochs and their roots, claims.
 
 Whatever is sent is an intent with a key first, and whatever happened is read from events, so a crash at any point
 neither repeats nor forgets anything: the next call goes on.
@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rios.services.books import LOCAL_USER, Books
+from rios.services.books import Books
 from rios.services.moments import moment_of
 from rios.services.payouts import PaidOut, chunks_of, due_of, key_of
-from rios.words.errors import ChainUnavailable, InvalidRequest, NotProvable, TransactionFailed
+from rios.words.errors import (
+    ChainUnavailable,
+    LedgerUnavailable,
+    NotProvable,
+    TransactionFailed,
+)
 from rios.words.ids import Address, derived_id
 from rios.words.money import Wei, format_ros, parse_ros
 
 if TYPE_CHECKING:
-    from rios.billing.ledger.values import Balance, Epoch
+    from rios.billing.ledger.chain import ChainCursor
+    from rios.billing.ledger.values import Epoch
     from rios.billing.merkle import MerkleTree
+    from rios.services.accounting import Reconciliation
     from rios.services.network_chain import NetworkChain
 
 log = logging.getLogger(__name__)
 
 # Under EIP-7825's 16.78 M gas whatever the accounts' state (contracts/README.md).
 _CHARGES_PER_CALL = 500
+_RACES_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Settlement:
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
         """One thread at a time; who waits for another longer than that may take gets ChainUnavailable."""
         timeout_s = self._books.final_timeout_s
         if not self._lock.acquire(timeout=timeout_s):
@@ -85,82 +92,58 @@ class Settlement:
 
     def sync(self) -> int:
         """Take what happened on the chain into the ledger; how many events were new."""
-        with self._turn():
+        with self.turn():
             count = self.chain.follow(self._books.ledger)
             self._mature()
         return count
 
     def _mature(self) -> None:
-        """Mark the root that waited for the end of its challenge window as final, or as challenged."""
+        """Mark the root that waited for the end of its challenge window as final, or as one that stands no more."""
         from rios.billing.ledger.values import EpochState
 
         ledger, chain = self._books.ledger, self.chain
         waiting = [epoch.number for epoch in ledger.epochs() if epoch.state is EpochState.POSTED]
-        if not waiting:
+        followed = self.chain.followed(ledger)
+        if not waiting or followed is None:
             return
-        final, stands = chain.final_epoch(), chain.latest_epoch()
+        # Events and contract are looked at after the same block: a challenge that is not final yet is in neither.
+        final, stands = chain.final_epoch(), chain.standing_epoch(followed.block)
         for number in waiting:
             if number <= final:
                 ledger.mark_epoch(number, EpochState.FINAL)
-            elif number > stands:
+            elif number > stands and self._challenges(number):
                 log.error("the root of an epoch was challenged", extra={"epoch": number})
                 ledger.mark_epoch(number, EpochState.CHALLENGED)
+            elif number > stands:
+                log.warning("a reorganisation took the root of an epoch; it is posted again", extra={"epoch": number})
+                ledger.mark_epoch(number, EpochState.POSTING)
 
-    # --- the wallet ------------------------------------------------------------------------------------------
+    def _challenges(self, number: int) -> int:
+        """How often an epoch's root was challenged."""
+        events = self._books.ledger.chain_events(name="RootChallenged")
+        return sum(int(event.args["epoch"]) == number for event in events)
 
-    def deposit(self, amount: str | int, *, key: str | None = None) -> Balance:
-        """Move ROS of the wallet into the escrow and return the balance once they are credited.
+    def reconcile(self) -> Reconciliation:
+        """Compare the ledger with itself, and with the chain as it was after the block that the ledger knows."""
+        from rios.services.accounting import reconcile
 
-        key: with it, once for each; LedgerConflict where it came before with another amount.
-        """
-        wei = self._positive(amount, "the deposit")
-        chain = self.chain
-        key = f"deposit:{key or secrets.token_hex(8)}"
-        have = chain.tokens_of(self._books.address)
-        if wei > have and not chain.begun(key):
-            raise InvalidRequest(
-                f"the wallet {self._books.address} has {format_ros(have)} on the chain, and {format_ros(wei)} were to "
-                f"be deposited; deposit at most {format_ros(have)}, or send it ROS first"
-            )
-        with self._turn():
-            chain.as_wallet(f"{key}:approve", "RosToken", "approve", chain.addresses.escrow, wei)
-            chain.as_wallet(key, "RiosEscrow", "deposit", wei)
-            chain.confirm()
-            self.sync()
-        return self._books.ledger.balance(LOCAL_USER)
+        ledger, chain = self._books.ledger, self.chain
+        for _ in range(_RACES_MAX):
+            with self.turn():
+                self.sync()
+                before = self._books_at()
+                followed = before[0]
+                vault = None if followed is None else chain.after(followed.block)
+                found = reconcile(ledger, vault, keccak=chain.keccak)
+                if self._books_at() == before:
+                    return found
+        raise LedgerUnavailable("another process follows the chain or closes epochs all the time; try again")
 
-    def withdraw(self, amount: str | int, *, key: str | None = None) -> Balance:
-        """Take deposited ROS back to the wallet, after what was used has been settled and the delay has passed.
-
-        Where the escrow delays withdrawals, this only asks for it: call `finish_withdrawal` when it is due.
-        key: as of `deposit`.
-        """
-        wei = self._positive(amount, "the withdrawal")
-        key = f"withdraw:{key or secrets.token_hex(8)}"
-        with self._turn():
-            # A withdrawal whose process was killed goes first, and leaves less.
-            self.chain.finish_wallet()
-            self.settle()
-            balance = self._books.ledger.balance(LOCAL_USER)
-            if wei > balance.deposited_wei and not self.chain.begun(f"{key}:request"):
-                raise InvalidRequest(
-                    f"{format_ros(balance.deposited_wei)} can be withdrawn, not {format_ros(wei)}: what is held or was "
-                    "given as trial credit stays"
-                )
-            self.chain.as_wallet(f"{key}:request", "RiosEscrow", "requestWithdrawal", wei)
-            if self.chain.withdrawal_delay_s == 0:
-                self.chain.as_wallet(key, "RiosEscrow", "withdraw")
-            self.chain.confirm()
-            self.sync()
-        return self._books.ledger.balance(LOCAL_USER)
-
-    def finish_withdrawal(self, *, key: str | None = None) -> Balance:
-        """Take what was asked for earlier and is due now, or raise TransactionFailed. key: as of `deposit`."""
-        with self._turn():
-            self.chain.as_wallet(f"finish:{key or secrets.token_hex(8)}", "RiosEscrow", "withdraw")
-            self.chain.confirm()
-            self.sync()
-        return self._books.ledger.balance(LOCAL_USER)
+    def _books_at(self) -> tuple[ChainCursor | None, Epoch | None]:
+        """What another process that follows and settles changes."""
+        ledger = self._books.ledger
+        epochs = ledger.epochs()
+        return self.chain.followed(ledger), epochs[-1] if epochs else None
 
     # --- epochs ----------------------------------------------------------------------------------------------
 
@@ -174,7 +157,7 @@ class Settlement:
         from rios.billing.ledger.values import EpochState
 
         ledger = self._books.ledger
-        with self._turn():
+        with self.turn():
             self.sync()
             epochs = ledger.epochs()
             for epoch in epochs:
@@ -229,16 +212,14 @@ class Settlement:
             bytes.fromhex(epoch.root[2:]),
             epoch.total_wei,
             epoch.head_hash,
+            final=True,
         )
-        chain.confirm()
         ledger.mark_epoch(epoch.number, EpochState.POSTED, tx=receipt.tx_hash)
         self.sync()
 
     def _root_key(self, epoch: Epoch) -> str:
         """A root that was challenged needs a new transaction."""
-        dropped = sum(
-            int(event.args["epoch"]) == epoch.number for event in self._books.ledger.chain_events(name="RootChallenged")
-        )
+        dropped = self._challenges(epoch.number)
         return f"root:{epoch.number}:{epoch.root}" + (f":{dropped}" if dropped else "")
 
     def _charge(self, number: int, due: Sequence[tuple[Address, int]]) -> None:
@@ -293,7 +274,7 @@ class Settlement:
 
         Of any amount, and whoever asks: the money goes to the owner.
         """
-        with self._turn():
+        with self.turn():
             found = self.tree()
             if found is None or account not in found[1].amounts:
                 return Wei(0)
@@ -304,12 +285,12 @@ class Settlement:
                 return Wei(0)
             # The proof is that of the epoch, so its number is in the key.
             key = f"claim:{number}:{account}:{amount}"
+            proof = list(tree.proof(account))
             try:
-                self.chain.as_operator(key, "RiosSettlement", "claim", account, amount, list(tree.proof(account)))
+                self.chain.as_operator(key, "RiosSettlement", "claim", account, amount, proof, final=True)
             except TransactionFailed:
                 if self.chain.claimed(account) < amount:  # else somebody else's claim came first, and paid the owner
                     raise
-            self.chain.confirm()
             self.sync()
         return Wei(due)
 
@@ -325,29 +306,26 @@ class Settlement:
         ledger, chain = self._books.ledger, self.chain
         paid: dict[Address, Wei] = {}
         txs: list[str] = []
-        with self._turn():
+        with self.turn():
             self.sync()
             found = self.tree()
             if found is None:
                 return PaidOut(0)
             number, tree = found
             due = {who: wei for who, wei in due_of(ledger, tree, chain.platform).items() if wei >= least}
-            for part in chunks_of(tree, due):
-                arguments = (list(part.accounts), list(part.amounts_wei), list(part.proof), list(part.flags))
-                receipt = chain.as_operator(key_of(number, part), "RiosSettlement", "claimMany", *arguments)
+            calls = [
+                (key_of(number, part), list(part.accounts), list(part.amounts_wei), list(part.proof), list(part.flags))
+                for part in chunks_of(tree, due)
+            ]
+            for key, *arguments in calls:
+                chain.as_operator(key, "RiosSettlement", "claimMany", *arguments)
+            for key, *arguments in calls:  # all of them are in blocks: one wait is that of all
+                receipt = chain.as_operator(key, "RiosSettlement", "claimMany", *arguments, final=True)
                 paid |= chain.claims_in(receipt)
                 txs.append(receipt.tx_hash)
             if txs:
-                chain.confirm()
                 self.sync()
         return PaidOut(number, paid, tuple(txs))
-
-    @staticmethod
-    def _positive(amount: str | int, name: str) -> Wei:
-        wei = parse_ros(amount, name=name)
-        if wei == 0:
-            raise InvalidRequest(f"{name} is 0 ROS; it must be more")
-        return wei
 
 
 def _chunks(due: Sequence[tuple[Address, int]]) -> Iterator[tuple[list[Address], list[int]]]:

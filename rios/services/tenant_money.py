@@ -41,22 +41,29 @@ class TenantMoney:
         The network holds the key of its first admin's wallet alone: NotAllowed for others.
         """
         self._must_hold(who)
-        found = self._purse.settlement.deposit(amount, key=f"{who.user_id}:{key}")
+        found = self._purse.wallet.deposit(amount, key=f"{who.user_id}:{key}")
         self._log(who, "wallet.deposit", who.user_id, amount=amount, key=key)
         return found
 
     def withdraw(self, who: Principal, amount: str, *, key: str) -> Balance:
         """As `net.wallet.withdraw`, once for each `key`. Raises as `deposit`."""
         self._must_hold(who)
-        found = self._purse.settlement.withdraw(amount, key=f"{who.user_id}:{key}")
+        found = self._purse.wallet.withdraw(amount, key=f"{who.user_id}:{key}")
         self._log(who, "wallet.withdraw", who.user_id, amount=amount, key=key)
         return found
 
     def finish_withdrawal(self, who: Principal, *, key: str) -> Balance:
         """As `net.wallet.finish_withdrawal`, once for each `key`. Raises as `deposit`."""
         self._must_hold(who)
-        found = self._purse.settlement.finish_withdrawal(key=f"{who.user_id}:{key}")
+        found = self._purse.wallet.finish_withdrawal(key=f"{who.user_id}:{key}")
         self._log(who, "wallet.withdraw", who.user_id, key=key)
+        return found
+
+    def cancel_withdrawal(self, who: Principal, *, key: str) -> Balance:
+        """As `net.wallet.cancel_withdrawal`, once for each `key`. Raises as `deposit`."""
+        self._must_hold(who)
+        found = self._purse.wallet.cancel_withdrawal(key=f"{who.user_id}:{key}")
+        self._log(who, "wallet.cancel", who.user_id, key=key)
         return found
 
     def on_chain(self, who: Principal) -> Wei:

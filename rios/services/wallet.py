@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rios.services.books import LOCAL_USER, Books
 from rios.services.edges import edge
 from rios.services.settlement import Settlement
+from rios.services.teller import Teller
 from rios.services.views import html_table, text_table
 from rios.words.errors import NetworkClosed
 from rios.words.ids import Address
@@ -52,6 +53,7 @@ class Wallet(Holdings):
     def __init__(self, books: Books, settlement: Settlement) -> None:
         self._books = books
         self._settlement = settlement
+        self._teller = Teller(books, settlement)
         self.network: Callable[[], Any] = _no_network
         """The network whose wallet this is; None where it has gone."""
 
@@ -82,21 +84,31 @@ class Wallet(Holdings):
 
         key: the same deposit again, after an error or in another process, moves nothing twice.
 
+        Without a key, one of the same amount whose call had no answer is gone on with, and no other one is made.
+
         Raises InvalidAmount, InvalidRequest, TransactionFailed, ChainUnavailable, and LedgerConflict where the key came
         with another amount.
         """
-        return self._settlement.deposit(amount, key=key)
+        return self._teller.deposit(amount, key=key)
 
     def withdraw(self, amount: str | int, *, key: str | None = None) -> Balance:
         """Take deposited ROS back: settles what was used, then asks the escrow. Trial credit cannot be withdrawn.
 
-        Where the escrow delays withdrawals, `finish_withdrawal` takes them when they are due. key: as of `deposit`.
+        Where the escrow delays withdrawals, `finish_withdrawal` takes them when they are due, and `cancel_withdrawal`
+        leaves them where they are. There is one at a time. key: as of `deposit`.
         """
-        return self._settlement.withdraw(amount, key=key)
+        return self._teller.withdraw(amount, key=key)
 
     def finish_withdrawal(self, *, key: str | None = None) -> Balance:
         """Take what `withdraw` asked for and the escrow's delay has passed for. key: as of `deposit`."""
-        return self._settlement.finish_withdrawal(key=key)
+        return self._teller.finish_withdrawal(key=key)
+
+    def cancel_withdrawal(self, *, key: str | None = None) -> Balance:
+        """Leave what `withdraw` asked for in the escrow, to be spent. key: as of `deposit`.
+
+        Raises InvalidRequest where nothing was asked for.
+        """
+        return self._teller.cancel_withdrawal(key=key)
 
     def _rows(self) -> list[tuple[str, str]]:
         balance = self.balance
@@ -107,6 +119,7 @@ class Wallet(Holdings):
             ("trial credit", format_ros(balance.trial_wei)),
             ("available", format_ros(balance.available)),
             ("held", format_ros(balance.held)),
+            *([("being withdrawn", format_ros(balance.withdrawing_wei))] if balance.withdrawing_wei else []),
         ]
 
     def __repr__(self) -> str:

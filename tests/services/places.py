@@ -25,11 +25,13 @@ class Place:
     """A chain of one kind, and what is done to it from outside."""
 
     node: Anvil | None = None
+    confirmations: int | None = 0
+    """A block of the node is final at once, for nobody mines another on top; None: once the node says so."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings of a network there; a block of the node is final at once, for nobody mines another on top."""
-        return {} if self.node is None else {"chain": self.node.url, "chain_confirmations": 0}
+        """Settings of a network there."""
+        return {} if self.node is None else {"chain": self.node.url, "chain_confirmations": self.confirmations}
 
     def fund(self, purse: Purse, home: Path) -> None:
         """Give operator and wallet the node's own coin, which pays for gas."""
@@ -58,12 +60,12 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_of(kind: str, folder: Path) -> Iterator[Place]:
-    """A new chain of a kind in PLACES."""
+def place_of(kind: str, folder: Path, *, slots: int = 32) -> Iterator[Place]:
+    """A new chain of a kind in PLACES. slots: a node calls blocks final that have twice as many on top."""
     if kind == "embedded":
         yield Place()
         return
-    node = Anvil(folder / "anvil.json")
+    node = Anvil(folder / "anvil.json", slots=slots)
     try:
         yield Place(node)
     finally:

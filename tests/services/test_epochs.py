@@ -182,6 +182,33 @@ def test_closing_waits_no_longer_than_it_says(caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.needs("npm")
 @pytest.mark.needs("node")
+def test_a_root_that_a_reorganisation_took_is_posted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        place_of("anvil", tmp_path) as place,
+        place.purse(tmp_path / "home", challenge_window_s=WINDOW_S, payout_min="1 wei") as purse,
+    ):
+        assert place.node is not None
+        clock, schedule = Clock(purse, monkeypatch), hourly(purse)
+        before = purse.settlement.chain.block_number()
+        earn(purse, "first", {ANN: 100})
+        clock.now_us += HOUR_US
+        schedule.step()
+        assert epochs_of(purse) == [(1, EpochState.POSTED)]
+        place.node.ask("anvil_reorg", purse.settlement.chain.block_number() - before, [])
+        purse.settlement.sync()
+        assert epochs_of(purse) == [(1, EpochState.POSTING)]
+        assert not purse.settlement.challenged
+        clock.now_us += HOUR_US
+        schedule.step()
+        assert epochs_of(purse) == [(1, EpochState.POSTED)]
+        place.advance(purse, WINDOW_S)
+        schedule.step()
+        assert (epochs_of(purse), purse.settlement.chain.tokens_of(ANN)) == ([(1, EpochState.FINAL)], 100)
+        assert purse.billing.reconcile().sound
+
+
+@pytest.mark.needs("npm")
+@pytest.mark.needs("node")
 def test_a_node_that_is_away_is_waited_for(tmp_path: Path, heard: threading.Event) -> None:
     with (
         place_of("anvil", tmp_path) as place,

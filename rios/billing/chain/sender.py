@@ -71,9 +71,13 @@ class Sender:
         """Who sends."""
         return self._signer.address
 
-    def known(self, key: str) -> bool:
-        """Whether anything was wanted under `key`."""
-        return self._store.get(key) is not None
+    def wanted(self, key: str) -> Intent | None:
+        """What was wanted under `key`, or None."""
+        return self._store.get(key)
+
+    def unfinished(self) -> Sequence[Intent]:
+        """What has not ended, as it was when it was looked after last."""
+        return self._store.unfinished(self._chain.chain_id, self.address)
 
     def submit(
         self,
@@ -123,11 +127,22 @@ class Sender:
         What is in a block that is not final yet stays with `pump`, which sends it again after a reorganisation.
 
         Raises TransactionFailed where it reverts, where a node refuses it, and where it is in no block by the deadline
-        (then it stays with `pump`, and the same key waits on); ChainUnavailable where no node answers; ChainMismatch
-        where the intent was done on another chain; KeystoreError where the signer may not sign, and it has failed then.
+        (then it stays with `pump`, and the same key waits on); ChainUnavailable where no node answers, and where its
+        block is not final by the deadline; ChainMismatch where the intent was done on another chain; KeystoreError
+        where the signer may not sign, and it has failed then.
         """
-        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         found = self.submit(key, to, data, value_wei=value_wei, gas=gas, retry=retry)
+        return self._awaited(found, final=final, timeout_s=self._timeout_s if timeout_s is None else timeout_s)
+
+    def finish(self, key: str, *, timeout_s: float) -> Receipt:
+        """Wait until what was sent under `key` is in a block that stays, and send it again after a reorganisation.
+
+        Raises as `send`.
+        """
+        return self._awaited(self._get(key), final=True, timeout_s=timeout_s)
+
+    def _awaited(self, found: Intent, *, final: bool, timeout_s: float) -> Receipt:
+        deadline, key = time.monotonic() + timeout_s, found.key
         while True:
             away: ChainUnavailable | None = None
             try:
@@ -136,6 +151,8 @@ class Sender:
                     found = self._get(key)
                 if (receipt := self._result(found, final=final)) is not None:
                     return receipt
+                if found.state is IntentState.DONE:
+                    found = self._reopened(found)
             except ChainUnavailable as error:
                 found = self._get(key)
                 if found.state is IntentState.WAITING:
@@ -144,7 +161,7 @@ class Sender:
             if time.monotonic() >= deadline:
                 if away is not None:
                     raise away
-                raise TransactionFailed(self._late(found))
+                raise self._late(found, timeout_s)
             time.sleep(min(self._poll_s, max(deadline - time.monotonic(), 0)))
 
     def pump(self) -> Sequence[Intent]:
@@ -170,13 +187,13 @@ class Sender:
                 # Another process with the same store was faster; what it did is read in the next round.
                 continue
             return unfinished
-        return self._store.unfinished(self._chain.chain_id, self.address)
+        return self.unfinished()
 
     # What is signed.
 
     def _advance(self) -> list[Intent]:
         """Look after what is signed, in the order of nonces; what is unfinished, in the order of insertion."""
-        unfinished = list(self._store.unfinished(self._chain.chain_id, self.address))
+        unfinished = list(self.unfinished())
         signed = sorted((found for found in unfinished if found.attempts), key=lambda found: found.nonce or 0)
         if not signed:
             return unfinished
@@ -344,17 +361,30 @@ class Sender:
             raise TransactionFailed(f"{found.key!r} is not done yet: {found.error}")
         if found.state is IntentState.DONE or (found.state is IntentState.MINED and not final):
             assert found.tx_hash is not None
-            receipt = self._chain.receipt(found.tx_hash)
-            if receipt is None and found.state is IntentState.DONE:
-                raise ChainMismatch(
-                    f"{found.key!r} was done by {found.tx_hash}, which this chain does not have: it is another chain, "
-                    "or was begun anew"
-                )
-            return receipt
+            return self._chain.receipt(found.tx_hash)
         return None
 
-    def _late(self, found: Intent) -> str:
+    def _reopened(self, found: Intent) -> Intent:
+        """Something done whose block went though it was final. What is signed is handed in again where its nonce is
+        free, and the contract there: so it can have happened on no block of this chain. Else raises ChainMismatch."""
+        assert found.nonce is not None
+        there = found.to is not None and bool(self._chain.code(found.to))
+        if not there or self._chain.nonce(self.address) > found.nonce:
+            raise ChainMismatch(
+                f"{found.key!r} was done by {found.tx_hash}, which this chain does not have: it is another chain, "
+                "or was begun anew"
+            )
+        return self._saved(found, state=IntentState.SENT, tx_hash=None, block=None, block_hash=None)
+
+    def _late(self, found: Intent, timeout_s: float) -> TransactionFailed | ChainUnavailable:
+        if found.state is IntentState.MINED:
+            return ChainUnavailable(
+                f"{found.key!r} is in block {found.block} of chain {found.chain_id}, which is not final after "
+                f"{timeout_s:g} s; it stays sent: ask again later"
+            )
         last = found.attempts[-1] if found.attempts else None
         offered = f"; it offers {last.max_fee_wei} wei for each gas" if last else ""
         why = f" ({found.error})" if found.error else ""
-        return f"{found.key!r} is {found.state.value} after its deadline{why}{offered}; it stays under way"
+        return TransactionFailed(
+            f"{found.key!r} is {found.state.value} after its deadline{why}{offered}; it stays under way"
+        )

@@ -7,7 +7,7 @@ from typing import Any
 from rios.billing.chain.abi import decode, encode, topic_of
 from rios.billing.chain.protocol import Chain
 from rios.billing.verify import PostedRoot
-from rios.words.errors import ChainMismatch
+from rios.words.errors import ChainMismatch, ChainUnavailable
 from rios.words.ids import Address
 from rios.words.money import Wei
 
@@ -15,13 +15,17 @@ from rios.words.money import Wei
 class SettlementView:
     """Roots and claims of one settlement contract."""
 
-    def __init__(self, chain: Chain, settlement: Address, *, from_block: int = 0) -> None:
-        """from_block: no event of the contract is earlier. Raises ChainMismatch where there is no contract."""
+    def __init__(self, chain: Chain, settlement: Address, *, from_block: int = 0, block: int | None = None) -> None:
+        """from_block: no event of the contract is earlier. block: as it was after that one; as it is now without.
+
+        Raises ChainMismatch where there is no contract.
+        """
         if not chain.code(settlement):
             raise ChainMismatch(f"there is no contract at {settlement} on chain {chain.chain_id}: ask another node")
         self._chain = chain
         self._settlement = settlement
         self._from_block = from_block
+        self._block = block
 
     @property
     def chain_id(self) -> int:
@@ -56,7 +60,9 @@ class SettlementView:
         """
         from eth_abi.abi import decode as decoded
 
-        head = self._chain.head()
+        head = self._chain.head() if self._block is None else self._chain.block(self._block)
+        if head is None:
+            raise ChainUnavailable(f"chain {self.chain_id} has no block {self._block} any more; try again")
         which = f"0x{epoch:064x}"
         posted, challenged = (
             self._chain.logs(
@@ -76,5 +82,5 @@ class SettlementView:
         return PostedRoot(root, total, ledger_hash, active_at <= head.timestamp)
 
     def _read(self, function: str, *arguments: Any) -> Any:
-        answer = self._chain.call(self._settlement, encode("RiosSettlement", function, *arguments))
+        answer = self._chain.call(self._settlement, encode("RiosSettlement", function, *arguments), block=self._block)
         return decode("RiosSettlement", function, answer)
