@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection
 
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate
@@ -38,13 +39,20 @@ def mail_of(gate: Gate, settings: GatewaySettings) -> Mail | None:
     return Mail(gate.accounts, sender_of(url), sender=settings.mail_from) if url else None
 
 
+def forget_mail(request: HTTPConnection, address: str | None) -> None:
+    """Remove what lies here of mail to who was closed."""
+    mail: Mail | None = request.app.state.mail
+    if mail is not None and address is not None:
+        mail.forget(address)
+
+
 @contextmanager
 def signing_in(app: FastAPI) -> Iterator[None]:
     """Deliver mail and know the outside provider until the block ends."""
     gate, settings = app.state.gate, app.state.settings
     provider, mail = provider_of(settings), mail_of(gate, settings)
     openid = None if provider is None else OpenId(gate.accounts, provider)
-    app.state.openid = openid
+    app.state.openid, app.state.mail = openid, mail
     if mail is not None:
         mail.start()
     try:

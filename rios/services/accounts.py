@@ -211,22 +211,23 @@ class Accounts:
         self.tokens.forget()
         return self.user(who, user_id)
 
-    def close_user(self, who: Principal, user_id: str) -> None:
-        """Close a user: name and login are forgotten, all tokens end, the ledger keeps what was spent under the id.
+    def close_user(self, who: Principal, user_id: str) -> str | None:
+        """Close a user: name and login are forgotten, all tokens and schedules of reports end, the ledger keeps what
+        was spent under the id. The address that is forgotten, where there was one.
 
         Raises NotFound, and NotAllowed for the last admin.
         """
         who.require("users:write")
-        self._close(who, user_id)
+        return self._close(who, user_id)
 
-    def close_own(self, who: Principal) -> None:
+    def close_own(self, who: Principal) -> str | None:
         """The same of oneself, for which no right is needed."""
-        self._close(who, who.user_id)
+        return self._close(who, who.user_id)
 
-    def _close(self, who: Principal, user_id: str) -> None:
+    def _close(self, who: Principal, user_id: str) -> str | None:
         now = self._ledger.now()
 
-        def run(connection: Connection) -> None:
+        def run(connection: Connection) -> str | None:
             row = _of(connection, who, user_id)
             if row["role"] == ADMIN:
                 _not_the_last(connection, who.organisation_id)
@@ -234,7 +235,7 @@ class Accounts:
                 connection, PersonRow, user_id, login=f"closed:{user_id}", name="", password=None, closed_at=now,
                 email=None, email_confirmed_at=None, profile=None,
             )  # fmt: skip
-            forget_person(connection, user_id)
+            forget_person(connection, user_id, now)
             forgive(connection, row["login"])
             connection.execute(update(ApiKeyRow).where(ApiKeyRow.user_id == user_id).values(name=""))
             for table in (ApiKeyRow, SessionRow):
@@ -242,9 +243,12 @@ class Accounts:
                 connection.execute(living.values(revoked_at=now))
             connection.execute(update(SessionRow).where(SessionRow.user_id == user_id).values(client=""))
             _log(connection, who, now, "user.close", user_id)
+            email: str | None = row["email"]
+            return email
 
-        self.store.transact(run)
+        address = self.store.transact(run)
         self.tokens.forget()
+        return address
 
     def give_credit(self, who: Principal, user_id: str, amount_wei: int, *, key: str) -> None:
         """Give any user trial credit, once for each `key`. Raises NotFound, LedgerConflict."""

@@ -14,7 +14,9 @@ import secrets
 import smtplib
 import ssl
 from collections.abc import Callable
+from email import policy
 from email.message import EmailMessage
+from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlencode, urlsplit
@@ -50,7 +52,7 @@ def sender_of(url: str) -> Send:
     """What sends mail by `url`: file:///DIRECTORY, smtp://[USER:PASSWORD@]HOST[:PORT], or smtps://. InvalidRequest."""
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.path:
-        return _files(Path(unquote(parts.path)))
+        return Files(Path(unquote(parts.path)))
     if parts.scheme in ("smtp", "smtps") and parts.hostname:
         return _smtp(
             parts.hostname,
@@ -62,15 +64,30 @@ def sender_of(url: str) -> Send:
     raise InvalidRequest("RIOS_GATEWAY_MAIL must be file:///DIRECTORY, smtp://HOST:PORT or smtps://HOST:PORT")
 
 
-def _files(directory: Path) -> Send:
-    def send(message: EmailMessage) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = directory / f".{secrets.token_hex(8)}.new"
+class Files:
+    """Mail as files of a directory, where there is no server."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __call__(self, message: EmailMessage) -> None:
+        """Write one mail, whole or not at all."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = self._directory / f".{secrets.token_hex(8)}.new"
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(bytes(message))
-        new.replace(directory / f"{message['Message-ID'].strip('<>').partition('@')[0]}.eml")
+        new.replace(self._directory / f"{message['Message-ID'].strip('<>').partition('@')[0]}.eml")
 
-    return send
+    def forget(self, address: str) -> None:
+        """Remove what was written to an address."""
+        for file in self._directory.glob("*.eml"):
+            try:
+                with file.open("rb") as opened:
+                    to = BytesHeaderParser(policy=policy.default).parse(opened)["To"]
+            except OSError:
+                continue  # it was taken away meanwhile, or is not ours to read
+            if to == address:
+                file.unlink(missing_ok=True)
 
 
 def _smtp(host: str, port: int, *, tls: bool, user: str, password: str) -> Send:
@@ -115,6 +132,11 @@ class Mail:
     def close(self) -> None:
         """End the thread after the mail that is under way."""
         self._dispatcher.close()
+
+    def forget(self, address: str) -> None:
+        """Remove what lies here of mail to an address; what a server took is gone."""
+        if isinstance(self._send, Files):
+            self._send.forget(address)
 
     def deliver(self) -> int:
         """Deliver what is due now; how many messages that were."""

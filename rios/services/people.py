@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from rios.accounts.passwords import hash_password
 from rios.accounts.store import change, first, must, record
@@ -15,8 +15,9 @@ from rios.accounts.tokens import fingerprint
 from rios.services.guesses import forgive
 from rios.services.mail import check_email, send
 from rios.services.tickets import CONFIRM, RESET, drop_tickets, use_ticket
-from rios.storage.models import PersonRow, SessionRow
-from rios.storage.sign_in_models import CookieRow, IdentityRow
+from rios.storage.models import OutboxRow, PersonRow, SessionRow
+from rios.storage.report_models import ReportScheduleRow
+from rios.storage.sign_in_models import ClientRow, CookieRow, IdentityRow
 from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -133,10 +134,15 @@ class People:
     # --- export and closing ----------------------------------------------------------------------------------
 
     def export(self, who: Principal) -> dict[str, Any]:
-        """All that is kept of the user: account, profile, keys, sessions, identities, acts, and what was spent."""
+        """All that is kept of the user: account, profile, keys, sessions, identities, programs, schedules of reports,
+        acts, and what was spent."""
         user, ledger = self._accounts.user(who, who.user_id), self._accounts.ledger
         sessions = self._store.rows(SessionRow, SessionRow.user_id == user.id, order=SessionRow.created_at)
         identities = self._store.rows(IdentityRow, IdentityRow.user_id == user.id, order=IdentityRow.created_at)
+        clients = self._store.rows(ClientRow, ClientRow.user_id == user.id, order=ClientRow.created_at)
+        schedules = self._store.rows(
+            ReportScheduleRow, ReportScheduleRow.owner == user.id, order=ReportScheduleRow.created_at
+        )
         acts = [one for one in self._store.audit(who.organisation_id) if user.id in (one.actor, one.object)]
         return {
             "user": asdict(user),
@@ -144,6 +150,11 @@ class People:
             "tokens": [{**asdict(key), "scopes": sorted(key.scopes)} for key in self._store.keys(user.id)],
             "sessions": [{**row, "scopes": json.loads(row["scopes"])} for row in sessions],
             "identities": [{"issuer": row["issuer"], "subject": row["subject"]} for row in identities],
+            "programs": [_program(row) for row in clients],
+            "schedules": [
+                {**row, **{name: json.loads(row[name]) for name in ("parameters", "emails", "webhooks")}}
+                for row in schedules
+            ],
             "acts": [{"at": one.at, "action": one.action, "object": one.object} for one in acts],
             "usage": [
                 {"at": one.at, "request_id": one.request_id, "model": one.model, "amount_wei": str(one.amount_wei)}
@@ -162,12 +173,32 @@ class People:
         return found
 
 
-def forget_person(connection: Connection, user_id: str) -> None:
-    """What is known of a user besides the row in `people`: gone."""
+def _program(row: Any) -> dict[str, Any]:
+    lists = {name: json.loads(row[name]) for name in ("redirect_uris", "scopes", "grants")}
+    return {**{name: row[name] for name in ("id", "name", "created_at", "closed_at")}, **lists}
+
+
+def forget_person(connection: Connection, user_id: str, now: int) -> None:
+    """What is known of a user besides the row in `people`: gone, and nothing more is made for its addresses."""
     drop_tickets(connection, user_id)
+    _end_schedules(connection, user_id, now)
     connection.execute(delete(IdentityRow).where(IdentityRow.user_id == user_id))
     its = select(SessionRow.id).where(SessionRow.user_id == user_id)
     connection.execute(delete(CookieRow).where(CookieRow.session_id.in_(its)))
+
+
+def _end_schedules(connection: Connection, user_id: str, now: int) -> None:
+    from rios.services.reports.deliver import HOOK, MAIL  # which imports all that reports are made with
+
+    row = ReportScheduleRow
+    ids = connection.execute(select(row.id).where(row.owner == user_id)).scalars().all()
+    for one in ids:
+        # What waits to be told names the addressee: it is emptied, and goes to nobody.
+        its = OutboxRow.key.startswith(f"{one}:", autoescape=True)
+        told = update(OutboxRow).where(OutboxRow.topic.in_((MAIL, HOOK)), its)
+        connection.execute(told.values(payload="{}", delivered_at=func.coalesce(OutboxRow.delivered_at, now)))
+    ended = update(row).where(row.owner == user_id)
+    connection.execute(ended.values(emails="[]", webhooks="[]", closed_at=func.coalesce(row.closed_at, now)))
 
 
 def _record(connection: Connection, organisation_id: str, actor: str, at: int, action: str, what: str) -> None:

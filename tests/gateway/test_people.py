@@ -21,6 +21,7 @@ from rios.services.accounts import Accounts
 from rios.services.mail import TOPIC, sender_of
 from rios.services.openid import Provider
 from rios.storage.models import AccountRow, OutboxRow, PersonRow
+from rios.storage.report_models import ReportScheduleRow
 from rios.words.errors import InvalidRequest
 from tests.gateway.browsing import PASSWORD, Person, code_for, person, program, unique
 from tests.gateway.servers import UNLIMITED, Door, lean, problem
@@ -237,6 +238,9 @@ def test_mail_can_be_files(tmp_path: Path) -> None:
         assert found[0].stat().st_mode & 0o077 == 0
         message = email.message_from_bytes(found[0].read_bytes(), policy=email.policy.default)
         assert link(message, door).startswith("/account/confirm?ticket=")
+        with door.client() as http:
+            assert http.delete(f"/v1/users/{ann.id}").status_code == 204
+        assert not list((tmp_path / "home" / "mail").glob("*.eml")), "an address is not kept beside the database either"
 
 
 @pytest.mark.parametrize("url", ["http://host/", "smtp://", "file:", "host:25"])
@@ -277,7 +281,12 @@ def test_a_closed_account_is_exported_and_forgotten(door: Door, post: Post) -> N
     ann.sign_in()
     app = program(door, "usage:read")
     tokens = app.redeem(code_for(ann, app)).json()
+    own = program(door, "usage:read", token=ann.token)
     with door.client(ann.token) as http:
+        schedule = http.post("/v1/reports/schedules", json={"name": "cost", "cron": "0 6 * * *", "emails": [address]})
+        assert schedule.status_code == 201, schedule.text
+        made, later = schedule.json()["id"], accounts.now() + 86_400_000_000
+        accounts.ledger.transact(lambda batch: batch.send("report.mail", f"{made}:1:x", {"to": address}, at=later))
         problem(http.post("/v1/users/me/close", json={"login": "other", "password": PASSWORD}), 400)
         problem(http.post("/v1/users/me/close", json={"login": ann.login, "password": "wrong"}), 401)
         said = http.post("/v1/users/me/close", json={"login": ann.login, "password": PASSWORD}).json()
@@ -285,6 +294,8 @@ def test_a_closed_account_is_exported_and_forgotten(door: Door, post: Post) -> N
     assert (said["user"]["email"], said["profile"]["affiliation"]) == (address, "The lab")
     assert said["available_wei"] == str(10**18)
     assert len(said["sessions"]) == 2
+    assert [one["id"] for one in said["programs"]] == [own.id]
+    assert [(one["id"], one["emails"]) for one in said["schedules"]] == [(made, [address])]
     for secret in (ann.token, tokens["refresh_token"], *ann.http.cookies.values()):
         assert secret not in json.dumps(said)
     with door.client(tokens["access_token"]) as http:
@@ -294,8 +305,10 @@ def test_a_closed_account_is_exported_and_forgotten(door: Door, post: Post) -> N
     assert kept is not None
     assert (kept["login"], kept["name"], kept["email"], kept["profile"]) == (f"closed:{ann.id}", "", None, None)
     everything = _everything(accounts)
-    for personal in (address, ann.login, "The lab", "python-httpx"):
+    assert address not in "\n".join(everything)
+    for personal in (ann.login, "The lab", "python-httpx"):
         assert personal not in "\n".join(row for row in everything if ann.id in row), personal
+    assert not accounts.store.row(ReportScheduleRow, ReportScheduleRow.closed_at.is_(None))
     assert _accounts(accounts) == books, "the ledger is as it was"
     assert accounts.verify_audit() is None
 

@@ -12,6 +12,7 @@ from rios.gateway import schemas as s
 from rios.gateway.auth import SIGNED_IN, check_recent, gate_of, needs
 from rios.gateway.forms import base_url
 from rios.gateway.paging import After, Limit, moment_cursor, page_of, read_moment_cursor
+from rios.gateway.signing_in import forget_mail
 from rios.words.money import parse_ros
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
@@ -137,8 +138,8 @@ def patch_user(request: Request, who: UsersWriter, user_id: str, body: s.UserCha
 
 @router.delete("/users/{user_id}", status_code=204, summary="Close a user")
 def delete_user(request: Request, who: UsersWriter, user_id: str) -> Response:
-    """Login and name are forgotten, all tokens end; the ledger stays whole."""
-    gate_of(request).accounts.close_user(who, user_id)
+    """Login, name and address are forgotten, all tokens and schedules of reports end; the ledger stays whole."""
+    forget_mail(request, gate_of(request).accounts.close_user(who, user_id))
     return Response(status_code=204)
 
 

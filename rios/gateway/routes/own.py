@@ -11,6 +11,7 @@ from rios.accounts.values import Organisation, Principal
 from rios.gateway import schemas as s
 from rios.gateway.auth import SIGNED_IN, gate_of, needs
 from rios.gateway.forms import base_url
+from rios.gateway.signing_in import forget_mail
 from rios.services.people import People
 from rios.words.errors import InvalidRequest
 
@@ -52,7 +53,9 @@ def post_close(request: Request, who: Own, body: s.Closing) -> dict[str, Any]:
     if body.login.strip().lower() != user.login:
         raise InvalidRequest(f"the login is not {body.login!r}; nothing was closed")
     accounts.tokens.prove(who, body.password)
-    return _people(request).close(who)
+    found = _people(request).close(who)
+    forget_mail(request, user.email)
+    return found
 
 
 @router.get("/organisation", summary="The own organisation")
