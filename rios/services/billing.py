@@ -16,6 +16,7 @@ from rios.services.accounting import Proof, Reconciliation, prove
 from rios.services.alerts import Alert, Alerts
 from rios.services.books import Books
 from rios.services.charging import Charging
+from rios.services.frames import exact_frame
 from rios.services.moments import moment_of, month, parse_moment
 from rios.services.payouts import PaidOut
 from rios.services.settlement import Settled, Settlement
@@ -39,14 +40,7 @@ USAGE_COLUMNS = (
 
 def usage_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """Usage records as a frame with `USAGE_COLUMNS`; what is a whole number stays a Python int."""
-    import pandas as pd
-
-    from rios.services.plots import register
-
-    register()
-
-    frame = pd.DataFrame(rows, columns=list(USAGE_COLUMNS))
-    return frame.astype({"quantity": object, "amount_wei": object, "epoch": object})
+    return exact_frame(rows, USAGE_COLUMNS, whole=("quantity", "amount_wei", "epoch"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +72,8 @@ class Costs:
 
     def to_frame(self) -> pd.DataFrame:
         """Columns: what it is by, `wei` (Python ints) and `ros` (text); `.rios.plot()` draws it."""
-        import pandas as pd
-
-        from rios.services.plots import register
-
-        register()
         rows = [(key, amount, format_ros(amount, unit=False)) for key, amount in self.wei.items()]
-        frame = pd.DataFrame(rows, columns=[self.by, "wei", "ros"])
-        return frame.astype({"wei": object})
+        return exact_frame(rows, (self.by, "wei", "ros"), whole=("wei",))
 
 
 class Billing:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.services.books import LOCAL_USER, Books
 from rios.services.edges import edge
+from rios.services.frames import exact_frame
 from rios.services.settlement import Settlement
 from rios.services.teller import Teller
 from rios.services.views import html_table, text_table
@@ -142,10 +143,8 @@ def _no_network() -> None:
 
 def earnings_frame(lines: Mapping[tuple[str, str, str], int]) -> pd.DataFrame:
     """Wei by worker, model and resource as a frame."""
-    import pandas as pd
-
     rows = [(*key, wei, format_ros(wei, unit=False)) for key, wei in lines.items()]
-    return pd.DataFrame(rows, columns=["worker", "model", "resource", "wei", "ros"]).astype({"wei": object})
+    return exact_frame(rows, ("worker", "model", "resource", "wei", "ros"), whole=("wei",))
 
 
 @dataclass(frozen=True, slots=True)
