@@ -99,24 +99,31 @@ class Http:
         return {name: response.headers.get(f"x-ratelimit-{name}", "") for name in names}
 
     @contextmanager
-    def events(self, path: str, *, last: int) -> Iterator[Iterator[tuple[str, str, Any]]]:
-        """Server-sent events after the one of id `last`: name, id, data. The iterator raises GatewayLost where the
-        connection breaks."""
+    def events(
+        self, path: str, *, last: int, silent_s: float = _ANSWER_S
+    ) -> Iterator[Iterator[tuple[str, str, Any] | None]]:
+        """Server-sent events after the one of id `last`: name, id, data; None for a sign of life between them.
+
+        The iterator raises GatewayLost where the connection breaks, and where nothing comes for `silent_s`.
+        """
         headers = {"Last-Event-ID": str(last), "Accept": "text/event-stream"}
-        with self._translated(), self._client.stream("GET", path, headers=headers) as response:
+        timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, read=silent_s)
+        with self._translated(), self._client.stream("GET", path, headers=headers, timeout=timeout) as response:
             if not response.is_success:
                 response.read()
                 _json(response)
             yield self._read(response)
 
-    def _read(self, response: httpx2.Response) -> Iterator[tuple[str, str, Any]]:
+    def _read(self, response: httpx2.Response) -> Iterator[tuple[str, str, Any] | None]:
         fields: dict[str, str] = {}
         with self._translated():
             for line in response.iter_lines():
-                name, _, value = line.partition(": ")
-                if line:
+                if line.startswith(":"):
+                    yield None
+                elif line:
+                    name, _, value = line.partition(": ")
                     fields[name] = value
-                else:
+                elif fields:
                     yield fields.get("event", "message"), fields.get("id", ""), json.loads(fields["data"])
                     fields = {}
 

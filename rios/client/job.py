@@ -14,6 +14,9 @@ from rios.words.errors import DeadlineExceeded, GatewayLost, RiosError
 
 _WAIT_S = 30.0
 _PAUSE_S = 0.1
+SILENT_S = 60.0
+"""A gateway that says nothing for so long is lost: every quarter of that it gives a sign of life."""
+_LEAST_S = 0.001
 
 
 class RemoteJob:
@@ -57,17 +60,25 @@ class RemoteJob:
         return self._completion
 
     def stream(self, timeout: float | None = None) -> Iterator[Piece]:
-        """Pieces as they come; leaving the loop early cancels. `timeout` bounds the wait for all of them."""
+        """Pieces as they come; leaving the loop early cancels. `timeout` bounds the wait for each piece."""
         timeout = check_timeout(timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        path = f"/v1/jobs/{self.request_id}/events"
         last, lost_at = 0, None
         done = False
+        deadline = _deadline(timeout)
         try:
             while not done:
+                silent_s = SILENT_S if deadline is None else min(SILENT_S, max(_LEAST_S, deadline - time.monotonic()))
                 try:
-                    with self._http.events(f"/v1/jobs/{self.request_id}/events", last=last) as events:
-                        for name, number, data in events:
+                    with self._http.events(path, last=last, silent_s=silent_s) as events:
+                        for found in events:
                             lost_at = None
+                            if found is None:
+                                if deadline is None:
+                                    continue
+                                self._check(deadline, timeout)
+                                break  # asked again, so as to wait for what is left of the time and no longer
+                            name, number, data = found
                             if name == "error":
                                 done = True
                                 raise error_of(data)
@@ -77,13 +88,13 @@ class RemoteJob:
                                 break
                             last = int(number)
                             yield _piece(data)
-                            if deadline is not None and time.monotonic() > deadline:
-                                raise DeadlineExceeded(f"request {self.request_id} goes on after {timeout:g} s")
+                            deadline = _deadline(timeout)
                         else:
                             raise GatewayLost(f"the stream of request {self.request_id} broke off")
                 except GatewayLost:
                     if done:  # that is what became of the job
                         raise
+                    self._check(deadline, timeout)
                     lost_at = lost_at or time.monotonic()
                     if time.monotonic() - lost_at > RETRY_S:
                         raise
@@ -92,12 +103,20 @@ class RemoteJob:
             if not done:
                 self.cancel()
 
+    def _check(self, deadline: float | None, timeout: float | None) -> None:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceeded(f"request {self.request_id}: no token for {timeout:g} s")
+
     def cancel(self) -> None:
         """End it; what was received so far is paid. No error if it has ended already, or the gateway has gone."""
         try:
             self._http.ask("DELETE", f"/v1/jobs/{self.request_id}")
         except RiosError:
             return
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def _piece(data: dict[str, Any]) -> Piece:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -101,7 +102,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.gate = gate
     app.state.settings = settings
     app.state.limits = limits
-    app.state.streams = {}
+    app.state.streams = Counter()
     app.state.parts = [*limits.parts(), *gate.network.parts()]
     share(app)
     app.state.oauth = OAuth(gate.accounts)

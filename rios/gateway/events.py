@@ -24,11 +24,20 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        headers: Mapping[str, str] | None = None,
+        *,
+        alive_s: float | None = None,
+    ) -> None:
+        """alive_s: after so many seconds without an event the reader is told that there will be more."""
         # Proxies that collect an answer before they pass it on are asked not to.
         super().__init__(headers={"X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._events = events
+        self._alive_s = alive_s
+        self._said = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer."""
@@ -40,9 +49,23 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         async with aclosing(self._events) as events:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for one in events:
-                await send({"type": "http.response.body", "body": one, "more_body": True})
+            # Beside the events, not around each: that would cost every piece of every answer.
+            alive = asyncio.ensure_future(self._stay(send))
+            try:
+                async for one in events:
+                    self._said = True
+                    await send({"type": "http.response.body", "body": one, "more_body": True})
+            finally:
+                alive.cancel()
+                await asyncio.gather(alive, return_exceptions=True)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _stay(self, send: Send) -> None:
+        while self._alive_s is not None:
+            self._said = False
+            await asyncio.sleep(self._alive_s)
+            if not self._said:
+                await send({"type": "http.response.body", "body": b": alive\n\n", "more_body": True})
 
 
 def event(data: Any, *, id: str | None = None, name: str | None = None) -> bytes:  # noqa: A002

@@ -15,6 +15,7 @@ import uvicorn
 
 from rios.gateway.app import create_app
 from rios.gateway.certs import Certificates
+from rios.gateway.connections import bounded, look
 from rios.gateway.redirect import Redirect
 from rios.gateway.reports import reporting
 from rios.gateway.settings import GatewaySettings
@@ -27,6 +28,7 @@ from rios.words.errors import InvalidRequest
 log = logging.getLogger(__name__)
 
 _LOOK_TICKS = 20  # of a tenth of a second each
+_CONNECTION_TICKS = 5
 _RENEW_TICKS = 36_000
 
 
@@ -47,7 +49,9 @@ class _Server(uvicorn.Server):
         self._stamp = () if certificates is None else certificates.stamp()
 
     async def on_tick(self, counter: int) -> bool:
-        """Looks at the files of the certificates every few seconds."""
+        """Looks at connections that say nothing, and at the files of the certificates every few seconds."""
+        if counter % _CONNECTION_TICKS == 0:
+            look(self.server_state.connections, _CONNECTION_TICKS / 10)
         if self._certificates is not None and counter % _LOOK_TICKS == 0:
             if counter % _RENEW_TICKS == 0:
                 self._renew(self._certificates)
@@ -85,7 +89,8 @@ def config_of(gate: Gate, settings: GatewaySettings, certificates: Certificates 
     """How uvicorn serves `gate`; by TLS 1.3 alone with certificates."""
     config = uvicorn.Config(
         create_app(gate, settings),
-        http="h11",
+        http=bounded(settings),
+        loop="rios.gateway.connections:Loop",
         lifespan="on",
         log_config=None,
         access_log=False,

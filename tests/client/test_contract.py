@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from rios.dmoe.completion import Completion
+from rios.dmoe.job import Job
 from rios.words.errors import Cancelled, DeadlineExceeded, InvalidRequest, RiosError
 from tests.client.conftest import Both
 
@@ -109,6 +111,21 @@ def test_a_stream_is_the_whole_answer(model: Any) -> None:
     assert tuple(token for piece in pieces for token in piece.token_ids) == whole.token_ids
     assert [one.token_id for piece in pieces for one in piece.logprobs] == list(whole.token_ids)
     assert len(pieces) > 3
+
+
+def test_a_stream_waits_so_long_for_a_piece(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    may, take = threading.Event(), Job.take
+
+    def late(job: Job, *given: Any, **more: Any) -> bool:
+        assert may.wait(60)
+        return take(job, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "take", late)
+        with pytest.raises(DeadlineExceeded, match=r"no token for 0\.2 s"):
+            next(model.stream(PROMPT, max_new_tokens=450, timeout=0.2))
+        may.set()
+    assert list(model.stream(PROMPT, max_new_tokens=3, timeout=60))
 
 
 def test_leaving_a_stream_cancels(model: Any, both: Both) -> None:

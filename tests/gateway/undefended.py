@@ -27,7 +27,7 @@ from rios.accounts.store import AccountStore, first
 from rios.accounts.tokens import Claims, fingerprint
 from rios.accounts.values import Principal
 from rios.dmoe import authority
-from rios.gateway import certs, pages, protect, schemas, serve
+from rios.gateway import certs, connections, pages, protect, schemas, serve
 from rios.gateway.certs import Certificates
 from rios.gateway.limits import Limits, Room
 from rios.gateway.once import Idempotent
@@ -39,6 +39,7 @@ from rios.services.accounts import scopes_of
 from rios.storage.models import RefreshTokenRow
 from tests.gateway import (
     test_accounts,
+    test_connections,
     test_oauth_attacks,
     test_once,
     test_people,
@@ -292,6 +293,10 @@ CASES = (
          _at_own(test_protection.test_a_slow_body_is_refused)),
     Case("the longest headers", lambda _: None, _at_door(test_protection.test_giant_headers_are_refused),
          {"header_bytes_max": 1 << 30}),
+    Case("the time of headers", lambda _: None, _at_door(test_connections.test_who_does_not_ask_is_ended, b"GET /"),
+         {"header_timeout_s": 1e9}),
+    Case("connections of an address", _to("_of", connections, lambda *_: 0),
+         _at_own(test_connections.test_an_address_has_so_many)),
     Case("buckets", _to("take", Limits, lambda *_: Room(5, 4, 0.0)),
          _at_own(test_protection.test_limits_are_exact_and_say_so)),
     Case("forwarded addresses are not believed", _believing,

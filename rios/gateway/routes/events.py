@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -15,9 +14,10 @@ from rios.accounts.values import Principal
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.events import EventStream, event
 from rios.gateway.schemas import Strict
+from rios.gateway.streams import counted
 from rios.services.events import event_of
 from rios.services.webhooks import Webhook, Webhooks
-from rios.words.errors import InvalidRequest, LedgerUnavailable, TooManyRequests
+from rios.words.errors import InvalidRequest, LedgerUnavailable
 
 router = APIRouter(prefix="/v1", tags=["events"])
 Auditor = Annotated[Principal, Depends(needs("audit:read"))]
@@ -45,49 +45,33 @@ async def get_events(
         raise InvalidRequest(f"Last-Event-ID is {last!r}; it must be the id of an event of this stream")
     store = gate_of(request).accounts.store
     start = int(last) if last is not None else await run_in_threadpool(store.audit_head)
-    if request.app.state.streams.get(who.user_id, 0) >= STREAMS_PER_USER:
-        raise TooManyRequests(f"a user has at most {STREAMS_PER_USER} streams of events; close one", retry_after_s=1)
-    return EventStream(_follow(request, who, start))
+    return EventStream(counted(request, who.user_id, "events", STREAMS_PER_USER, _follow(request, who, start)))
 
 
 async def _follow(request: Request, who: Principal, start: int) -> AsyncGenerator[bytes]:
     store, tokens = gate_of(request).accounts.store, gate_of(request).accounts.tokens
     loop = asyncio.get_running_loop()
     said_at, seq, token = loop.time(), start, request.headers["authorization"].partition(" ")[2].strip()
-    with _counted(request, who.user_id):
-        yield b": rios\n\n"
-        while True:
-            # Whose right was taken away hears no more.
-            if tokens.known(token) is None:
-                who = await run_in_threadpool(tokens.authenticate, token)
-                who.require("audit:read")
-            try:
-                found = await run_in_threadpool(store.audit, who.organisation_id, after=seq, limit=_PAGE)
-            except LedgerUnavailable:
-                found = []  # it comes back, and nothing is missed until then
-            for one in found:
-                seq = one.seq
-                yield event(event_of(one), id=str(seq), name=one.action)
-            if found:
-                said_at = loop.time()
-            elif loop.time() - said_at > _ALIVE_S:
-                said_at = loop.time()
-                yield b": alive\n\n"
-            if len(found) < _PAGE:
-                await asyncio.sleep(_LOOK_S)
-
-
-@contextmanager
-def _counted(request: Request, user_id: str) -> Iterator[None]:
-    """One stream more of a user, while it runs."""
-    streams: dict[str, int] = request.app.state.streams
-    streams[user_id] = streams.get(user_id, 0) + 1
-    try:
-        yield
-    finally:
-        streams[user_id] -= 1
-        if not streams[user_id]:
-            del streams[user_id]
+    yield b": rios\n\n"
+    while True:
+        # Whose right was taken away hears no more.
+        if tokens.known(token) is None:
+            who = await run_in_threadpool(tokens.authenticate, token)
+            who.require("audit:read")
+        try:
+            found = await run_in_threadpool(store.audit, who.organisation_id, after=seq, limit=_PAGE)
+        except LedgerUnavailable:
+            found = []  # it comes back, and nothing is missed until then
+        for one in found:
+            seq = one.seq
+            yield event(event_of(one), id=str(seq), name=one.action)
+        if found:
+            said_at = loop.time()
+        elif loop.time() - said_at > _ALIVE_S:
+            said_at = loop.time()
+            yield b": alive\n\n"
+        if len(found) < _PAGE:
+            await asyncio.sleep(_LOOK_S)
 
 
 def _webhooks(request: Request) -> Webhooks:

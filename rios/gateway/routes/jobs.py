@@ -20,6 +20,7 @@ from rios.gateway.once import goes_on, request_id
 from rios.gateway.openai_schemas import Message
 from rios.gateway.runs import Run
 from rios.gateway.schemas import Strict
+from rios.gateway.streams import counted
 from rios.services.generation import Model
 from rios.services.job_records import SECOND, JobRecord, JobRecords
 from rios.services.tenancy import chat_ids
@@ -31,6 +32,9 @@ User = Annotated[Principal, Depends(needs("generate"))]
 _WAIT_MAX_S = 60.0
 # How long a job waits for its user's turn. Clients wait 75 s for an answer, and are to hear why there is none.
 _PLACE_S = 60.0
+STREAMS_PER_USER = 256
+# A reader hears this often that a job which waits, for its turn or for money, is there still.
+_ALIVE_S = 15.0
 # How often a job of another gateway is looked at in its record.
 _LOOK_S = 0.25
 
@@ -173,9 +177,8 @@ async def get_events(
     if last is not None and not (last.isascii() and last.isdecimal()):
         raise InvalidRequest(f"Last-Event-ID is {last!r}; it must be the id of an event of this stream")
     start = int(last or 0)
-    if isinstance(job, Kept):
-        return EventStream(_events(job, start))
-    return EventStream(_events_elsewhere(_records(request), job, start))
+    events = _events(job, start) if isinstance(job, Kept) else _events_elsewhere(_records(request), job, start)
+    return EventStream(counted(request, who.user_id, "jobs", STREAMS_PER_USER, events), alive_s=_ALIVE_S)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Cancel a job")

@@ -1,0 +1,104 @@
+"""Connections of a gateway: so many at a time, and each has to ask within seconds, so that nobody takes them all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+from asyncio import Transport
+from collections.abc import Iterable
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from rios.gateway.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_S = 10.0
+"""TLS begins and ends within this; asyncio's own bounds are a minute and half of one."""
+_RESERVED = 512
+"""File descriptors that are left to everything else: workers, the database, what is sent on to HTTPS."""
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """The event loop of a gateway."""
+
+    async def create_server(self, *arguments: Any, **more: Any) -> asyncio.Server:
+        """As ever, with the deadlines of TLS."""
+        if more.get("ssl") is not None:
+            more.setdefault("ssl_handshake_timeout", HANDSHAKE_S)
+            more.setdefault("ssl_shutdown_timeout", HANDSHAKE_S)
+        return await super().create_server(*arguments, **more)
+
+
+class Connection(H11Protocol):
+    """One connection. What is asked for has no deadline here: bodies have theirs, answers may be streams."""
+
+    settings: GatewaySettings
+    count_max: int
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Refuse it where there are too many, of its address or in all."""
+        super().connection_made(transport)
+        self._seen: RequestResponseCycle | None = None
+        self._waited_s = 0.0
+        settings = self.settings
+        # Counted anew each time, WebSockets among them: what is kept beside could come to differ.
+        if len(self.connections) > self.count_max:
+            self._refuse(503, "QueueFull", f"this gateway has {self.count_max} connections, which is its limit")
+        elif not settings.proxies and self.client is not None:  # a proxy bounds those of its clients
+            host = self.client[0]
+            if _of(host, self.connections) > settings.address_connections_max:
+                limit = settings.address_connections_max
+                self._refuse(429, "TooManyRequests", f"an address has at most {limit} connections; close one")
+
+    def look(self, seconds: float) -> None:
+        """Called every so many seconds: end it where nothing whole has been asked for since too long.
+
+        Counted by these calls, so that an event loop that was held up ends nobody's.
+        """
+        if self.cycle is not self._seen or _is_answering(self.cycle):
+            self._seen, self._waited_s = self.cycle, 0.0
+            return
+        self._waited_s += seconds
+        if self._waited_s >= self.settings.header_timeout_s:
+            self.transport.abort()
+
+    def _refuse(self, status: int, kind: str, why: str) -> None:
+        title = "too many connections"
+        said = {"type": f"urn:rios:error:{kind}", "title": title, "status": status, "detail": why}
+        body = json.dumps(said).encode()
+        self.transport.write(
+            f"HTTP/1.1 {status} Too Many Connections\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+            + body
+        )
+        self.transport.close()
+
+
+def bounded(settings: GatewaySettings) -> type[Connection]:
+    """Connections within the bounds of `settings`, and of the file descriptors that this process may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count_max = settings.connections_max
+    if limit != resource.RLIM_INFINITY:
+        count_max = min(count_max, max(limit - _RESERVED, limit // 2))
+    if count_max < settings.connections_max:
+        log.info("file descriptors bound the connections", extra={"connections": count_max, "descriptors": limit})
+    return type("Bounded", (Connection,), {"settings": settings, "count_max": count_max})
+
+
+def look(connections: Iterable[object], seconds: float) -> None:
+    """Called every so many seconds: end those that wait for their clients for too long."""
+    for one in list(connections):
+        if isinstance(one, Connection):
+            one.look(seconds)
+
+
+def _is_answering(cycle: RequestResponseCycle | None) -> bool:
+    return cycle is not None and not cycle.response_complete
+
+
+def _of(host: str, connections: Iterable[Any]) -> int:
+    return sum(1 for one in connections if one.client is not None and one.client[0] == host)

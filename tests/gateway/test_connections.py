@@ -1,0 +1,150 @@
+"""Connections: who asks for nothing, or for too many, keeps nobody out."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rios.gateway.certs import init
+from rios.gateway.connections import bounded
+from rios.gateway.settings import GatewaySettings
+from tests.gateway.servers import UNLIMITED, Door, lean
+from tests.waiting import until
+
+_PER_ADDRESS = 12
+_REQUEST = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    settings = UNLIMITED.model_copy(update={"header_timeout_s": 0.5})
+    with lean(tmp_path_factory.mktemp("hasty") / "home", settings) as found:
+        yield found
+
+
+def _open(door: Door) -> socket.socket:
+    host, port = door.url.rpartition("/")[2].split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def _ended(connection: socket.socket) -> bytes:
+    """What came until the gateway ended a connection."""
+    found = b""
+    try:
+        while part := connection.recv(65536):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def _answered(door: Door) -> bool:
+    with closing(_open(door)) as connection:
+        connection.sendall(_REQUEST)
+        return b" 200 " in connection.recv(65536)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+        _REQUEST + b"GET /",
+        b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+    ],
+    ids=["nothing", "half a request", "a request and the beginning of another", "half a body that nobody reads"],
+)
+def test_who_does_not_ask_is_ended(hasty: Door, said: bytes) -> None:
+    with closing(_open(hasty)) as connection:
+        connection.sendall(said)
+        answers = _ended(connection)
+        assert answers.count(b"HTTP/1.1 ") == (said.startswith((_REQUEST, b"POST")))
+
+
+def test_who_dribbles_headers_is_ended(hasty: Door) -> None:
+    with closing(_open(hasty)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+
+        def refused() -> bool:
+            try:
+                connection.sendall(b"X: y\r\n")
+            except ConnectionError:
+                return True
+            return False
+
+        until(refused, "the end of the connection", deadline_s=30, pause_s=0.1)
+
+
+def test_who_begins_no_tls_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rios.gateway.connections.HANDSHAKE_S", 0.3)
+    with lean(tmp_path / "home", certificates=init(tmp_path / "home")) as door, closing(_open(door)) as connection:
+        assert not _ended(connection)
+
+
+def test_who_asks_now_and_then_stays() -> None:
+    """However long an answer takes, and however many there are; what counts is the time without a question."""
+    ended: list[bool] = []
+    kind: Any = bounded(GatewaySettings(header_timeout_s=2.0))
+    one = kind.__new__(kind)
+    one._seen, one._waited_s = None, 0.0
+    one.transport = SimpleNamespace(abort=lambda: ended.append(True))
+    for answered in (True, False, True):
+        one.cycle = SimpleNamespace(response_complete=answered)
+        one.look(1.5)
+        one.look(1.5)
+    one.cycle.response_complete = False
+    for _ in range(10):
+        one.look(1.5)
+    assert not ended
+    one.cycle.response_complete = True
+    one.look(1.5)
+    assert not ended
+    one.look(1.5)
+    assert ended
+
+
+def test_an_address_has_so_many(tmp_path: Path) -> None:
+    settings = UNLIMITED.model_copy(update={"address_connections_max": _PER_ADDRESS})
+    with lean(tmp_path / "home", settings) as narrow, ExitStack() as stack:
+        first = [stack.enter_context(closing(_open(narrow))) for _ in range(_PER_ADDRESS)]
+        for one in first:
+            one.sendall(_REQUEST)
+            assert one.recv(65536).startswith(b"HTTP/1.1 200")
+        refused = _ended(stack.enter_context(closing(_open(narrow))))
+        assert refused.startswith(b"HTTP/1.1 429")
+        assert b"urn:rios:error:TooManyRequests" in refused
+        first[0].close()
+        until(lambda: _answered(narrow), "a place, after one was closed", deadline_s=30)
+
+
+def test_all_together_are_bounded(tmp_path: Path) -> None:
+    settings = UNLIMITED.model_copy(update={"connections_max": 2})
+    with lean(tmp_path / "home", settings) as door, ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(closing(_open(door)))
+            connection.sendall(_REQUEST)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert _ended(stack.enter_context(closing(_open(door)))).startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize(("descriptors", "connections"), [(1024, 512), (200, 100), (65536, 4096), (-1, 4096)])
+def test_file_descriptors_are_left_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, connections: int
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (descriptors, descriptors))
+    assert bounded(GatewaySettings()).count_max == connections
+
+
+def test_connections_of_a_proxy_are_its_own_to_bound(tmp_path: Path) -> None:
+    """They come from one address."""
+    settings = UNLIMITED.model_copy(update={"address_connections_max": 1, "proxies": "127.0.0.1"})
+    with lean(tmp_path / "home", settings) as door, closing(_open(door)) as one, closing(_open(door)) as other:
+        for connection in (one, other):
+            connection.sendall(_REQUEST)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
