@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from rios.gateway.limits import Room
 from rios.words import errors as e
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ def answer(
     if status == 500:
         log.error("a request failed", exc_info=error, extra={"path": request.url.path})
     headers: dict[str, str] = {}
+    if isinstance(error, e.TooManyRequests) and error.limit is not None:
+        # Of the bucket that is empty, and not of one that was asked before.
+        request.state.room = Room(error.limit, 0, error.reset_s)
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="rios"'
     if status in (429, 503):

@@ -97,6 +97,8 @@ def none_left(burst: int, rate_per_s: float, least: float) -> TooManyRequests:
     return TooManyRequests(
         f"there were more than {burst} requests at once, or {rate_per_s:g} a second; try again in {ceil(wait_s)} s",
         retry_after_s=wait_s,
+        limit=burst,
+        reset_s=(burst - least) / rate_per_s,
     )
 
 

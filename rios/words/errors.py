@@ -145,10 +145,13 @@ class Elsewhere(AccessError):
 class TooManyRequests(AccessError):
     """A limit of requests is used up."""
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
-        """retry_after_s: there is room again after so many seconds."""
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, limit: int | None = None, reset_s: float = 0.0
+    ) -> None:
+        """retry_after_s: there is room again after so many seconds. limit: of requests at once, where it is that which
+        is used up; reset_s: until there is room for all of them."""
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.limit, self.reset_s = retry_after_s, limit, reset_s
 
 
 class SandboxError(RiosError):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from rios.gateway.limits import Limits
@@ -51,10 +52,24 @@ def test_limits_are_exact_and_say_so(tmp_path: Path) -> None:
         refused = http.get("/v1/users/me")
         assert problem(refused, 429)["type"] == "urn:rios:error:TooManyRequests"
         assert int(refused.headers["retry-after"]) > 1000
+        _says_nothing_is_left(refused)
         assert refused.headers["x-request-id"] in refused.text
         openai = http.get("/v1/models")
         assert (openai.status_code, openai.json()["error"]["type"]) == (429, "rate_limit_error")
         assert http.get("/live").status_code == 200, "whether it lives can always be asked"
+        # From another address the key is used up alone: where it is known at once, and where it has to be looked up.
+        for look in (lambda: None, door.gate.accounts.tokens.heard):
+            look()
+            elsewhere = httpx2.HTTPTransport(local_address="127.0.0.2")
+            with httpx2.Client(base_url=door.url, headers=http.headers, transport=elsewhere) as other:
+                _says_nothing_is_left(other.get("/v1/users/me"))
+
+
+def _says_nothing_is_left(refused: httpx2.Response) -> None:
+    assert refused.status_code == 429, refused.text
+    said = {name: int(refused.headers[f"x-ratelimit-{name}"]) for name in ("limit", "remaining", "reset")}
+    assert (said["limit"], said["remaining"]) == (5, 0)
+    assert said["reset"] > int(refused.headers["retry-after"]), "until all of it is there, not until the first"
 
 
 def test_a_long_body_is_refused(door: Door) -> None:
