@@ -15,6 +15,8 @@ export interface Transport {
   ask(network: string | null, method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<Answer>;
   /** Follow what happens until the returned function is called; reconnects by itself. */
   follow(listener: Listener): Following;
+  /** Where a link to a file of a network's panel leads; null where there is no way for links. */
+  file(network: string, query: string): string | null;
 }
 
 /** Who hears what happens. */
@@ -81,6 +83,15 @@ export class Api {
     return this.get(shapes.Usage, 'usage', filters);
   }
 
+  earned(): Promise<z.infer<typeof shapes.Earned>> {
+    return this.get(shapes.Earned, 'earned');
+  }
+
+  /** The address of a report's file; null where files cannot be linked to. */
+  file(id: string, kind: string): string | null {
+    return this.transport.file(this.network, new URLSearchParams({ id, kind }).toString());
+  }
+
   proof(usageId: string): Promise<shapes.Proof> {
     return this.get(shapes.Proof, 'proof', { usage_id: usageId });
   }
@@ -140,8 +151,8 @@ export class Networks {
   }
 
   /** The token goes to the server once, and is not kept here. */
-  async connect(url: string, token: string): Promise<shapes.Network> {
-    return read(Started, await this.transport.ask(null, 'POST', '', { kind: 'remote', url, token }));
+  async connect(url: string, token: string, ca: string): Promise<shapes.Network> {
+    return read(Started, await this.transport.ask(null, 'POST', '', { kind: 'remote', url, token, ca }));
   }
 
   async stop(id: string): Promise<void> {

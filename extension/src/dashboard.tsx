@@ -32,6 +32,10 @@ class GatewayTransport implements Transport {
     return { status: response.status, body: await response.json().catch(() => null) };
   }
 
+  file(_network: string, query: string): string {
+    return `${ROOT}/file?${query}`;
+  }
+
   follow(listener: Listener): Following {
     return new Stream(listener);
   }

@@ -1,9 +1,20 @@
 /** The frame of one job, whatever it is: the way back, its name, what went wrong, and below it what it has. */
 import * as React from 'react';
-import { useEnv } from './env';
+import { useEnv, useSnapshot } from './env';
 import type { Fault } from './faults';
 import { Failure, Trouble } from './parts';
 import type { Job } from './shapes';
+
+/** The way to the notebook that made the network; nothing where there is none. */
+export function NotebookButton(): React.ReactElement | null {
+  const { trans, openNotebook } = useEnv();
+  const { network } = useSnapshot();
+  return openNotebook !== null && network?.notebook ? (
+    <button className="rios-button" onClick={() => openNotebook(network.notebook)}>
+      {trans.__('Open the notebook')}
+    </button>
+  ) : null;
+}
 
 export function Detail(props: {
   job: Job;

@@ -1,10 +1,10 @@
 /** The jobs: found, sorted, grouped, and each with its log and what can be done about it. */
 import * as React from 'react';
-import { Detail } from './detail';
+import { Detail, NotebookButton } from './detail';
 import { age, dateTime, Trans, useEnv, useNow, useSnapshot } from './env';
 import { caughtFault, Fault } from './faults';
 import { isLive } from './model';
-import { Amount, Asked, Bar, Line } from './parts';
+import { Amount, Asked, Bar, Line, SectionProblem } from './parts';
 import type { Job } from './shapes';
 import { GROUPS, KINDS, Row, rowsOf, SORTS, STATES } from './sorting';
 import { UsageDialog } from './usage';
@@ -26,7 +26,7 @@ const SIGNS: Record<Job['state'], string> = {
 
 export function JobsView(): React.ReactElement {
   const { trans, prefs, keep } = useEnv();
-  const { jobs, status } = useSnapshot();
+  const { jobs, jobsProblem, status } = useSnapshot();
   const { search, state, kind, sort, group } = prefs;
   const [filters, setFilters] = React.useState({ search, state, kind, sort, group });
   const [opened, setOpened] = React.useState<string | null>(null);
@@ -82,8 +82,9 @@ export function JobsView(): React.ReactElement {
         <Choice label={trans.__('Order')} value={filters.sort} all={SORTS} name={one => sorts[one] ?? one} onChange={chosen => change({ sort: chosen })} />
         <Choice label={trans.__('Groups')} value={filters.group} all={GROUPS} name={one => groups[one] ?? one} onChange={chosen => change({ group: chosen })} />
       </div>
+      <SectionProblem problem={jobsProblem} />
       <p className="rios-count" role="status">
-        {jobs.size === 0 ? (status === 'live' ? trans.__('No job yet. model.generate("...") starts one.') : '') : trans.__('%1 of %2 jobs', rows.filter(row => 'job' in row).length, jobs.size)}
+        {jobs.size === 0 && jobsProblem !== null ? '' : jobs.size === 0 ? (status === 'live' ? trans.__('No job yet. model.generate("...") starts one.') : '') : trans.__('%1 of %2 jobs', rows.filter(row => 'job' in row).length, jobs.size)}
       </p>
       {jobs.size > 0 ? (
         <VirtualList
@@ -169,8 +170,8 @@ const RowView = React.memo(function RowView(props: { row: Row; now: number }): R
 });
 
 function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) => void }): React.ReactElement {
-  const { model, trans, openNotebook } = useEnv();
-  const { status, network } = useSnapshot();
+  const { model, trans } = useEnv();
+  const { status } = useSnapshot();
   const [fault, setFault] = React.useState<Fault | null>(null);
   const [usage, setUsage] = React.useState(false);
   const { job } = props;
@@ -218,11 +219,7 @@ function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) =
             {job.state === 'failed' || job.state === 'cancelled' ? trans.__('Retry') : trans.__('Run again')}
           </button>
         )}
-        {openNotebook !== null && network?.notebook ? (
-          <button className="rios-button" onClick={() => openNotebook(network.notebook)}>
-            {trans.__('Open the notebook')}
-          </button>
-        ) : null}
+        <NotebookButton />
       </div>
       <Log job={job} />
       {usage ? (

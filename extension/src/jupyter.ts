@@ -30,6 +30,10 @@ export class JupyterTransport implements Transport {
     return { status: response.status, body: found };
   }
 
+  file(network: string, query: string): string {
+    return `${URLExt.join(this.settings.baseUrl, 'rios', 'networks', network, 'file')}?${query}`;
+  }
+
   follow(listener: Listener): Following {
     return new Socket(this.settings, listener);
   }

@@ -20,6 +20,8 @@ export interface Snapshot {
   sections: Partial<shapes.Sections>;
   jobs: ReadonlyMap<string, shapes.Job>;
   onChainWei: string | null;
+  /** Why there are no generations among the jobs. */
+  jobsProblem: shapes.Problem | null;
 }
 
 type Ended = (job: shapes.Job) => void;
@@ -37,7 +39,8 @@ export class PanelModel implements Listener {
     network: null,
     sections: {},
     jobs: EMPTY,
-    onChainWei: null
+    onChainWei: null,
+    jobsProblem: null
   };
 
   private readonly listeners = new Set<() => void>();
@@ -224,7 +227,14 @@ export class PanelModel implements Listener {
       this.tries = 0;
       this.last = state.last;
       this.jobs = new Map(state.jobs.map(job => [job.id, job]));
-      this.set({ status: 'live', heardAt: Date.now(), problem: null, sections: this.kept(state.sections), jobs: this.jobs });
+      this.set({
+        status: 'live',
+        heardAt: Date.now(),
+        problem: null,
+        sections: this.kept(state.sections),
+        jobs: this.jobs,
+        jobsProblem: state.jobs_problem
+      });
       this.following?.network(network.id, () => this.last);
     } catch (error) {
       if (fetch !== this.fetches) {

@@ -92,13 +92,14 @@ function ConnectDialog(props: {
   const { model, trans } = useEnv();
   const [url, setUrl] = React.useState('https://');
   const [token, setToken] = React.useState('');
-  const ids = [React.useId(), React.useId()];
+  const [ca, setCa] = React.useState('');
+  const ids = [React.useId(), React.useId(), React.useId()];
   return (
     <Modal title={trans.__('Connect to a network')} onClose={props.onClose}>
       <form
         onSubmit={event => {
           event.preventDefault();
-          props.onConnect(() => model.allNetworks.connect(url.trim(), token));
+          props.onConnect(() => model.allNetworks.connect(url.trim(), token, ca.trim()));
           props.onClose();
         }}
       >
@@ -112,6 +113,8 @@ function ConnectDialog(props: {
           value={token}
           onChange={event => setToken(event.target.value)}
         />
+        <label htmlFor={ids[2]}>{trans.__('Certificate of its CA, a file on the server; empty for a known one')}</label>
+        <input id={ids[2]} autoComplete="off" spellCheck={false} value={ca} onChange={event => setCa(event.target.value)} />
         <p>{trans.__('The token goes to the Jupyter server once. It is kept in the memory of one process there.')}</p>
         <footer>
           <button type="button" className="rios-button" onClick={props.onClose}>

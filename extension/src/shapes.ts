@@ -42,7 +42,8 @@ export const Job = z.object({
   parts: z._default(count, 0),
   parts_max: z._default(count, 0),
   requests: z._default(count, 0),
-  deeds: z._default(z.array(z.string()), [])
+  deeds: z._default(z.array(z.string()), []),
+  files: z._default(z.array(z.string()), [])
 });
 export type Job = z.infer<typeof Job>;
 
@@ -61,7 +62,8 @@ const Budget = z.object({
   limit_wei: wei,
   spent_wei: wei,
   held_wei: wei,
-  hard: z.boolean()
+  hard: z.boolean(),
+  since: z._default(z.string(), '')
 });
 export type Budget = z.infer<typeof Budget>;
 const Day = z.object({ day: z.string(), wei });
@@ -101,7 +103,7 @@ export const Sections = z.object({
 export type Sections = z.infer<typeof Sections>;
 export type SectionName = keyof Sections;
 
-export const State = z.object({ last: z.string(), sections: Sections, jobs: z.array(Job) });
+export const State = z.object({ last: z.string(), sections: Sections, jobs: z.array(Job), jobs_problem: z._default(z.nullable(Problem), null) });
 export type State = z.infer<typeof State>;
 
 export const Event = z.object({ id: z.string(), name: z.string(), data: z.unknown() });
@@ -125,9 +127,13 @@ export const Usage = z.object({
     })
   ),
   count: z.number(),
-  total_wei: wei
+  total_wei: wei,
+  refunded_wei: z._default(wei, '0')
 });
 export type Usage = z.infer<typeof Usage>;
+export const Earned = z.object({
+  lines: z.array(z.object({ worker: z.string(), model: z.string(), resource: z.string(), wei }))
+});
 export const Proof = z.object({
   usage_id: z.string(),
   verified: z.boolean(),

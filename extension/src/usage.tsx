@@ -1,9 +1,10 @@
 /** The usage behind an amount, and the proof behind a usage. */
 import * as React from 'react';
-import { dateTime, useEnv } from './env';
+import { dateTime, useEnv, useSnapshot } from './env';
+import { isLive } from './model';
 import { Amount, Asked, Modal } from './parts';
 import type { Usage } from './shapes';
-import { linkName, linkState, resourceName } from './words';
+import { kindName, linkName, linkState, resourceName } from './words';
 
 /** What an amount consists of; each row opens its proof. */
 export function UsageDialog(props: {
@@ -34,6 +35,7 @@ export function UsageDialog(props: {
 function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): React.ReactElement {
   const { trans } = useEnv();
   const { usage } = props;
+  const refunded = usage.refunded_wei !== '0';
   if (usage.count === 0) {
     return <p>{trans.__('Nothing was used.')}</p>;
   }
@@ -41,6 +43,12 @@ function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): Rea
     <>
       <p>
         {trans.__('%1 records, together', usage.count)} <Amount wei={usage.total_wei} exact />
+        {refunded ? (
+          <>
+            {' · '}
+            {trans.__('given back of it:')} <Amount wei={usage.refunded_wei} exact />
+          </>
+        ) : null}
         {usage.rows.length < usage.count ? ` · ${trans.__('the newest %1 are shown', usage.rows.length)}` : ''}
       </p>
       <div className="rios-scroll" tabIndex={0} role="region" aria-label={trans.__('Usage records')}>
@@ -80,6 +88,67 @@ function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): Rea
         </table>
       </div>
     </>
+  );
+}
+
+/** What own workers have earned, by what they did. */
+export function EarnedDialog(props: { onClose: () => void }): React.ReactElement {
+  const { model, trans } = useEnv();
+  return (
+    <Modal title={trans.__('Earned by own workers')} onClose={props.onClose}>
+      <Asked ask={() => model.api.earned()} again="">
+        {found =>
+          found.lines.length === 0 ? (
+            <p>{trans.__('Nothing was used.')}</p>
+          ) : (
+            <>
+              <p>{trans.__('Refunds are taken off in the sum.')}</p>
+              <table>
+                <thead>
+                  <tr>
+                    <th scope="col">{trans.__('worker')}</th>
+                    <th scope="col">{trans.__('model')}</th>
+                    <th scope="col">{trans.__('for')}</th>
+                    <th scope="col">{trans.__('amount')}</th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {found.lines.map(one => (
+                    <tr key={`${one.worker} ${one.model} ${one.resource}`}>
+                      <td>{one.worker}</td>
+                      <td>{one.model}</td>
+                      <td>{resourceName(one.resource, trans)}</td>
+                      <td>
+                        <Amount wei={one.wei} exact />
+                      </td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </>
+          )
+        }
+      </Asked>
+    </Modal>
+  );
+}
+
+/** What is held, by who holds it: the jobs that go on. */
+export function HeldDialog(props: { onClose: () => void }): React.ReactElement {
+  const { trans } = useEnv();
+  const live = [...useSnapshot().jobs.values()].filter(isLive);
+  return (
+    <Modal title={trans.__('Held for what goes on')} onClose={props.onClose}>
+      <p>{trans.__('The highest price of each is set aside; what is left of it comes back at its end.')}</p>
+      {live.length === 0 ? <p>{trans.__('Nothing goes on.')}</p> : null}
+      <ul>
+        {live.map(job => (
+          <li key={job.id}>
+            {job.name} · {kindName(job.kind, trans)} · {trans.__('so far, about')} <Amount wei={job.cost_wei} />
+          </li>
+        ))}
+      </ul>
+    </Modal>
   );
 }
 

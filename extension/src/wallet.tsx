@@ -6,9 +6,10 @@ import { caughtFault, Fault } from './faults';
 import { ros, share, shortRos } from './money';
 import { Amount, Bar, Line, SectionProblem, Trouble } from './parts';
 import type { Budget, Day } from './shapes';
-import { UsageDialog } from './usage';
+import { EarnedDialog, HeldDialog, UsageDialog } from './usage';
 
-type Open = { deed: Action } | { usage: Record<string, string>; title: string } | null;
+type Open = { deed: Action } | { usage: Record<string, string>; title: string } | 'earned' | 'held' | null;
+type OnUsage = (title: string, filters: Record<string, string>) => void;
 
 /** Which dialog the wallet should open, from a command. */
 export const walletRequests = new EventTarget();
@@ -30,25 +31,32 @@ export function WalletView(): React.ReactElement {
   );
   return (
     <section className="rios-wallet" aria-label={trans.__('Wallet')}>
-      <Figures deed={deed} />
+      <Figures deed={deed} onUsage={(title, usage) => setOpen({ title, usage })} onHeld={() => setOpen('held')} />
       <Spend
         onUsage={(title, usage) => setOpen({ title, usage })}
         onBudget={() => setOpen({ deed: 'budget' })}
         disabled={!can}
       />
-      <Earned deed={deed} onUsage={(title, usage) => setOpen({ title, usage })} />
-      {open !== null && 'deed' in open ? <DeedDialog key={open.deed} action={open.deed} onClose={() => setOpen(null)} /> : null}
-      {open !== null && 'usage' in open ? (
+      <Earned deed={deed} onOpen={() => setOpen('earned')} />
+      {open === 'earned' ? <EarnedDialog onClose={() => setOpen(null)} /> : null}
+      {open === 'held' ? <HeldDialog onClose={() => setOpen(null)} /> : null}
+      {open !== null && typeof open === 'object' && 'deed' in open ? <DeedDialog key={open.deed} action={open.deed} onClose={() => setOpen(null)} /> : null}
+      {open !== null && typeof open === 'object' && 'usage' in open ? (
         <UsageDialog title={open.title} filters={open.usage} onClose={() => setOpen(null)} />
       ) : null}
     </section>
   );
 }
 
-function Figures(props: { deed: (action: Action) => React.ReactElement }): React.ReactElement | null {
+function Figures(props: {
+  deed: (action: Action) => React.ReactElement;
+  onUsage: OnUsage;
+  onHeld: () => void;
+}): React.ReactElement | null {
   const { trans } = useEnv();
   const { sections } = useSnapshot();
   const wallet = sections.wallet;
+  const since = sections.spend?.data?.days[0]?.day;
   if (!wallet) {
     return null;
   }
@@ -72,10 +80,15 @@ function Figures(props: { deed: (action: Action) => React.ReactElement }): React
               </Line>
             ) : null}
             <Line label={trans.__('Available')}>
-              <Amount wei={data.available_wei} exact />
+              <Amount
+                wei={data.available_wei}
+                exact
+                label={trans.__('Usage of the last 30 days:')}
+                {...(since ? { onOpen: () => props.onUsage(trans.__('Used in the last 30 days'), { since }) } : {})}
+              />
             </Line>
             <Line label={trans.__('Held')}>
-              <Amount wei={data.held_wei} exact />
+              <Amount wei={data.held_wei} exact label={trans.__('What it is held for:')} onOpen={props.onHeld} />
             </Line>
             {data.withdrawing_wei !== '0' ? (
               <Line label={trans.__('Being withdrawn')}>
@@ -151,7 +164,7 @@ function OnChain(): React.ReactElement {
 }
 
 function Spend(props: {
-  onUsage: (title: string, filters: Record<string, string>) => void;
+  onUsage: OnUsage;
   onBudget: () => void;
   disabled: boolean;
 }): React.ReactElement | null {
@@ -185,7 +198,7 @@ function Spend(props: {
               />
             </Line>
             {data.budgets.map(budget => (
-              <BudgetLine key={budget.period} budget={budget} />
+              <BudgetLine key={budget.period} budget={budget} onUsage={props.onUsage} />
             ))}
           </dl>
           <Chart days={data.days} onDay={day => props.onUsage(day, { since: day, until: after(day) })} />
@@ -200,7 +213,7 @@ function Spend(props: {
   );
 }
 
-function BudgetLine(props: { budget: Budget }): React.ReactElement {
+function BudgetLine(props: { budget: Budget; onUsage: OnUsage }): React.ReactElement {
   const { trans } = useEnv();
   const { budget } = props;
   const used = (BigInt(budget.spent_wei) + BigInt(budget.held_wei)).toString();
@@ -209,7 +222,13 @@ function BudgetLine(props: { budget: Budget }): React.ReactElement {
   const text = trans.__('%1 of %2 ROS', shortRos(used), shortRos(budget.limit_wei));
   return (
     <Line label={names[budget.period]}>
-      <span title={`${ros(used)} / ${ros(budget.limit_wei)} ROS`}>{text}</span>
+      <button
+        className="rios-amount rios-link"
+        title={`${ros(used)} / ${ros(budget.limit_wei)} ROS`}
+        onClick={() => props.onUsage(names[budget.period], budget.since ? { since: budget.since } : {})}
+      >
+        {text}
+      </button>
       <Bar share={part} label={`${names[budget.period]}: ${text}`} level={part >= 0.9 ? 'bad' : part >= 0.75 ? 'warn' : 'ok'} />
     </Line>
   );
@@ -254,7 +273,7 @@ function Chart(props: { days: Day[]; onDay: (day: string) => void }): React.Reac
 
 function Earned(props: {
   deed: (action: Action) => React.ReactElement;
-  onUsage: (title: string, filters: Record<string, string>) => void;
+  onOpen: () => void;
 }): React.ReactElement | null {
   const { trans } = useEnv();
   const earnings = useSnapshot().sections.earnings;
@@ -270,7 +289,7 @@ function Earned(props: {
         <>
           <dl>
             <Line label={trans.__('In all')}>
-              <Amount wei={data.earned_wei} />
+              <Amount wei={data.earned_wei} label={trans.__('What it was earned for:')} onOpen={props.onOpen} />
             </Line>
             <Line label={trans.__('Claimable')}>
               <Amount wei={data.claimable_wei} />

@@ -52,6 +52,10 @@ class KernelTransport implements Transport {
     });
   }
 
+  file(): null {
+    return null; // the kernel's channel has no addresses
+  }
+
   follow(listener: Listener): Following {
     this.listener = listener;
     const networks = [{ id: NETWORK, kind: 'local', address: '', kernel: 'this', started_at: 0, notebook: '' }];

@@ -65,6 +65,12 @@ export function hostState(state: string, trans: Trans): string {
   return named(names, state);
 }
 
+/** A file of a report, by its kind. */
+export function fileName(kind: string, trans: Trans): string {
+  const names = { html: trans.__('page'), pdf: 'PDF', json: trans.__('figures'), ipynb: trans.__('notebook') };
+  return named(names, kind);
+}
+
 /** What a host does for a model beside its experts. */
 export function roleName(role: string, trans: Trans): string {
   return named({ trunk: trans.__('trunk'), 'stand-by': trans.__('stand-by') }, role);

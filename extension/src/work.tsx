@@ -14,7 +14,7 @@ export function progress(job: Job, trans: Trans): string {
 }
 
 /** The figures of a deployment or a report. */
-export function Facts(props: { job: Job; trans: Trans }): React.ReactElement {
+export function Facts(props: { job: Job; trans: Trans; onUsage?: () => void }): React.ReactElement {
   const { job, trans } = props;
   const seconds = (job.ended_at ?? Date.now() / 1000) - job.started_at;
   const deployment = job.kind === 'deployment';
@@ -31,7 +31,7 @@ export function Facts(props: { job: Job; trans: Trans }): React.ReactElement {
         </>
       ) : null}
       <Line label={trans.__('Cost')}>
-        <Amount wei={job.cost_wei} exact />
+        <Amount wei={job.cost_wei} exact label={trans.__('Usage of this job:')} {...(props.onUsage ? { onOpen: props.onUsage } : {})} />
       </Line>
       <Line label={trans.__('Owner')}>{job.owner}</Line>
       <Line label={trans.__('Hosts')}>{job.hosts.join(', ') || '–'}</Line>

@@ -1,12 +1,14 @@
 /** One deployment or report in the panel: figures, buttons, and its log as it is written. */
 import * as React from 'react';
-import { Detail } from './detail';
+import { Detail, NotebookButton } from './detail';
 import { useEnv, useSnapshot } from './env';
 import { caughtFault, Fault } from './faults';
 import { isLive } from './model';
+import { Line } from './parts';
 import type { Job, LogLine } from './shapes';
+import { UsageDialog } from './usage';
 import { Deed, Deeds, Facts, Lines } from './work';
-import { kindName } from './words';
+import { fileName, kindName } from './words';
 
 const LOOK_MS = 1000;
 const KEPT = 1000;
@@ -17,6 +19,7 @@ export function WorkDetail(props: { job: Job; onBack: () => void }): React.React
   const { job } = props;
   const [fault, setFault] = React.useState<Fault | null>(null);
   const [busy, setBusy] = React.useState(false);
+  const [usage, setUsage] = React.useState(false);
   const lines = useLog(job, setFault);
   const act = async (deed: Deed, replicas?: number) => {
     setBusy(true);
@@ -31,10 +34,36 @@ export function WorkDetail(props: { job: Job; onBack: () => void }): React.React
   };
   return (
     <Detail job={job} label={trans.__('%1 %2', kindName(job.kind, trans), job.name)} fault={fault} onBack={props.onBack}>
-      <Facts job={job} trans={trans} />
+      <Facts job={job} trans={trans} onUsage={() => setUsage(true)} />
+      <Files job={job} />
       <Deeds job={job} trans={trans} disabled={busy || status !== 'live'} onDeed={(deed, replicas) => void act(deed, replicas)} />
+      <div className="rios-buttons">
+        <NotebookButton />
+      </div>
       <Lines lines={lines} trans={trans} />
+      {usage ? <UsageDialog title={trans.__('Usage of %1', job.name)} filters={{ job: job.id }} onClose={() => setUsage(false)} /> : null}
     </Detail>
+  );
+}
+
+/** Links to what came of a report. */
+function Files(props: { job: Job }): React.ReactElement | null {
+  const { model, trans } = useEnv();
+  const { job } = props;
+  const links = job.files.flatMap(kind => {
+    const address = model.api.file(job.id, kind);
+    return address === null ? [] : [{ kind, address }];
+  });
+  return links.length === 0 ? null : (
+    <dl>
+      <Line label={trans.__('Files')}>
+        {links.map(({ kind, address }) => (
+          <a key={kind} className="rios-link rios-file" href={address} download={`${job.name}.${kind}`} target="_blank" rel="noreferrer">
+            {fileName(kind, trans)}
+          </a>
+        ))}
+      </Line>
+    </dl>
   );
 }
 

@@ -22,7 +22,8 @@ from rios.words.errors import InvalidRequest, RiosError
 
 RESOURCE = "rios"
 _READ_S, _DEED_S = 60.0, 600.0
-_GET = r"(?P<what>state|chain|usage|proof|placement|job|log)"
+_WITH_FILES = ("Content-Security-Policy", "Content-Disposition", "Cache-Control")
+_GET = r"(?P<what>state|chain|usage|earned|proof|placement|job|log)"
 _POST = r"(?P<what>plan|act|jobs/(?:cancel|retry|scale|pause|resume))"
 _ID = r"(?P<network_id>[0-9a-f]{16})"
 
@@ -58,19 +59,32 @@ class _Handler(APIHandler):
 
     async def ask(self, network_id: str, method: str, what: str, **more: Any) -> None:
         """Answer what a panel answers."""
+        if (answer := await self.asked(network_id, method, what, **more)) is not None:
+            self.set_status(answer.status_code)
+            self.set_header("Cache-Control", "no-store")
+            self.finish(answer.content)
+
+    async def asked(self, network_id: str, method: str, what: str, **more: Any) -> httpx2.Response | None:
+        """What a panel answers; None where it does not, and that was said."""
         try:
             found = self.networks.get(network_id)
             seconds = _READ_S if method == "GET" else _DEED_S
             async with client_of(found, seconds) as client:
-                answer = await client.request(method, f"/{what}", headers={KEY_HEADER: found.key}, **more)
+                return await client.request(method, f"/{what}", headers={KEY_HEADER: found.key}, **more)
         except httpx2.TransportError as error:
             self.say(lost(error), 503)
         except RiosError as error:
             self.problem(error)
-        else:
-            self.set_status(answer.status_code)
-            self.set_header("Cache-Control", "no-store")
-            self.finish(answer.content)
+        return None
+
+    def query(self) -> dict[str, str]:
+        """What the address says."""
+        # JupyterLab adds the time to an address, as a name without a value, so that no cache answers.
+        return {
+            name: values[-1].decode("utf-8", "replace")
+            for name, values in self.request.query_arguments.items()
+            if not name.isdecimal()
+        }
 
 
 class All(_Handler):
@@ -118,13 +132,23 @@ class Read(_Handler):
     @authorized
     async def get(self, network_id: str, what: str) -> None:
         """As the panel answers."""
-        # JupyterLab adds the time to an address, as a name without a value, so that no cache answers.
-        params = {
-            name: values[-1].decode("utf-8", "replace")
-            for name, values in self.request.query_arguments.items()
-            if not name.isdecimal()
-        }
-        await self.ask(network_id, "GET", what, params=params)
+        await self.ask(network_id, "GET", what, params=self.query())
+
+
+class File(_Handler):
+    """Files of reports."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, network_id: str) -> None:
+        """One of them, under the rules that the panel gives a browser with it."""
+        answer = await self.asked(network_id, "GET", "file", params=self.query())
+        if answer is not None:
+            self.set_status(answer.status_code)
+            for name in _WITH_FILES:
+                if name in answer.headers:
+                    self.set_header(name, answer.headers[name])
+            self.finish(answer.content, set_content_type=answer.headers["Content-Type"])
 
 
 class Act(_Handler):
@@ -149,6 +173,7 @@ def routes(base: str) -> list[tuple[str, type[JupyterHandler]]]:
         (root, All),
         (f"{base}/rios/stream", Stream),
         (f"{root}/{_ID}", One),
+        (f"{root}/{_ID}/file", File),
         (f"{root}/{_ID}/{_GET}", Read),
         (f"{root}/{_ID}/{_POST}", Act),
     ]

@@ -83,7 +83,7 @@ class Networks:
 
     async def start(self, wanted: dict[str, Any]) -> Found:
         """Start a network in a process of its own: {"kind": "local", "workers": 2}, or {"kind": "remote", "url": ...,
-        "token": ...}.
+        "token": ..., "ca": ...}; `ca` is a file of this machine.
 
         Raises InvalidRequest, NoWorkers, and what making it raises.
         """
@@ -145,12 +145,12 @@ def _checked(wanted: dict[str, Any]) -> dict[str, Any]:
             raise InvalidRequest(f"workers is {workers!r}; it must be a whole number from 1 to {WORKERS_MAX}")
         return {"kind": kind, "workers": workers}
     if kind == "remote":
-        url, token = wanted.get("url"), wanted.get("token") or None
+        url, token, ca = wanted.get("url"), wanted.get("token") or None, wanted.get("ca") or None
         if not isinstance(url, str) or not url.startswith(("https://", "http://")):
             raise InvalidRequest(f"url is {url!r}; it must be that of a gateway, such as https://rios.lab.example")
-        if token is not None and not isinstance(token, str):
-            raise InvalidRequest("token must be a text")
-        return {"kind": kind, "url": url, "token": token}
+        if not all(one is None or isinstance(one, str) for one in (token, ca)):
+            raise InvalidRequest("token and ca must be texts")
+        return {"kind": kind, "url": url, "token": token, "ca": ca}
     raise InvalidRequest(f"kind is {kind!r}; it must be local or remote")
 
 

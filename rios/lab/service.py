@@ -88,6 +88,7 @@ class Service:
             application = Application(
                 [
                     (r"/events", Events, {"service": self}),
+                    (r"/file", File, {"service": self}),
                     (r"/(?P<what>[a-z/]+)", Ask, {"service": self}),
                 ],
                 log_function=lambda _: None,
@@ -122,6 +123,10 @@ class _Handler(RequestHandler):
         if not hmac.compare_digest(self.request.headers.get(KEY_HEADER, "").encode(), self.service.key.encode()):
             raise HTTPError(403)
 
+    def query(self) -> dict[str, str]:
+        """What the address says."""
+        return {name: values[-1].decode("utf-8", "replace") for name, values in self.request.query_arguments.items()}
+
     def problem(self, error: errors.RiosError) -> None:
         """Answer with an error."""
         from rios.services.desk import status_of
@@ -136,8 +141,7 @@ class Ask(_Handler):
 
     async def get(self, what: str) -> None:
         """What is asked for by its path."""
-        query = {name: values[-1].decode("utf-8", "replace") for name, values in self.request.query_arguments.items()}
-        await self._answer("GET", what, query)
+        await self._answer("GET", what, self.query())
 
     async def post(self, what: str) -> None:
         """A plan, its deed, or what is done to a job."""
@@ -157,6 +161,21 @@ class Ask(_Handler):
         )
         self.set_status(status)
         self.finish(json.dumps(found))
+
+
+class File(_Handler):
+    """Files of reports."""
+
+    async def get(self) -> None:
+        """One of them, with the headers that a browser should have with it."""
+        service, query = self.service, self.query()
+        status, content, headers = await asyncio.get_running_loop().run_in_executor(
+            service.pool, lambda: service.desk.file(query)
+        )
+        self.set_status(status)
+        for name, value in headers.items():
+            self.set_header(name, value)
+        self.finish(content)
 
 
 class Events(_Handler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rios.services.feed import Feed
 from rios.services.panel import Panel, everything, problem
 from rios.services.plans import Plans
+from rios.services.reports import served
 from rios.services.rows import Allowed
 from rios.words import errors
 from rios.words.errors import RiosError
@@ -45,7 +47,8 @@ class Desk:
         self._reads: dict[str, Callable[[Mapping[str, str]], Any]] = {
             "state": lambda _: {"last": self.feed.last, **panel.state()},
             "chain": lambda _: panel.chain(),
-            "usage": lambda given: panel.usage(**_only(given, "since", "until", "request_id", "model")),
+            "usage": lambda given: panel.usage(**_only(given, "since", "until", "request_id", "model", "job")),
+            "earned": lambda _: panel.earned(),
             "proof": lambda given: panel.proof(_text(given, "usage_id")),
             "placement": lambda given: panel.placement(_text(given, "model")),
             "job": lambda given: panel.job(_text(given, "id")),
@@ -73,6 +76,15 @@ class Desk:
             return 200, found
         except RiosError as error:
             return status_of(error), problem(error)
+
+    def file(self, given: Mapping[str, str]) -> tuple[int, bytes, Mapping[str, str]]:
+        """Status, bytes and headers of a report's file, by its `id` and `kind`."""
+        try:
+            kind = given.get("kind", "html")
+            return 200, self.panel.file(_text(given, "id"), kind), served.headers(kind)
+        except RiosError as error:
+            said = json.dumps(problem(error)).encode()
+            return status_of(error), said, {"Content-Type": "application/json", "Cache-Control": "no-store"}
 
     def close(self) -> None:
         """Tell nobody any more."""

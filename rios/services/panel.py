@@ -12,7 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from rios.services import rows
+from rios.billing.budgets import span
+from rios.services import behind, rows
 from rios.words.errors import NetworkClosed, NotAllowed, NotFound, RiosError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from rios.services.views import Placement, WorkerInfo
 
 SPEND_DAYS = 30
-_USAGE_ROWS = 500
 
 
 def everything(_: str) -> None:
@@ -142,20 +142,13 @@ class Panel:
         """What the address has outside the escrow. Starts the chain where that was not needed before."""
         return {"at": time.time(), "on_chain_wei": str(self.net.wallet.on_chain)}
 
-    def usage(self, *, since: str | None = None, until: str | None = None, **filters: str | None) -> dict[str, Any]:
-        """Usage records behind an amount, newest first: at most 500; filters as of `net.billing.usage`."""
-        given = {name: value for name, value in filters.items() if value}
-        frame = self.net.billing.usage(since=since or None, until=until or None, **given)
-        rows = [
-            {
-                "usage_id": row.usage_id, "at": row.time.timestamp(), "model": row.model, "worker": row.worker,
-                "resource": row.resource, "quantity": str(row.quantity), "unit": row.unit, "price": str(row.price),
-                "amount_wei": str(row.amount_wei), "epoch": None if row.epoch is None else int(row.epoch),
-            }
-            for row in frame.itertuples()
-        ]  # fmt: skip
-        total = sum(int(row["amount_wei"]) for row in rows)
-        return {"rows": rows[::-1][:_USAGE_ROWS], "count": len(rows), "total_wei": str(total)}
+    def usage(self, **filters: str | None) -> dict[str, Any]:
+        """As `behind.usage`."""
+        return behind.usage(self.net, **filters)
+
+    def earned(self) -> dict[str, Any]:
+        """As `behind.earned`."""
+        return behind.earned(self.net)
 
     def proof(self, usage_id: str) -> dict[str, Any]:
         """The links from a usage record to its payout. Raises NotProvable."""
@@ -184,6 +177,10 @@ class Panel:
         if not rows.kind_of(job_id):
             raise NotFound(f"{job_id!r} has no log; a generation has its prompt and its answer")
         return rows.lines_of(self.net, job_id, since, self._allowed)
+
+    def file(self, job_id: str, kind: str) -> bytes:
+        """A file of a report: its page, PDF, figures or notebook. Raises NotFound, InvalidRequest, Elsewhere."""
+        return rows.file_of(self.net, job_id, kind, self._allowed)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """End a job; what was received so far is paid. Take a deployment down. Raises NotFound."""
@@ -226,8 +223,10 @@ def balance_of(balance: Balance) -> dict[str, Any]:
 
 
 def budget_of(budget: Budget) -> dict[str, Any]:
-    """A budget with what its period has spent."""
+    """A budget with what its period has spent, and the day on which that began; "" for one that never began."""
+    start = span(budget.period, datetime.now(UTC)).start
     return {
+        "since": "" if start is None else start.date().isoformat(),
         "period": str(budget.period),
         "limit_wei": str(budget.limit_wei),
         "spent_wei": str(budget.spent_wei),

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rios.services.reports.served import TYPES
 from rios.words.errors import InvalidRequest, NotAllowed, NotFound, RiosError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def of_app(view: AppView) -> dict[str, Any]:
         view.id, DEPLOYMENT, view.name, view.owner, view.status, view.cost_wei,
         model="", hosts=view.hosts, error=view.reason, started_us=view.created_at, ended_us=view.ended_at,
         parts=view.ready, parts_max=view.replicas, requests=view.requests, revision=view.revision,
-        deeds=[] if gone else ["scale", going, "retry", "cancel"],
+        deeds=[] if gone else ["scale", going, "retry", "cancel"], files=[],
     )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def of_report(made: Made) -> dict[str, Any]:
         model=made.name, hosts=(made.runtime,) if made.runtime else (), error=made.error,
         started_us=made.created_at, ended_us=made.ended_at if ended else 0, parts=int(made.state == "ok"), parts_max=1,
         requests=0, revision=made.version or 0, deeds=["retry"] if ended else [],
+        files=[kind for kind in TYPES if any(one.endswith(f".{kind}") for one in made.files)],
     )  # fmt: skip
 
 
@@ -99,6 +101,15 @@ def lines_of(net: Any, row_id: str, since: float, allowed: Allowed) -> dict[str,
     lines = report_lines(net.reports, row_id) if kind == REPORT else _written(net, row_id, since)
     lines = [one for one in lines if one["at"] > since][-LINES_MAX:]
     return {"lines": lines, "next": max((one["at"] for one in lines), default=since)}
+
+
+def file_of(net: Any, row_id: str, kind: str, allowed: Allowed) -> bytes:
+    """A file of a report. Raises NotFound, InvalidRequest for a kind that there is none of."""
+    if kind_of(row_id) != REPORT:
+        raise NotFound(f"{row_id!r} has no files; a report has")
+    allowed(_SCOPES[REPORT][0])
+    content: bytes = net.reports.file(row_id, kind)
+    return content
 
 
 def cancel(net: Any, row_id: str, allowed: Allowed) -> None:

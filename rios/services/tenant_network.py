@@ -12,6 +12,8 @@ from rios.services.jobs import Jobs, JobView
 from rios.words.money import Wei
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rios.accounts.values import Principal
     from rios.billing.ledger.values import Balance, Budget
     from rios.services.accounting import Proof
@@ -159,6 +161,10 @@ class TenantEarnings:
     def now(self) -> Earned:
         """As `Earnings.now`."""
         return self._gate.money.earnings(self._who, None).now
+
+    def to_frame(self) -> pd.DataFrame:
+        """As `Earnings.to_frame`."""
+        return self._gate.money.earnings(self._who, None).to_frame()
 
     def claim(self) -> Wei:
         """As `TenantMoney.claim`."""

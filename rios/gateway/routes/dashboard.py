@@ -106,6 +106,14 @@ async def get_events(request: Request, last: str = "") -> Response:
     return EventStream(_follow(request, desk, last or None))
 
 
+@router.get("/panel/file")
+async def get_file(request: Request) -> Response:
+    """A file of a report."""
+    desk = await _desk(request)
+    status, content, headers = await run_in_threadpool(desk.file, dict(request.query_params))
+    return Response(content, status, headers)
+
+
 @router.get("/panel/{what:path}")
 async def get_panel(request: Request, what: str) -> Response:
     """What the panel shows."""

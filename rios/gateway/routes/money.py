@@ -33,6 +33,7 @@ def get_usage(
     worker: Filter = None,
     resource: Filter = None,
     request_id: Filter = None,
+    deployment: Filter = None,
     after: After = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def get_usage(
     first = None if since is None else parse_moment(since, name="since")
     rows = ledger.usage(
         user=who.user_id, model=model, worker=worker, resource=resource, request_id=request_id,
-        since=max(begin, first or 0),
+        deployment=deployment, since=max(begin, first or 0),
         until=None if until is None else parse_moment(until, name="until"),
     )  # fmt: skip
     found = []
@@ -63,9 +64,12 @@ def get_costs(
     since: Moment = None,
     until: Moment = None,
     model: Filter = None,
+    request_id: Filter = None,
+    deployment: Filter = None,
 ) -> dict[str, Any]:
     """Less refunds."""
-    found = gate_of(request).tenancy.billing(who.user_id).costs(by, since=since, until=until, model=model)
+    filters = {"model": model, "request_id": request_id, "deployment": deployment}
+    found = gate_of(request).tenancy.billing(who.user_id).costs(by, since=since, until=until, **filters)
     return {
         "by": by, "data": {str(key): str(wei) for key, wei in found.wei.items()}, "total_wei": str(found.total_wei)
     }  # fmt: skip

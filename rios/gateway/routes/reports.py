@@ -11,6 +11,7 @@ from pydantic import Field
 from rios.accounts.values import Principal
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.schemas import Name, Strict
+from rios.services.reports import served
 from rios.services.reports.own import UserReports
 from rios.services.reports.tenants import reports_of
 from rios.services.reports.values import Schedule, Wish
@@ -22,12 +23,6 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Email = Annotated[str, Field(min_length=3, max_length=254)]
 Url = Annotated[str, Field(min_length=8, max_length=2000)]
 Subject = Annotated[str | None, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_TYPES = {
-    "html": "text/html; charset=utf-8", "pdf": "application/pdf", "json": "application/json",
-    "ipynb": "application/x-ipynb+json",
-}  # fmt: skip
-# A page is whoever's notebook it was: what it would run here has nothing of this address.
-_SHUT = {"Content-Security-Policy": "sandbox allow-scripts; default-src 'none'", "Cache-Control": "no-store"}
 
 
 class NewRun(Strict):
@@ -106,7 +101,7 @@ def get_lines(request: Request, who: Reader, run_id: str) -> dict[str, Any]:
     "/runs/{run_id}/file",
     summary="A file of a report",
     response_class=Response,
-    responses={200: {"content": {kind.partition(";")[0]: {} for kind in _TYPES.values()}}},
+    responses={200: {"content": {kind.partition(";")[0]: {} for kind in served.TYPES.values()}}},
 )
 def get_file(
     request: Request,
@@ -116,8 +111,7 @@ def get_file(
 ) -> Response:
     """To be kept: the page opens without a network."""
     content = _reports(request, who).file(run_id, kind)
-    headers = {"Content-Disposition": f'attachment; filename="report.{kind}"', **_SHUT}
-    return Response(content, media_type=_TYPES[kind], headers=headers)
+    return Response(content, headers=served.headers(kind))
 
 
 @router.get("/history", summary="Each attempt to make a report")
