@@ -6,6 +6,7 @@ gains nothing. Redirects are not followed. Nothing of an answer is kept but its 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -85,18 +86,26 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, allowed: Networks
     port = parts.port or (443 if secured else 80)
     address = resolve(host, port, allowed=allowed)
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    opened: list[socket.socket] = []
+    late = threading.Event()
     # A reader that sends a byte now and then must not hold us for ever.
-    watch = threading.Timer(2 * TIMEOUT_S, lambda: _cut(connection))
+    watch = threading.Timer(2 * TIMEOUT_S, _cut, [opened, late])
     watch.daemon = True
     watch.start()
     try:
-        plain = socket.create_connection((address, port), timeout=TIMEOUT_S)
-        connection.sock = plain
+        connection.sock = found = socket.create_connection((address, port), timeout=TIMEOUT_S)
         if secured:
-            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+            context = ssl.create_default_context()
+            connection.sock = found = context.wrap_socket(found, server_hostname=host, do_handshake_on_connect=False)
+        opened.append(found)
+        if isinstance(found, ssl.SSLSocket):
+            found.do_handshake()
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("POST", target, body, {**headers, "Connection": "close"})
-        return connection.getresponse().status
+        status = connection.getresponse().status
+        if late.is_set():  # headers that end where they were cut are taken for whole
+            raise NotDelivered(f"{host} did not take it within {2 * TIMEOUT_S:g} s")
+        return status
     except (OSError, http.client.HTTPException) as error:
         raise NotDelivered(f"{host} did not take it: {type(error).__name__}: {error}") from error
     finally:
@@ -104,9 +113,13 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, allowed: Networks
         connection.close()
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
-    if connection.sock is not None:
-        connection.sock.close()
+def _cut(opened: list[socket.socket], late: threading.Event) -> None:
+    late.set()
+    for one in opened:
+        # Closed it would stay open: what reads the answer holds it, too. By its base class, as that of TLS is read by
+        # another thread, which has to find an end and not a socket without TLS.
+        with contextlib.suppress(OSError):  # it has ended by itself
+            socket.socket.shutdown(one, socket.SHUT_RDWR)
 
 
 def _literal(host: str) -> Address | None:

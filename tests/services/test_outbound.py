@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from rios.services import outbound
 from rios.services.outbound import NotDelivered, check_url, networks, post, resolve
 from rios.words.errors import InvalidRequest
 
@@ -75,6 +79,46 @@ def test_a_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
         post("https://rebound.example/", b"{}", {}, allowed=())
     assert asked == ["rebound.example"]
     assert reached == [("93.184.216.34", 443)]
+
+
+class Dribbling:
+    """Accepts one connection and sends `head`, then a byte now and then, until it is cut or a minute is over."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.was_cut = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        connection, _ = self._server.accept()
+        with connection:
+            connection.sendall(self._head)
+            for _ in range(1200):
+                try:
+                    connection.sendall(b"a")
+                except OSError:
+                    self.was_cut = True
+                    return
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        self._thread.join(90)
+        self._server.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "head"),
+    [("http", b"HTTP/1.1 200 OK\r\nX-Long: "), ("https", b"\x16\x03\x03\x40\x00")],
+    ids=["an answer", "a handshake"],
+)
+def test_who_dribbles_bytes_is_cut_off(scheme: str, head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "TIMEOUT_S", 0.4)
+    with closing(Dribbling(head)) as reader, pytest.raises(NotDelivered):
+        post(f"{scheme}://127.0.0.1:{reader.port}/", b"{}", {}, allowed=networks("127.0.0.0/8"))
+    assert reader.was_cut
 
 
 def test_an_operator_may_allow_a_network() -> None:
