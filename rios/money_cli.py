@@ -277,12 +277,18 @@ def claim(
     _say({"address": owner, "paid_wei": str(paid)}, as_json, f"{format_ros(paid)} paid to {owner}")
 
 
-def refund(usage_id: str, reason: str, as_json: AsJson = False) -> None:
-    """Give the price of a usage record back, by credit note."""
+def refund(
+    usage_id: str,
+    reason: str,
+    amount: Annotated[str | None, typer.Option(help='Such as "0.3 ROS"; what is left of the price without.')] = None,
+    key: Annotated[str | None, typer.Option(help="Tells two parts of the same amount apart.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the price of a usage record back, or a part of it, by credit note; the same again gives nothing twice."""
     from rios.words.money import format_ros
 
     with _purse() as purse:
-        note = purse.billing.refund(usage_id, reason)
+        note = purse.billing.refund(usage_id, reason, amount=amount, key=key)
     value = {"number": note.number, "usage_id": note.usage_id, "amount_wei": str(note.amount_wei)}
     _say(value, as_json, f"credit note {note.number}: {format_ros(note.amount_wei)} back for {note.usage_id}")
 

@@ -85,7 +85,9 @@ def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path, monkeypa
     assert "total" in run(home, "claim", "--all")
     assert as_json(home, "reconcile")["difference_wei"] == "0"
     assert as_json(home, "invoice", rows[0]["time"][:7])["total_wei"] == str(total)
-    assert int(as_json(home, "refund", usage_id, "wrong model")["amount_wei"]) == int(rows[0]["amount_wei"])
+    part = [as_json(home, "refund", usage_id, "slow", "--amount", "1 wei", "--key", key) for key in ("a", "b", "a")]
+    assert [note["number"] for note in part] == [1, 2, 1]
+    assert int(as_json(home, "refund", usage_id, "wrong model")["amount_wei"]) == int(rows[0]["amount_wei"]) - 2
 
 
 def test_claims_that_contradict_themselves(home: Path) -> None:

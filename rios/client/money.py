@@ -141,13 +141,15 @@ class RemoteBilling:
         month(period)
         return reading.invoice_of(self._http.ask("PUT", f"/v1/invoices/{quote(period, safe='')}"))
 
-    def refund(self, usage_id: str, reason: str, *, amount: str | int | None = None) -> CreditNote:
-        """Give the price of a usage record back, or a part of it, by credit note. For admins of the network."""
+    def refund(
+        self, usage_id: str, reason: str, *, amount: str | int | None = None, key: str | None = None
+    ) -> CreditNote:
+        """As `net.billing.refund` of a local network. For admins of the network."""
         if not reason.strip():
             raise InvalidRequest("a refund needs a reason: it stands on the credit note")
         text = None if amount is None else f"{parse_ros(amount, name='the refund')} wei"
         path = f"/v1/usage/{quote(usage_id, safe='')}/refund"
-        return reading.note_of(self._http.ask("PUT", path, json={"reason": reason, "amount": text}))
+        return reading.note_of(self._http.ask("PUT", path, json={"reason": reason, "amount": text, "key": key}))
 
     def settle(self) -> Settled | None:
         """Close an epoch over all that was used and post its root: .epoch .root .total .tx. For admins of the network.

@@ -45,10 +45,14 @@ class Amount(Strict):
 
 
 class Refund(Strict):
-    """Why, and how much of the price is given back; all of it without an amount."""
+    """Why, and how much of the price is given back; what is left of it without an amount.
+
+    The same again is the same credit note; a key tells two of the same amount apart.
+    """
 
     reason: str = Field(min_length=1, max_length=1000, pattern=r"^[^\x00]+$")
     amount: str | None = Field(None, max_length=100)
+    key: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[^\x00]+$")
 
 
 class PayOut(Strict):

@@ -22,6 +22,7 @@ from rios.services.payouts import PaidOut
 from rios.services.settlement import Settled, Settlement
 from rios.services.views import html_table, text_table
 from rios.words.errors import InvalidRequest, NotProvable
+from rios.words.ids import derived_id
 from rios.words.money import format_ros, parse_ros
 
 if TYPE_CHECKING:
@@ -178,12 +179,21 @@ class Billing:
 
         self._alerts.on_alert(ours)
 
-    def refund(self, usage_id: str, reason: str, *, amount: str | int | None = None) -> CreditNote:
-        """Give the price of a usage record back, or a part of it, by credit note."""
+    def refund(
+        self, usage_id: str, reason: str, *, amount: str | int | None = None, key: str | None = None
+    ) -> CreditNote:
+        """Give the price of a usage record back, or a part of it, by credit note; without `amount` what is left of it.
+
+        The same reason and amount again is the same note, so that a repetition gives nothing twice. key: tells two
+        parts of the same amount apart; the same key is the same note.
+
+        Raises InvalidAmount for more than is left, LedgerConflict where the key came with other contents.
+        """
         if not reason.strip():
             raise InvalidRequest("a refund needs a reason: it stands on the credit note")
         amount_wei = None if amount is None else parse_ros(amount, name="the refund")
-        return self._books.ledger.refund(usage_id, reason, amount_wei=amount_wei)
+        note_id = None if key is None else derived_id("cn", usage_id, "key", key)
+        return self._books.ledger.refund(usage_id, reason, amount_wei=amount_wei, note_id=note_id)
 
     def invoice(self, period: str) -> Invoice:
         """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""

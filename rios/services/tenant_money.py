@@ -138,10 +138,12 @@ class TenantMoney:
         found = self._purse.billing.prove(usage_id)
         return found if operates else Proof(found.usage, found.links, None)
 
-    def refund(self, who: Principal, usage_id: str, reason: str, amount: str | None) -> CreditNote:
+    def refund(
+        self, who: Principal, usage_id: str, reason: str, amount: str | None, *, key: str | None = None
+    ) -> CreditNote:
         """As `net.billing.refund`, of everybody's use. Raises NotAllowed to all but admins of the network."""
         who.require(_OPERATE)
-        note = self._purse.billing.refund(usage_id, reason, amount=amount)
+        note = self._purse.billing.refund(usage_id, reason, amount=amount, key=key)
         self._log(who, "usage.refund", usage_id, wei=str(note.amount_wei), note=note.id)
         return note
 

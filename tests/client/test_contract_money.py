@@ -126,10 +126,15 @@ def test_a_refund(network: Any, model: Any) -> None:
     usage = network.billing.usage(request_id=found.request_id)
     row = usage.iloc[usage["amount_wei"].astype(object).argmax()]
     balance = network.billing.balance.wei
-    note = network.billing.refund(row["usage_id"], "it was wrong")
-    assert note.amount_wei == row["amount_wei"] == network.billing.balance.wei - balance
-    assert note == network.billing.refund(row["usage_id"], "it was wrong"), "one note, however often it is asked for"
+    parts = [network.billing.refund(row["usage_id"], "slow", amount="1 wei", key=key) for key in ("a", "b", "a")]
+    assert len({part.id for part in parts}) == 2
     with pytest.raises(LedgerConflict):
+        network.billing.refund(row["usage_id"], "slow", amount="2 wei", key="a")
+    note = network.billing.refund(row["usage_id"], "it was wrong")
+    assert note.amount_wei == row["amount_wei"] - 2
+    assert row["amount_wei"] == network.billing.balance.wei - balance
+    assert note == network.billing.refund(row["usage_id"], "it was wrong"), "one note, however often it is asked for"
+    with pytest.raises(InvalidAmount):
         network.billing.refund(row["usage_id"], "another reason")
     with pytest.raises(InvalidRequest):
         network.billing.refund(row["usage_id"], "  ")

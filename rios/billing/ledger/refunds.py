@@ -27,7 +27,9 @@ from rios.words.money import Wei, check_wei, format_ros
 def refund(
     batch: Batch, usage_id: str, reason: str, *, amount_wei: int | None, note_id: str | None, at: int
 ) -> CreditNote:
-    """Give `amount_wei` of a usage record's price back; all of it without. The same note comes once.
+    """Give `amount_wei` of a usage record's price back; what is left of it without. The same note comes once.
+
+    note_id: without one, a refund of the same record, reason and amount is the same note, and any other is another.
 
     Raises InvalidRequest for unknown usage, InvalidAmount for more than was not refunded yet, and LedgerConflict for a
     known note with other contents.
@@ -35,7 +37,10 @@ def refund(
     usage, notes = batch.rows(UsageRow).get(usage_id), batch.rows(CreditNoteRow)
     if usage is None:
         raise InvalidRequest(f"there is no usage record {usage_id!r}; net.billing.usage() lists them")
-    name = derived_id("cn", usage_id) if note_id is None else note_id
+    if note_id is None:
+        name = derived_id("cn", usage_id, reason, "rest" if amount_wei is None else str(amount_wei))
+    else:
+        name = note_id
     known = notes.get(name)
     if known is not None:
         if (known["usage_id"], known["reason"]) != (usage_id, reason) or amount_wei not in (None, known["amount_wei"]):

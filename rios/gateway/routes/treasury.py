@@ -111,8 +111,8 @@ def get_proof(request: Request, who: UsageReader, usage_id: str) -> dict[str, An
 
 @router.put("/usage/{usage_id}/refund", summary="Give the price of a usage record back")
 def put_refund(request: Request, who: Operator, usage_id: str, body: m.Refund) -> dict[str, Any]:
-    """By one credit note: the same again changes nothing, another one is a conflict."""
-    return m.note_of(gate_of(request).money.refund(who, usage_id, body.reason, body.amount))
+    """By a credit note: the same again changes nothing, another amount or reason is another note."""
+    return m.note_of(gate_of(request).money.refund(who, usage_id, body.reason, body.amount, key=body.key))
 
 
 @router.get("/earnings", summary="What the workers of an owner have earned")

@@ -45,17 +45,32 @@ def test_before_the_epoch_is_closed_both_give_back_what_they_got(ann: Ledger, cl
 
 def test_the_same_refund_comes_once(ann: Ledger) -> None:
     usage_id = use(ann, 100)
-    first = ann.refund(usage_id, "slow", amount_wei=30)
-    assert ann.refund(usage_id, "slow", amount_wei=30) == ann.refund(usage_id, "slow") == first
+    first = ann.refund(usage_id, "slow", amount_wei=30, note_id="n")
+    assert ann.refund(usage_id, "slow", amount_wei=30, note_id="n") == first
+    assert ann.refund(usage_id, "slow", note_id="n") == first
     for other in ({"reason": "fast"}, {"reason": "slow", "amount_wei": 31}):
         with pytest.raises(LedgerConflict, match=first.id):
-            ann.refund(usage_id, **other)
+            ann.refund(usage_id, note_id="n", **other)
     second = ann.refund(usage_id, "slow", note_id="part-2", amount_wei=70)
     assert second.number == 2
     assert ann.credit_notes(user="ann") == ann.credit_notes(usage_id=usage_id) == [first, second]
     assert ann.credit_notes(user="bob") == []
     with pytest.raises(InvalidAmount, match="0 ROS are left"):
         ann.refund(usage_id, "again", note_id="part-3")
+
+
+def test_what_is_left_after_a_part_can_be_given_too(ann: Ledger) -> None:
+    usage_id = use(ann, 100)
+    part = ann.refund(usage_id, "slow", amount_wei=30)
+    assert ann.refund(usage_id, "slow", amount_wei=30) == part, "a repetition gives nothing twice"
+    other = ann.refund(usage_id, "wrong model", amount_wei=30)
+    rest = ann.refund(usage_id, "slow")
+    assert [note.amount_wei for note in (part, other, rest)] == [30, 30, 40]
+    assert ann.refund(usage_id, "slow") == rest
+    assert ann.balance("ann").deposited_wei == 1_000
+    assert ann.credit_notes(user="ann") == [part, other, rest]
+    with pytest.raises(InvalidAmount, match="0 ROS are left"):
+        ann.refund(usage_id, "again")
 
 
 def test_parts_come_to_what_each_got(ann: Ledger) -> None:
