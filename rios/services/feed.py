@@ -174,7 +174,11 @@ class Feed:
     def _tell_jobs(self) -> None:
         try:
             version, views = self._panel.net.jobs.changed(self._version, self._look_s)
-        except NotAllowed:  # the rest is told all the same
+        except NetworkClosed:
+            raise
+        except RiosError as error:  # the figures are told all the same: they say why they cannot be had
+            if not isinstance(error, NotAllowed):
+                log.info("a panel is not told of jobs", extra={"reason": str(error)})
             time.sleep(self._look_s)
             return
         self._version = version
