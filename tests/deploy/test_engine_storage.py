@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker import APIClient
 from docker.errors import APIError
 
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.engine_containers import inspected
 from rios.deploy.runtimes.engine_service import RUNC, EngineService, volatile
 from rios.services.deployments.machine import clear_up
+from rios.words.errors import InvalidRequest
 from tests.deploy.conftest import NEEDS, Bench, make_runtime
 from tests.deploy.images import make_rootfs
 
@@ -38,6 +40,38 @@ def other() -> Iterator[Bench]:
     clear_up(directory)
     assert not directory.exists()
     assert not volatile(directory / "engine").exists()
+
+
+IMPROPER = "can only create exec sessions on running containers: container state improper"
+
+
+def test_a_sandbox_that_was_taken_for_ended_is_asked_about_again(other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = other.start("sleep", "600")
+    really, refused = APIClient.exec_create, [1, 2]
+
+    def create(client: APIClient, *args: Any, **more: Any) -> Any:
+        if refused:
+            refused.pop()
+            raise APIError("500 Server Error", explanation=IMPROPER)
+        return really(client, *args, **more)
+
+    monkeypatch.setattr(APIClient, "exec_create", create)
+    assert other.runtime.exec(status.instance, ("echo", "there")).stdout == b"there\n"
+    assert not refused
+    other.runtime.remove(status.instance)
+
+
+def test_a_command_in_what_ended_meanwhile_says_so(other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = other.start("sleep", "600")
+
+    def create(client: APIClient, *args: Any, **more: Any) -> Any:
+        other.runtime.kill(status.instance)
+        raise APIError("500 Server Error", explanation=IMPROPER)
+
+    monkeypatch.setattr(APIClient, "exec_create", create)
+    with pytest.raises(InvalidRequest, match="exited"):
+        other.runtime.exec(status.instance, ("true",))
+    other.runtime.remove(status.instance)
 
 
 class Ending:

@@ -294,7 +294,7 @@ def test_lines_are_followed(bench: Bench) -> None:
 
 @every_runtime
 def test_a_command_is_run_inside(bench: Bench) -> None:
-    status = bench.start("sleep", "60", env={"OWN": "1"})
+    status = bench.start("sleep", "600", env={"OWN": "1"})
     done = bench.runtime.exec(
         status.instance, ("sh", "-c", "id -u; echo $ASKED; echo wrong >&2; exit 4"), env={"ASKED": "yes"}
     )

@@ -383,16 +383,20 @@ class EngineRuntime:
     ) -> Executed:
         must_run(self.status(instance))
         record = self._records.of(instance)
-        with translated(f"{command[0]} in {instance}"):
-            return run_inside(
-                self._client(),
-                container_name(instance),
-                command,
-                user=record.asked["user"],
-                env=env or {},
-                timeout_s=timeout_s,
-                kill_inside=functools.partial(gvisor.kill_inside, self._program) if self.name == "gvisor" else None,
-            )
+        try:
+            with translated(f"{command[0]} in {instance}"):
+                return run_inside(
+                    self._client(),
+                    container_name(instance),
+                    command,
+                    user=record.asked["user"],
+                    env=env or {},
+                    timeout_s=timeout_s,
+                    kill_inside=functools.partial(gvisor.kill_inside, self._program) if self.name == "gvisor" else None,
+                )
+        except SandboxFailed:
+            must_run(self.status(instance))  # where it ended in between, that is the reason
+            raise
 
     def put_secrets(self, instance: str, secrets: Mapping[str, SecretBytes]) -> None:
         owner = self._records.of(instance).asked["user"]

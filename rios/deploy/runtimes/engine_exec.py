@@ -6,9 +6,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import docker
+from docker.errors import APIError
 from docker.utils import socket as frames
 
 from rios.deploy.runtimes.executing import OUTPUT_MAX
@@ -16,6 +19,9 @@ from rios.deploy.runtimes.protocol import Executed
 from rios.words.errors import DeadlineExceeded
 
 _KILLED_WITHIN_S = 5.0
+_SURE_WITHIN_S = 2.0
+_ENDED = "container state improper"
+"""What podman says where nothing can be run because the container has ended."""
 
 
 def run_inside(
@@ -32,9 +38,7 @@ def run_inside(
 
     kill_inside: given container and command, ends it where the process on the host is not the command itself.
     """
-    made = client.exec_create(
-        container, list(command), user=f"{user}:{user}", environment=[f"{k}={v}" for k, v in env.items()]
-    )
+    made = _created(client, container, command, user=user, env=env)
     outputs = {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
     failed: list[Exception] = []
     stream = client.exec_start(made["Id"], socket=True)
@@ -64,6 +68,28 @@ def run_inside(
         raise failed[0]
     code = client.exec_inspect(made["Id"])["ExitCode"]
     return Executed(int(code), bytes(outputs[frames.STDOUT]), bytes(outputs[frames.STDERR]))
+
+
+def _created(
+    client: docker.APIClient, container: str, command: tuple[str, ...], *, user: int, env: Mapping[str, str]
+) -> dict[str, Any]:
+    """What shall be run, not run yet.
+
+    runsc asks a sandbox whether it runs, and takes a question that is not answered for no; podman believes it until it
+    asks again.
+    """
+    deadline = time.monotonic() + _SURE_WITHIN_S
+    while True:
+        try:
+            return dict(
+                client.exec_create(
+                    container, list(command), user=f"{user}:{user}", environment=[f"{k}={v}" for k, v in env.items()]
+                )
+            )
+        except APIError as error:
+            if _ENDED not in str(error.explanation) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _kill(client: docker.APIClient, execution: str) -> None:
