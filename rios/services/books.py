@@ -128,6 +128,18 @@ class Books:
             return self._chain
 
     @property
+    def followed_chain(self) -> NetworkChain | None:
+        """The chain where it was asked for already, and a node where it has the network's contracts.
+
+        Nothing is made: a chain in this process is not begun, and a network without contracts gets none.
+        """
+        options = self._options
+        if self._chain is not None or options.chain is None:
+            return self._chain
+        file = options.contracts or (None if self._home is None else self._home / "contracts.json")
+        return self.chain if file is not None and file.exists() else None
+
+    @property
     def started_chain(self) -> NetworkChain | None:
         """The chain where it was asked for already; nobody waits, and nothing is started."""
         return self._chain

@@ -22,9 +22,10 @@ class Looker:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, if it was started."""
         self._stop.set()
-        self._thread.join(self._end_s)
+        if self._thread.ident is not None:
+            self._thread.join(self._end_s)
 
     def _run(self) -> None:
         while not self._stop.wait(self._look_s):

@@ -9,6 +9,7 @@ from rios.services.billing import Billing
 from rios.services.books import LOCAL_USER, Books
 from rios.services.charging import Charging
 from rios.services.epochs import EpochSchedule
+from rios.services.following import Follower
 from rios.services.governance import Governance
 from rios.services.settlement import Settlement
 from rios.services.wallet import Earnings, Wallet
@@ -21,7 +22,8 @@ class Purse:
     def __init__(self, options: Settings, *, background: bool = True) -> None:
         """Nothing is waited for: the ledger opens in the background, the chain starts when it is first needed.
 
-        background: alerts are told as they come, and epochs settled every `options.epoch_interval_s` seconds.
+        background: alerts are told as they come, the chain is followed every `options.chain_look_s` seconds where there
+        is one, and epochs are settled every `options.epoch_interval_s`.
         """
         self.books = books = Books(options)
         self.charging = Charging(
@@ -39,8 +41,10 @@ class Purse:
         self.earnings = Earnings(books, self.settlement)
         self.governance = Governance(books, self.settlement)
         self.epochs: EpochSchedule | None = None
+        self.follower = Follower(books, self.settlement, self.billing.settle, look_s=options.chain_look_s)
         if background:
             self.alerts.start()
+            self.follower.start()
         if background and options.epoch_interval_s is not None:
             self.epochs = EpochSchedule(
                 books, self.settlement, self.billing.settle, interval_s=options.epoch_interval_s
@@ -55,6 +59,7 @@ class Purse:
 
     def close(self) -> None:
         """Finish what is under way; the ledger and the chain stay where they are kept."""
+        self.follower.close()
         if self.epochs is not None:
             self.epochs.close()
         self.charging.close()

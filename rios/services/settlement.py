@@ -29,6 +29,7 @@ from rios.words.money import Wei, format_ros, parse_ros
 if TYPE_CHECKING:
     from rios.billing.ledger.chain import ChainCursor
     from rios.billing.ledger.values import Epoch
+    from rios.billing.ledger.withdrawals import Asked
     from rios.billing.merkle import MerkleTree
     from rios.services.accounting import Reconciliation
     from rios.services.network_chain import NetworkChain
@@ -71,6 +72,10 @@ class Settlement:
     def __init__(self, books: Books) -> None:
         self._books = books
         self._lock = threading.RLock()
+        self._asked: bool | None = None
+        """Whether a withdrawal waits; None while nobody has looked."""
+        self._short: list[Asked] = []
+        """Those that wait for more than is free."""
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -95,7 +100,26 @@ class Settlement:
         with self.turn():
             count = self.chain.follow(self._books.ledger)
             self._mature()
+            if count or self._asked is not False:
+                self._set_aside()
         return count
+
+    def follow(self) -> bool:
+        """Go on with what was sent, and take what happened into the ledger; whether it should be settled at once.
+
+        So it is where somebody has asked the escrow for more than he has free, and used something that is not charged.
+        """
+        with self.turn():
+            self.chain.pump()
+            self.sync()
+            unposted = self._last_is("closed") or self._last_is("posting")
+            return any(one.charge or unposted for one in self._short)
+
+    def _set_aside(self) -> None:
+        """What withdrawals that wait ask for is not lent to requests any more, as far as it is free."""
+        found = self._books.ledger.set_aside()
+        self._asked = bool(found)
+        self._short = [one for one in found if one.short_wei]
 
     def _mature(self) -> None:
         """Mark the root that waited for the end of its challenge window as final, or as one that stands no more."""

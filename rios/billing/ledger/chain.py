@@ -177,10 +177,10 @@ def _requested(step: _Step) -> None:
 
 
 def _request_gone(step: _Step) -> None:
-    # It may have found less than it asked for.
+    # It may have found less than it asked for, and some of that later. What was asked for before stays aside.
     there = step.batch.account(step.account(Kind.WITHDRAWING)).balance
-    moved = step.batch.posted_wei(step.id.removesuffix(":reverted"))
-    step.move(step.account(Kind.WITHDRAWING), step.account(Kind.AVAILABLE), min(moved, there))
+    before = step.amount("total") - step.amount()
+    step.move(step.account(Kind.WITHDRAWING), step.account(Kind.AVAILABLE), there - before)
 
 
 def _reduced(step: _Step) -> None:

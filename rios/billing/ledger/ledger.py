@@ -15,13 +15,14 @@ from typing import Any, Self, TypeVar
 
 from rios.billing.books import PriceBook
 from rios.billing.budgets import BUDGET_ALERTS_BP, Period
-from rios.billing.ledger import chain, documents, epochs, holds, money, refunds, settling, spending
+from rios.billing.ledger import chain, documents, epochs, holds, money, refunds, settling, spending, withdrawals
 from rios.billing.ledger.accounts import SPENDABLE, earned, owed
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.chain import ChainCursor, ChainEvent
 from rios.billing.ledger.entries import Transfer
 from rios.billing.ledger.queries import Queries
 from rios.billing.ledger.values import CreditNote, Epoch, EpochState, Hold, HoldState, Invoice, Settled, Wanted
+from rios.billing.ledger.withdrawals import Asked
 from rios.billing.ledger.writer import Reads, Request, Writer
 from rios.billing.pricing import Terms
 from rios.billing.rating import Charge
@@ -275,7 +276,10 @@ class Ledger(Queries):
         note_id: str | None = None,
         at: int | None = None,
     ) -> CreditNote:
-        """Give the price of a usage record back, or a part of it. A second part needs a `note_id` of its own."""
+        """Give the price of a usage record back, or a part of it; without an amount what is left of it.
+
+        The same again is the same note; who wants to give the same part twice names each (`note_id`).
+        """
         when = self._at(at)
         return self._do(
             lambda batch: refunds.refund(batch, usage_id, reason, amount_wei=amount_wei, note_id=note_id, at=when)
@@ -321,6 +325,14 @@ class Ledger(Queries):
         """A reorganisation took all blocks from `from_block` on away: reverse their events; how many there were."""
         when = self._at(at)
         return self._do(lambda batch: chain.revert(batch, from_block, cursor, at=when), alone=True)
+
+    def set_aside(self, *, at: int | None = None) -> list[Asked]:
+        """Keep what is free of what withdrawals that wait ask for from being spent; those withdrawals.
+
+        They may have found less when they were asked for, as while a hold ran; the contract pays them nevertheless.
+        """
+        when = self._at(at)
+        return self._do(lambda batch: withdrawals.set_aside(batch, at=when), alone=True)
 
     # How verbs reach the writer.
 

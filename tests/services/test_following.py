@@ -1,0 +1,114 @@
+"""The chain is followed though nobody asks for money: what others do on it is seen, and no money outruns a charge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from rios.services.books import LOCAL_USER
+from rios.services.purse import Purse
+from rios.words.money import WEI_PER_ROS
+from tests import waiting
+from tests.billing.ledger.work import TERMS
+from tests.services.earning import earn, owner, purse_of
+from tests.services.places import PLACES, Place, place_of
+
+GUEST, ADDRESS = "guest", owner(0xC3)
+until = partial(waiting.until, deadline_s=60.0)
+
+
+def give(purse: Purse, wei: int) -> None:
+    """A deposit for somebody else, which nobody here waits for."""
+    chain = purse.settlement.chain
+    chain.as_wallet(f"approve {wei}", "RosToken", "approve", chain.addresses.escrow, wei)
+    chain.as_wallet(f"give {wei}", "RiosEscrow", "depositFor", ADDRESS, wei)
+
+
+def test_deposits_of_others_are_seen_and_no_chain_is_begun_for_it(tmp_path: Path) -> None:
+    with purse_of(home=tmp_path, background=True, chain_look_s=0.01) as purse:
+        purse.follower.look()
+        assert purse.books.started_chain is None
+        ledger = purse.books.ledger
+        ledger.link_address(GUEST, ADDRESS)
+        give(purse, 3)
+        until(lambda: ledger.balance(GUEST).deposited_wei == 3, "the deposit")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place_of("anvil", tmp_path_factory.mktemp("chain")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def purse(place: Place, home: Path) -> Iterator[Purse]:
+    """With no trial credit to live on."""
+    with place.purse(home) as found:
+        found.settlement.sync()  # it begins
+        ledger = found.books.ledger
+        ledger.hold("saved", LOCAL_USER, ledger.balance(LOCAL_USER).trial_wei, request_id="saved", terms=TERMS)
+        yield found
+
+
+class TestOnANode:
+    """One whose escrow delays withdrawals."""
+
+    pytestmark = PLACES[1].marks  # type: ignore[attr-defined]
+
+    def test_a_node_with_the_contracts_is_followed_from_the_start(self, place: Place, purse: Purse, home: Path) -> None:
+        purse.books.ledger.link_address(GUEST, ADDRESS)
+        give(purse, 5)
+        with purse_of(home=home, background=True, chain_look_s=0.05, **place.options) as other:
+            until(lambda: other.books.ledger.balance(GUEST).deposited_wei == 5, "the deposit")
+
+    def test_a_node_without_contracts_gets_none(self, place: Place, tmp_path: Path) -> None:
+        with purse_of(home=tmp_path, **place.options) as purse:
+            purse.follower.look()
+            assert purse.books.started_chain is None
+
+    def test_what_was_used_is_charged_before_a_withdrawal_from_elsewhere_is_paid(
+        self, place: Place, purse: Purse
+    ) -> None:
+        chain, ledger = purse.settlement.chain, purse.books.ledger
+        purse.wallet.deposit("10 ROS")
+        earn(purse, "used", {owner(1): 4 * WEI_PER_ROS})
+        ledger.hold("running", LOCAL_USER, 2 * WEI_PER_ROS, request_id="running", terms=TERMS)
+        on_chain = purse.wallet.on_chain
+        chain.as_wallet("straight", "RiosEscrow", "requestWithdrawal", 10 * WEI_PER_ROS)
+        purse.follower.look()
+        balance = ledger.balance(LOCAL_USER)
+        assert (balance.deposited_wei, balance.withdrawing_wei) == (0, 4 * WEI_PER_ROS)
+        assert ledger.epochs()[-1].total_wei == 4 * WEI_PER_ROS
+        asked, _ = chain.read("RiosEscrow", "pendingWithdrawal", purse.wallet.address)
+        assert asked == 6 * WEI_PER_ROS
+        ledger.release("running")
+        purse.follower.look()
+        balance = ledger.balance(LOCAL_USER)
+        assert (balance.deposited_wei, balance.withdrawing_wei) == (0, 6 * WEI_PER_ROS)  # nobody can spend it any more
+        place.advance(purse, chain.withdrawal_delay_s)
+        purse.wallet.finish_withdrawal()
+        assert purse.wallet.on_chain == on_chain + 6 * WEI_PER_ROS
+        assert ledger.balance(LOCAL_USER).overdrawn_wei == 0
+        assert purse.billing.reconcile().sound
+
+    def test_what_waits_is_free_again_when_the_request_is_taken_back(self, purse: Purse) -> None:
+        chain, ledger = purse.settlement.chain, purse.books.ledger
+        purse.wallet.deposit("3 ROS")
+        ledger.hold("short", LOCAL_USER, 2 * WEI_PER_ROS, request_id="short", terms=TERMS)
+        chain.as_wallet("once more", "RiosEscrow", "requestWithdrawal", 3 * WEI_PER_ROS)
+        purse.follower.look()
+        ledger.release("short")
+        purse.follower.look()
+        assert ledger.balance(LOCAL_USER).withdrawing_wei == 3 * WEI_PER_ROS
+        purse.wallet.cancel_withdrawal()
+        assert ledger.balance(LOCAL_USER).deposited_wei == 3 * WEI_PER_ROS
+        purse.follower.look()
+        assert ledger.balance(LOCAL_USER).deposited_wei == 3 * WEI_PER_ROS
