@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import statistics
 import time
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
+from joserfc import jwt
 
 from rios.gateway.routes.sign_in import safe_next
 from rios.services.accounts import Accounts
@@ -82,6 +86,29 @@ def test_an_id_token_is_no_access_token(door: Door) -> None:
     tokens = app.redeem(code_for(ann, app)).json()
     problem(me(door, tokens["id_token"]), 401)
     assert me(door, tokens["access_token"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "claims"),
+    [
+        ({}, {"exp": 1}), ({}, {"aud": "another"}), ({}, {"iss": "https://elsewhere.example"}),
+        ({"kid": "another"}, {}), ({"kid": None}, {}),
+    ],
+    ids=["expired", "for another audience", "of another issuer", "by another key", "by no key's name"],
+)  # fmt: skip
+def test_a_good_signature_excuses_nothing(door: Door, header: dict[str, Any], claims: dict[str, Any]) -> None:
+    """Signed with the gateway's own key, and the same token without the mistake is taken."""
+    ann = person(door)
+    with door.client("") as http:
+        good = http.post("/v1/sessions", json={"login": ann.login, "password": PASSWORD}).json()["access_token"]
+    head, body = (json.loads(base64.urlsafe_b64decode(part + "==")) for part in good.split(".")[:2])
+
+    def signed(header: dict[str, Any], claims: dict[str, Any]) -> str:
+        said = {name: value for name, value in (head | header).items() if value is not None}
+        return jwt.encode(said, body | claims, door.gate.accounts.signer._key, algorithms=[said["alg"]])
+
+    problem(me(door, signed(header, claims)), 401)
+    assert me(door, signed({}, {"jti": "again"})).status_code == 200
 
 
 def test_programs_learn_nothing_about_tokens_of_others(door: Door) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from rios.accounts.store import first
+from rios.services import accounts, oauth_store, tokens, webhooks
+from rios.services.deployments.store import AppStore
+from rios.services.reports.own import UserReports
 from rios.services.tenancy import Tenancy
 from tests.gateway.servers import Door, problem, serves
 from tests.gateway.tenants import NOBODY, answers, ids, masked, operations, parameters, specification_of
@@ -125,22 +131,93 @@ def test_another_users_ids_are_nothing(network: Door, lab: Lab) -> None:
     assert shown(network, made["token"], lab.ids - own, only=_OWN) == []
 
 
-def test_a_door_that_is_open_is_seen(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its defence, the same search finds what one organisation shows to another."""
+@dataclass
+class Pair:
+    """An organisation without workers, with an object for each kind of route; and the admin of another one."""
+
+    organisations: list[str]
+    stranger: str
+    known: dict[str, str]
+    """The id of an object, by how the paths of its routes begin."""
+
+
+@pytest.fixture(scope="module")
+def pair(door: Door) -> Pair:
     with door.client() as http:
         made = [
             http.post("/v1/organisations", json={"name": name, "admin": f"head-{name}"}).json()
             for name in ("gamma", "delta")
         ]
     with door.client(made[0]["token"]) as http:
-        http.post("/v1/deployments", json={"name": "gamma-model"}).raise_for_status()
-        known = ids(http, specification_of(door))
-    assert shown(door, made[1]["token"], {"gamma-model"}, only=("/v1/deployments/",)) == []
+
+        def post(path: str, **body: Any) -> dict[str, Any]:
+            return dict(http.post(path, json=body).raise_for_status().json())
+
+        user = post("/v1/users", login="gamma-two", role="viewer", password=PASSWORD)
+        program = {"name": "gamma program", "scopes": ["models:read"], "grants": ["client_credentials"]}
+        known = {
+            "/v1/deployments/": post("/v1/deployments", name="gamma-model")["name"],
+            "/v1/apps/": post("/v1/apps", name="gamma-app", command=["sleep", "9"])["name"],
+            "/v1/users/": user["id"],
+            "/v1/clients/": post("/v1/clients", **program)["id"],
+            "/v1/tokens/": post("/v1/tokens", name="gamma key")["id"],
+            "/v1/sessions/": post("/v1/sessions", login="gamma-two", password=PASSWORD)["session_id"],
+            "/v1/webhooks/": post("/v1/webhooks", url="https://93.184.216.34/never")["id"],
+            "/v1/reports/": post("/v1/reports/schedules", name="cost", cron="0 6 * * *")["id"],
+        }
+    return Pair([one["id"] for one in made], made[1]["token"], known)
+
+
+def _by_id_alone(module: Any) -> Callable[[pytest.MonkeyPatch, Pair], None]:
+    """What is looked for by id and owner is looked for by its id."""
+    return lambda patch, _: patch.setattr(
+        module, "first", lambda connection, table, one, *_: first(connection, table, one)
+    )
+
+
+def _models(patch: pytest.MonkeyPatch, pair: Pair) -> None:
     real = Tenancy._models
-    everybodys = [one["id"] for one in made]
-    monkeypatch.setattr(Tenancy, "_models", lambda self, _: [one for of in everybodys for one in real(self, of)])
-    assert shown(door, made[1]["token"], {"gamma-model"}, only=("/v1/deployments/",))
-    assert "gamma-model" in known
+    patch.setattr(Tenancy, "_models", lambda self, _: [one for of in pair.organisations for one in real(self, of)])
+
+
+def _apps(patch: pytest.MonkeyPatch, pair: Pair) -> None:
+    real = AppStore.named
+    patch.setattr(AppStore, "named", lambda self, _, name: real(self, pair.organisations[0], name))
+
+
+def _everybodys(patch: pytest.MonkeyPatch, _: Pair) -> None:
+    real = UserReports.__init__
+    patch.setattr(
+        UserReports, "__init__", lambda self, reports, **more: real(self, reports, **more | {"everybodys": True})
+    )
+
+
+OPEN: dict[str, Callable[[pytest.MonkeyPatch, Pair], None]] = {
+    "/v1/deployments/": _models,
+    "/v1/apps/": _apps,
+    "/v1/users/": _by_id_alone(accounts),
+    "/v1/clients/": _by_id_alone(oauth_store),
+    "/v1/tokens/": _by_id_alone(tokens),
+    "/v1/sessions/": _by_id_alone(tokens),
+    "/v1/webhooks/": _by_id_alone(webhooks),
+    "/v1/reports/": _everybodys,
+}
+"""How each kind of door is opened to everybody."""
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_a_door_that_is_open_is_seen(door: Door, pair: Pair, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its defence, the same search finds what one organisation shows to another."""
+    known = {pair.known[kind]}
+    assert shown(door, pair.stranger, known, only=(kind,)) == []
+    OPEN[kind](monkeypatch, pair)
+    assert shown(door, pair.stranger, known, only=(kind,))
+
+
+def test_each_kind_of_door_was_opened(network: Door) -> None:
+    """But those of what only a network with workers has, which the searches above compare."""
+    prefixes = {re.match(r"/v1/[a-z]+/", path).group() for _, path, _ in _with_ids(network)}  # type: ignore[union-attr]
+    assert prefixes - set(OPEN) <= {"/v1/jobs/", "/v1/models/", "/v1/usage/", "/v1/budgets/", "/v1/invoices/"}
 
 
 def test_every_route_has_an_id_that_it_knows(network: Door, lab: Lab) -> None:

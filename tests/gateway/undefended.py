@@ -37,6 +37,8 @@ from rios.gateway.turns import Turns
 from rios.services import accounts, oauth_grants, oauth_store, outbound, tenancy, tokens
 from rios.services.accounts import scopes_of
 from rios.storage.models import RefreshTokenRow
+from rios.storage.sign_in_models import CodeRow
+from tests.billing import test_recursion
 from tests.gateway import (
     test_accounts,
     test_connections,
@@ -51,6 +53,8 @@ from tests.gateway import (
 from tests.gateway.servers import UNLIMITED, Door, lean
 from tests.services import test_outbound
 
+# For the process that a test of nested JSON starts: what libraries do to its recursion limit stays.
+_UNBOUNDED = "import rios.billing.recursion as recursion\nrecursion.put_back = lambda: None\n"
 Off = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -111,6 +115,55 @@ def _ids_for_anybody(patch: pytest.MonkeyPatch) -> None:
             ), 2**62
         ),
     )  # fmt: skip
+
+
+def _claiming(**better: Any) -> Off:
+    """A claim is taken for what it should be."""
+
+    def off(patch: pytest.MonkeyPatch) -> None:
+        good = Claims.checked
+        patch.setattr(
+            Claims, "checked",
+            staticmethod(lambda claims, *, issuer, now_s: good({**claims, **better}, issuer=issuer, now_s=now_s)),
+        )  # fmt: skip
+
+    return off
+
+
+def _codes_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A code that was used is as new."""
+
+    def unused(connection: Any, table: Any, *wanted: Any) -> Any:
+        row = first(connection, table, *wanted)
+        return {**row, "used_at": None} if table is CodeRow and row is not None else row
+
+    patch.setattr(oauth_store, "first", unused)
+    patch.setattr(
+        oauth_store.OAuthStore, "code", lambda self, code, _: self._store.row(
+            CodeRow, CodeRow.fingerprint == fingerprint(code)
+        )
+    )  # fmt: skip
+
+
+def _rebound(patch: pytest.MonkeyPatch) -> None:
+    """The address is looked at, and then the name is connected to."""
+    real = outbound.resolve
+
+    def resolve(host: str, port: int, **more: Any) -> str:
+        real(host, port, **more)
+        return host
+
+    patch.setattr(outbound, "resolve", resolve)
+
+
+def _patched(test: Callable[..., None], *more: Any) -> Callable[[Door, Path], None]:
+    """Of a test that needs no gateway, and patches something itself."""
+
+    def attack(_: Door, __: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            test(patch, *more)
+
+    return attack
 
 
 def _given(who: Principal, role: str) -> frozenset[str]:
@@ -243,6 +296,18 @@ def _sent_on(test: Callable[..., None], *more: Any) -> Callable[[Door, Path], No
 CASES = (
     Case("signatures of access tokens", _to("verify", Signer, _unverified),
          _at_door(test_accounts.test_forged_access_tokens_are_refused)),
+    *(
+        Case(f"{name} of access tokens", off,
+             _at_door(test_oauth_attacks.test_a_good_signature_excuses_nothing, *mistaken))
+        for name, off, mistaken in (
+            ("ends", _claiming(exp=1 << 40), ({}, {"exp": 1})),
+            ("audiences", _claiming(aud="rios"), ({}, {"aud": "another"})),
+            ("issuers", _claiming(iss="rios"), ({}, {"iss": "https://elsewhere.example"})),
+            ("keys", _to("_key_of", Signer, lambda self, _: self._key), ({"kid": "another"}, {})),
+        )
+    ),
+    Case("codes are good once", _codes_for_ever,
+         _at_door(test_oauth_attacks.test_a_replayed_code_ends_what_came_of_it)),
     Case("kinds of tokens", _ids_for_anybody, _at_door(test_oauth_attacks.test_an_id_token_is_no_access_token)),
     Case("refresh tokens are good once", _to("first", tokens, _never_used),
          _at_door(test_accounts.test_a_stolen_refresh_token_ends_the_session)),
@@ -319,4 +384,8 @@ CASES = (
          lambda *_: test_turns.test_no_place_is_lost_by_who_leaves()),
     Case("webhooks reach public addresses alone", _to("check_address", outbound, lambda *_, **__: None),
          lambda *_: test_outbound.test_addresses_that_are_not_public_are_refused("https://127.0.0.1/")),
+    Case("webhooks reach the address that was looked at", _rebound,
+         _patched(test_outbound.test_a_name_is_resolved_once)),
+    Case("the depth of JSON is bounded", _to("BOMB", test_recursion, _UNBOUNDED + test_recursion.BOMB),
+         lambda *_: test_recursion.test_nested_json_kills_nobody("from rios.billing.chain.evm_store import EvmStore")),
 )  # fmt: skip
