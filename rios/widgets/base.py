@@ -10,6 +10,8 @@ from typing import Any
 import anywidget
 from IPython.display import display
 
+from rios.services.edges import in_kernel
+
 # A view that has not heard of its kernel for three times as long says so.
 ALIVE_S = 4.0
 STATIC = Path(__file__).parent / "static"
@@ -47,7 +49,7 @@ class Widget(anywidget.AnyWidget):
 
     def keep(self) -> None:
         """Make what a notebook saves of it what it shows now: it was displayed before anything had happened."""
-        if self._shown_as:
+        if self._shown_as and in_kernel():  # a terminal would write it a second time
             self._show(update=True)
 
     def _show(self, *, update: bool) -> None:

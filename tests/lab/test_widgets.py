@@ -102,6 +102,7 @@ def test_what_is_saved_becomes_the_answer_when_that_is_there(model: Model, monke
         shown.append((display_id, update, data["text/html"]))
 
     monkeypatch.setattr(base, "display", display)
+    monkeypatch.setattr(base, "in_kernel", lambda: True)
     widget = model.widget()
     widget.prompt, widget.params = "It was a fine morning,", {"max_new_tokens": 6}
     widget._ipython_display_()
