@@ -83,6 +83,7 @@ def _say_wallet(purse: Purse, as_json: bool) -> None:
         "trial_wei": str(balance.trial_wei),
         "available_wei": str(balance.available_wei),
         "held_wei": str(balance.held_wei),
+        "withdrawing_wei": str(balance.withdrawing_wei),
     }
     _say(value, as_json, str(found))
 
@@ -97,9 +98,25 @@ def deposit(amount: Annotated[str, typer.Argument(help='Such as "25 ROS".')], as
 
 @wallet.command()
 def withdraw(amount: Annotated[str, typer.Argument(help='Such as "5 ROS".')], as_json: AsJson = False) -> None:
-    """Take deposited ROS back, after what was used has been settled."""
+    """Take deposited ROS back, after what was used has been settled; `finish` does it where the escrow delays it."""
     with _purse() as purse:
         purse.wallet.withdraw(amount)
+        _say_wallet(purse, as_json)
+
+
+@wallet.command()
+def finish(as_json: AsJson = False) -> None:
+    """Take the withdrawal that waited for the escrow's delay, once it is due."""
+    with _purse() as purse:
+        purse.wallet.finish_withdrawal()
+        _say_wallet(purse, as_json)
+
+
+@wallet.command()
+def cancel(as_json: AsJson = False) -> None:
+    """Leave the withdrawal that waits in the escrow, to be spent."""
+    with _purse() as purse:
+        purse.wallet.cancel_withdrawal()
         _say_wallet(purse, as_json)
 
 
@@ -294,15 +311,20 @@ def refund(
 
 
 def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11".')], as_json: AsJson = False) -> None:
-    """The invoice of a month."""
+    """The invoice of a month; a draft without a number while more may come to it."""
     from rios.services.views import text_table
     from rios.words.money import format_ros
 
     with _purse() as purse:
         found = purse.billing.invoice(period)
     lines = [(line["model"], line["line"], format_ros(int(line["amount_wei"]))) for line in found.document["lines"]]
-    total = [("", "refunded", format_ros(-int(found.document["refunded_wei"]))), ("", "total", found.document["total"])]
-    shown = f"invoice {found.number} for {found.period}\n{text_table(('model', 'line', 'amount'), [*lines, *total])}"
+    lines.append(("", "refunded", format_ros(-int(found.document["refunded_wei"]))))
+    for one in found.document.get("credits", ()):
+        what = f"credit note {one['credit_note']}, {one['line']} of {one['period']}"
+        lines.append((one["model"], what, format_ros(-int(one["amount_wei"]))))
+    lines.append(("", "total", found.document["total"]))
+    name = "draft of an invoice" if found.number is None else f"invoice {found.number}"
+    shown = f"{name} for {found.period}\n{text_table(('model', 'line', 'amount'), lines)}"
     _say({"number": found.number, **found.document}, as_json, shown)
 
 

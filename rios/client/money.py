@@ -135,7 +135,7 @@ class RemoteBilling:
         self._listener.close()
 
     def invoice(self, period: str) -> Invoice:
-        """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""
+        """As `net.billing.invoice` of a local network: a draft while the month is not over."""
         from rios.services.moments import month
 
         month(period)

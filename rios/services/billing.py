@@ -196,28 +196,13 @@ class Billing:
         return self._books.ledger.refund(usage_id, reason, amount_wei=amount_wei, note_id=note_id)
 
     def invoice(self, period: str) -> Invoice:
-        """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays."""
-        ledger, user = self._books.ledger, self._charging.user
+        """The invoice of a month such as "2026-11": its lines add up to what was posted. The first one issued stays.
+
+        Until two minutes after the month's end it is a draft, without a number. What is refunded after a month's
+        invoice is on the next one that is issued.
+        """
         since, until = month(period)
-        lines: dict[tuple[str, str], int] = {}
-        refunded = 0
-        for usage in ledger.usage(user=user, since=since, until=until):
-            key = (usage.model, usage.line)
-            lines[key] = lines.get(key, 0) + usage.amount_wei
-            refunded += usage.refunded_wei
-        total = sum(lines.values()) - refunded
-        document = {
-            "user": user,
-            "period": period,
-            "lines": [
-                {"model": model, "line": line, "amount_wei": str(amount)}
-                for (model, line), amount in sorted(lines.items())
-            ],
-            "refunded_wei": str(refunded),
-            "total_wei": str(total),
-            "total": format_ros(total),
-        }
-        return ledger.issue_invoice(user, period, document)
+        return self._books.ledger.invoice(self._charging.user, period, since=since, until=until)
 
     def settle(self) -> Settled | None:
         """Close an epoch over all that was used and post its root: .epoch .root .total .tx.

@@ -7,15 +7,27 @@ database does not answer; whether it was done is then unknown, so do the same ag
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from rios.billing.books import PriceBook
 from rios.billing.budgets import BUDGET_ALERTS_BP, Period
-from rios.billing.ledger import chain, documents, epochs, holds, money, refunds, settling, spending, withdrawals
+from rios.billing.ledger import (
+    chain,
+    documents,
+    epochs,
+    holds,
+    invoices,
+    money,
+    refunds,
+    settling,
+    spending,
+    withdrawals,
+)
 from rios.billing.ledger.accounts import SPENDABLE, earned, owed
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.chain import ChainCursor, ChainEvent
@@ -38,6 +50,8 @@ DEFAULT_TIMEOUT_S = 10.0
 # A verb waits a little longer than the writer tries, so that it hears why it failed.
 _SLACK_S = 2.0
 _AT_MAX = 2**53
+# An invoice is drawn anew when a refund of the user comes between.
+_DRAWN_MAX = 10
 
 
 def clock_us() -> int:
@@ -285,10 +299,22 @@ class Ledger(Queries):
             lambda batch: refunds.refund(batch, usage_id, reason, amount_wei=amount_wei, note_id=note_id, at=when)
         )
 
-    def issue_invoice(self, user: str, period: str, document: Mapping[str, Any], *, at: int | None = None) -> Invoice:
-        """Give the invoice of a user and a period ("2026-11") its number; the first one issued stays."""
+    def invoice(self, user: str, period: str, *, since: int, until: int, at: int | None = None) -> Invoice:
+        """The invoice of a user and a period ("2026-11") from `since` to `until`; the first one issued stays.
+
+        While more may come to the period it is a draft, without a number.
+        """
         when = self._at(at)
-        return self._do(lambda batch: documents.issue(batch, user, period, document, at=when))
+        for _ in range(_DRAWN_MAX):
+            with self._database.reading() as connection:
+                known = next((one for one in invoices.issued(connection, user) if one.period == period), None)
+                found = known or invoices.draft(connection, user, period, since=since, until=until, at=when)
+            if found.number is not None or not invoices.is_over(until, when):
+                return found
+            done = self._do(functools.partial(invoices.issue, drawn=found, at=when), alone=True)
+            if done is not None:
+                return done
+        raise LedgerUnavailable(f"refunds of {user} kept coming while the invoice of {period} was made; try again")
 
     def publish_price_book(self, book: PriceBook) -> None:
         """Keep a price book that is in force from its moment on. Raises PriceBookError for a version given twice."""

@@ -28,7 +28,7 @@ from sqlalchemy.orm import aliased
 
 from rios.billing.books import TOKENS_IN, TOKENS_OUT, PriceBook
 from rios.billing.budgets import Period
-from rios.billing.ledger import audit, epochs, holds, refunds, settling
+from rios.billing.ledger import audit, epochs, holds, invoices, refunds, settling
 from rios.billing.ledger.accounts import Kind, check_user, kind_of, user_account
 from rios.billing.ledger.chain import ChainCursor, ChainEvent, as_event
 from rios.billing.ledger.spending import start_of
@@ -249,8 +249,8 @@ class Queries:
 
     def invoices(self, user: str) -> list[Invoice]:
         """The invoices that were issued to a user."""
-        wanted = select(m.InvoiceRow.__table__).where(m.InvoiceRow.user_id == user).order_by(m.InvoiceRow.number)
-        return [Invoice(**{**row, "document": json.loads(row["document"])}) for row in self._mappings(wanted)]
+        with self._database.reading() as connection:
+            return invoices.issued(connection, user)
 
     # Epochs, price books, the chain.
 

@@ -249,9 +249,10 @@ class EpochCharge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invoice:
-    """An invoice as it was issued."""
+    """An invoice as it was issued, or the draft of one."""
 
-    number: int
+    number: int | None
+    """None: a draft, because its month is not over."""
     user_id: str
     period: str
     document: Mapping[str, Any]

@@ -45,7 +45,7 @@ def test_only_names_are_users(ledger: Ledger) -> None:
         ledger.balance,
         lambda user: ledger.set_budget(user, 1, period="day"),
         lambda user: ledger.link_address(user, ADDRESS),
-        lambda user: ledger.issue_invoice(user, "2026-11", {}),
+        lambda user: ledger.invoice(user, "2026-11", since=0, until=1),
     ]
     for verb, user in itertools.product(verbs, ["", "a:b", "a b", "-a", "ä", "x" * 129, None]):
         with pytest.raises(InvalidRequest):

@@ -122,15 +122,6 @@ def test_price_books_are_in_force_from_their_moment(ledger: Ledger, clock: Clock
     assert ledger.price_book_at(clock.now_us) == first
 
 
-def test_invoices_have_numbers_without_gaps(ledger: Ledger) -> None:
-    first = ledger.issue_invoice("ann", "2026-11", {"total_wei": str(10**30)})
-    other = ledger.issue_invoice("bob", "2026-11", {"total_wei": "1"})
-    again = ledger.issue_invoice("ann", "2026-11", {"total_wei": "2"})
-    assert (first.number, other.number, again) == (1, 2, first)
-    assert ledger.invoices("ann") == [first]
-    assert first.document == {"total_wei": str(10**30)}
-
-
 def test_answers_are_json_when_amounts_are_text(busy: Ledger) -> None:
     one = next(busy.usage())
     assert json.loads(json.dumps(one.record.to_dict())) == one.record.to_dict()
