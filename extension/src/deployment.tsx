@@ -25,7 +25,7 @@ export function DeploymentView(props: { model: WidgetModel }): React.ReactElemen
           <h3>{read.data.name}</h3>
           <Failure job={read.data} trans={trans} />
           <Facts job={read.data} trans={trans} />
-          <Deeds job={read.data} trans={trans} disabled={silent} onDeed={(deed, replicas) => model.send({ do: deed, replicas })} />
+          <Deeds job={{ ...read.data, deeds: read.data.deeds.filter(one => one !== 'duplicate') }} trans={trans} disabled={silent} onDeed={(deed, replicas) => model.send({ do: deed, replicas })} />
         </>
       ) : null}
       <Lines lines={lines.success ? lines.data : []} trans={trans} />

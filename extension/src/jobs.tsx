@@ -43,7 +43,7 @@ export function JobsView(): React.ReactElement {
   const job = opened === null ? undefined : jobs.get(opened);
   if (job !== undefined) {
     if (job.kind !== 'generation') {
-      return <WorkDetail key={job.id} job={job} onBack={() => setOpened(null)} />;
+      return <WorkDetail key={job.id} job={job} onBack={() => setOpened(null)} onOpen={setOpened} />;
     }
     return <JobDetail job={job} onBack={() => setOpened(null)} onOpen={setOpened} />;
   }

@@ -5,8 +5,8 @@ import { Amount, Bar, Line } from './parts';
 import type { Job, LogLine } from './shapes';
 import { phaseName } from './words';
 
-export type Deed = 'scale' | 'pause' | 'resume' | 'retry' | 'cancel';
-const KNOWN: Deed[] = ['scale', 'pause', 'resume', 'retry', 'cancel'];
+export type Deed = 'scale' | 'pause' | 'resume' | 'retry' | 'duplicate' | 'cancel';
+const KNOWN: Deed[] = ['scale', 'pause', 'resume', 'retry', 'duplicate', 'cancel'];
 
 /** How far it has come, in two words: a row is 250 px wide. */
 export function progress(job: Job, trans: Trans): string {
@@ -57,6 +57,7 @@ export function Deeds(props: {
     pause: trans.__('Pause'),
     resume: trans.__('Resume'),
     retry: job.kind === 'report' ? trans.__('Make it again') : trans.__('Restart'),
+    duplicate: trans.__('Duplicate'),
     cancel: trans.__('Stop')
   };
   const press = (deed: Deed) => {

@@ -13,7 +13,7 @@ import { fileName, kindName } from './words';
 const LOOK_MS = 1000;
 const KEPT = 1000;
 
-export function WorkDetail(props: { job: Job; onBack: () => void }): React.ReactElement {
+export function WorkDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) => void }): React.ReactElement {
   const { model, trans } = useEnv();
   const { status } = useSnapshot();
   const { job } = props;
@@ -25,7 +25,10 @@ export function WorkDetail(props: { job: Job; onBack: () => void }): React.React
     setBusy(true);
     setFault(null);
     try {
-      await model.api.deed(deed, job.id, replicas);
+      const { id } = await model.api.deed(deed, job.id, replicas);
+      if (id !== job.id) {
+        props.onOpen(id);
+      }
     } catch (caught) {
       setFault(caughtFault(caught));
     } finally {

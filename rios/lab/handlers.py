@@ -24,7 +24,7 @@ RESOURCE = "rios"
 _READ_S, _DEED_S = 60.0, 600.0
 _WITH_FILES = ("Content-Security-Policy", "Content-Disposition", "Cache-Control")
 _GET = r"(?P<what>state|chain|usage|earned|proof|placement|job|log)"
-_POST = r"(?P<what>plan|act|jobs/(?:cancel|retry|scale|pause|resume))"
+_POST = r"(?P<what>plan|act|jobs/(?:cancel|retry|duplicate|scale|pause|resume))"
 _ID = r"(?P<network_id>[0-9a-f]{16})"
 
 

@@ -60,6 +60,7 @@ class Desk:
             "jobs/cancel": lambda given: panel.cancel(_text(given, "id")),
             "jobs/retry": lambda given: panel.retry(_text(given, "id")),
             "jobs/scale": lambda given: panel.scale(_text(given, "id"), given.get("replicas")),
+            "jobs/duplicate": lambda given: panel.duplicate(_text(given, "id")),
             "jobs/pause": lambda given: panel.rest(_text(given, "id"), paused=True),
             "jobs/resume": lambda given: panel.rest(_text(given, "id"), paused=False),
         }

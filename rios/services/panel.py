@@ -200,6 +200,10 @@ class Panel:
             return {"id": job_id}
         return {"id": self.net.jobs.retry(job_id)}
 
+    def duplicate(self, job_id: str) -> dict[str, Any]:
+        """Want a deployment once more, under another name: the id of the new one. Raises NotFound, InvalidRequest."""
+        return {"id": rows.duplicate(self.net, job_id, self._allowed)}
+
     def scale(self, job_id: str, replicas: object) -> dict[str, Any]:
         """Want so many replicas of a deployment. Raises NotFound, InvalidRequest."""
         rows.scale(self.net, job_id, replicas, self._allowed)

@@ -6,6 +6,7 @@ A row has the fields of `JobView.to_dict`, and more: `phase` is the state in the
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ _SCOPES = {DEPLOYMENT: ("models:read", "deployments:write"), REPORT: ("usage:rea
 REPORTS_MAX = 100
 LINES_MAX = 1000
 REPLICAS_MAX = 1000
+NAME_MAX = 50
+"""Of a name of which there is a second one: a name has 63 characters at most."""
 # What filters and colours go by: the six states of generations.
 _STATES = {
     "requested": "queued", "scheduled": "queued", "pulling": "queued", "starting": "queued", "ready": "running",
@@ -49,7 +52,7 @@ def of_app(view: AppView) -> dict[str, Any]:
         view.id, DEPLOYMENT, view.name, view.owner, view.status, view.cost_wei,
         model="", hosts=view.hosts, error=view.reason, started_us=view.created_at, ended_us=view.ended_at,
         parts=view.ready, parts_max=view.replicas, requests=view.requests, revision=view.revision,
-        deeds=[] if gone else ["scale", going, "retry", "cancel"], files=[],
+        deeds=[] if gone else ["scale", going, "retry", "duplicate", "cancel"], files=[],
     )  # fmt: skip
 
 
@@ -126,6 +129,21 @@ def retry(net: Any, row_id: str, allowed: Allowed) -> None:
         net.reports.again(row_id)
     else:
         _changed(net, row_id, allowed).restart()
+
+
+def duplicate(net: Any, row_id: str, allowed: Allowed) -> str:
+    """Want a deployment once more, as it was specified, under another name; the id of the new one.
+
+    Raises InvalidRequest for one with secrets: whoever made it knows them, and rios gives them to nobody.
+    """
+    app = _changed(net, row_id, allowed)
+    wanted = app.specification
+    if wanted.get("secrets"):
+        raise InvalidRequest(f"{app.name} has secrets, which a duplicate would lack; deploy it again, with them")
+    taken = {view.name for view in net.deploy.views()}
+    names = (f"{app.name[:NAME_MAX]}-{number}" for number in itertools.count(2))
+    name = next(one for one in names if one not in taken)
+    return str(net.deploy.create(**{**wanted, "name": name}).id)
 
 
 def scale(net: Any, row_id: str, replicas: object, allowed: Allowed) -> None:

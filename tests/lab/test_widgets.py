@@ -310,7 +310,12 @@ def test_an_application_is_shown_scaled_and_stopped(net: Network) -> None:
     until(lambda: "whole number" in widget.problem.get("detail", ""), "the refusal", deadline_s=DEADLINE_S)
     widget._heard(None, {"do": "pause"}, None)
     until(lambda: widget.app["phase"] == "paused", "a rest", deadline_s=DEADLINE_S)
-    assert panel.job(app.id)["job"]["deeds"] == ["scale", "resume", "retry", "cancel"]
+    assert panel.job(app.id)["job"]["deeds"] == ["scale", "resume", "retry", "duplicate", "cancel"]
+    twins = [panel.job(panel.duplicate(app.id)["id"])["job"] for _ in range(2)]
+    assert [(one["name"], one["parts_max"]) for one in twins] == [("web-2", 1), ("web-3", 1)]
+    for one in twins:
+        assert net.deploy.get(one["name"]).specification["env"] == {"SAYS": EVIL}
+        net.deploy.get(one["name"]).delete()
     widget._heard(None, {"do": "cancel"}, None)
     until(lambda: widget.app["phase"] == "stopped", "its end", deadline_s=DEADLINE_S)
     assert "stopped" in repr(widget)
