@@ -171,7 +171,7 @@ def costs(
     since: Since = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was spent, by one thing."""
+    """What was spent, by one thing: of the local account, and with `--by user` of everybody."""
     with _purse() as purse:
         found = purse.billing.costs(by, since=since)
     _say({key: str(amount) for key, amount in found.wei.items()}, as_json, found)

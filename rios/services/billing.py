@@ -80,15 +80,19 @@ class Costs:
 class Billing:
     """What a network costs and pays, for one account."""
 
-    def __init__(self, books: Books, charging: Charging, settlement: Settlement, alerts: Alerts) -> None:
+    def __init__(
+        self, books: Books, charging: Charging, settlement: Settlement, alerts: Alerts, *, operates: bool = True
+    ) -> None:
+        """operates: whose ledger this is, so costs by user are those of all."""
+        self._operates = operates
         self._books = books
         self._alerts = alerts
         self._charging = charging
         self._settlement = settlement
 
     def of(self, user: str) -> Billing:
-        """The same for another account of this ledger."""
-        return Billing(self._books, self._charging.of(user), self._settlement, self._alerts)
+        """The same for another account of this ledger, and about no other."""
+        return Billing(self._books, self._charging.of(user), self._settlement, self._alerts, operates=False)
 
     def __repr__(self) -> str:
         return f"<Billing of {self._charging.user}: {self.balance}>"
@@ -135,7 +139,12 @@ class Billing:
         until: str | date | datetime | None = None,
         **filters: Any,
     ) -> Costs:
-        """What was spent less refunds, by worker, owner, user, model, deployment, day, resource or line."""
+        """What was spent less refunds, by worker, owner, user, model, deployment, day, resource or line.
+
+        Of this account; by "user", whoever's ledger it is sees all that have used it.
+        """
+        if by == "user" and self._operates:
+            filters = {"user": None, **filters}
         return Costs(by, self._books.ledger.costs(by, **self._filters(since, until, filters)))
 
     def budget(

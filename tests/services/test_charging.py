@@ -73,6 +73,18 @@ def test_costs_add_up_however_they_are_grouped(net: rios.Network, model: Any) ->
         assert all(type(amount) is int for amount in costs.wei.values())
 
 
+def test_whose_ledger_it_is_sees_what_all_users_spent(net: rios.Network, model: Any) -> None:
+    net._purse.books.ledger.grant_trial("ann", TRIAL_WEI)
+    model.charged_to(net._purse.charging.of("ann")).generate(PROMPT, max_new_tokens=5)
+    model.generate(PROMPT, max_new_tokens=5)
+    ann = net.billing.of("ann")
+    found = net.billing.costs("user").wei
+    assert found["ann"] == ann.costs("model").total_wei > 0
+    assert found["local"] == net.billing.costs("model").total_wei > 0
+    assert dict(ann.costs("user").wei) == {"ann": found["ann"]}, "nobody else does"
+    assert dict(net.billing.costs("user", user="ann").wei) == {"ann": found["ann"]}
+
+
 def test_a_hard_budget_refuses_before_anything_starts(net: rios.Network, model: Any) -> None:
     model.generate(PROMPT, max_new_tokens=5)
     running = model._deployment.trunk_stats()["running"]
