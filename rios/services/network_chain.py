@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rios.billing.books import PriceBook
 from rios.billing.chain import abi
 from rios.billing.chain.contracts import NOBODY, Addresses, Terms, check_contracts, deploy_all, read
 from rios.billing.chain.embedded import EmbeddedChain
@@ -21,7 +20,7 @@ from rios.billing.chain.rpc import RpcChain
 from rios.billing.chain.sender import Sender
 from rios.billing.chain.view import SettlementView
 from rios.billing.ledger.intents import SqlIntentStore
-from rios.words.errors import ChainMismatch, ChainUnavailable, PriceBookError, TransactionFailed
+from rios.words.errors import ChainMismatch, ChainUnavailable, TransactionFailed
 from rios.words.ids import Address
 from rios.words.money import WEI_PER_ROS, Wei
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from rios.billing.chain.intents import Intent
     from rios.billing.chain.protocol import Block, Chain, Receipt
     from rios.billing.keystore import Signer
-    from rios.billing.ledger.chain import ChainCursor, ChainEvent
+    from rios.billing.ledger.chain import ChainCursor
     from rios.billing.ledger.ledger import Ledger
     from rios.storage.breaker import Breaker
 
@@ -261,9 +260,6 @@ class NetworkChain(SettlementView):
                 if found.reverted_from is not None:
                     ledger.revert_chain(found.reverted_from, found.cursor)
                     continue
-                for event in found.events:
-                    if event.name == "PriceBookPublished":
-                        publish(ledger, event)
                 count += ledger.apply_chain(found.events, found.cursor)
                 if not found.more:
                     return count
@@ -331,15 +327,3 @@ class PastChain(SettlementView):
         """Wei of ROS that the contract "escrow" or "settlement" had."""
         holder = {"escrow": self._addresses.escrow, "settlement": self._addresses.settlement}[who]
         return Wei(read(self._chain, self._addresses, "RosToken", "balanceOf", holder, block=self._block))
-
-
-def publish(ledger: Ledger, event: ChainEvent) -> None:
-    """Take a price book from the event that published it; one that cannot be read is logged and not in force."""
-    document, digest = str(event.args["document"]), str(event.args["digest"]).removeprefix("0x")
-    try:
-        book = PriceBook.from_json(document)
-        if book.digest != digest:
-            raise PriceBookError(f"its document has the digest {book.digest}, the event says {digest}")
-        ledger.publish_price_book(book)
-    except PriceBookError as error:
-        log.error("a published price book is not taken", extra={"version": event.args["version"], "reason": str(error)})

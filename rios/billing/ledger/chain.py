@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from rios.billing.ledger import published
 from rios.billing.ledger.accounts import ESCROW, REVENUE, SETTLEMENT, TREASURY, Kind, earned, user_account
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.entries import Transfer
@@ -122,6 +123,8 @@ def apply(batch: Batch, events: Sequence[ChainEvent], cursor: ChainCursor | None
         step = _step(batch, event.tx_hash, event.log_index, f"{times}", event.document, at)
         if event.name in _APPLY:
             _APPLY[event.name](step)
+        elif event.name == published.EVENT:
+            published.put_in_force(batch, step.args)
         count += 1
     if cursor is not None:
         set_cursor(batch, cursor)
@@ -141,6 +144,8 @@ def revert(batch: Batch, from_block: int, cursor: ChainCursor, *, at: int) -> in
         step = _step(batch, row["tx_hash"], row["log_index"], f"{row['times']}:reverted", row["args"], at)
         if row["name"] in _REVERT:
             _REVERT[row["name"]](step)
+        elif row["name"] == published.EVENT:
+            published.take_back(batch, step.args)
     set_cursor(batch, cursor)
     return len(found)
 

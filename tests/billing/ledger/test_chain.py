@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from rios.billing.books import PriceBook
 from rios.billing.ledger import ChainCursor, ChainEvent, Ledger
 from rios.words.errors import InvalidRequest, LedgerConflict
 from tests.billing.ledger.work import PLATFORM, event, hold, use
-from tests.billing.make import OWNERS
+from tests.billing.make import OWNERS, book
 
 ADDRESS = OWNERS[3]
 
@@ -215,6 +216,36 @@ def test_a_lost_deposit_that_was_spent_is_overdrawn(ann: Ledger) -> None:
     assert _has(ann) == (0, 0, 70)
     ann.apply_chain([event("Deposited", 1, block=2, user=ADDRESS, amount=100)], at_block(2))
     assert _has(ann) == (30, 0, 0)
+
+
+def _published(number: int, block: int, one: PriceBook, **said: str | int) -> ChainEvent:
+    args: dict[str, str | int] = {"version": one.version, "digest": f"0x{one.digest}", "document": one.to_json()}
+    return dataclasses.replace(event("PriceBookPublished", number, block=block), args=args | said)
+
+
+def test_a_price_book_is_in_force_as_long_as_its_event_is_there(ann: Ledger) -> None:
+    first, second = book(version=1, minimum_wei=7), book(version=1, minimum_wei=8)
+    assert ann.price_book_at(ann.now()) is None
+    ann.apply_chain([_published(11, 2, first)], at_block(2))
+    assert ann.price_book_at(ann.now()) == first
+    ann.revert_chain(2, at_block(1))
+    assert ann.price_book_at(ann.now()) is None
+    assert ann.price_book(first.digest) == first  # for what was rated by it
+    ann.apply_chain([_published(12, 2, second)], at_block(2))
+    assert ann.price_book_at(ann.now()) == second
+    ann.revert_chain(2, at_block(1))
+    ann.apply_chain([_published(11, 3, first)], at_block(3))
+    assert ann.price_book_at(ann.now()) == first
+
+
+@pytest.mark.parametrize("said", [{"version": 2}, {"digest": "0x12"}, {"document": "{}"}])
+def test_an_event_that_says_another_thing_than_its_price_book_puts_nothing_in_force(
+    ann: Ledger, said: dict[str, str | int], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ann.apply_chain([_published(11, 2, book(version=1), **said)], at_block(2)) == 1
+    assert ann.price_book_at(ann.now()) is None
+    assert "a published price book is not taken" in caplog.text
+    assert ann.revert_chain(2, at_block(1)) == 1
 
 
 def test_blocks_are_taken_back_newest_first(ann: Ledger) -> None:
