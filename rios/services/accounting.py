@@ -111,7 +111,8 @@ class Proof:
     usage: values.Usage
     links: tuple[Link, ...]
     export: Export | None
-    """What a stranger needs to check it again with `rios verify`; None until its epoch is closed."""
+    """What a stranger needs to check it again with `rios verify`; None until its epoch is closed, and where nothing is
+    due to an owner."""
 
     @property
     def verified(self) -> bool:
@@ -188,8 +189,15 @@ def prove(ledger: Ledger, usage_id: str, view: ChainView | None, *, keccak: Hash
     usage = ledger.usage_of(usage_id)
     if usage is None:
         raise NotProvable(f"the ledger has no usage {usage_id!r}; net.billing.usage() lists what it has")
-    if usage.epoch is None or view is None or not usage.worker_wei:
-        return Proof(usage, tuple(_unsettled(ledger, usage)), None)
+    if usage.epoch is None or view is None:
+        why = "its epoch is not closed: net.billing.settle() closes it"
+        return Proof(usage, tuple(_without_root(ledger, usage, PENDING, why)), None)
+    if not usage.worker_wei:
+        why = f"nothing is due: of {format_ros(usage.amount_wei)} the worker's part is 0, so no root has to promise it"
+        return Proof(usage, tuple(_without_root(ledger, usage, OK, why)), None)
+    if usage.owner not in ledger.leaves(usage.epoch):
+        why = "refunds have taken all that its owner had earned by then, so no root has to promise anything"
+        return Proof(usage, tuple(_without_root(ledger, usage, OK, why)), None)
     export = export_of(ledger, usage.owner, usage.epoch, view)
     return Proof(usage, tuple(verify(export.to_dict(), chain_view=view, keccak=keccak)), export)
 
@@ -269,8 +277,8 @@ def _point(ledger: Ledger, epoch: Epoch, account: Address) -> Point:
     )
 
 
-def _unsettled(ledger: Ledger, usage: values.Usage) -> Iterator[Link]:
-    """The links of a record whose epoch is not closed: price and postings are there, the chain is not."""
+def _without_root(ledger: Ledger, usage: values.Usage, state: str, why: str) -> Iterator[Link]:
+    """The links of a record that no root promises (yet): price and postings are there; `why` there is no more."""
     terms = pinned_terms(ledger, usage.hold_id)
     charge = rate(usage.record, terms)
     same = (charge.amount_wei, charge.worker_wei, charge.platform_wei) == (
@@ -286,4 +294,4 @@ def _unsettled(ledger: Ledger, usage: values.Usage) -> Iterator[Link]:
         "posting", OK if agrees else FAILED, f"{format_ros(posted)} are posted of {format_ros(usage.amount_wei)}"
     )
     for name in ("leaf", "root", "payout"):
-        yield Link(name, PENDING, "its epoch is not closed: net.billing.settle() closes it")
+        yield Link(name, state, why)

@@ -244,11 +244,11 @@ class Billing:
     def export(self, usage_id: str, path: str | Path) -> Path:
         """Write what a stranger needs to verify the payout of a usage record: `rios verify FILE`.
 
-        Raises NotProvable while its epoch is not closed.
+        Raises NotProvable while its epoch is not closed, and where nothing was due to the owner of the worker.
         """
         proof = self.prove(usage_id)
         if proof.export is None:
-            raise NotProvable(f"usage {usage_id} is of no closed epoch yet: net.billing.settle() closes it")
+            raise NotProvable(f"usage {usage_id} has no payout to verify: {proof.links[-1].reason}")
         target = Path(path)
         target.write_text(proof.export.to_json())
         return target
