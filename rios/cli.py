@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rios import money_cli, report_cli
-from rios.client import app_commands
+from rios.client import app_commands, wallet_commands
 from rios.client import commands as client_commands
 from rios.gateway import backup_commands
 from rios.gateway import commands as gateway_commands
@@ -28,6 +28,7 @@ report_cli.add_to(app)
 gateway_commands.add_to(app)
 client_commands.add_to(app)
 app_commands.add_to(app)
+wallet_commands.add_to(money_cli.wallet)
 backup_commands.add_to(app)
 
 Scheduler = Annotated[

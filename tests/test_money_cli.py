@@ -51,6 +51,9 @@ def test_deposit_and_withdraw(home: Path) -> None:
     assert "1000 ROS" in run(home, "wallet")
     assert as_json(home, "wallet", "deposit", "25 ROS")["deposited_wei"] == str(25 * 10**18)
     assert as_json(home, "wallet", "withdraw", "5 ROS")["on_chain_wei"] == str(980 * 10**18)
+    assert as_json(home, "wallet")["withdrawing_wei"] == "0"
+    for end in ("finish", "cancel"):
+        assert "no withdrawal waits" in run(home, "wallet", end, code=1)
     assert "write" in run(home, "wallet", "deposit", "much", code=1)
 
 

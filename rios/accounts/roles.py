@@ -38,7 +38,7 @@ TABLE = (
     Right("reports:write", "have reports made, now and on a schedule; they are paid by the user", _BUILDERS),
     Right("budgets:write", "set the user's own budgets", _BUILDERS),
     Right("wallet:read", "see the user's own balance", _ALL),
-    Right("wallet:write", "deposit, withdraw, and claim what the user's workers have earned", _EARNERS),
+    Right("wallet:write", "deposit, withdraw, link an address, claim what the user's workers have earned", _EARNERS),
     Right("workers:read", "see the workers of the network", _ALL),
     Right("tokens:write", "make, list and revoke the user's own keys and sessions", _ALL),
     Right("clients:write", "register programs that ask users for access by OAuth 2.0", _BUILDERS),

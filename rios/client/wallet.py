@@ -56,6 +56,30 @@ class RemoteWallet(Holdings):
         key = key or secrets.token_hex(16)
         return balance_of(self._http.post("/v1/wallet/withdrawals/finish", None, key=key, timeout=MONEY_S))
 
+    def cancel_withdrawal(self, *, key: str | None = None) -> Balance:
+        """Leave what `withdraw` asked for in the escrow, to be spent."""
+        key = key or secrets.token_hex(16)
+        return balance_of(self._http.post("/v1/wallet/withdrawals/cancel", None, key=key, timeout=MONEY_S))
+
+    def link_message(self, address: str) -> str:
+        """What the key of an address of yours has to sign, so that its deposits become yours: see `link`.
+
+        It names the escrow that takes the deposits, and its token. Raises LedgerConflict where the address is another
+        user's, or this user has one.
+        """
+        return str(self._http.post("/v1/wallet/address/message", {"address": address}, timeout=MONEY_S)["message"])
+
+    def link(self, message: str, signature: str | bytes) -> Address:
+        """Make the address that signed `message` (EIP-191, `personal_sign`) this user's, with all its deposits.
+
+        Raises NotAllowed where another key has signed, InvalidRequest after a quarter of an hour.
+        """
+        from rios.services.linking import nonce_in
+
+        text = signature.hex() if isinstance(signature, bytes) else signature
+        body = {"nonce": nonce_in(message), "signature": text}
+        return Address(self._http.post("/v1/wallet/address", body, timeout=MONEY_S)["address"])
+
     def _move(self, path: str, amount: str | int, name: str, key: str | None) -> Balance:
         body = {"amount": f"{parse_ros(amount, name=name)} wei"}
         return balance_of(self._http.post(path, body, key=key or secrets.token_hex(16), timeout=MONEY_S))

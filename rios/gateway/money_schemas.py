@@ -44,6 +44,19 @@ class Amount(Strict):
     amount: str = _AMOUNT
 
 
+class NewAddress(Strict):
+    """An address on the chain."""
+
+    address: str = Field(min_length=1, max_length=100)
+
+
+class SignedAddress(Strict):
+    """That the key of an address has signed the message with this nonce."""
+
+    nonce: str = Field(min_length=1, max_length=200)
+    signature: str = Field(min_length=1, max_length=200, description="65 bytes as hex digits.")
+
+
 class Refund(Strict):
     """Why, and how much of the price is given back; what is left of it without an amount.
 

@@ -8,6 +8,7 @@ from rios.accounts.store import AccountStore, record
 from rios.accounts.values import Principal
 from rios.services.accounting import Proof, Reconciliation
 from rios.services.books import LOCAL_USER
+from rios.services.linking import Linking
 from rios.services.wallet import Earnings
 from rios.words.errors import NotAllowed, NotFound, NotProvable
 from rios.words.ids import Address, check_address
@@ -66,6 +67,11 @@ class TenantMoney:
         self._log(who, "wallet.cancel", who.user_id, key=key)
         return found
 
+    @property
+    def linking(self) -> Linking:
+        """How an address becomes a user's."""
+        return Linking(self._purse)
+
     def on_chain(self, who: Principal) -> Wei:
         """Wei of ROS that the user's address has outside the escrow; 0 without an address."""
         who.require("wallet:read")
@@ -76,8 +82,8 @@ class TenantMoney:
         who.require("wallet:write")
         if who.user_id != LOCAL_USER:
             raise NotAllowed(
-                "the network holds the key of its first admin's wallet alone; deposit into the escrow from your own "
-                "address, or ask an admin of the network for credit"
+                "the network holds the key of its first admin's wallet alone; link an address of your own (`rios "
+                "wallet link ADDRESS`) and deposit into the escrow from it, or ask an admin of the network for credit"
             )
 
     # --- what was earned -------------------------------------------------------------------------------------

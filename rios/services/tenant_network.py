@@ -107,6 +107,10 @@ class TenantWallet:
         """As `TenantMoney.finish_withdrawal`, and of the key as `deposit`."""
         return self._gate.money.finish_withdrawal(self._who, key=key or secrets.token_hex(8))
 
+    def cancel_withdrawal(self, *, key: str | None = None) -> Balance:
+        """As `TenantMoney.cancel_withdrawal`, and of the key as `deposit`."""
+        return self._gate.money.cancel_withdrawal(self._who, key=key or secrets.token_hex(8))
+
 
 class TenantBilling:
     """`net.billing` of one user."""

@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     chain_look_s: float = Field(
         default=5.0,
         gt=0,
-        description="How often a chain that was started, or a node with the network's contracts, is asked for deposits, "
-        "withdrawals, claims and votes.",
+        description="How often a chain that was started, or a node with the network's contracts, is asked for new "
+        "deposits, withdrawals, claims and votes.",
     )
     challenge_window_s: int = Field(
         default=0, ge=0, description="A root can be challenged for so long, where the contracts are made anew."
@@ -208,6 +208,9 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(default=0.1, gt=0, description="A trunk tells its clients this often that it is alive.")
     trunk_silence_s: float = Field(
         default=0.9, gt=0, description="A trunk silent for longer is replaced by its stand-by."
+    )
+    stall_s: float = Field(
+        default=2.0, gt=0, description="A longer wait between two tokens is a stall in the reliability report."
     )
     trunk_timeout_s: float = Field(default=60.0, gt=0, description="Requests wait this long for a new trunk.")
     max_running: int = Field(default=64, gt=0, description="Requests that one trunk runs at the same time.")

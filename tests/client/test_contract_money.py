@@ -42,6 +42,9 @@ def test_deposits_and_withdrawals(network: Any) -> None:
     assert found.deposited_wei - back.deposited_wei == WEI_PER_ROS
     assert outside - network.wallet.on_chain == 2 * WEI_PER_ROS
     assert network.wallet.address.startswith("0x")
+    for end in (network.wallet.finish_withdrawal, network.wallet.cancel_withdrawal):
+        with pytest.raises(InvalidRequest, match="no withdrawal waits"):
+            end()
     for amount in ("0 ROS", "1e9 ROS", 10**30):
         with pytest.raises((InvalidRequest, InvalidAmount)):
             network.wallet.deposit(amount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -85,6 +86,24 @@ def post_withdrawal_finish(request: Request, who: WalletWriter, key: Key) -> dic
     return s.balance_of(gate_of(request).money.finish_withdrawal(who, key=key))
 
 
+@router.post("/wallet/withdrawals/cancel", summary="Leave what was asked for in the escrow")
+def post_withdrawal_cancel(request: Request, who: WalletWriter, key: Key) -> dict[str, Any]:
+    """Once for each Idempotency-Key."""
+    return s.balance_of(gate_of(request).money.cancel_withdrawal(who, key=key))
+
+
+@router.post("/wallet/address/message", summary="What an address has to sign to be the user's")
+def post_address_message(request: Request, who: WalletWriter, body: m.NewAddress) -> dict[str, Any]:
+    """The key of the address signs `message` (EIP-191) within 15 minutes; and where deposits go afterwards."""
+    return asdict(gate_of(request).money.linking.ask(who, body.address))
+
+
+@router.post("/wallet/address", summary="Take an address for the user's")
+def post_address(request: Request, who: WalletWriter, body: m.SignedAddress) -> dict[str, Any]:
+    """By the nonce that the message ends with, and the signature. Deposits that came before are the user's, too."""
+    return {"address": gate_of(request).money.linking.link(who, body.nonce, body.signature)}
+
+
 @router.get("/alerts", summary="What the user was told of budgets and balance")
 def get_alerts(request: Request, who: UsageReader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
     """Oldest first, in pages."""
@@ -99,7 +118,7 @@ def _place(alert: Alert) -> tuple[int, str]:
 
 @router.put("/invoices/{period}", summary="The invoice of a month")
 def put_invoice(request: Request, who: UsageReader, period: str) -> dict[str, Any]:
-    """Of a month such as "2026-11". The first one issued stays."""
+    """Of a month such as "2026-11". The first one issued stays; a draft without a number while it is not over."""
     return m.invoice_of(gate_of(request).tenancy.billing(who.user_id).invoice(period))
 
 
