@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rios.services.frames import exact_frame
 from rios.services.settlement import Settlement
 from rios.services.teller import Teller
 from rios.services.views import html_table, text_table
-from rios.words.errors import NetworkClosed
+from rios.words.errors import ChainUnavailable, NetworkClosed
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros
 
@@ -26,6 +25,16 @@ if TYPE_CHECKING:
 
 class Holdings(ABC):
     """What somebody has, by one question: its parts are the same wherever it is asked."""
+
+    @property
+    @abstractmethod
+    def address(self) -> Address | None:
+        """The address on the chain."""
+
+    @property
+    @abstractmethod
+    def on_chain(self) -> Wei:
+        """Wei of ROS that the address has on the chain, outside the escrow."""
 
     @property
     @abstractmethod
@@ -46,6 +55,37 @@ class Holdings(ABC):
     def held(self) -> Wei:
         """Wei that running requests have set aside."""
         return self.balance.held
+
+    def _chain_started(self) -> bool:
+        """Whether the chain can be asked without starting one, and without waiting for somebody else."""
+        return False
+
+    def _rows(self, *, ask: bool) -> list[tuple[str, str]]:
+        """ask: the chain, too, whatever that takes."""
+        balance = self.balance
+        rows = [("address", self.address or "none")]
+        if ask or self._chain_started():
+            rows.append(("on chain", self._on_chain_said()))
+        return [
+            *rows,
+            ("deposited", format_ros(balance.deposited_wei)),
+            ("trial credit", format_ros(balance.trial_wei)),
+            ("available", format_ros(balance.available)),
+            ("held", format_ros(balance.held)),
+            *([("being withdrawn", format_ros(balance.withdrawing_wei))] if balance.withdrawing_wei else []),
+        ]
+
+    def _on_chain_said(self) -> str:
+        try:
+            return format_ros(self.on_chain)
+        except ChainUnavailable as error:
+            return f"unknown: {error}"
+
+    def __str__(self) -> str:
+        return text_table(("wallet", ""), self._rows(ask=True))
+
+    def _repr_html_(self) -> str:
+        return html_table(("wallet", ""), self._rows(ask=False))
 
 
 class Wallet(Holdings):
@@ -111,30 +151,11 @@ class Wallet(Holdings):
         """
         return self._teller.cancel_withdrawal(key=key)
 
-    def _rows(self) -> list[tuple[str, str]]:
-        balance = self.balance
-        return [
-            ("address", self.address),
-            ("on chain", format_ros(self.on_chain)),
-            ("deposited", format_ros(balance.deposited_wei)),
-            ("trial credit", format_ros(balance.trial_wei)),
-            ("available", format_ros(balance.available)),
-            ("held", format_ros(balance.held)),
-            *([("being withdrawn", format_ros(balance.withdrawing_wei))] if balance.withdrawing_wei else []),
-        ]
-
     def __repr__(self) -> str:
         return f"<Wallet {self.address}: {self.balance}>"
 
-    def __str__(self) -> str:
-        return text_table(("wallet", ""), self._rows())
-
-    def _repr_html_(self) -> str:
-        balance = html.escape(str(self.balance))
-        return (
-            f'<div style="color:var(--jp-content-font-color1)"><b>Wallet</b> <code>{html.escape(self.address)}</code>: '
-            f"{balance}</div>"
-        )
+    def _chain_started(self) -> bool:
+        return self._books.started_chain is not None
 
 
 def _no_network() -> None:

@@ -41,6 +41,13 @@ def test_a_price_is_posted_before_the_answer_is_returned(net: rios.Network, mode
     assert (quantities["tokens_in"], quantities["tokens_out"]) == (answer.usage.prompt_tokens, len(answer.token_ids))
 
 
+def test_who_only_generates_starts_no_chain(net: rios.Network, model: Any) -> None:
+    """Its contracts take seconds to make, and its libraries one to import: neither is waited for, nor there."""
+    assert len(model.generate(PROMPT, max_new_tokens=3).token_ids) == 3
+    assert net.billing.costs().total_wei > 0
+    assert net._purse.books.started_chain is None
+
+
 def test_the_highest_price_is_held_while_it_runs(net: rios.Network, model: Any) -> None:
     job = model.submit(PROMPT, max_new_tokens=250, ignore_eos=True)
     estimate = net.billing.estimate(model, prompt_tokens=len(job.prompt), max_new_tokens=250)
@@ -52,15 +59,21 @@ def test_the_highest_price_is_held_while_it_runs(net: rios.Network, model: Any) 
 
 
 def test_a_cancelled_request_pays_for_what_it_received(net: rios.Network, model: Any) -> None:
-    pieces = model.stream(PROMPT, max_new_tokens=400, ignore_eos=True)
+    before = net.billing.balance.wei
+    job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
+    pieces = job.stream(30)
     for _ in range(5):
         next(pieces)
-    before = net.billing.balance
-    pieces.close()
-    model.generate(PROMPT, max_new_tokens=1)  # its own price is posted after that of the cancelled one was deferred
-    rows = list(net.billing.usage().itertuples())
-    assert net.billing.balance.wei < before.wei
-    assert TRIAL_WEI - sum(row.amount_wei for row in rows) <= net.billing.balance.wei + net.billing.balance.held_wei
+    held = net.billing.balance.held_wei
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.result(timeout=30)
+    spent = net.billing.usage(request_id=job.request_id)
+    written = {row.resource: row.quantity for row in spent.itertuples()}["tokens_out"]
+    assert 5 <= written < 400
+    assert 0 < sum(spent["amount_wei"]) < held
+    assert before - net.billing.balance.wei == sum(spent["amount_wei"])
+    assert net.billing.balance.held_wei == 0
 
 
 def test_costs_add_up_however_they_are_grouped(net: rios.Network, model: Any) -> None:

@@ -82,7 +82,7 @@ class HoldStep:
     at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Balance:
     """What a user has."""
 
@@ -118,6 +118,12 @@ class Balance:
     def __str__(self) -> str:
         held = f" ({format_ros(self.held_wei, unit=False)} held)" if self.held_wei else ""
         return f"{format_ros(self.wei)}{held}"
+
+    def __repr__(self) -> str:
+        return f"<Balance of {self.user_id}: {self}>"
+
+    def _repr_html_(self) -> str:
+        return f'<span style="color:var(--jp-content-font-color1)">{self}</span>'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
