@@ -13,7 +13,7 @@ import pytest
 from tests.campaigns import ROOT
 
 DOMAIN = """
-    assignment balance company completion demand explain grouping host_cost manifest metering packing pairs
+    assignment balance company completion demand explain faults grouping host_cost manifest metering packing pairs
     params placement planning refine replication split stopping
 """
 ADAPTERS = """

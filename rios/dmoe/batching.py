@@ -282,6 +282,8 @@ class Batch:
         logits = self.trunk.step([(sequence.slot, tokens) for sequence, tokens in work if sequence.slot is not None])
         self.steps += 1
         self._meter(work)
+        if dispatcher.faults:
+            self._blame(work)
         ready: list[int] = []
         for place, (sequence, tokens) in enumerate(work):
             sequence.done += len(tokens)
@@ -348,6 +350,12 @@ class Batch:
             mine = mine.copy()
             mine["handle"] = handles[mine["handle"]]
             self._owe(client, mine)
+
+    def _blame(self, work: Sequence[tuple[Request, list[int]]]) -> None:
+        """Tell clients which hosts failed or were late in this step: all requests in it have waited for them."""
+        for sequence, _ in work:
+            out = self._outgoing.setdefault(sequence.client, Emission())
+            out.extras.setdefault("faults", {})[str(sequence.handle)] = self.dispatcher.faults
 
     def _owe(self, client: object, records: npt.NDArray[np.void]) -> None:
         out = self._outgoing.setdefault(client, Emission())

@@ -66,6 +66,8 @@ class Dispatcher:
         self.metered_from: npt.NDArray[np.int32] | None = None
         self.work_items = 1
         self.counters = Counters()
+        self.faults: dict[str, list[int]] = {}
+        """Of this step, by host: calls that failed, and calls that were so late that others were asked too."""
         self.load: list[npt.NDArray[np.int64]] = [np.zeros(count, dtype=np.int64) for count in num_experts]
         self.pairs = Pairs(num_experts)
         self._local_cost = HostCost(LOCAL_GUESS)
@@ -80,6 +82,7 @@ class Dispatcher:
     def begin(self, work_items: int, metered_from: npt.NDArray[np.int32] | None) -> None:
         """Start a step of `work_items` requests; positions below `metered_from[i]` were accounted for earlier."""
         self.replies = []
+        self.faults = {}
         self.pairs.begin()
         self.work_items = work_items
         self.metered_from = metered_from
@@ -105,6 +108,16 @@ class Dispatcher:
         out = Combiner(hidden, weights, top_k, partial=self._partial, zero=padded or len(groups.slots) < tokens * top_k)
         LayerRun(self, layer, hidden, groups, context, out).run()
         return out.result()
+
+    def failed(self, host: str) -> None:
+        """A call of this step failed."""
+        self.counters.failures += 1
+        self.faults.setdefault(host, [0, 0])[0] += 1
+
+    def hedged(self, host: str) -> None:
+        """A call of this step was so late that others are asked too."""
+        self.counters.hedges += 1
+        self.faults.setdefault(host, [0, 0])[1] += 1
 
     def host_index(self, name: str) -> int:
         """The small number of a host in `Reply.host`."""

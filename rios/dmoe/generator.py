@@ -134,6 +134,7 @@ class Generator:
             tab=order.tab,
             defer=self._defer,
             accountant=self._accountant,
+            stall_s=self._settings.stall_s,
         )
 
     def _connected(self) -> TrunkSession:

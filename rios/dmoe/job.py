@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from rios.dmoe.accountant import Accountant
 from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
+from rios.dmoe.faults import Faults
 from rios.dmoe.metering import events
 from rios.dmoe.params import SamplingParams, check_timeout
 from rios.dmoe.pieces import Pieces
@@ -56,10 +58,12 @@ class Job:
         tab: Tab | None = None,
         defer: Callable[[Callable[[], None]], None] | None = None,
         accountant: Accountant | None = None,
+        stall_s: float = math.inf,
     ) -> None:
         """cancel, allow: tell the trunk that it was cancelled, or how much it is allowed by now.
 
-        defer, accountant: who waits for the ledger instead of the thread that brings tokens.
+        defer, accountant: who waits for the ledger instead of the thread that brings tokens. stall_s: a longer wait
+        between two tokens is a fault.
         """
         self.request_id = request_id
         self.handle = handle
@@ -92,6 +96,7 @@ class Job:
         self._shares: list[tuple[list[str], npt.NDArray[np.void]]] = []
         self._ask_at = self._ask_next(0)
         self._no_more = False
+        self._faults = Faults(stall_s)
 
     # --- for the caller --------------------------------------------------------------------------------------
 
@@ -220,6 +225,7 @@ class Job:
                 return None
             if self.server is not None:
                 self.replays += 1
+                self._faults.lost(self._trunk)
             self.server = server
             return [*self.prompt, *self._ids], self.metered_from, self.allowed
 
@@ -233,11 +239,13 @@ class Job:
         shares: npt.NDArray[np.void] | None = None,
         finish: str | None = None,
         error: RiosError | None = None,
+        faults: Mapping[str, Sequence[int]] | None = None,
     ) -> bool:
         """One step's news from a server, whole or not at all. True when the request has ended with it.
 
         logprobs: for each token its own and the pairs of the most likely ones. hosts, shares: what the accepted replies
-        of this step measured (`rios.dmoe.metering.SHARE`). finish, error: why nothing more comes.
+        of this step measured (`rios.dmoe.metering.SHARE`). finish, error: why nothing more comes. faults: what
+        `Faults.hosts` takes.
 
         Raises ProtocolError for more tokens than are allowed.
         """
@@ -246,6 +254,8 @@ class Job:
                 return False
             if len(self._ids) + len(tokens) > self.allowed:
                 raise ProtocolError(f"more than the {self.allowed} tokens that request {self.request_id} is allowed")
+            if faults:
+                self._faults.hosts(faults)
             if shares is not None:
                 self._shares.append((list(hosts), shares))
                 # A replay computes these positions again; they have been accounted for.
@@ -254,8 +264,11 @@ class Job:
             for token, said in zip(tokens, logprobs, strict=False):
                 top = tuple((int(other), float(value)) for other, value in said[1])
                 self._logprobs.append(Logprob(token, float(said[0]), top))
-            if tokens and self._first is None:
-                self._first = time.perf_counter()
+            if tokens:
+                now = time.perf_counter()
+                self._faults.tokens(now)
+                if self._first is None:
+                    self._first = now
             ended = finish is not None or error is not None
             if ended:
                 self._end(finish if error is None else None, error)
@@ -306,6 +319,8 @@ class Job:
         with self._changed:
             if self.ended or tokens <= self.allowed:
                 return
+            if self.paused:
+                self._faults.rests()
             self._no_more = False
             before, self.allowed = self.allowed, tokens
             self._ask_at = self._ask_next(before)
@@ -356,13 +371,17 @@ class Job:
                 log.exception("a usage sink failed", extra={"request_id": self.request_id})
         if self._tab is None:
             return lambda: None
-        trunk = self._shares[-1][0][0] if self._shares else ""
         ended = Ended(
-            request_id=self.request_id, model=self._model, trunk=trunk, tokens_in=len(self.prompt),
-            tokens_out=len(self._ids), outcome=self.status, events=found,
+            request_id=self.request_id, model=self._model, trunk=self._trunk, tokens_in=len(self.prompt),
+            tokens_out=len(self._ids), outcome=self.status, events=found, faults=self._faults.found(self._error),
         )  # fmt: skip
         wait = self._posted(functools.partial(self._tab.close, ended))
         return (lambda: None) if wait is None else functools.partial(self._posted, wait)
+
+    @property
+    def _trunk(self) -> str:
+        """The host whose trunk was heard last; "" where nothing was received."""
+        return self._shares[-1][0][0] if self._shares else ""
 
     def _posted(self, post: Callable[[], T]) -> T | None:
         """What `post` returns; None where it fails, which is told: the answer is not lost with its price."""

@@ -340,16 +340,17 @@ class LayerRun:
             except (ArithmeticError, KeyError, TypeError, ValueError) as error:
                 raise ProtocolError(f"an ERROR frame that cannot be read: {error!r}") from error
             self.d.links.forget(call.link, self.layer, experts)
+            self.d.counters.failures += 1  # experts move: no fault of the host
         else:
             log.warning("call refused", extra={"host": call.link.name, "reason": said.get("message")})
             call.link.cost.observe(len(call.groups), len(call.slots), self.d._settings.call_timeout_s)
-        self.d.counters.failures += 1
+            self.d.failed(call.link.name)
         self._resend(call, avoid=call.link)
 
     # --- when something is wrong -----------------------------------------------------------------------------
 
     def _fail(self, link: Link, reason: str) -> None:
-        self.d.counters.failures += 1
+        self.d.failed(link.name)
         self.d.links.lose(link, reason)
 
     def _resend(self, call: Call, *, avoid: Link | None = None) -> None:
@@ -369,7 +370,7 @@ class LayerRun:
         if wanted := self._asked_of_nobody(call):
             self._send(wanted, avoid=frozenset(other.link for other in self.calls), first=False)
         if (len(self.left), len(self.calls)) != before:
-            self.d.counters.hedges += 1
+            self.d.hedged(call.link.name)
             call.link.cost.observe(len(call.groups), len(call.slots), time.perf_counter() - call.started)
         if self._asked_of_nobody(call):
             call.hedge_at = time.perf_counter() + self.d._settings.hedge_floor_s

@@ -144,6 +144,8 @@ class TrunkSession:
             news.setdefault(handle, {}).update(hosts=said["hosts"], shares=shares)
         for handle, reason in said.get("finished", {}).items():
             news.setdefault(int(handle), {})["finish"] = str(reason)
+        for handle, faults in said.get("faults", {}).items():
+            news.setdefault(int(handle), {})["faults"] = faults
         for handle, failure in said.get("failed", {}).items():
             news.setdefault(int(handle), {})["error"] = error_of(failure)
         for handle, of_job in news.items():

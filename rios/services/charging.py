@@ -17,6 +17,7 @@ from rios.billing.rating import Charge, rate
 from rios.billing.usage import Work
 from rios.services.accounting import pinned_terms
 from rios.services.again import Again
+from rios.services.faults import Faults
 from rios.services.late import Late, Posting
 from rios.services.living import Living
 from rios.services.tab import Asked, RequestTab
@@ -75,6 +76,7 @@ class Charging:
         self.grace_s = grace_s
         self.quota: TokenQuota | None = None
         self.again = Again()
+        self.faults = Faults(ledger, self.again)
         self._home = home
         self._living: list[Living] = []  # one, while the ledger is open, where there is a home; of all accounts
         self._ending = threading.Lock()
@@ -199,6 +201,7 @@ class Charging:
     def close(self) -> None:
         """Post what is late, if that can be done now, and try nothing any more."""
         self.again.close()
+        self.faults.close()
         if self._late and not self._is_posted():
             log.warning("%d prices are not posted: the ledger does not answer", len(self._late))
         with self._ending:

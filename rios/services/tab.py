@@ -135,6 +135,7 @@ class RequestTab:
             charges = rate_request(request, ended.events, work=self._work, hosts=hosts, terms=self._terms, ended=done)
         posted = self._charging.settle(self.hold_id, charges, deployment=self._work.model)
         self._charging.unused(max(0, self._asked.tokens - ended.tokens_in - ended.tokens_out))
+        self._charging.faults.add(ended, self._charging.user)
         return posted
 
     def _waited(self, stream: Stream, over: float) -> bool:

@@ -795,4 +795,18 @@ CREATE TABLE app_images (
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
 
-INSERT INTO alembic_version VALUES ('0016')
+CREATE TABLE request_faults (
+	request_id TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	about TEXT NOT NULL, 
+	user_id TEXT NOT NULL, 
+	model TEXT NOT NULL, 
+	at INTEGER NOT NULL, 
+	count INTEGER NOT NULL, 
+	longest_us INTEGER NOT NULL, 
+	PRIMARY KEY (request_id, kind, about)
+)
+
+CREATE INDEX ix_request_faults_at ON request_faults (at)
+
+INSERT INTO alembic_version VALUES ('0017')

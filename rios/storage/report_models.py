@@ -1,4 +1,4 @@
-"""The tables of reports: schedules, what is due by them, runs, and the history, which is only ever added to."""
+"""The tables of reports: schedules, what is due by them, runs, the history, which is only ever added to, and faults."""
 
 from __future__ import annotations
 
@@ -88,6 +88,21 @@ class ReportLineRow(Base):
     at: Mapped[int]
     """Grows with seq."""
     text: Mapped[str]
+
+
+class RequestFaultRow(Base):
+    """What went wrong on the way of a request, written when it has ended: see `rios.words.events.Fault`."""
+
+    __tablename__ = "request_faults"
+    request_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    about: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[str]
+    model: Mapped[str]
+    at: Mapped[int] = mapped_column(Big, index=True)
+    """When the request ended."""
+    count: Mapped[int]
+    longest_us: Mapped[int]
 
 
 class ReportHistoryRow(Base):

@@ -115,6 +115,20 @@ class UsageSink(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What went wrong on the way of a request: made good, unless it is what the request failed of."""
+
+    kind: str
+    """trunk lost, host failed, hedged (a host was so late that others were asked too), stalled, or failed."""
+    about: str
+    """Which host, or which error."""
+    count: int
+    """How often; of hosts, in how many steps."""
+    longest_us: int = 0
+    """Of stalls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """A request that has ended, as its client saw it: what was asked and received, and what was measured for it."""
 
@@ -127,6 +141,7 @@ class Ended:
     outcome: str
     """done, failed or cancelled."""
     events: UsageEvents
+    faults: tuple[Fault, ...] = ()
 
 
 class Stream(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 import rios
 from rios.dmoe.control import HostControl
 from rios.dmoe.wire import HEADER
+from rios.services.reports.kinds import kind_of
+from rios.services.reports.periods import DAY_US, Span
+from rios.services.reports.reading import pin
+from rios.storage.report_models import RequestFaultRow
 from rios.words.config import settings
 from rios.words.errors import Cancelled, DeadlineExceeded, ExpertsUnavailable, InsufficientMemory, TrunkLost
 from tests.campaigns import Campaign
 from tests.faults import STREAMS, campaign, figures, wait_whole
+from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
 PARAMS: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True}
@@ -108,6 +115,43 @@ def test_usage_counts_every_row_once_whatever_happens(three: rios.Network, model
     assert len({event.event_id for event in events}) == len(events)
     assert sum(event.rows for event in events) == completion.usage.rows
     assert sum(event.compute_ns for event in events) == completion.usage.compute_ns
+    wait_whole(three, model, copies=2)
+
+
+def test_what_went_wrong_is_in_the_reliability_report(three: rios.Network, model: Any) -> None:
+    """A host is frozen when a request begins that is wide enough to want it; a trunk is killed under another one."""
+    trunk = model.placement.trunk
+    frozen = next(worker for worker in three.workers if worker.name != trunk)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    try:
+        late = model.submit(list(range(5, 205)), max_new_tokens=10, ignore_eos=True)
+        late.result(timeout=60)
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    wait_whole(three, model, copies=2)
+    trunk, trunk_pid = model.placement.trunk, model.placement.trunk_pid
+    replayed = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
+    until(lambda: len(replayed.token_ids) > 10, "its first tokens", deadline_s=60)
+    os.kill(trunk_pid, signal.SIGKILL)
+    replayed.result(timeout=120)
+    ledger = three._purse.charging.ledger()
+
+    def kept(request_id: str) -> dict[str, set[str]]:
+        row, found = RequestFaultRow, dict[str, set[str]]()
+        with ledger.database.reading() as connection:
+            for kind, about in connection.execute(select(row.kind, row.about).where(row.request_id == request_id)):
+                found.setdefault(kind, set()).add(about)
+        return found
+
+    found = until(lambda: kept(late.request_id), "what it was late by", deadline_s=60)
+    assert frozen.name in found.get("host failed", set()) | found.get("hedged", set())
+    assert not {"failed", "trunk lost"} & found.keys(), "all of it was made good"
+    found = until(lambda: kept(replayed.request_id), "what it was replayed for", deadline_s=60)
+    assert found["trunk lost"] == {trunk}
+    assert "failed" not in found
+    now = Span(label="now", since_us=ledger.now() - DAY_US, until_us=ledger.now() + DAY_US)
+    report = kind_of("reliability").ask(ledger, now, pin(ledger.database), subject="", chain=None)
+    assert ("trunk lost", trunk) in {(one["kind"], one["about"]) for one in json.loads(report)["faults"]}
     wait_whole(three, model, copies=2)
 
 

@@ -6,14 +6,16 @@ import json
 
 import jsonschema
 import pytest
+from sqlalchemy import insert
 
 from rios.billing.ledger.accounts import earned
 from rios.billing.ledger.ledger import Ledger
 from rios.reporting.runner import Job, run_job
 from rios.reporting.templates import Templates
 from rios.services.reports.kinds import KINDS, kind_of
-from rios.services.reports.periods import Span, parse_span
+from rios.services.reports.periods import DAY_US, Span, parse_span
 from rios.services.reports.reading import pin
+from rios.storage.report_models import RequestFaultRow
 from rios.words.errors import InvalidRequest
 from tests.campaigns import ROOT
 from tests.reports.conftest import NOW
@@ -75,6 +77,41 @@ def test_reliability_counts_every_end(ledger: Ledger) -> None:
     assert mine["waiting"] == mine["transactions"] == []
 
 
+def test_reliability_tells_faults_and_stalls(ledger: Ledger) -> None:
+    days = [SPAN.since_us + 10, SPAN.since_us + 3 * DAY_US, SPAN.until_us]
+    faults = [
+        {"request_id": f"r{number}", "kind": kind, "about": about, "user_id": user, "model": "m", "at": days[day],
+         "count": count, "longest_us": count * 10**6 if kind == "stalled" else 0}
+        for number, (kind, about, user, day, count) in enumerate([
+            ("host failed", "host-1", "user-01", 0, 2), ("host failed", "host-1", "user-02", 1, 1),
+            ("trunk lost", "host-2", "user-01", 1, 1), ("trunk lost", "host-2", "user-01", 2, 1),
+            ("stalled", "", "user-01", 0, 2), ("stalled", "", "user-02", 0, 5), ("stalled", "", "user-02", 1, 1),
+        ])
+    ]  # fmt: skip
+    ledger.transact(lambda batch: batch.connection.execute(insert(RequestFaultRow), faults), alone=True)
+    found = document(ledger, "reliability")
+    assert found["faults"] == [
+        {"kind": "host failed", "about": "host-1", "requests": 2, "count": 3},
+        {"kind": "trunk lost", "about": "host-2", "requests": 1, "count": 1},
+    ]
+    assert found["stalls"] == [
+        {"key": "2026-11-01", "requests": 2, "count": 7, "longest_us": 5_000_000},
+        {"key": "2026-11-04", "requests": 1, "count": 1, "longest_us": 1_000_000},
+    ]
+    mine = document(ledger, "reliability", subject="user-02")
+    assert [one["requests"] for one in mine["faults"]] == [1]  # type: ignore[attr-defined]
+    assert [one["count"] for one in mine["stalls"]] == [5, 1]  # type: ignore[attr-defined]
+
+
+def test_what_was_pinned_before_there_were_faults_is_made_again(ledger: Ledger) -> None:
+    kind, found = kind_of("reliability"), pin(ledger.database)
+    said = json.loads(kind.ask(ledger, SPAN, found, subject="", chain=None))
+    older = json.dumps({name: value for name, value in said.items() if name not in ("faults", "stalls")})
+    with ledger.database.reading() as connection:
+        made = json.loads(kind.make(connection, SPAN, found, older, subject=""))
+    assert made == {**said, "faults": [], "stalls": []}
+
+
 def test_throughput_adds_up(ledger: Ledger) -> None:
     found = document(ledger, "throughput")
     usage = list(ledger.usage(since=SPAN.since_us, until=SPAN.until_us))
@@ -88,6 +125,12 @@ def test_throughput_adds_up(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("name", sorted(KINDS.keys() - {"cost"}))
 def test_its_notebook_says_so(ledger: Ledger, name: str) -> None:
+    went_wrong = {"request_id": "r", "user_id": "local", "model": "m", "at": SPAN.since_us, "count": 3}
+    rows = [
+        {**went_wrong, "kind": "host failed", "about": "host-of-faults", "longest_us": 0},
+        {**went_wrong, "kind": "stalled", "about": "", "longest_us": 4_200_000},
+    ]
+    ledger.transact(lambda batch: batch.connection.execute(insert(RequestFaultRow), rows), alone=True)
     template = Templates([ROOT / "reports"]).get(name)
     assert template.data == name
     assert template.summary
@@ -100,6 +143,7 @@ def test_its_notebook_says_so(ledger: Ledger, name: str) -> None:
     page = done.files["html"].decode()
     assert "Traceback" not in page
     assert page.count("rios-tiles") >= 2
+    assert all((said in page) == (name == "reliability") for said in ("host-of-faults", "4.2 s"))
 
 
 def test_other_data_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The reliability report: what became of requests, what was given back, and which messages nobody took."""
+"""The reliability report: what became of requests and went wrong with them, what was given back, what nobody took."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
+from rios.dmoe.faults import STALLED
 from rios.services.reports.documents import Part, PinPart, SpanPart
 from rios.services.reports.periods import DAY_US, Span
 from rios.services.reports.reading import Pin, Reading, day_name
 from rios.storage import models as m
-from rios.storage.report_models import ReportHistoryRow
+from rios.storage.report_models import ReportHistoryRow, RequestFaultRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -52,6 +53,27 @@ class Waiting(Part):
     error: str
 
 
+class Faulty(Part):
+    """What went wrong on the way of requests that ended in the period, of one kind: made good, but for `failed`."""
+
+    kind: str
+    """trunk lost, host failed, hedged (a host was so late that others were asked too), or failed."""
+    about: str
+    """Which host, or which error."""
+    requests: int
+    count: int
+    """Of hosts, in how many steps of these requests."""
+
+
+class Stalled(Part):
+    """Answers of one day that stood still between two tokens for longer than RIOS_STALL_S."""
+
+    key: str
+    requests: int
+    count: int
+    longest_us: int
+
+
 class ReliabilityReport(Part):
     """The reliability report: what was known when it was pinned."""
 
@@ -61,6 +83,9 @@ class ReliabilityReport(Part):
     total: Fate
     by_day: tuple[Fate, ...]
     by_user: tuple[Fate, ...]
+    faults: tuple[Faulty, ...] = ()
+    stalls: tuple[Stalled, ...] = ()
+    """Of the days that have some. Of what was pinned before these were counted, both are empty."""
     refunds: tuple[Counted, ...]
     """By reason."""
     waiting: tuple[Waiting, ...]
@@ -84,6 +109,8 @@ def reliability_facts(
             total=_fate("all", whole),
             by_day=tuple(_fate(key, days[key]) for key in sorted(days)),
             by_user=tuple(_fate(key, users[key]) for key in sorted(users)),
+            faults=tuple(_faults(connection, span, user)),
+            stalls=tuple(_stalls(connection, span, user)),
             refunds=tuple(_counted(Counter(one.reason for one in given))),
             waiting=() if user is not None else tuple(_waiting(connection)),
             reports=() if user is not None else tuple(_grouped(
@@ -126,6 +153,33 @@ def _fate(key: str, found: Counter[str]) -> Fate:
         key=key, posted=posted, released=released, expired=expired, live=found["open"] + found["paused"],
         answered_bp=posted * 10_000 // ended if ended else None,
     )  # fmt: skip
+
+
+def _faults(connection: Connection, span: Span, user: str | None) -> Iterator[Faulty]:
+    row = RequestFaultRow
+    wanted = select(row.kind, row.about, func.count(), func.sum(row.count)).where(
+        *_ended(span, user), row.kind != STALLED
+    )
+    for kind, about, requests, count in connection.execute(
+        wanted.group_by(row.kind, row.about).order_by(row.kind, row.about)
+    ):
+        yield Faulty(kind=kind, about=about, requests=requests, count=int(count))
+
+
+def _stalls(connection: Connection, span: Span, user: str | None) -> Iterator[Stalled]:
+    row = RequestFaultRow
+    day = (row.at - row.at % DAY_US) / DAY_US
+    wanted = select(day, func.count(), func.sum(row.count), func.max(row.longest_us)).where(
+        *_ended(span, user), row.kind == STALLED
+    )
+    for number, requests, count, longest_us in connection.execute(wanted.group_by(day).order_by(day)):
+        yield Stalled(key=day_name(int(number)), requests=requests, count=int(count), longest_us=longest_us)
+
+
+def _ended(span: Span, user: str | None) -> tuple[ColumnElement[bool], ...]:
+    row = RequestFaultRow
+    within = (row.at >= span.since_us, row.at < span.until_us)
+    return within if user is None else (*within, row.user_id == user)
 
 
 def _waiting(connection: Connection) -> Iterator[Waiting]:
