@@ -10,10 +10,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.dialects.postgresql import insert as insert_postgres
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
-
-from rios.storage.report_models import RequestFaultRow
 from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
 
 if TYPE_CHECKING:
@@ -91,5 +87,11 @@ class Faults:
 
 def _put(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Insert rows; what is there already was written by an attempt of which it was not known."""
+    # Not with the module: what a first request imports, it waits for, and most often nothing goes wrong with it.
+    from sqlalchemy.dialects.postgresql import insert as insert_postgres
+    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+    from rios.storage.report_models import RequestFaultRow
+
     make = insert_sqlite if connection.dialect.name == "sqlite" else insert_postgres
     connection.execute(make(RequestFaultRow).on_conflict_do_nothing(), rows)
