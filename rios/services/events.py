@@ -1,8 +1,8 @@
 """Domain events: every deed of the audit log leaves through the outbox, and by the broker where there is one.
 
 The audit log is written in the transaction of the deed. A relay puts each entry into the outbox with the move of its
-cursor, so each gets there once; from there it is published, confirmed, consumed, and delivered to webhooks, each step
-at least once and each by an id that makes a repetition harmless.
+cursor, so each gets there once; from there it is published, confirmed, consumed, and delivered to webhooks and as
+notices by mail, each step at least once and each by an id that makes a repetition harmless.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy import select
 
 from rios.accounts.audit import AuditEntry
 from rios.accounts.store import AccountStore, record
+from rios.services.notices import notify
 from rios.services.webhooks import TOPIC as WEBHOOK
 from rios.services.webhooks import Webhooks
 from rios.storage.breaker import Breaker
@@ -83,7 +84,7 @@ class Events:
         if self._broker:
             from rios.storage.broker import Consumer
 
-            self._consumer = Consumer(self._broker, self._webhooks.take)
+            self._consumer = Consumer(self._broker, self._take)
         for one in self._dispatchers:
             one.start(interval_s=_LOOK_S)
         self._relay.start()
@@ -142,10 +143,22 @@ class Events:
                     continue
             except RiosError as error:
                 log.warning("events wait in the audit log", extra={"reason": str(error)})
+            except Exception:  # whatever it is, the next look may be better; without one nobody hears of anything
+                log.exception("events wait in the audit log")
+
+    def _take(self, body: bytes) -> None:
+        """What is to follow from an event: deliveries to webhooks, a mail to its user. Again changes nothing."""
+        event = json.loads(body)
+
+        def run(batch: Batch) -> None:
+            self._webhooks.take(batch, event)
+            notify(batch, event)
+
+        self._ledger.transact(run, alone=True)
 
     def _publish(self, message: Message) -> None:
         body = json.dumps(dict(message.payload), separators=(",", ":")).encode()
         if self._publisher is None:
-            self._webhooks.take(body)
+            self._take(body)
         else:
             self._publisher.publish(message.key, body, topic=str(message.payload["type"]))

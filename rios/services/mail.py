@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 TOPIC = "mail"
 INVITE = "invite"
+NOTICE = "notice"
 RESET_S, CONFIRM_S, INVITE_S = 3600, 86_400, 7 * 86_400
 _SMTP_S = 20.0
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
@@ -147,12 +148,15 @@ class Mail:
         user = self._accounts.store.user(said["user_id"])
         if user is None or user.closed_at is not None or user.email is None:
             return  # nobody to write to: who asked learns nothing of it
-        kind, url = said["kind"], said["url"]
+        kind, url = said["kind"], said.get("url", "")
         if kind == CONFIRM:
             if user.email_confirmed_at is None:
                 self._write(user, "Confirm your e-mail address", _CONFIRM, self._link(user, CONFIRM, url, CONFIRM_S))
         elif kind == INVITE:
             self._write(user, "You are invited to rios", _INVITE, self._link(user, RESET, url, INVITE_S))
+        elif kind == NOTICE:
+            if user.email_confirmed_at is not None:
+                self._write(user, said["subject"], _NOTICE, said["text"])
         elif user.email_confirmed_at is not None:  # an address that nobody confirmed may be somebody else's
             self._write(user, "Choose a new password", _RESET, self._link(user, RESET, url, RESET_S))
 
@@ -185,6 +189,10 @@ this address was given as yours. If it is, open this page within a day:
 {link}
 
 If it is not, do nothing.
+"""
+_NOTICE = """Hello {login},
+
+{link}
 """
 _INVITE = """Hello,
 

@@ -87,7 +87,7 @@ class Consumer:
     """Gives every message to `take`, at least once, and forgets it when that has returned. Close it."""
 
     def __init__(self, url: str, take: Callable[[bytes], None]) -> None:
-        """take: raises RiosError for what is to come again."""
+        """take: raises RiosError for what is to come again; what it fails of otherwise is given up."""
         self._parameters = parameters(url)
         self._take = take
         self._stop = threading.Event()
@@ -110,11 +110,14 @@ class Consumer:
             except _LOST as error:
                 log.info("events are not consumed", extra={"reason": repr(error)})
                 self._stop.wait(_PAUSE_S)
+            except Exception:  # nobody else consumes for this gateway: whatever it was, it begins again
+                log.exception("events are not consumed")
+                self._stop.wait(_PAUSE_S)
             finally:
                 _close(connection)
 
     def _messages(self, channel: Any) -> None:
-        for method, _, body in channel.consume(QUEUE, inactivity_timeout=_PAUSE_S):
+        for method, properties, body in channel.consume(QUEUE, inactivity_timeout=_PAUSE_S):
             if self._stop.is_set():
                 return
             if method is None:
@@ -125,6 +128,9 @@ class Consumer:
                 log.warning("an event is taken again later", extra={"reason": str(error)})
                 channel.basic_nack(method.delivery_tag, requeue=True)
                 self._stop.wait(_PAUSE_S)
+            except Exception:  # it is no event: given back it would come again, here and to every other gateway
+                log.exception("a message is given up", extra={"key": properties.message_id})
+                channel.basic_nack(method.delivery_tag, requeue=False)
             else:
                 channel.basic_ack(method.delivery_tag)
 

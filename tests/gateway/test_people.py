@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from aiosmtpd.controller import Controller
 from sqlalchemy import select
 
 from rios.services.accounts import Accounts
+from rios.services.alerts import Alert
+from rios.services.events import Events
 from rios.services.mail import TOPIC, sender_of
 from rios.services.openid import Provider
+from rios.services.webhooks import Webhooks
 from rios.storage.models import AccountRow, OutboxRow, PersonRow
 from rios.storage.report_models import ReportScheduleRow
 from rios.words.errors import InvalidRequest
+from rios.words.money import Wei
 from tests.gateway.browsing import PASSWORD, Person, code_for, person, program, unique
 from tests.gateway.servers import UNLIMITED, Door, lean, problem
 
@@ -216,6 +221,31 @@ def test_a_mail_server_that_refuses_is_asked_again(door: Door, post: Post, caplo
     assert address not in str(tried), "an error says nothing about who"
     assert address not in caplog.text
     assert post.to(address)["Subject"].startswith("Confirm")
+
+
+def test_what_happens_to_an_account_is_told_to_its_confirmed_address(door: Door, post: Post) -> None:
+    known, unknown = f"{unique('ann')}@lab.example", f"{unique('bob')}@lab.example"
+    ann, bob = confirmed(door, post, known), person(door)
+    with door.client(bob.token) as http:
+        http.patch("/v1/users/me/profile", json=to(unknown))
+    post.to(unknown)  # the link to confirm it
+    with door.client("") as http:
+        for login in (bob.login, ann.login):
+            for _ in range(6):
+                problem(http.post("/v1/sessions", json={"login": login, "password": "wrong one"}), 401)
+    assert "wrong password" in post.to(known).get_content()
+    ledger = door.gate.tenancy.ledger
+    events = Events(
+        door.gate.accounts.store, ledger, Webhooks(door.gate.accounts.store, ledger, home=None), broker=None
+    )
+    spent = Alert(
+        key="a", about="budget", user=ann.id, share_bp=7500, amount_wei=Wei(3 * 10**18), whole_wei=Wei(4 * 10**18),
+        at=datetime.now(UTC), period="month",
+    )  # fmt: skip
+    events.alert(spent)
+    assert "75 % of a budget are spent: 3 ROS" in post.to(known).get_content()
+    _drained(door)
+    assert not [one for one in post.taken if one["To"] == unknown]
 
 
 def test_the_outbox_has_neither_addresses_nor_links(door: Door, post: Post) -> None:
