@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -25,6 +26,18 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
     "tool_choice": (None, "none"),
     "tools": (None, []),
+}
+# Of messages: answers have them, and clients send an answer back as it came.
+_NEUTRAL_IN_MESSAGE: dict[str, tuple[Any, ...]] = {
+    "annotations": (None, []),
+    "audio": (None,),
+    "function_call": (None,),
+    "name": (None,),
+    "reasoning": (None, ""),
+    "reasoning_content": (None, ""),
+    "refusal": (None,),
+    "tool_call_id": (None,),
+    "tool_calls": (None, []),
 }
 Stop = Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=4)]
 Text = Annotated[str, Field(max_length=1_000_000)]
@@ -58,13 +71,7 @@ class Sampling(Strict):
     @model_validator(mode="before")
     @classmethod
     def _neutral(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        kept = dict(given)
-        for name, neutral in _NEUTRAL.items():
-            if name in kept and name not in cls.model_fields and _is_one_of(kept[name], neutral):
-                del kept[name]
-        return kept
+        return _without(_NEUTRAL, given, cls.model_fields)
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -119,6 +126,11 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[ContentPart]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _neutral(cls, given: Any) -> Any:
+        return _without(_NEUTRAL_IN_MESSAGE, given, cls.model_fields)
+
     def plain(self) -> dict[str, str]:
         """As chat templates take it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
@@ -140,6 +152,17 @@ class ChatRequest(Sampling):
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens say the same: give one of them")
         return self
+
+
+def _without(neutral: Mapping[str, tuple[Any, ...]], given: Any, fields: Container[str]) -> Any:
+    """A body without what asks for nothing; what is no object as it is."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: value
+        for name, value in given.items()
+        if name in fields or name not in neutral or not _is_one_of(value, neutral[name])
+    }
 
 
 def _is_one_of(value: Any, neutral: tuple[Any, ...]) -> bool:

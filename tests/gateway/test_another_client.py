@@ -45,6 +45,14 @@ def test_a_streamed_answer_is_the_whole_one(client: InferenceClient, network: Do
     agrees(network, last, usage)
 
 
+def test_an_answer_is_sent_back_as_it_came(client: InferenceClient) -> None:
+    said = client.chat_completion(messages=MESSAGES, **ASKED).choices[0].message
+    again: Any = {"role": "user", "content": "And then?"}
+    plain = client.chat_completion(messages=[*MESSAGES, {"role": "assistant", "content": said.content}, again], **ASKED)
+    back: Any = [*MESSAGES, said, again]
+    assert client.chat_completion(messages=back, **ASKED).choices[0].message == plain.choices[0].message
+
+
 def test_parameters_arrive(client: InferenceClient) -> None:
     sampled = {"messages": MESSAGES, "model": "demo", "max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": 5}
     first, again = (client.chat_completion(**sampled).choices[0].message.content for _ in range(2))

@@ -217,6 +217,21 @@ def test_neutral_values_ask_for_nothing(client: OpenAI) -> None:
     assert client.chat.completions.create(**(asked | {"messages": parts})).choices == plain.choices
 
 
+def test_an_answer_is_sent_back_as_it_came(client: OpenAI) -> None:
+    messages: list[Any] = list(MESSAGES)
+    first = client.chat.completions.create(model="demo", messages=messages, max_tokens=4, temperature=0)
+    said = first.choices[0].message
+    plain = [*messages, {"role": "assistant", "content": said.content}, {"role": "user", "content": "And then?"}]
+    wanted = client.chat.completions.create(model="demo", messages=plain, max_tokens=4, temperature=0)
+    for back in (said, said.model_dump()):
+        turn: list[Any] = [*messages, back, {"role": "user", "content": "And then?"}]
+        again = client.chat.completions.create(model="demo", messages=turn, max_tokens=4, temperature=0)
+        assert again.choices == wanted.choices
+    calls: Any = {"role": "assistant", "content": "x", "tool_calls": [{"id": "1", "type": "function"}]}
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="demo", messages=[*messages, calls], max_tokens=4)
+
+
 def test_errors_are_openais(client: OpenAI, network: Door) -> None:
     with pytest.raises(openai.AuthenticationError) as refused:
         client.with_options(api_key="rios_sk_nonsense").models.list()
