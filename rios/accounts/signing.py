@@ -1,4 +1,4 @@
-"""Access tokens: JSON Web Tokens signed with Ed25519 (RFC 8037, RFC 9864), and the public keys to check them.
+"""Access tokens: JSON Web Tokens signed with Ed25519 (RFC 8037), and the public keys to check them.
 
 Each gateway signs with a key of its own, which stays in its home. The public halves of all gateways' keys are in the
 database, so that each of them takes the tokens of the others, whatever homes they have.
@@ -16,6 +16,7 @@ from typing import Any
 
 from joserfc import jwt
 from joserfc.errors import JoseError
+from joserfc.jwa import EdDSAAlgorithm
 from joserfc.jwk import KeySet, OKPKey
 from joserfc.jws import JWSRegistry
 
@@ -23,13 +24,28 @@ from rios.accounts.store import AccountStore, add
 from rios.storage.gateway_models import SigningKeyRow
 from rios.words.errors import NotSignedIn
 
-ALGORITHM = "Ed25519"
+ALGORITHM = "EdDSA"
+"""RFC 9864 calls it "Ed25519", by which name most libraries do not know it yet."""
 ACCESS = "at+jwt"
 SIGNS_S = 30 * 86_400
 """So long does a key sign; then a new one does."""
 _TAKEN_S = 86_400  # after that: longer than any token lives, and than a gateway is late with a new key
 _SECOND = 1_000_000
-_REGISTRY = JWSRegistry(algorithms=[ALGORITHM])
+
+
+class _EdDSA(EdDSAAlgorithm):
+    security_warning = ""  # joserfc warns that this name leaves the curve open, which the key says
+
+
+class Registry(JWSRegistry):
+    """Some algorithms of joserfc, with that of Ed25519 by both of its names."""
+
+    def __init__(self, *algorithms: str) -> None:
+        super().__init__(algorithms=algorithms)
+        self.algorithms = {**JWSRegistry.algorithms, ALGORITHM: _EdDSA()}
+
+
+REGISTRY = Registry(ALGORITHM, "Ed25519")
 
 
 class Signer:
@@ -58,13 +74,13 @@ class Signer:
     def sign(self, claims: dict[str, Any], *, kind: str = ACCESS) -> str:
         """The token that says `claims`. kind: its type, so that what is no access token is never taken for one."""
         key = self._key
-        return jwt.encode({"alg": ALGORITHM, "kid": key.kid, "typ": kind}, claims, key, registry=_REGISTRY)
+        return jwt.encode({"alg": ALGORITHM, "kid": key.kid, "typ": kind}, claims, key, registry=REGISTRY)
 
     def verify(self, token: str) -> dict[str, Any]:
         """The claims of a token that one of the keys signed. Raises NotSignedIn: what they say is not looked at."""
         try:
             # A token without `kid`, or with an unknown one, finds no key: it is never tried with all of them.
-            found = jwt.decode(token, self._key_of, registry=_REGISTRY)
+            found = jwt.decode(token, self._key_of, registry=REGISTRY)
         except (JoseError, ValueError) as error:
             raise NotSignedIn("the access token is not one of this gateway's; sign in again") from error
         return dict(found.claims)
@@ -76,13 +92,13 @@ class Signer:
         row = self._store.row(SigningKeyRow, SigningKeyRow.kid == headers["kid"], SigningKeyRow.ends_at > self._clock())
         if row is None:
             raise ValueError("no such key")
-        return OKPKey.import_key(json.loads(row["public"]))
+        return OKPKey.import_key({name: value for name, value in json.loads(row["public"]).items() if name != "alg"})
 
     def jwks(self) -> dict[str, Any]:
         """The public keys, newest first, as a JSON Web Key Set (RFC 7517)."""
         row = SigningKeyRow
         rows = self._store.rows(row, row.ends_at > self._clock(), order=row.created_at.desc())
-        return dict(KeySet([OKPKey.import_key(json.loads(one["public"])) for one in rows]).as_dict(private=False))
+        return dict(KeySet([_named(json.loads(one["public"])) for one in rows]).as_dict(private=False))
 
     def rotate(self) -> None:
         """Sign with a new key from now on."""
@@ -105,7 +121,7 @@ class Signer:
         """The key of the home, if the database knows it: another one is of another network, or of an older version."""
         if self._path is None or not self._path.exists():
             return None
-        key = OKPKey.import_key(json.loads(self._path.read_text())["keys"][0])
+        key = _named(json.loads(self._path.read_text())["keys"][0])
         return None if self._store.row(SigningKeyRow, SigningKeyRow.kid == str(key.kid)) is None else key
 
     def _new(self) -> OKPKey:
@@ -119,6 +135,11 @@ class Signer:
         if self._path is not None:
             _write(self._path, json.dumps({"keys": [key.as_dict(private=True)]}))
         return key
+
+
+def _named(key: dict[str, Any]) -> OKPKey:
+    """A key that was kept, for the name that its algorithm has now."""
+    return OKPKey.import_key({**key, "alg": ALGORITHM})
 
 
 def _write(path: Path, text: str) -> None:

@@ -20,9 +20,9 @@ import httpx2
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
-from joserfc.jws import JWSRegistry
 
 from rios.accounts.roles import ADMIN, check_role
+from rios.accounts.signing import Registry
 from rios.accounts.store import add, first, record
 from rios.accounts.tokens import fingerprint
 from rios.services.tickets import OUTSIDE, new_ticket, use_ticket
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rios.services.accounts import Accounts
     from rios.services.oauth import Browser
 
-_ALGORITHMS = ["RS256", "PS256", "ES256", "Ed25519"]
+_REGISTRY = Registry("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
 _ANSWER_S, _FRESH_S, _STATE_S, _SKEW_S = 10.0, 600.0, 600, 60
 _ANSWER_BYTES_MAX = 1 << 20
 _SECOND = 1_000_000
@@ -187,7 +187,7 @@ class OpenId:
                 raise NotSignedIn(_REFUSED) from error
 
     def _decoded(self, token: str, *, fresh: bool) -> dict[str, Any]:
-        return dict(jwt.decode(token, self._key_set(fresh=fresh), registry=JWSRegistry(algorithms=_ALGORITHMS)).claims)
+        return dict(jwt.decode(token, self._key_set(fresh=fresh), registry=_REGISTRY).claims)
 
     def _key_set(self, *, fresh: bool) -> KeySet:
         with self._lock:

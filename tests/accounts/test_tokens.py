@@ -13,11 +13,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from rios.accounts import roles
 from rios.accounts.passwords import hash_password, is_password
-from rios.accounts.signing import SIGNS_S
+from rios.accounts.signing import REGISTRY, SIGNS_S
 from rios.accounts.tokens import fingerprint, new_secret, prefix_of
 from rios.accounts.values import Principal
 from rios.services.accounts import Accounts
@@ -141,13 +141,13 @@ def test_an_access_token_is_good_for_an_hour(
 
 def test_forged_tokens_are_refused(accounts: Accounts, session: SignedIn) -> None:
     header, claims = _parts(session.access_token)
-    assert header["alg"] == "Ed25519"
+    assert header["alg"] == "EdDSA"
     better = {**claims, "sub": "local", "scope": "users:write"}
     stranger = OKPKey.generate_key("Ed25519", parameters={"kid": header["kid"]})
     head, body, signature = session.access_token.split(".")
     public = accounts.signer.jwks()["keys"][0]["x"]
     forged = [
-        jwt.encode(header, claims, stranger, algorithms=["Ed25519"]),
+        jwt.encode(header, claims, stranger, registry=REGISTRY),
         _encode({**header, "alg": "none"}, better),
         _encode({**header, "alg": "None"}, better, b"x"),
         f"{head}.{_encode({}, better).split('.')[1]}.{signature}",
@@ -186,7 +186,7 @@ def test_what_a_good_signature_does_not_excuse(
     head, body = _parts(session.access_token)
     head = {k: v for k, v in (head | header).items() if v is not None}
     body = {k: v for k, v in (body | claims).items() if v is not None}
-    token = jwt.encode(head, body, accounts.signer._key, algorithms=["Ed25519"])
+    token = jwt.encode(head, body, accounts.signer._key, registry=REGISTRY)
     assert why in refused(accounts, token)
 
 
@@ -222,7 +222,7 @@ def test_keys_rotate_by_themselves_and_end(accounts: Accounts, ann: Principal, c
     assert [key["kid"] for key in accounts.signer.jwks()["keys"]] == [second]
     header, claims = _parts(last.access_token)
     late = {**claims, "exp": clock.now // SECOND + 60}
-    assert "not one of" in refused(accounts, jwt.encode(header, late, old, algorithms=["Ed25519"]))
+    assert "not one of" in refused(accounts, jwt.encode(header, late, old, registry=REGISTRY))
 
 
 def test_a_gateway_looks_by_itself(accounts: Accounts, clock: Clock) -> None:
@@ -264,6 +264,27 @@ def test_public_keys_check_tokens_elsewhere(accounts: Accounts, session: SignedI
     raw = [base64.urlsafe_b64decode(part + "==") for part in (jwk["x"], signature)]
     Ed25519PublicKey.from_public_bytes(raw[0]).verify(raw[1], f"{header}.{body}".encode())
     assert Ed25519PrivateKey.generate().public_key().public_bytes_raw() != raw[0]
+
+
+def test_tokens_say_the_algorithm_by_the_name_that_libraries_know(
+    accounts: Accounts, session: SignedIn, tmp_path: Path
+) -> None:
+    """And where home and database have keys of before, by the name of RFC 9864, what these signed is taken."""
+    assert _parts(session.access_token)[0]["alg"] == accounts.signer.jwks()["keys"][0]["alg"] == "EdDSA"
+    file = tmp_path / "keys" / "tokens.json"
+    (kept,) = json.loads(file.read_text())["keys"]
+    older = {**kept, "alg": "Ed25519"}
+    file.write_text(json.dumps({"keys": [older]}))
+    public = json.dumps({name: value for name, value in older.items() if name != "d"})
+    accounts.store.transact(lambda connection: connection.execute(update(SigningKeyRow).values(public=public)))
+    head, claims = _parts(session.access_token)
+    token = jwt.encode({**head, "alg": "Ed25519"}, claims, OKPKey.import_key(older), registry=REGISTRY)
+    again = Accounts(accounts.ledger, home=tmp_path)
+    for one in (token, session.access_token):
+        assert again.tokens.authenticate(one).login == "ann@example.org"
+    assert again.signer.kid == head["kid"]
+    assert [key["alg"] for key in again.signer.jwks()["keys"]] == ["EdDSA"]
+    assert _parts(again.tokens.sign_in("ann@example.org", PASSWORD).access_token)[0]["alg"] == "EdDSA"
 
 
 # --- refresh
