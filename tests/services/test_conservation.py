@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -258,7 +259,7 @@ def judge(seed: int, steps: list[Step], said: list[dict[str, Any]], end: dict[st
     assert [number for number, _ in end["epochs"]] == list(range(1, len(end["epochs"]) + 1)), seed
     assert {state for _, state in end["epochs"]} <= {"final"}, (seed, end["epochs"])
     intents = Counter(
-        key.partition(":")[0] for key, state in end["intents"] if state == "done" and "approve" not in key
+        re.split("[:-]", key)[0] for key, state in end["intents"] if state == "done" and "approve" not in key
     )
     happened = Counter(name for name, _ in events)
     for kind, name in (("root", "RootPosted"), ("fund", "Funded")):
