@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rios.words.config import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; amounts in it are whole numbers of wei, as text.")]
+Key = Annotated[str | None, typer.Option(help="A name of your own: by the same one it is done once.")]
 Since = Annotated[str | None, typer.Option(help='From this moment on, such as "2026-11-01".')]
 wallet = typer.Typer(help="Show the wallet, deposit and withdraw.", invoke_without_command=True)
 govern = typer.Typer(help="Vote over the network's price book.", no_args_is_help=True)
@@ -89,18 +90,22 @@ def _say_wallet(purse: Purse, as_json: bool) -> None:
 
 
 @wallet.command()
-def deposit(amount: Annotated[str, typer.Argument(help='Such as "25 ROS".')], as_json: AsJson = False) -> None:
+def deposit(
+    amount: Annotated[str, typer.Argument(help='Such as "25 ROS".')], key: Key = None, as_json: AsJson = False
+) -> None:
     """Move ROS from the wallet into the escrow."""
     with _purse() as purse:
-        purse.wallet.deposit(amount)
+        purse.wallet.deposit(amount, key=key)
         _say_wallet(purse, as_json)
 
 
 @wallet.command()
-def withdraw(amount: Annotated[str, typer.Argument(help='Such as "5 ROS".')], as_json: AsJson = False) -> None:
+def withdraw(
+    amount: Annotated[str, typer.Argument(help='Such as "5 ROS".')], key: Key = None, as_json: AsJson = False
+) -> None:
     """Take deposited ROS back, after what was used has been settled; `finish` does it where the escrow delays it."""
     with _purse() as purse:
-        purse.wallet.withdraw(amount)
+        purse.wallet.withdraw(amount, key=key)
         _say_wallet(purse, as_json)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rios.client.http import MONEY_S, Http
 from rios.client.reading import balance_of
 from rios.services.wallet import Holdings
+from rios.words.errors import ChainUnavailable, GatewayLost, LedgerUnavailable, RiosError, TransactionFailed
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros, parse_ros
 
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance
     from rios.services.wallet import Earned
 
+_UNCLEAR = (GatewayLost, ChainUnavailable, LedgerUnavailable, TransactionFailed)
+
 
 class RemoteWallet(Holdings):
     """What the user has."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._unanswered: dict[tuple[str, str], str] = {}
+        """By path and amount: the key of a call that ended without an answer."""
 
     @property
     def address(self) -> Address | None:
@@ -42,6 +47,8 @@ class RemoteWallet(Holdings):
 
     def deposit(self, amount: str | int, *, key: str | None = None) -> Balance:
         """As `net.wallet.deposit` of a local network, once even where the connection is lost on the way.
+
+        A deposit that had no answer goes on when it is asked for again.
 
         Raises NotAllowed to all but the network's first admin, whose key the network holds.
         """
@@ -82,7 +89,19 @@ class RemoteWallet(Holdings):
 
     def _move(self, path: str, amount: str | int, name: str, key: str | None) -> Balance:
         body = {"amount": f"{parse_ros(amount, name=name)} wei"}
-        return balance_of(self._http.post(path, body, key=key or secrets.token_hex(16), timeout=MONEY_S))
+        # A block takes longer to be final than anybody wants to wait: who asks again asks for the same.
+        what = (path, body["amount"])
+        chosen = key or self._unanswered.setdefault(what, secrets.token_hex(16))
+        try:
+            found = balance_of(self._http.post(path, body, key=chosen, timeout=MONEY_S))
+        except _UNCLEAR:
+            raise
+        except RiosError:  # it was refused, and nothing is under way
+            self._unanswered.pop(what, None)
+            raise
+        if key is None:
+            del self._unanswered[what]
+        return found
 
     def __repr__(self) -> str:
         return f"<RemoteWallet at {self._http.url}: {self.balance}>"

@@ -69,6 +69,13 @@ class TestOnANode:
         with purse_of(home=home, background=True, chain_look_s=0.05, **place.options) as other:
             until(lambda: other.books.ledger.balance(GUEST).deposited_wei == 5, "the deposit")
 
+    def test_tokens_that_nobody_asked_for_are_no_difference(self, purse: Purse) -> None:
+        chain = purse.settlement.chain
+        for name, holder in (("escrow", chain.addresses.escrow), ("settlement", chain.addresses.settlement)):
+            chain.as_wallet(f"dust for the {name}", "RosToken", "transfer", holder, 7)
+        found = purse.billing.reconcile()
+        assert (found.difference_wei, found.sound) == (0, True)
+
     def test_a_node_without_contracts_gets_none(self, place: Place, tmp_path: Path) -> None:
         with purse_of(home=tmp_path, **place.options) as purse:
             purse.follower.look()

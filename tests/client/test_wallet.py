@@ -1,0 +1,58 @@
+"""What a wallet behind a gateway asks for again when it had no answer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from rios.client.http import Http
+from rios.client.wallet import RemoteWallet
+from rios.words.errors import ChainUnavailable, GatewayLost, InvalidRequest, RiosError
+
+BALANCE = dict.fromkeys(("deposited_wei", "trial_wei", "held_wei", "withdrawing_wei", "overdrawn_wei"), "0")
+
+
+class Gateway:
+    """One that answers as it is told, and keeps the keys that it was asked with."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.next: RiosError | None = None
+
+    def post(self, path: str, body: Any, *, key: str, timeout: float) -> dict[str, str]:
+        """See `Http.post`."""
+        self.keys.append(key)
+        if self.next is not None:
+            raise self.next
+        return BALANCE | {"user": "ann"}
+
+
+@pytest.mark.parametrize("verb", ["deposit", "withdraw"])
+@pytest.mark.parametrize("error", [GatewayLost("silent"), ChainUnavailable("not final")])
+def test_what_had_no_answer_is_asked_for_by_the_same_key(verb: str, error: RiosError) -> None:
+    gateway = Gateway()
+    move = getattr(RemoteWallet(cast("Http", gateway)), verb)
+    for gateway.next in (error, error):
+        with pytest.raises(type(error)):
+            move("5 ROS")
+    with pytest.raises(type(error)):
+        move("6 ROS")
+    gateway.next = None
+    move("5 ROS")
+    move("5 ROS")
+    move("5 ROS", key="mine")
+    lost, again, other, answered, new, named = gateway.keys
+    assert lost == again == answered
+    assert len({lost, other, new}) == 3
+    assert named == "mine"
+
+
+def test_what_was_refused_is_asked_for_anew() -> None:
+    gateway = Gateway()
+    wallet = RemoteWallet(cast("Http", gateway))
+    gateway.next = InvalidRequest("too much")
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            wallet.deposit("5 ROS")
+    assert len(set(gateway.keys)) == 2
