@@ -16,6 +16,7 @@ from rios.gateway.kept_jobs import Jobs
 from rios.gateway.limits import limiter
 from rios.gateway.metrics import Metrics
 from rios.gateway.once import Idempotent
+from rios.gateway.origins import Origins, origins_of
 from rios.gateway.protect import Protect
 from rios.gateway.routes import (
     accounts,
@@ -123,6 +124,8 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.add_middleware(Tagged)
     app.add_middleware(Idempotent)
     app.add_middleware(Protect, settings=settings, limits=limits, metrics=metrics)
+    if origins := origins_of(settings.origins):
+        app.add_middleware(Origins, origins=origins)
     app.openapi = partial(described, app, ROUTERS)  # type: ignore[method-assign]
     assert not unguarded(app), unguarded(app)
     return app

@@ -28,6 +28,7 @@ class GatewaySettings(BaseSettings):
     jobs_max: int = Field(default=10_000, gt=0, description="Jobs that are remembered at the same time.")
     proxies: str = Field(default="", description="Addresses whose X-Forwarded-For is believed, by commas.")
     url: str = Field(default="", description="Where clients find the gateway; the address that it listens at without.")
+    origins: str = Field(default="", description="Origins whose pages may ask, such as https://lab.example, by commas.")
     mail: SecretStr = Field(
         default=SecretStr(""), description="file:///DIRECTORY, or smtp[s]://USER:PASSWORD@HOST:PORT; files in the home."
     )
