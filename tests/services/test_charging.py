@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 import pytest
 
 import rios
-from rios.words.errors import BudgetExceeded, Cancelled, InsufficientBalance, InvalidRequest
+from rios.words.errors import BudgetExceeded, Cancelled, InsufficientBalance, InvalidRequest, RiosError, TrunkLost
 from rios.words.money import WEI_PER_ROS
+from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
 TRIAL_WEI = 10 * WEI_PER_ROS
@@ -19,7 +22,7 @@ TRIAL_WEI = 10 * WEI_PER_ROS
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[rios.Network]:
-    with rios.local(workers=2, threads=1) as net:
+    with rios.local(workers=2, threads=1, trunk_timeout_s=5) as net:
         yield net
 
 
@@ -153,3 +156,36 @@ def test_a_home_keeps_the_ledger(tmp_path: Path) -> None:
         net.billing.budget(None, period="total")
         with pytest.raises(InsufficientBalance, match="available"):
             net._purse.books.ledger.hold("h", "local", TRIAL_WEI, request_id="r", terms=net._purse.charging.terms({}))
+
+
+def test_a_request_that_fails_pays_for_what_it_received(net: rios.Network, model: Any) -> None:
+    """All hosts stop in the midst of it, and none goes on in time."""
+    before = net.billing.balance.wei
+    hosts = [worker.pid for worker in net.workers]
+    job = model.submit(PROMPT, max_new_tokens=450, ignore_eos=True)
+    held = net.billing.balance.held_wei
+    pieces = job.stream(60)
+    for _ in range(5):
+        next(pieces)
+    for pid in hosts:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TrunkLost):
+            job.result(timeout=120)
+    finally:
+        for pid in hosts:
+            os.kill(pid, signal.SIGCONT)
+    assert job.status == "failed"
+    usage = net.billing.usage(request_id=job.request_id)
+    assert {row.resource: row.quantity for row in usage.itertuples()}["tokens_out"] == len(job.token_ids) >= 5
+    assert 0 < sum(usage["amount_wei"]) < held
+    assert before - net.billing.balance.wei == sum(usage["amount_wei"])
+    assert net.billing.balance.held_wei == 0
+
+    def serves_again() -> bool:
+        try:
+            return bool(model.generate(PROMPT, max_new_tokens=1, timeout=10).token_ids)
+        except RiosError:
+            return False
+
+    until(serves_again, "an answer of hosts that go on", deadline_s=60)
