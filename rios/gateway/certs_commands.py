@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rios.gateway.certs import Certificates
 
 DEFAULT_HOME = "~/.rios"
 certs = typer.Typer(help="Certificates of a local authority.", no_args_is_help=True)
 Home = Annotated[Path | None, typer.Option(help="What outlives the process; default RIOS_HOME, or ~/.rios.")]
 Name = Annotated[str, typer.Argument(help="Whom the certificate is for, such as the name of the machine.")]
+
+
+def chosen(
+    home: Path, host: str, *, tls: bool, certificate: Path | None, key: Path | None, redirect: int | None
+) -> Certificates | None:
+    """The certificates of a gateway at `host`: those that are given, or with `tls` those of the home; None without.
+
+    What is wrong with them is said before anything starts. Raises InvalidRequest.
+    """
+    from rios.gateway.certs import Certificates, init
+    from rios.words.errors import InvalidRequest
+
+    if (certificate is None) != (key is None):
+        raise InvalidRequest("--certificate and --key go together")
+    if redirect is not None and not (tls or certificate):
+        raise InvalidRequest("--redirect sends plain HTTP on to HTTPS: give --tls or --certificate too")
+    if certificate is not None and key is not None:
+        found = Certificates(certificate, key)
+    elif tls:
+        found = init(home, names=[host])
+    else:
+        return None
+    found.context()
+    return found
 
 
 @certs.command("init")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rios.gateway.certs_commands import certs, home_of
+from rios.gateway.certs_commands import certs, chosen, home_of
 from rios.gateway.join_command import gateway
 
 
@@ -39,27 +39,16 @@ def up(
     ] = None,
 ) -> None:
     """Start a network on this machine with its gateway; print its URL and the first admin's token."""
-    from rios.gateway.certs import Certificates, init
     from rios.gateway.serve import up as start
-    from rios.words.errors import InvalidRequest
 
     def ready(url: str, token: str) -> None:
         sys.stdout.write(f"rios is at {url}\ntoken      {token}\n")
         sys.stdout.flush()
 
-    if (certificate is None) != (key is None):
-        raise InvalidRequest("--certificate and --key go together")
-    if redirect is not None and not (tls or certificate):
-        raise InvalidRequest("--redirect sends plain HTTP on to HTTPS: give --tls or --certificate too")
-    chosen, found = home_of(home), None
-    if certificate is not None and key is not None:
-        found = Certificates(certificate, key)
-    elif tls:
-        found = init(chosen, names=[host])
-    if found is not None:
-        found.context()  # what is wrong with them is said before anything starts
+    place = home_of(home)
+    found = chosen(place, host, tls=tls, certificate=certificate, key=key, redirect=redirect)
     start(
-        home=chosen,
+        home=place,
         host=host,
         port=port,
         workers=workers,

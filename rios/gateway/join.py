@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from rios.gateway.certs import Certificates
+from rios.gateway.redirect import Redirect
 from rios.gateway.reports import reporting
 from rios.gateway.serve import bind, serve, server_of
 from rios.gateway.settings import GatewaySettings
@@ -25,14 +27,21 @@ def join(
     settings: GatewaySettings,
     ready: Callable[[str, str], None],
     certificates: Certificates | None = None,
+    redirect: int | None = None,
 ) -> None:
     """Serve the network of the Dask scheduler at `scheduler` until a signal. `ready` is told URL and token.
 
     home: the network's, or another one, which needs the network's key of secrets (`rios.services.network_keys`).
-    database: the URL of its accounts and ledger, where that is not SQLite in the home.
+    database: the URL of its accounts and ledger, where that is not SQLite in the home. redirect: the port whose plain
+    HTTP is sent on to HTTPS.
     Raises InvalidRequest, NoWorkers, LedgerUnavailable.
     """
-    with bind(host, port) as place:
+    with contextlib.ExitStack() as places:
+        place = places.enter_context(bind(host, port))
+        sent_on = None
+        if redirect is not None and certificates is not None:
+            plain = places.enter_context(bind(host, redirect))
+            sent_on = Redirect(plain, names=certificates.certified(), port=place.getsockname()[1])
         name = f"[{host}]" if ":" in host else host
         url = f"{'http' if certificates is None else 'https'}://{name}:{place.getsockname()[1]}"
         ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
@@ -49,8 +58,9 @@ def join(
                         write_file(home, url=url, token=token, ca=ca)
                     ready(url, token)
 
+                server = server_of(gate, settings, ready=listening, certificates=certificates, redirect=sent_on)
                 with reporting(gate):
-                    serve(server_of(gate, settings, ready=listening, certificates=certificates), place)
+                    serve(server, place)
                 if read_file(home).get("url") == url:
                     write_file(home, url="", token=token)
             finally:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rios.gateway.certs_commands import home_of
+from rios.gateway.certs_commands import chosen, home_of
 
 
 def gateway(
@@ -26,30 +26,35 @@ def gateway(
         Path | None, typer.Option(help="The network's home, or one with its secrets.key alone; default RIOS_HOME.")
     ] = None,
     models: Annotated[Path | None, typer.Option(help="The directory whose folders may be deployed.")] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="TLS 1.3 at the door, by certificates of `rios certs` in the home.")
+    ] = False,
     certificate: Annotated[Path | None, typer.Option(help="TLS 1.3, by this certificate.")] = None,
     key: Annotated[Path | None, typer.Option(help="The key of --certificate.")] = None,
+    redirect: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With TLS: the port whose plain HTTP is sent on to HTTPS.")
+    ] = None,
 ) -> None:
     """Start one more gateway of a network; print its URL and the first admin's token."""
-    from rios.gateway.certs import Certificates
     from rios.gateway.join import join
     from rios.gateway.settings import GatewaySettings
-    from rios.words.errors import InvalidRequest
 
     def ready(url: str, token: str) -> None:
         sys.stdout.write(f"rios is at {url}\ntoken      {token}\n")
         sys.stdout.flush()
 
-    if (certificate is None) != (key is None):
-        raise InvalidRequest("--certificate and --key go together")
+    place = home_of(home)
+    found = chosen(place, host, tls=tls, certificate=certificate, key=key, redirect=redirect)
     given = {name: value for name, value in (("redis", redis), ("broker", broker)) if value is not None}
     join(
         scheduler=scheduler,
-        home=home_of(home),
+        home=place,
         host=host,
         port=port,
         database=database,
         models=models,
         settings=GatewaySettings().model_copy(update=given),
         ready=ready,
-        certificates=None if certificate is None or key is None else Certificates(certificate, key),
+        certificates=found,
+        redirect=redirect,
     )
