@@ -30,7 +30,12 @@ OUTSIDE = "api.example.org"
 """A host that the tests' policy puts at this machine's loopback address, and lets sandboxes connect to."""
 HIDDEN = "hidden.example.org"
 """One at the same address... of another network, which nobody allows: it stands for all private ones."""
-POLICY = Policy(private=("127.0.0.1/32",), names={OUTSIDE: ("127.0.0.1",), HIDDEN: ("127.0.0.2",)})
+OWN = "own.example.org"
+"""A name that a tenant leads to an address that this machine has in a network that the operator allows."""
+POLICY = Policy(
+    private=("127.0.0.1/32", "127.1.0.0/16"),
+    names={OUTSIDE: ("127.0.0.1",), HIDDEN: ("127.0.0.2",), OWN: ("127.1.0.1",)},
+)
 ELSEWHERE = "kubernetes"
 """The runtime whose instances are elsewhere: this machine's kernel holds and counts nothing of them."""
 NEEDS = {"bubblewrap": ("bwrap",), "runc": ("podman", "runc", "catatonit"), "gvisor": ("podman", "runsc", "catatonit")}

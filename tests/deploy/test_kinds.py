@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rios.deploy.runtimes import arguments, seccomp
@@ -13,7 +15,7 @@ from rios.deploy.runtimes.engine_logs import read_lines, seconds
 from rios.deploy.runtimes.engine_service import GVISOR, KATA, KINDS, RUNC
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import HostBase, ImageBase, Isolation, Launch, Limits, Mount
-from rios.deploy.runtimes.relay import hosts_file, is_public
+from rios.deploy.runtimes.relay import hosts_file, is_public, may_connect
 from rios.words.errors import InvalidRequest, UnsupportedRuntime
 
 
@@ -112,6 +114,18 @@ def test_an_operator_may_allow_a_network_of_its_own() -> None:
     assert is_public("10.20.3.4", ["10.20.0.0/16", "fd00::/8"])
     assert is_public("fd00::1", ["10.20.0.0/16", "fd00::/8"])
     assert not is_public("10.21.3.4", ["10.20.0.0/16"])
+
+
+def test_no_address_of_this_machine_is_connected_to() -> None:
+    internet = (socket.AF_INET, socket.AF_INET6)
+    interfaces = psutil.net_if_addrs().values()
+    own = [one.address.partition("%")[0] for of_one in interfaces for one in of_one if one.family in internet]
+    assert "127.0.0.1" in own
+    everything = ("0.0.0.0/0", "::/0")
+    assert not [one for one in own if may_connect(one, everything)]
+    assert not [one for one in ("::ffff:127.0.0.1", "0.0.0.0", "::", "255.255.255.255") if may_connect(one, everything)]
+    assert not may_connect("127.5.5.5", everything), "no address of an interface, but a route that ends here"
+    assert may_connect("127.0.0.1", (*everything, "127.0.0.1/32")), "the operator names that one"
 
 
 def test_names_inside() -> None:

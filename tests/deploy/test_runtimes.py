@@ -25,7 +25,16 @@ from pydantic import SecretBytes
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.protocol import Allowed, Isolation, Limits, Mount
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound
-from tests.deploy.conftest import ELSEWHERE, HIDDEN, OUTSIDE, Bench, assert_nothing_left, every_runtime, make_runtime
+from tests.deploy.conftest import (
+    ELSEWHERE,
+    HIDDEN,
+    OUTSIDE,
+    OWN,
+    Bench,
+    assert_nothing_left,
+    every_runtime,
+    make_runtime,
+)
 from tests.waiting import until
 
 ECHO = """
@@ -177,11 +186,11 @@ def test_its_port_is_reached_through_its_endpoint(bench: Bench) -> None:
 
 def test_egress_goes_where_it_is_allowed_and_is_counted(bench: Bench, answering: int) -> None:
     port = str(answering)
-    allowed = (Allowed(OUTSIDE, answering), Allowed(HIDDEN, answering), Allowed("nowhere.invalid", answering))
-    calls = [OUTSIDE, port, HIDDEN, port, "nowhere.invalid", port, OUTSIDE, "1", "other.example.org", port]
+    allowed = tuple(Allowed(host, answering) for host in (OUTSIDE, HIDDEN, OWN, "nowhere.invalid"))
+    calls = [OUTSIDE, port, HIDDEN, port, OWN, port, "nowhere.invalid", port, OUTSIDE, "1", "other.example.org", port]
     status, said = bench.python(CALL, *calls, egress=allowed)
-    expected = [f"{OUTSIDE} answered 5000", f"{HIDDEN} refused", "nowhere.invalid refused", f"{OUTSIDE} refused"]
-    assert said.splitlines() == [*expected, "other.example.org refused"]
+    refused = [f"{host} refused" for host in (HIDDEN, OWN, "nowhere.invalid", OUTSIDE, "other.example.org")]
+    assert said.splitlines() == [f"{OUTSIDE} answered 5000", *refused]
     measured = bench.runtime.metrics(status.instance)
     assert (measured.egress_bytes, measured.ingress_bytes) == (1000, 5000)
 

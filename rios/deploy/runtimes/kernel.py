@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import struct
 
@@ -21,6 +22,8 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _CAP_LAST = 63
 _NS_GET_USERNS = 0xB701
 _TMPFS_MAGIC = 0x01021994
+_RTM_NEWROUTE, _RTM_GETROUTE, _NLM_F_REQUEST, _RTA_DST, _RTN_UNICAST = 24, 26, 1, 1, 1
+_NETLINK_HEADER, _ROUTE = struct.Struct("=IHHII"), struct.Struct("=8BI")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -91,3 +94,27 @@ def in_memory(path: str) -> bool:
     buffer = ctypes.create_string_buffer(256)  # struct statfs begins with the type, a machine word
     _checked(_libc.statfs(os.fsencode(path), buffer), f"statfs {path}")
     return int(ctypes.cast(buffer, ctypes.POINTER(ctypes.c_long)).contents.value) == _TMPFS_MAGIC
+
+
+def leads_away(address: str) -> bool:
+    """Whether what is sent to an address leaves this machine, as nothing does that is sent to one of its own.
+
+    The kernel's routes are asked, as `ip route get` does (rtnetlink(7)): a table of the interfaces' addresses would
+    miss those that are only routed here.
+    """
+    import socket
+
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip.is_unspecified:
+        return False  # connect(2) takes it for the loopback address
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    asked = _ROUTE.pack(family, ip.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    asked += struct.pack("=HH", 4 + len(ip.packed), _RTA_DST) + ip.packed
+    header = _NETLINK_HEADER.pack(_NETLINK_HEADER.size + len(asked), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as routes:
+        routes.settimeout(1.0)
+        routes.sendto(header + asked, (0, 0))
+        answer = routes.recv(1 << 16)
+    if _NETLINK_HEADER.unpack_from(answer)[1] != _RTM_NEWROUTE:
+        return False  # there is no way to it at all
+    return bool(_ROUTE.unpack_from(answer, _NETLINK_HEADER.size)[7] == _RTN_UNICAST)

@@ -56,14 +56,30 @@ def is_public(address: str, private: Iterable[str] = ()) -> bool:
 
     Metadata services, private ranges, loopback, link-local, multicast, and IPv6 that hides an IPv4 address are not.
     """
-    ip = ipaddress.ip_address(address)
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped if mapped is not None else ip
+    ip = _unmapped(address)
     if any(ip in ipaddress.ip_network(network) for network in private):
         return True
     if any(ip in network for network in _HIDING_IPV4):
         return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def may_connect(address: str, private: Iterable[str] = ()) -> bool:
+    """Whether a relay on this machine may connect to an address for a sandbox: a public one of another machine.
+
+    A name may lead to this machine's own public address, where all listens that is not meant for strangers. The
+    operator's networks do not open it either, unless one is that very address.
+    """
+    ip = _unmapped(address)
+    if any(ip in network and network.num_addresses == 1 for network in map(ipaddress.ip_network, private)):
+        return True
+    return is_public(address, private) and kernel.leads_away(str(ip))
+
+
+def _unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    ip = ipaddress.ip_address(address)
+    mapped: ipaddress.IPv4Address | None = getattr(ip, "ipv4_mapped", None)
+    return ip if mapped is None else mapped
 
 
 class Counters:
@@ -276,9 +292,9 @@ class Relay:
     def _dial(self, host: str, port: int) -> socket.socket:
         refused = OSError(f"{host} has no address that a sandbox may connect to")
         for address in self._resolve(host):
-            if not is_public(address, self._private):
-                continue
             try:
+                if not may_connect(address, self._private):
+                    continue
                 return socket.create_connection((address, port), CONNECT_TIMEOUT_S)
             except OSError as error:
                 refused = error
