@@ -103,7 +103,7 @@ lint: setup
 	$(PY) -m mypy
 	$(PYTEST) -q -m long tests/contracts/test_slither.py
 
-audit: setup
+audit: setup lab
 	$(PY) -m tests.audit
 	$(PYTEST) -q -m long tests/contracts/test_slither.py
 

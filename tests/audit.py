@@ -20,6 +20,7 @@ from tests.campaigns import ROOT
 
 ANSWERS = ROOT / "SECURITY.md"
 HOME = ROOT / ".make" / "audit"
+PANELS = ROOT / "extension"
 PIP_AUDIT = "pip-audit==2.10.1"
 # What reads bytes of strangers, or keeps secrets: whatever else is pinned is reached through these alone.
 EXPOSED = (
@@ -30,6 +31,11 @@ SECRET = re.compile(
     r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|rios_[a-z]{2}_[\w-]{40,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{36}\b"
     r"|\bxox[abprs]-[\w-]{10,}|\bsk-[A-Za-z0-9]{32,}|eyJhbGciOi[\w-]+\.[\w-]{20,}\.[\w-]{20,}"
     r"|(?i:(?:private_?key|secret|password|passphrase)\w*[\"']?\s*[:=]\s*[\"'](?:0x)?[0-9a-f]{64}[\"'])"
+)
+SINK = re.compile(
+    r"\b(?:inner|outer)HTML\b|\binsertAdjacentHTML\b|\bdocument\.(?:write|cookie)|\beval\s*\(|\bnew\s+Function\s*\("
+    r"|\bdangerouslySetInnerHTML\b|javascript:|\bsrcdoc\b|\bcreateContextualFragment\b|\bDOMParser\b"
+    r"|\bset(?:Timeout|Interval)\(\s*[\"'`]|\bpostMessage\([^)]*[\"']\*[\"']|\b(?:local|session)Storage\b"
 )
 PERMISSIVE = re.compile(
     r"MIT(-0)?( License)?|(0|[23]-Clause )?BSD( License)?|0?BSD(-[23]-Clause)?|Apache([- ]2\.0)?( Software)?( License)?"
@@ -51,6 +57,28 @@ def python() -> Iterator[Finding]:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
     for one in json.loads(done.stdout):
         yield one["code"], Path(one["filename"]).relative_to(ROOT).as_posix()
+
+
+def sinks_in(text: str) -> bool:
+    """Whether a text of TypeScript takes text for HTML or code, or keeps what pages of this origin can read."""
+    return SINK.search(text) is not None
+
+
+def sinks() -> Iterator[Finding]:
+    """Sources of the panels that do: React's own escaping is of use as long as nothing goes past it."""
+    for path in sorted((PANELS / "src").rglob("*.ts*")):
+        if sinks_in(path.read_text()):
+            yield "sink", path.relative_to(ROOT).as_posix()
+
+
+def typescript(project: Path = PANELS) -> Iterator[Finding]:
+    """What the compiler finds in the panels' sources, as strictly as they are built."""
+    command = ["node", PANELS / "node_modules" / "typescript" / "bin" / "tsc", "--noEmit", "-p", project]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    found = re.findall(r"^(.+?)\(\d+,\d+\): error (TS\d+)", done.stdout, re.MULTILINE)
+    assert bool(found) == bool(done.returncode), f"the compiler did not run: {done.stdout}{done.stderr}"
+    for name, code in found:
+        yield code, (project / name).resolve().relative_to(project.parent).as_posix()
 
 
 def secrets_in(text: str) -> bool:
@@ -139,7 +167,9 @@ def answered() -> set[Finding]:
     return {(kind, place) for kind, place in rows}
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (python, secrets, licences, advisories)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    python, sinks, typescript, secrets, licences, advisories,
+)  # fmt: skip
 
 
 def main() -> int:

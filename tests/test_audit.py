@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets as random
 from pathlib import Path
@@ -15,8 +16,9 @@ TEXT = (ROOT / "SECURITY.md").read_text()
 
 
 def test_findings_of_the_sources_are_answered_one_by_one() -> None:
-    found = {*audit.python(), *audit.secrets(), *audit.licences()}
-    known = {one for one in audit.answered() if one[0] != "advisory"}
+    found = {*audit.python(), *audit.sinks(), *audit.secrets(), *audit.licences()}
+    elsewhere = ("advisory", "TS")  # which the package index and the compiler say
+    known = {one for one in audit.answered() if not one[0].startswith(elsewhere)}
     assert found - known == set(), "answer it in SECURITY.md, or mend it"
     assert known - found == set(), "an answer to nothing"
     assert len(found) > 5, "nothing was looked at"
@@ -44,6 +46,36 @@ def test_every_test_that_defends_is_there() -> None:
 def test_a_secret_is_found(text: str) -> None:
     assert audit.secrets_in(f"before\n{text}\nafter")
     assert not audit.secrets_in("rios_sk_... is how a key begins, and sha256 = " + "a" * 64)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "node.innerHTML = said", "<p dangerouslySetInnerHTML={{ __html: said }} />", "eval(said)", "new Function(said)",
+        "document.write(said)", 'setTimeout("run()", 5)', 'window.postMessage(said, "*")', "localStorage.token = key",
+        "<a href={`javascript:${said}`}>", "new DOMParser()",
+    ],
+)  # fmt: skip
+def test_a_sink_is_found(text: str) -> None:
+    assert audit.sinks_in(f"before\n{text}\nafter")
+    assert not audit.sinks_in("node.textContent = said; setTimeout(() => run(), 5); const evaluated = html(said)")
+
+
+@pytest.mark.long
+@pytest.mark.needs("node")
+def test_the_compiler_finds_what_is_wrong_in_the_panels(tmp_path: Path) -> None:
+    """Strictly: what may be undefined is no number. And in the sources there is nothing."""
+    options = json.loads((audit.PANELS / "tsconfig.json").read_text())["compilerOptions"]
+    (tmp_path / "src").mkdir()
+    (tmp_path / "tsconfig.json").write_text(
+        json.dumps({"compilerOptions": options | {"types": []}, "include": ["src/**/*"]})
+    )
+    source = tmp_path / "src" / "wrong.ts"
+    source.write_text("export const first = (all: number[]): number => all[0];\n")
+    assert list(audit.typescript(tmp_path)) == [("TS2322", f"{tmp_path.name}/src/wrong.ts")]
+    source.write_text("export const first = (all: number[]): number => all[0] ?? 0;\n")
+    assert list(audit.typescript(tmp_path)) == []
+    assert list(audit.typescript()) == []
 
 
 @pytest.mark.parametrize(
