@@ -27,8 +27,8 @@ class FaultyHost(SlowHost):
         return output[:-1] if self._has("shape") else output
 
 
-def _corrupt_header(kind, seq, meta, bodies, flags=0):  # type: ignore[no-untyped-def]
-    header = bytearray(_encode_header(kind, seq, meta, bodies, flags))
+def _corrupt_header(kind, *args, **more):  # type: ignore[no-untyped-def]
+    header = bytearray(_encode_header(kind, *args, **more))
     if kind is wire.Kind.RESULT:
         header[-1] ^= 0xFF  # the checksum: as if a byte of the body had changed on its way
     return bytes(header)

@@ -26,7 +26,7 @@ from rios.dmoe import device as devices
 from rios.dmoe.dispatch import Dispatcher
 from rios.dmoe.metering import SHARE, shares
 from rios.dmoe.params import SamplingParams
-from rios.dmoe.sampling import Choice, choose
+from rios.dmoe.sampling import Choice, NoChoice, choose
 from rios.dmoe.stopping import StopText
 from rios.dmoe.trunk import Slot, Trunk
 from rios.words.config import Settings
@@ -299,7 +299,10 @@ class Batch:
             [work[place][0].seed for place in ready],
         )
         for place, choice in zip(ready, chosen, strict=True):
-            self._advance(work[place][0], choice)
+            if isinstance(choice, NoChoice):
+                self._fail(work[place][0], RiosError(f"no token can be chosen: {choice.why}"))
+            else:
+                self._advance(work[place][0], choice)
 
     def _advance(self, sequence: Request, choice: Choice) -> None:
         sequence.tokens.append(choice.token_id)
@@ -378,12 +381,15 @@ class Batch:
     def _fail_all(self, error: RiosError) -> None:
         """The step cannot be repeated for anybody in it: tell them, and go on with those who wait."""
         for sequence in [*self.prefilling, *self.decoding]:
-            out = self._outgoing.setdefault(sequence.client, Emission())
-            failed = {"error": type(error).__name__, "message": str(error)}
-            out.extras.setdefault("failed", {})[str(sequence.handle)] = failed
-            log.warning("request failed", extra={**_about(sequence), "reason": str(error)})
-            self._leave(sequence)
+            self._fail(sequence, error)
         self._flush()
+
+    def _fail(self, sequence: Request, error: RiosError) -> None:
+        out = self._outgoing.setdefault(sequence.client, Emission())
+        failed = {"error": type(error).__name__, "message": str(error)}
+        out.extras.setdefault("failed", {})[str(sequence.handle)] = failed
+        log.warning("request failed", extra={**_about(sequence), "reason": str(error)})
+        self._leave(sequence)
 
     def stats(self) -> dict[str, Any]:
         """Figures for metrics."""

@@ -74,6 +74,9 @@ class LayerRun:
         self.out = out
         self.left = set(range(len(groups.experts)))
         self.calls: list[Call] = []
+        self._failing_since: float | None = None
+        """The first failure since something was accepted last."""
+        self._pause_s = 0.0
 
     def run(self) -> None:
         """Until every group has been answered, or `ExpertsUnavailable`."""
@@ -85,6 +88,7 @@ class LayerRun:
                 self._wait_for_holders()
             else:
                 self._collect()
+            self._check_patience()
         for call in self.calls:
             call.link.abandon()
         self._probe()
@@ -182,8 +186,9 @@ class LayerRun:
         timeout = d._settings.call_timeout_s
         hedge = max(d._settings.hedge_floor_s, link.cost.hedge_after_s(len(mine), len(slots)))
         started = time.perf_counter()
-        # A long prefill on a slow host is not a frozen host: the deadline grows with what the work usually takes.
-        link.deadline = started + max(timeout, 4 * hedge)
+        # A long prefill on a slow host is not a frozen host: the deadline grows with what the work usually takes, and
+        # with what it took in vain while nobody else could be asked.
+        link.deadline = started + max(timeout, 4 * hedge, link.allowed_s)
         try:
             link.send(meta, bodies, (len(mine), len(slots)))
         except HostLost as error:
@@ -251,6 +256,8 @@ class LayerRun:
                     self.calls.remove(call)
                     self._fail(call.link, f"no answer for {now - call.started:.2f} s (RIOS_CALL_TIMEOUT_S)")
                     self._resend(call)
+                    if self._asked_of_nobody(call):
+                        call.link.allowed_s = min(2 * (now - call.started), d._settings.experts_timeout_s)
                     return
                 if now >= call.hedge_at and not call.hedged:
                     self._hedge(call)
@@ -308,6 +315,7 @@ class LayerRun:
             call.link.took_at_most(now - call.started - compute_ns * 1e-9)
             seconds = compute_ns * 1e-9 + call.link.overhead_s
         call.link.cost.observe(len(call.groups), len(call.slots), seconds)
+        call.link.allowed_s = 0.0
         if not self.left.issuperset(call.groups):
             # A hedge answered some of these groups first: an answer is used whole or not at all.
             self._resend(call)
@@ -322,6 +330,7 @@ class LayerRun:
         """Tick groups off and keep what the reply measured."""
         d, context = self.d, self.context
         self.left.difference_update(mine)
+        self._failing_since, self._pause_s = None, 0.0
         if d.work_items == 1 and d.metered_from is None:
             counted = np.array([len(rows)], dtype=np.int64)
         else:
@@ -342,14 +351,32 @@ class LayerRun:
             self.d.links.forget(call.link, self.layer, experts)
             self.d.counters.failures += 1  # experts move: no fault of the host
         else:
-            log.warning("call refused", extra={"host": call.link.name, "reason": said.get("message")})
+            call.link.last_error = str(said.get("message"))
+            log.warning("call refused", extra={"host": call.link.name, "reason": call.link.last_error})
+            # It would refuse again at once, some thousand times a second.
+            self._pause_s = min(max(2 * self._pause_s, 0.01), 0.5)
+            self._fails()
             call.link.cost.observe(len(call.groups), len(call.slots), self.d._settings.call_timeout_s)
             self.d.failed(call.link.name)
         self._resend(call, avoid=call.link)
 
     # --- when something is wrong -----------------------------------------------------------------------------
 
+    def _fails(self) -> None:
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+
+    def _check_patience(self) -> None:
+        """Raise ExpertsUnavailable where the holders have only failed for as long as one waits for holders."""
+        if not self.left or self._failing_since is None:
+            return
+        if time.monotonic() - self._failing_since >= self.d._settings.experts_timeout_s:
+            for call in self.calls:
+                call.link.abandon()
+            raise ExpertsUnavailable(self._unavailable())
+
     def _fail(self, link: Link, reason: str) -> None:
+        self._fails()
         self.d.failed(link.name)
         self.d.links.lose(link, reason)
 
@@ -399,13 +426,14 @@ class LayerRun:
         """No idle host holds the groups that are left: wait for one, up to the deadline."""
         d = self.d
         d.counters.waits += 1
-        deadline = time.monotonic() + d._settings.experts_timeout_s
+        self._fails()
+        if self._pause_s:
+            time.sleep(self._pause_s)
         while not self.calls:
             self._send(list(self.left), avoid=frozenset(), first=False)
             if self.calls or not self.left:
                 return
-            if time.monotonic() >= deadline:
-                raise ExpertsUnavailable(self._unavailable())
+            self._check_patience()
             d.links.changed.clear()
             d.links.changed.wait(0.01)
 
@@ -413,7 +441,7 @@ class LayerRun:
         experts = sorted(self.groups.experts[g] for g in self.left)
         hosts = ", ".join(f"{link.name} ({link.state.value}: {link.last_error})" for link in self.d.links.links)
         return (
-            f"layer {self.layer}: no live host holds experts {experts} after "
+            f"layer {self.layer}: no live host answers for experts {experts} after "
             f"{self.d._settings.experts_timeout_s:g} s (RIOS_EXPERTS_TIMEOUT_S); hosts: {hosts or 'none'}. "
             "Add a worker, or deploy with replicas=2"
         )

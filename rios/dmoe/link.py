@@ -46,6 +46,8 @@ class Link:
         self.passed_over = 0  # layers in a row in which this host could have been chosen and was not
         self.connecting = False
         self.last_error = "not connected yet"
+        self.allowed_s = 0.0
+        """What the next call may take at least: more than the last, which was given up with nobody else to ask."""
         self.retry_at = 0.0
         self.probe_at = 0.0
         self.busy_since = 0.0

@@ -12,6 +12,7 @@ from rios.words.errors import InvalidRequest
 
 # Logits divided by much less than this leave float32 and become infinite, and infinities make NaN.
 TEMPERATURE_MIN = 1e-4
+PENALTY_MIN, PENALTY_MAX = 0.01, 100.0  # logits stay far from where numbers end
 # As many alternatives per token as widely used HTTP interfaces return; more is an export of the vocabulary.
 LOGPROBS_MAX = 20
 BIAS_MAX = 100
@@ -29,7 +30,7 @@ class SamplingParams:
     top_p               keep the most likely tokens that together reach this probability; in (0, 1], 1.0 is all
     min_p               drop tokens less likely than this share of the most likely one; in [0, 1], 0.0 is none
     repetition_penalty  divides positive and multiplies negative logits of tokens already in prompt or answer
-                        (Keskar et al. 2019, CTRL, arXiv:1909.05858); 1.0 is none
+                        (Keskar et al. 2019, CTRL, arXiv:1909.05858); 1.0 is none; in [0.01, 100]
     seed                the same seed gives the same tokens, alone or in any batch; None draws one per request
     max_new_tokens      tokens generated at most
     stop                generation ends where the text contains one of these
@@ -66,8 +67,9 @@ class SamplingParams:
             raise _outside("top_p", self.top_p, "above 0 and at most 1 (1 keeps all)")
         if not 0.0 <= _number("min_p", self.min_p) <= 1.0:
             raise _outside("min_p", self.min_p, "from 0 (keeps all) to 1")
-        if not _number("repetition_penalty", self.repetition_penalty) > 0.0:
-            raise _outside("repetition_penalty", self.repetition_penalty, "above 0 (1 is none)")
+        if not PENALTY_MIN <= _number("repetition_penalty", self.repetition_penalty) <= PENALTY_MAX:
+            bound = f"from {PENALTY_MIN} to {PENALTY_MAX:g} (1 is none)"
+            raise _outside("repetition_penalty", self.repetition_penalty, bound)
         _integer("top_k", self.top_k, low=0, high=None)
         _integer("max_new_tokens", self.max_new_tokens, low=1, high=None)
         if self.seed is not None:

@@ -3,6 +3,7 @@ bias, repetition penalty, temperature, top-k, top-p, min-p."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -36,6 +37,13 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NoChoice:
+    """None can be chosen: the logits are no numbers, or what was done to them made them so."""
+
+    why: str
+
+
 @torch.inference_mode()
 def choose(
     logits: Tensor,
@@ -43,7 +51,7 @@ def choose(
     history: Sequence[Sequence[int]],
     positions: Sequence[int],
     seeds: Sequence[int],
-) -> list[Choice]:
+) -> list[Choice | NoChoice]:
     """Choose the next token of each request.
 
     logits      float32 [B, vocab], raw
@@ -55,12 +63,19 @@ def choose(
     A choice depends on its own row alone: never on the other rows, their order or their number.
     """
     likeliest: list[int] = logits.argmax(dim=-1).tolist()
-    choices = []
+    highest: list[float] = logits.amax(dim=-1).tolist()
+    choices: list[Choice | NoChoice] = []
     for row, wanted in enumerate(params):
-        token = likeliest[row]
+        token: int | None = likeliest[row]
+        if not math.isfinite(highest[row]):
+            choices.append(NoChoice(f"the highest logit of token {positions[row]} is {highest[row]}"))
+            continue
         if not wanted.greedy:
             token = _pick(logits[row : row + 1], wanted, history[row], uniform(seeds[row], positions[row]))
-        choices.append(_explained(token, logits[row], wanted.logprobs))
+        if token is None:
+            choices.append(NoChoice(f"the logits of token {positions[row]} overflow by {wanted}"))
+        else:
+            choices.append(_explained(token, logits[row], wanted.logprobs))
     return choices
 
 
@@ -70,7 +85,8 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def _pick(scores: Tensor, params: SamplingParams, history: Sequence[int], drawn: float) -> int:
+def _pick(scores: Tensor, params: SamplingParams, history: Sequence[int], drawn: float) -> int | None:
+    """The token; None where a score is no number or without an end."""
     processors = LogitsProcessorList()
     seen = torch.empty((1, 0), dtype=torch.int64)
     if params.logit_bias:
@@ -90,6 +106,8 @@ def _pick(scores: Tensor, params: SamplingParams, history: Sequence[int], drawn:
         if params.min_p:
             processors.append(MinPLogitsWarper(params.min_p))
     scores = processors(cast("torch.LongTensor", seen), scores)[0]
+    if not math.isfinite(float(scores.amax())):
+        return None
     if params.temperature == 0.0:
         return int(scores.argmax())
     return invert(scores.softmax(0, torch.float64), drawn)

@@ -234,6 +234,8 @@ def test_a_lying_host_is_not_believed(flags: Path, monkeypatch: pytest.MonkeyPat
             assert time.monotonic() < deadline, "the lying host was never asked"
             found = model.generate(prompts, max_new_tokens=20, ignore_eos=True)
             assert [c.token_ids for c in found] == [c.token_ids for c in expected]
+        said = {"memory": "a test says so", "shape": "RESULT of", "corrupt": "checksum"}[fault]
+        assert said in model._deployment.trunk_stats()["links"][other]["last_error"]
 
 
 def make_slow(flags: Path, model: Any, name: str) -> None:
@@ -296,7 +298,7 @@ def test_what_nobody_holds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(other.pid, signal.SIGSTOP)
         try:
             with pytest.raises(
-                (ExpertsUnavailable, TrunkLost), match=r"layer \d+: no live host holds experts .*worker-"
+                (ExpertsUnavailable, TrunkLost), match=r"layer \d+: no live host answers for experts .*worker-"
             ):
                 model.generate(PROMPT, timeout=30, **PARAMS)
         finally:

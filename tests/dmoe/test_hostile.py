@@ -418,7 +418,7 @@ def test_one_client_cannot_fail_another(victim: Victim) -> None:
             {"metered_from": 2**31 - 1},
             {"eos": [-1, 1 << 70]},
         ):
-            params = {"temperature": 1.0, "max_new_tokens": 8, "ignore_eos": True}
+            params = {"temperature": 1.0, "max_new_tokens": 8, "ignore_eos": True, "repetition_penalty": 0.01}
             meta = dump(submit_meta(params=params, **changes))
             connection.send(Kind.SUBMIT, 0, meta, [struct.pack("<3i", 5, 6, 7)], timeout_s=DEADLINE_S)
             assert victim.generate(session, jobs) == victim.expected

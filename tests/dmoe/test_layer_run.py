@@ -82,6 +82,51 @@ def ask(dispatcher: Dispatcher) -> Tensor:
         return dispatcher(0, hidden, index, weights, context)
 
 
+class Full(Host):
+    """Never has memory for an answer."""
+
+    def reply(self, call: Exec, output: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("a test says so")
+
+
+class Slow(Host):
+    """Takes longer than a call may."""
+
+    takes_s = 0.6
+
+    def reply(self, call: Exec, output: Tensor) -> Tensor:
+        time.sleep(self.takes_s)
+        return output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.make("mixtral", tmp_path_factory.mktemp("mixtral"))
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_holders_that_always_refuse_are_not_asked_for_ever(checkpoint: Path, holders: int) -> None:
+    with contextlib.ExitStack() as ends:
+        hosts = [ends.enter_context(hosting(name=f"h{n}", host_class=Full, device=CPU)) for n in range(holders)]
+        for one in hosts:
+            one.deploy(checkpoint, name=NAME, trunk=False)
+        with asking(*hosts, experts_timeout_s=1.0) as dispatcher:
+            began = time.monotonic()
+            with pytest.raises(ExpertsUnavailable, match=r"experts \[0.*h0 \((ready|busy): .*a test says so"):
+                ask(dispatcher)
+            assert 1.0 <= time.monotonic() - began < DEADLINE_S
+            assert holders > 1 or dispatcher.counters.calls < 50, "not some thousand times a second"
+
+
+def test_the_only_holder_gets_longer_when_it_was_given_up_in_vain(checkpoint: Path) -> None:
+    with hosting(name="h0", host_class=Slow, device=CPU) as one:
+        one.deploy(checkpoint, name=NAME, trunk=False)
+        with asking(one, call_timeout_s=0.2) as dispatcher:
+            assert ask(dispatcher).shape == (TOKENS, 32)
+            assert dispatcher.counters.failures >= 1
+            assert dispatcher.links.links[0].allowed_s == 0.0
+
+
 class Forgetful:
     """A store that has dropped an expert since it was asked what it holds."""
 

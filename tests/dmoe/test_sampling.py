@@ -13,7 +13,8 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.logits_process import LogitsProcessorList
 
 from rios.dmoe.params import SamplingParams
-from rios.dmoe.sampling import Choice, choose, invert, uniform
+from rios.dmoe.sampling import Choice, NoChoice, choose, invert, uniform
+from rios.words.errors import InvalidRequest
 
 torch.set_num_threads(1)
 VOCAB = 40
@@ -194,3 +195,27 @@ def test_a_bias_forces_and_forbids_tokens_and_leaves_logprobs_raw() -> None:
     assert choice.token_id == second
     assert choice.top[0][0] == first
     assert torch.equal(logits, kept), "the row of a batch is not touched"
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_row_of_no_numbers_fails_alone(broken: float) -> None:
+    logits = logits_of(3)
+    logits[1] = broken
+    for params in (SamplingParams(), SamplingParams(temperature=1.0, top_p=0.9)):
+        first, second, third = choose(logits, [params] * 3, [()] * 3, range(3), [11] * 3)
+        assert isinstance(second, NoChoice)
+        assert str(broken) in second.why
+        assert [first] == choose(logits[:1], [params], [()], [0], [11])
+        assert [third] == choose(logits[2:], [params], [()], [2], [11])
+
+
+def test_what_overflows_by_its_parameters_is_no_choice() -> None:
+    params = SamplingParams(temperature=1.0, repetition_penalty=0.01)
+    (found,) = choose(torch.full((1, VOCAB), 3e37), [params], [[5]], [1], [11])
+    assert isinstance(found, NoChoice)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1e-300, 0.009, 100.1, 1e300, math.nan])
+def test_a_penalty_has_bounds(penalty: float) -> None:
+    with pytest.raises(InvalidRequest, match=r"repetition_penalty is .*must be"):
+        SamplingParams(repetition_penalty=penalty).validate(VOCAB)
