@@ -21,6 +21,7 @@ from rios.words.errors import RiosError
 if TYPE_CHECKING:
     from rios.client.remote import RemoteNetwork
     from rios.services.network import Network
+    from rios.services.views import Placement
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 money_cli.add_to(app)
@@ -134,8 +135,9 @@ def workers(
 
 @app.command()
 def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """Show the model that comes with rios and, with --scheduler, what the network's hosts serve."""
+    """Show the model that comes with rios and what the hosts of --scheduler, or of a gateway, serve."""
     from rios import demo
+    from rios.client.where import find
     from rios.dmoe.examined import examine
     from rios.words.config import settings
 
@@ -155,12 +157,27 @@ def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbos
 
         with connect(scheduler) as network:
             rows += network.deployed()
+    elif (place := find()) is not None:
+        with place.connect() as remote:
+            rows += [_served(model.placement) for model in remote.models]
     if as_json:
         _print(rows)
         return
     from rios.services.views import text_table
 
     sys.stdout.write(text_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n")
+
+
+def _served(placement: Placement) -> dict[str, Any]:
+    """A model behind a gateway, which does not say of which architecture it is."""
+    return {
+        "model": placement.model,
+        "architecture": "",
+        "layers": len(placement.holders),
+        "experts": sum(len(hosts) for layer in placement.holders for hosts in layer),
+        "bytes": sum(placement.bytes_by_host.values()),
+        "hosts": " ".join(placement.bytes_by_host),
+    }
 
 
 @app.command()

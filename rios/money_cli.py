@@ -1,9 +1,13 @@
-"""The commands of `rios` that have to do with money. They act on the ledger of RIOS_HOME and need no workers."""
+"""The commands of `rios` that have to do with money: at the gateway of RIOS_URL, else on the ledger of RIOS_HOME.
+
+They need no workers.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +19,7 @@ from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from rios.billing.books import PriceBook
+    from rios.client.remote import RemoteNetwork
     from rios.services.purse import Purse
     from rios.words.config import Settings
 
@@ -44,15 +49,26 @@ def _home() -> tuple[Path, Settings]:
 
 
 @contextlib.contextmanager
-def _purse() -> Iterator[Purse]:
+def _network() -> Iterator[Purse | RemoteNetwork]:
+    """The gateway that RIOS_URL names; else the ledger of RIOS_HOME; without both, the gateway that was signed in to.
+
+    Whoever names both means the gateway: its money, and not that of the home.
+    """
+    from rios.client.where import URL_VARIABLE, find
     from rios.services.purse import Purse
     from rios.words.config import settings
 
     options = settings()
-    if options.home is None and options.database is None:
+    here = options.home is not None or options.database is not None
+    place = None if here and not os.environ.get(URL_VARIABLE) else find()
+    if place is not None:
+        with place.connect() as network:
+            yield network
+        return
+    if not here:
         raise InvalidRequest(
             "there is no home whose ledger this could be about: set RIOS_HOME to a directory, and use the same one for "
-            "`rios generate` or rios.local(home=...)"
+            f"`rios generate` or rios.local(home=...); or name a gateway by {URL_VARIABLE}"
         )
     with Purse(options, background=False) as purse:
         yield purse
@@ -70,12 +86,12 @@ def _say(value: object, as_json: bool, shown: object) -> None:
 def show_wallet(context: typer.Context, as_json: AsJson = False) -> None:
     """Address, ROS on the chain, deposited, available and held."""
     if context.invoked_subcommand is None:
-        with _purse() as purse:
-            _say_wallet(purse, as_json)
+        with _network() as network:
+            _say_wallet(network, as_json)
 
 
-def _say_wallet(purse: Purse, as_json: bool) -> None:
-    found = purse.wallet
+def _say_wallet(network: Purse | RemoteNetwork, as_json: bool) -> None:
+    found = network.wallet
     balance = found.balance
     value = {
         "address": found.address,
@@ -94,9 +110,9 @@ def deposit(
     amount: Annotated[str, typer.Argument(help='Such as "25 ROS".')], key: Key = None, as_json: AsJson = False
 ) -> None:
     """Move ROS from the wallet into the escrow."""
-    with _purse() as purse:
-        purse.wallet.deposit(amount, key=key)
-        _say_wallet(purse, as_json)
+    with _network() as network:
+        network.wallet.deposit(amount, key=key)
+        _say_wallet(network, as_json)
 
 
 @wallet.command()
@@ -104,25 +120,25 @@ def withdraw(
     amount: Annotated[str, typer.Argument(help='Such as "5 ROS".')], key: Key = None, as_json: AsJson = False
 ) -> None:
     """Take deposited ROS back, after what was used has been settled; `finish` does it where the escrow delays it."""
-    with _purse() as purse:
-        purse.wallet.withdraw(amount, key=key)
-        _say_wallet(purse, as_json)
+    with _network() as network:
+        network.wallet.withdraw(amount, key=key)
+        _say_wallet(network, as_json)
 
 
 @wallet.command()
 def finish(as_json: AsJson = False) -> None:
     """Take the withdrawal that waited for the escrow's delay, once it is due."""
-    with _purse() as purse:
-        purse.wallet.finish_withdrawal()
-        _say_wallet(purse, as_json)
+    with _network() as network:
+        network.wallet.finish_withdrawal()
+        _say_wallet(network, as_json)
 
 
 @wallet.command()
 def cancel(as_json: AsJson = False) -> None:
     """Leave the withdrawal that waits in the escrow, to be spent."""
-    with _purse() as purse:
-        purse.wallet.cancel_withdrawal()
-        _say_wallet(purse, as_json)
+    with _network() as network:
+        network.wallet.cancel_withdrawal()
+        _say_wallet(network, as_json)
 
 
 @wallet.command("import")
@@ -162,8 +178,8 @@ def usage(since: Since = None, model: str | None = None, as_json: AsJson = False
     """List usage records with their prices."""
     from rios.services.views import text_table
 
-    with _purse() as purse:
-        frame = purse.billing.usage(since=since, model=model)
+    with _network() as network:
+        frame = network.billing.usage(since=since, model=model)
     rows = frame.to_dict(orient="records")
     columns = ("usage_id", "time", "model", "worker", "resource", "quantity", "unit", "amount", "epoch")
     shown = [[f"{row[name]:%Y-%m-%d %H:%M}" if name == "time" else row[name] for name in columns] for row in rows]
@@ -177,15 +193,15 @@ def costs(
     as_json: AsJson = False,
 ) -> None:
     """What was spent, by one thing: of the local account, and with `--by user` of everybody."""
-    with _purse() as purse:
-        found = purse.billing.costs(by, since=since)
+    with _network() as network:
+        found = network.billing.costs(by, since=since)
     _say({key: str(amount) for key, amount in found.wei.items()}, as_json, found)
 
 
 def settle(as_json: AsJson = False) -> None:
     """Close an epoch over all that was used and post its root."""
-    with _purse() as purse:
-        found = purse.billing.settle()
+    with _network() as network:
+        found = network.billing.settle()
     if found is None:
         _say(None, as_json, "nothing was used yet: there is nothing to settle")
         return
@@ -201,8 +217,8 @@ def settle(as_json: AsJson = False) -> None:
 
 def reconcile(as_json: AsJson = False) -> None:
     """Compare ledger, rebuilt root, contracts and tokens; exit code 1 where they differ."""
-    with _purse() as purse:
-        found = purse.billing.reconcile()
+    with _network() as network:
+        found = network.billing.reconcile()
     value = {
         "sound": found.sound,
         "difference_wei": str(found.difference_wei),
@@ -218,8 +234,8 @@ def reconcile(as_json: AsJson = False) -> None:
 
 def prove(usage_id: str, as_json: AsJson = False) -> None:
     """Follow a usage record to its payout; exit code 1 where a link fails."""
-    with _purse() as purse:
-        found = purse.billing.prove(usage_id)
+    with _network() as network:
+        found = network.billing.prove(usage_id)
     _say_links(found.links, found.verified, as_json)
 
 
@@ -238,9 +254,9 @@ def _say_links(links: Any, good: bool, as_json: bool) -> None:
 
 def export(usage_id: str, file: Path) -> None:
     """Write what a stranger needs to verify the payout of a usage record."""
-    with _purse() as purse:
-        purse.billing.export(usage_id, file)
-        settlement = purse.settlement.chain.settlement
+    with _network() as network:
+        network.billing.export(usage_id, file)
+    settlement = json.loads(file.read_text())["settlement"]
     sys.stdout.write(
         f"{file}: give it to whoever wants to check, with\n"
         f"`rios verify {file.name} --chain URL --settlement {settlement}`;\n"
@@ -282,9 +298,9 @@ def claim(
         raise InvalidRequest(f"--all pays every owner, {address} among them: give one of the two")
     if least is not None and not everybody:
         raise InvalidRequest("--min is for --all; a single claim is of any amount")
-    with _purse() as purse:
+    with _network() as network:
         if everybody:
-            done = purse.billing.pay_out(least)
+            done = network.billing.pay_out(least)
             value = {
                 "epoch": done.epoch,
                 "total_wei": str(done.total_wei),
@@ -294,8 +310,10 @@ def claim(
             rows = [(owner, format_ros(wei)) for owner, wei in done.paid.items()]
             _say(value, as_json, text_table(("owner", "paid"), [*rows, ("total", format_ros(done.total_wei))]))
             return
-        owner = purse.wallet.address if address is None else check_address(address, name="the owner")
-        paid = purse.earnings.of(owner).claim()
+        owner = network.wallet.address if address is None else check_address(address, name="the owner")
+        if owner is None:
+            raise InvalidRequest("this account has no address of its own yet: link one, or name the owner's")
+        paid = network.earnings.of(owner).claim()
     _say({"address": owner, "paid_wei": str(paid)}, as_json, f"{format_ros(paid)} paid to {owner}")
 
 
@@ -309,8 +327,8 @@ def refund(
     """Give the price of a usage record back, or a part of it, by credit note; the same again gives nothing twice."""
     from rios.words.money import format_ros
 
-    with _purse() as purse:
-        note = purse.billing.refund(usage_id, reason, amount=amount, key=key)
+    with _network() as network:
+        note = network.billing.refund(usage_id, reason, amount=amount, key=key)
     value = {"number": note.number, "usage_id": note.usage_id, "amount_wei": str(note.amount_wei)}
     _say(value, as_json, f"credit note {note.number}: {format_ros(note.amount_wei)} back for {note.usage_id}")
 
@@ -320,8 +338,8 @@ def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11
     from rios.services.views import text_table
     from rios.words.money import format_ros
 
-    with _purse() as purse:
-        found = purse.billing.invoice(period)
+    with _network() as network:
+        found = network.billing.invoice(period)
     lines = [(line["model"], line["line"], format_ros(int(line["amount_wei"]))) for line in found.document["lines"]]
     lines.append(("", "refunded", format_ros(-int(found.document["refunded_wei"]))))
     for one in found.document.get("credits", ()):
@@ -338,8 +356,8 @@ def price_book(as_json: AsJson = False) -> None:
     from rios.services.views import text_table
     from rios.words.money import format_ros
 
-    with _purse() as purse:
-        book = purse.billing.price_book
+    with _network() as network:
+        book = network.billing.price_book
     rows = []
     for key in book.keys():  # noqa: SIM118  a price book is no mapping
         line = book.line(key)
@@ -353,22 +371,22 @@ File = Annotated[Path, typer.Argument(help="A price book as JSON, such as `rios 
 @govern.command()
 def propose(file: File, as_json: AsJson = False) -> None:
     """Put a price book to the vote."""
-    with _purse() as purse:
-        _say_proposal(purse.governance.propose(_book(file)), as_json)
+    with _network() as network:
+        _say_proposal(network.governance.propose(_book(file)), as_json)
 
 
 @govern.command()
 def vote(file: File, choice: str = "for", as_json: AsJson = False) -> None:
     """Vote "for", "against" or "abstain"."""
-    with _purse() as purse:
-        _say_proposal(purse.governance.vote(_book(file), choice), as_json)
+    with _network() as network:
+        _say_proposal(network.governance.vote(_book(file), choice), as_json)
 
 
 @govern.command()
 def execute(file: File, as_json: AsJson = False) -> None:
     """Publish a price book whose vote was won."""
-    with _purse() as purse:
-        _say_proposal(purse.governance.execute(_book(file)), as_json)
+    with _network() as network:
+        _say_proposal(network.governance.execute(_book(file)), as_json)
 
 
 def _book(file: Path) -> PriceBook:

@@ -63,7 +63,7 @@ FACADE = "rios.__init__"
 SHARED = "storage"
 SERVICES = 3
 # What puts the edges together.
-COMMAND_LINE = {"rios.cli", "rios.report_cli"}
+COMMAND_LINE = {"rios.cli", "rios.money_cli", "rios.report_cli"}
 
 
 def _name(path: Path) -> str:
