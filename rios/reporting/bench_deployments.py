@@ -138,7 +138,7 @@ class _Quiet:
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         return False
 
-    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True) -> None:
         raise self._acted()
 
     def start(self, order: Order) -> Status:

@@ -37,7 +37,7 @@ class SimulatedHost:
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         return False
 
-    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> None:
+    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True) -> None:
         self._here()
 
     def instances(self) -> list[Status]:

@@ -171,6 +171,8 @@ def test_what_a_registry_has_is_pulled_by_digest(directory: Path, images: tuple[
             digest = registry.push(first, "1")
             held = near.prepare_image(f"{registry.name}:1")
             assert held.source == f"{registry.name}@{digest}"
+            assert near.prepare_image(f"{registry.name}:1", here=False) == held, "what the registry gives is anybody's"
+            assert near.prepare_image(held.source, here=False) == held
             registry.push(second, "1")
             assert far.prepare_image(f"{registry.name}:1", pinned=held) == held
             assert registry.pulls[-1] == digest
@@ -180,6 +182,12 @@ def test_what_a_registry_has_is_pulled_by_digest(directory: Path, images: tuple[
             _an_image_that_was_taken_away_is_pulled_again(near, directory / "near", f"{registry.name}:1", held)
             registry.forget("1")
             assert near.prepare_image(f"{registry.name}:1") == moved, "the one that is here, where there is no other"
+            near._client().tag(moved.digest, "localhost/tool", "1")
+            short = moved.digest.removeprefix("sha256:")[:12]
+            for name in (f"{registry.name}:1", moved.digest, short, "tool:1", "localhost/tool:1"):
+                assert near.prepare_image(name)
+                with pytest.raises(NotFound, match="cannot be pulled"):
+                    near.prepare_image(name, here=False, timeout_s=20.0)
         finally:
             for name, runtime in zip(("near", "far"), runtimes, strict=True):
                 runtime.close()

@@ -80,7 +80,9 @@ class BubblewrapRuntime:
 
     # What runs.
 
-    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
+    def prepare_image(
+        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+    ) -> ImageBase:
         raise UnsupportedRuntime(
             f"bubblewrap runs no images, and {reference!r} is one: give a root file system (rootfs), or ask for runc"
         )

@@ -140,11 +140,13 @@ class EngineRuntime:
 
     # Images.
 
-    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
+    def prepare_image(
+        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+    ) -> ImageBase:
         self._client()
         if pinned is not None:
             return pinned_image(self._service, reference, pinned, timeout_s)
-        return named_image(self._service, reference, timeout_s)
+        return named_image(self._service, reference, timeout_s, here=here)
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
         self._client()

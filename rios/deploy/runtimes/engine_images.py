@@ -24,12 +24,15 @@ _NO_REGISTRY = "localhost/"
 """What the engine puts before the names of images that it made itself."""
 
 
-def named_image(service: EngineService, reference: str, timeout_s: float) -> ImageBase:
+def named_image(service: EngineService, reference: str, timeout_s: float, *, here: bool) -> ImageBase:
     """The image of a reference or digest. NotFound where it is neither here nor to be had.
 
     What a registry calls by the name may be another image by now: it is asked first, and where it does not answer, the
-    one that is here is taken.
+    one that is here is taken. here: for those alone who may run whatever is: somebody else's private image lies under
+    its name and its id, and others may have been loaded under the name of a public one.
     """
+    if not here:
+        return _pulled(service, _whole(reference), timeout_s)
     asked = _names_registry(reference)
     if not asked and (found := _here(service, reference)) is not None:
         return found
@@ -66,6 +69,17 @@ def _names_registry(reference: str) -> bool:
     return bool(slash) and "@" not in reference and any(mark in host for mark in ".:")
 
 
+def _whole(reference: str) -> str:
+    """A reference that can mean a registry's image alone, as Docker completes it: "tool" is "docker.io/library/tool".
+
+    So an id, and a name that somebody has given here, lead nowhere.
+    """
+    host, slash, _ = reference.partition("/")
+    if slash and (host == "localhost" or any(mark in host for mark in ".:")):
+        return reference
+    return f"docker.io/{reference}" if slash else f"docker.io/library/{reference}"
+
+
 def _here(service: EngineService, reference: str) -> ImageBase | None:
     """An image that this host has, or None."""
     with translated(f"the image {reference}"):
@@ -80,10 +94,19 @@ def _pulled(service: EngineService, reference: str, timeout_s: float) -> ImageBa
         with service.patient(timeout_s) as patient, translated(f"the image {reference}"):
             late = f"it did not come within {timeout_s:g} s; a helper for its registry's credentials may hang"
             # The library waits for the engine, and for helpers of its own, without an end.
-            within(lambda: patient.pull(reference), timeout_s, late=late, also=service.process_id)
+            said = within(lambda: patient.pull(reference), timeout_s, late=late, also=service.process_id)
+            _check_pull(reference, said)
             return _base(patient.inspect_image(reference), reference)
     except (SandboxFailed, DeadlineExceeded) as error:
         raise NotFound(f"the image {reference} is not on this host and cannot be pulled: {error}") from error
+
+
+def _check_pull(reference: str, said: str) -> None:
+    """SandboxFailed where a pull went wrong. The engine answers before it begins, and says so in what follows, line by
+    line; an image of the name that is here would be taken for what was pulled."""
+    for line in said.splitlines():
+        if (wrong := json.loads(line).get("error")) is not None:
+            raise SandboxFailed(f"the image {reference}: {wrong}")
 
 
 def _base(described: Mapping[str, Any], reference: str) -> ImageBase:

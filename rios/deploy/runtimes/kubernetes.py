@@ -149,7 +149,9 @@ class KubernetesRuntime:
 
     # --- images ----------------------------------------------------------------------------------------------
 
-    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
+    def prepare_image(
+        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+    ) -> ImageBase:
         """The image of a reference, as a node of the cluster fetched it: pinned by the digest that it has there."""
         if pinned is not None:
             return pinned  # nodes fetch it by that themselves

@@ -232,13 +232,16 @@ class Runtime(Protocol):
     def no_gpus(self) -> str:
         """Why no instance gets a GPU, and what to do; empty where it does. Found out anew, for it may be mended."""
 
-    def prepare_image(self, reference: str, *, pinned: ImageBase | None = None, timeout_s: float = 600.0) -> ImageBase:
+    def prepare_image(
+        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+    ) -> ImageBase:
         """The image of a reference: what its registry has, where the reference names one that answers, else the one
         that is here. What comes back pins it.
 
         pinned: what came back for the reference at another time or on another host: this image then, and no other,
-        whatever the reference leads to by now. Raises NotFound where there is none, UnsupportedRuntime where the
-        runtime takes no images.
+        whatever the reference leads to by now. here: without it the registry has the last word: an image that somebody
+        else had brought here is not given out for its name or id. Raises NotFound where there is none,
+        UnsupportedRuntime where the runtime takes no images.
         """
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:

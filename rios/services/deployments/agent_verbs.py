@@ -34,7 +34,8 @@ def _pulls(host: LocalHost, call: Call) -> dict[str, Any]:
 
 
 def _prepare(host: LocalHost, call: Call) -> dict[str, Any]:
-    return {"image": wire.image(host.prepare(call["specification"], wire.image_of(call["image"])))}
+    found = host.prepare(call["specification"], wire.image_of(call["image"]), here=bool(call["here"]))
+    return {"image": wire.image(found)}
 
 
 def _start(host: LocalHost, call: Call) -> dict[str, Any]:

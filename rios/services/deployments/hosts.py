@@ -56,10 +56,13 @@ class Host(Protocol):
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         """Whether something has to be fetched, or a name resolved, before it can start. image: as in an order."""
 
-    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
+    def prepare(
+        self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True
+    ) -> ImageBase | None:
         """Fetch what a replica stands on; the image that it is, where the specification has one.
 
-        image: as in an order; the name is resolved anew without. Raises NotFound, InvalidRequest, UnsupportedRuntime.
+        image: as in an order; the name is resolved anew without. here: whether it may be one that lies on this host
+        and that no registry gives. Raises NotFound, InvalidRequest, UnsupportedRuntime.
         """
 
     def instances(self) -> list[Status]:

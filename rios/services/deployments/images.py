@@ -1,23 +1,33 @@
 """Which image a revision is: its name is resolved once, where it is started first, and is that digest from then on.
 
 So a name that is moved changes nothing of what runs, on any host, after restarts or roll-backs; a new revision resolves
-it anew.
+it anew. Hosts hold images of several organisations, fetched or loaded by whoever runs them: the network's own takes any
+that is there, another one what its registry gives, or gave to that organisation before.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select
 
 from rios.deploy.runtimes.protocol import ImageBase
+from rios.services.books import FIRST_ORGANISATION
 from rios.services.deployments.hosts import Host
 from rios.services.deployments.store import AppStore, Lease, require_leader, write_event
-from rios.storage.deployment_models import AppImageRow
+from rios.storage.deployment_models import AppImageRow, AppRevisionRow, AppRow
+from rios.words.errors import NotFound
 
 if TYPE_CHECKING:
     from rios.services.deployments.values import App
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 200
+"""So many of an organisation's last images are looked through where a registry does not give one."""
 
 
 def image_of(store: AppStore, app_id: str, revision: int) -> ImageBase | None:
@@ -33,10 +43,18 @@ def resolved_on(
 
     Another host may have been quicker: its answer holds then, and this host fetches that. Raises what `prepare` raises.
     """
-    found = host.prepare(specification)
+    name, first = str(specification["image"]), app.organisation_id == FIRST_ORGANISATION
+    try:
+        found = host.prepare(specification, here=first)
+    except NotFound as error:
+        before = None if first else _of_organisation(store, app.organisation_id, name)
+        if before is None:
+            raise
+        log.warning("an image is as it was before", extra={"image": name, "reason": str(error)})
+        found = host.prepare(specification, before)
     if found is None:
         return None
-    held = _keep(store, app, revision, str(specification["image"]), found, lease=lease)
+    held = _keep(store, app, revision, name, found, lease=lease)
     if held != found:
         host.prepare(specification, held)
     return held
@@ -55,6 +73,24 @@ def _keep(store: AppStore, app: App, revision: int, name: str, found: ImageBase,
         return found
 
     return store.transact(lambda batch: run(batch.connection))
+
+
+def _of_organisation(store: AppStore, organisation_id: str, name: str) -> ImageBase | None:
+    """What a name, or an id, led an organisation to when a registry gave it the image last."""
+    row, revision = AppImageRow, AppRevisionRow
+    wanted = (
+        select(row.digest, row.source, revision.specification)
+        .join(revision, (revision.app_id == row.app_id) & (revision.number == row.revision))
+        .join(AppRow, AppRow.id == row.app_id)
+        .where(AppRow.organisation_id == organisation_id)
+        .order_by(row.resolved_at.desc())
+        .limit(_REMEMBERED)
+    )
+    with store.ledger.database.reading() as connection:
+        for digest, source, specification in connection.execute(wanted):
+            if name in (digest, source, json.loads(specification)["image"]):
+                return ImageBase(digest, source)
+    return None
 
 
 def _read(connection: Connection, app_id: str, revision: int) -> ImageBase | None:

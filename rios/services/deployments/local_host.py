@@ -184,15 +184,18 @@ class LocalHost:
             for runtime, known in list(self._bases)  # others add to them meanwhile
         )
 
-    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
+    def prepare(
+        self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True
+    ) -> ImageBase | None:
         """Fetch the image, or unpack the archive."""
         app = App.model_validate(specification)
-        base = self._base(app, self.runtime_for(app), image)
+        base = self._base(app, self.runtime_for(app), image, here=here)
         return base if app.image is not None and isinstance(base, ImageBase) else None
 
-    def _base(self, app: App, runtime: Runtime, image: ImageBase | None) -> Base:
+    def _base(self, app: App, runtime: Runtime, image: ImageBase | None, *, here: bool = False) -> Base:
         if app.image is not None and image is None:
-            return runtime.prepare_image(app.image)  # a name, which may lead elsewhere by now: nothing is kept for it
+            # A name, which may lead elsewhere by now: nothing is kept for it.
+            return runtime.prepare_image(app.image, here=here)
         source = source_of(image, app.rootfs)
         if source is None:
             return view_of(app)

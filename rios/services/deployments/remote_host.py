@@ -184,9 +184,11 @@ class RemoteHost:
         """Whether something has to be fetched before it can start."""
         return bool(self._call("pulls", specification=self._raised(specification), image=wire.image(image))["pulls"])
 
-    def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> ImageBase | None:
+    def prepare(
+        self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True
+    ) -> ImageBase | None:
         """Fetch what a replica stands on."""
-        args = {"specification": self._raised(specification), "image": wire.image(image)}
+        args = {"specification": self._raised(specification), "image": wire.image(image), "here": here}
         return wire.image_of(self._call("prepare", timeout_s=_PREPARE_S, **args)["image"])
 
     def _raised(self, specification: Mapping[str, Any]) -> dict[str, Any]:
