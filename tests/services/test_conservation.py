@@ -200,6 +200,7 @@ def _lived(mortal: Mortal, seed: int, home: Path, node: Anvil | None, rng: Rando
     done.update(f"{steps[one['step']]['fault']}" for one in said if one.get("fault"))
     done["reorganised"] += sum(1 for one in said if one.get("blocks"))
     done["node"] += node is not None
+    done["difference_wei"] += sum(wei for _, wei in end["reconciled"])
     done.update(name for name, _ in end["events"])
     return dict(done)
 
@@ -333,6 +334,6 @@ def test_a_thousand_histories_with_a_fault_at_a_random_step(
         database_locked=counted["locked"],
         clock_jumped=counted["jump"],
         sent_twice=counted["again"],
-        difference_wei=0,
+        difference_wei=counted["difference_wei"],
     )
     _check_something_happened(kept)

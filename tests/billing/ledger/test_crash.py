@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -54,10 +55,10 @@ def crasher() -> Iterator[Crasher]:
     found.close()
 
 
-def crashed(crasher: Crasher, seed: int, folder: Path) -> tuple[int, int]:
+def crashed(crasher: Crasher, seed: int, folder: Path) -> dict[str, int]:
     """Play a random history in processes that are killed; it must come to what it comes to undisturbed.
 
-    Returns how many calls it had and how often it was killed.
+    Returns what happened, counted, and by how much the books differ in the end.
     """
     rng = Random(seed)
     with Ledger.open() as ledger:
@@ -72,10 +73,19 @@ def crashed(crasher: Crasher, seed: int, folder: Path) -> tuple[int, int]:
     done, status = crasher.run(url=url, calls=calls, start=start, die_at=0, locked=locked)
     assert (start + done, status) == (len(calls), 0)
     with Ledger.open(url, timeout_s=30) as ledger:
-        assert ledger.totals().sound
+        totals = ledger.totals()
+        assert totals.sound
         assert contents(ledger) == wanted
     drop_database(url)
-    return len(calls), kills
+    return {
+        "histories": 1,
+        "calls": len(calls),
+        "killed": kills,
+        f"on_{kind}": 1,
+        "from_nothing": is_empty,
+        "database_locked": locked is not None,
+        "difference_wei": totals.difference_wei + abs(totals.sum_wei),
+    }
 
 
 def _killed(
@@ -98,18 +108,21 @@ def _killed(
 def test_killed_at_random_it_goes_on(crasher: Crasher, tmp_path: Path, part: int) -> None:
     count = CASES // 5
     found = [crashed(crasher, seed, tmp_path) for seed in range(part * count, (part + 1) * count)]
-    assert sum(kills for _, kills in found) >= count // 2
+    assert sum(one["killed"] for one in found) >= count // 2
 
 
 @pytest.mark.long
 def test_a_thousand_histories_with_a_fault_at_a_random_step(
     crasher: Crasher, tmp_path: Path, campaign_record: Campaign
 ) -> None:
-    kills = 0
+    figures: Counter[str] = Counter()
     for first in range(CASES, CASES + LONG_CASES, PART):
         seeds = range(first, first + PART)
         found = campaign_record.once(
             f"{first}", lambda seeds=seeds: [crashed(crasher, seed, tmp_path) for seed in seeds]
         )
-        kills += sum(killed for _, killed in found)
-    assert kills >= LONG_CASES
+        for one in found:
+            figures.update(one)
+        campaign_record.conclude(**figures)
+    assert figures["killed"] >= LONG_CASES
+    assert figures["difference_wei"] == 0
