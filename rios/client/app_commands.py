@@ -25,7 +25,7 @@ _WAIT_S = 600.0
 def add_to(app: typer.Typer) -> None:
     """Add all of them to the command line."""
     for command in (
-        apply, apps, app_, logs, events, scale, rollback, secrets, rotate, pause, resume, restart, delete, exec_,
+        apply, apps, app_, open_, logs, events, scale, rollback, secrets, rotate, pause, resume, restart, delete, exec_,
     ):  # fmt: skip
         app.command(command.__name__.rstrip("_"))(command)
 
@@ -77,6 +77,15 @@ def app_(name: Name, as_json: AsJson = False) -> None:
     if not as_json:
         sys.stdout.write(f"{name} {found['status']} {found['reason']}\n")
     _say(found, as_json, ("replica", "state", "revision", "host", "ready since"), rows)
+
+
+def open_(
+    name: Name,
+    hours: Annotated[float, typer.Option(min=0.01, max=12, help="It is good for so long.")] = 1.0,
+) -> None:
+    """The address that opens an application in a browser, for whoever has it."""
+    with _deploy() as deploy:
+        sys.stdout.write(f"{deploy.get(name).link(hours=hours)}\n")
 
 
 def logs(

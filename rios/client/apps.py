@@ -177,6 +177,12 @@ class RemoteDeployment:
         """Where the gateway answers for it, with its token unless it is public."""
         return f"{self._http.url}/apps/{self.name}/"
 
+    def link(self, *, hours: float = 1.0) -> str:
+        """Where a browser opens it, without a token, for so long: at most 12 hours. Whoever has the link may ask this
+        application in your name, and nothing else; it ends with the key or sign-in that you ask by."""
+        made = self._http.post(f"{self._path}/ticket", {"lasts_s": round(hours * 3600)})
+        return f"{self._http.url}{made['path']}"
+
     @property
     def events(self) -> list[Event]:
         """What happened to it and to its replicas, oldest first, with causes."""

@@ -11,9 +11,10 @@ from fastapi import FastAPI
 
 import rios
 from rios.gateway import errors
+from rios.gateway.app_tickets import Tickets
 from rios.gateway.document import described
 from rios.gateway.kept_jobs import Jobs
-from rios.gateway.limits import limiter
+from rios.gateway.limits import Limits, limiter
 from rios.gateway.metrics import Metrics
 from rios.gateway.once import Idempotent
 from rios.gateway.origins import Origins, origins_of
@@ -103,6 +104,8 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.gate = gate
     app.state.settings = settings
     app.state.limits = limits
+    # A page of an application is dozens of requests: they have room of their own, in each gateway by itself.
+    app.state.app_limits = app_limits = Limits(settings.app_burst, settings.app_rate_per_s)
     app.state.streams = Counter()
     app.state.parts = [*limits.parts(), *gate.network.parts()]
     share(app)
@@ -111,9 +114,10 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.publisher = Publisher(gate)
     app.state.metrics = metrics
     app.state.runs = Runs(settings.running_max, settings.waiting_max, metrics)
+    key = open_secrets_key(gate.network._settings.home)
+    app.state.tickets = Tickets(key, gate.accounts)
     records = JobRecords(
-        gate.tenancy.ledger, key=open_secrets_key(gate.network._settings.home), gateway=gate.once.gateway,
-        kept_s=settings.job_kept_s,
+        gate.tenancy.ledger, key=key, gateway=gate.once.gateway, kept_s=settings.job_kept_s
     )  # fmt: skip
     views = JobViews(gate.tenancy.ledger, gate.network.jobs, gateway=gate.once.gateway, url=settings.url)
     app.state.jobs = Jobs(settings.jobs_max, settings.job_kept_s, records, views)
@@ -123,7 +127,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.include_router(proxied.router)  # what answers there is no part of this interface
     app.add_middleware(Tagged)
     app.add_middleware(Idempotent)
-    app.add_middleware(Protect, settings=settings, limits=limits, metrics=metrics)
+    app.add_middleware(Protect, settings=settings, limits=limits, app_limits=app_limits, metrics=metrics)
     if origins := origins_of(settings.origins):
         app.add_middleware(Origins, origins=origins)
     app.openapi = partial(described, app, ROUTERS)  # type: ignore[method-assign]

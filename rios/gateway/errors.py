@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from rios.gateway.app_tickets import shown_path
 from rios.gateway.limits import Room
 from rios.words import errors as e
 
@@ -79,7 +80,7 @@ def answer(
     """The answer that an error is."""
     status = status or status_of(error)
     if status == 500:
-        log.error("a request failed", exc_info=error, extra={"path": request.url.path})
+        log.error("a request failed", exc_info=error, extra={"path": shown_path(request.url.path)})
     headers: dict[str, str] = {}
     if isinstance(error, e.TooManyRequests) and error.limit is not None:
         # Of the bucket that is empty, and not of one that was asked before.
@@ -122,7 +123,7 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     names = {404: "NotFound", 413: "InvalidRequest", 400: "InvalidRequest"}
     headers = dict(error.headers or {})
-    said = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
+    said = f"there is nothing at {shown_path(request.url.path)}" if error.status_code == 404 else str(error.detail)
     return _shaped(request, error.status_code, said, names.get(error.status_code, "RiosError"), headers)
 
 
@@ -142,7 +143,7 @@ def _shaped(
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": said,
-        "instance": request.url.path,
+        "instance": shown_path(request.url.path),
         "request_id": getattr(request.state, "request_id", ""),
     }
     if param is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rios.words.errors import InvalidRequest
 
@@ -55,3 +55,10 @@ class Origins(CORSMiddleware):
             app, allow_origins=origins, allow_methods=_METHODS, allow_headers=_ASKED, expose_headers=_ANSWERED,
             allow_credentials=False, max_age=_REMEMBERED_S,
         )  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; what an application tells browsers is left to it."""
+        if scope["type"] == "http" and scope["path"].startswith("/apps/"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)

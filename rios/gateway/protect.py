@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rios.accounts.values import Principal
+from rios.gateway.app_tickets import shown_path
 from rios.gateway.auth import buckets_of
 from rios.gateway.errors import answer
 from rios.gateway.limits import Limiter, Room
@@ -26,6 +27,7 @@ from rios.words.errors import InvalidRequest, TooManyRequests
 log = logging.getLogger(__name__)
 
 UNLIMITED = ("/live", "/ready", "/metrics")
+_APPS = "/apps/"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # An id is for finding a request in the log, and no secret: random bytes for each would cost as much as its routing.
 _PROCESS, _COUNT = secrets.token_hex(7), itertools.count()
@@ -42,10 +44,14 @@ _HEADERS = {
 class Protect:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, *, settings: GatewaySettings, limits: Limiter, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: GatewaySettings, limits: Limiter, app_limits: Limiter, metrics: Metrics
+    ) -> None:
+        """app_limits: of requests to applications."""
         self._app = app
         self._settings = settings
         self._limits = limits
+        self._app_limits = app_limits
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,14 +85,15 @@ class Protect:
                 address = scope["client"][0] if scope.get("client") else "unknown"
                 request.state.known = who = _known(request)
                 names = [f"address:{address}", *([] if who is None else buckets_of(who))]
-                request.state.room = await self._limits.room(names)
+                limits = self._app_limits if scope["path"].startswith(_APPS) else self._limits
+                request.state.room = await limits.room(names)
                 request.state.limited = names
             # The parser's own limit is for headers that come in pieces alone.
             if sum(len(name) + len(value) for name, value in scope["headers"]) > self._settings.header_bytes_max:
                 raise HTTPException(431, f"the headers are longer than {self._settings.header_bytes_max} bytes")
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 raise HTTPException(400, "there is a NUL in the address, which no name of anything has")
-            body = _Body(receive, self._settings)
+            body = _Body(receive, self._settings, is_for_app=scope["path"].startswith(_APPS))
             body.check(Headers(scope=scope))
             await self._app(scope, body, sent)
         except TooManyRequests as error:
@@ -102,7 +109,7 @@ class Protect:
                 extra={
                     "request_id": request_id,
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": shown_path(scope["path"]),
                     "status": status,
                     "took_ms": round(took_s * 1000, 1),
                 },
@@ -112,17 +119,18 @@ class Protect:
 class _Body:
     """Receives a body within its bounds of size and time; disconnects come through."""
 
-    def __init__(self, receive: Receive, settings: GatewaySettings) -> None:
+    def __init__(self, receive: Receive, settings: GatewaySettings, *, is_for_app: bool) -> None:
         self._receive = receive
-        self._settings = settings
-        self._deadline = asyncio.get_running_loop().time() + settings.body_timeout_s
+        self._bytes_max = settings.app_body_bytes_max if is_for_app else settings.body_bytes_max
+        self._timeout_s = settings.app_body_timeout_s if is_for_app else settings.body_timeout_s
+        self._deadline = asyncio.get_running_loop().time() + self._timeout_s
         self._bytes = 0
         self._whole = False
 
     def check(self, headers: Headers) -> None:
         """Refuse by its own word a body that is too long."""
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._settings.body_bytes_max:
+        if not length.isdecimal() or int(length) > self._bytes_max:
             raise self._too_long()
 
     async def __call__(self) -> Message:
@@ -132,16 +140,16 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as error:
-            raise HTTPException(408, f"the body did not arrive within {self._settings.body_timeout_s:g} s") from error
+            raise HTTPException(408, f"the body did not arrive within {self._timeout_s:g} s") from error
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
-            if self._bytes > self._settings.body_bytes_max:
+            if self._bytes > self._bytes_max:
                 raise self._too_long()
             self._whole = not message.get("more_body", False)
         return message
 
     def _too_long(self) -> HTTPException:
-        return HTTPException(413, f"the body is longer than {self._settings.body_bytes_max} bytes")
+        return HTTPException(413, f"the body is longer than {self._bytes_max} bytes")
 
 
 def _known(request: Request) -> Principal | None:

@@ -12,6 +12,12 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RIOS_GATEWAY_", frozen=True)
 
     body_bytes_max: int = Field(default=1 << 20, gt=0, description="The longest body of a request.")
+    app_body_bytes_max: int = Field(default=1 << 30, gt=0, description="The longest body for an application.")
+    app_body_timeout_s: float = Field(default=1800.0, gt=0, description="Such a body must have arrived within this.")
+    app_burst: int = Field(
+        default=1000, gt=0, description="Requests to applications at once, by key, user and address."
+    )
+    app_rate_per_s: float = Field(default=200.0, gt=0, description="How fast the room for those comes back.")
     header_bytes_max: int = Field(default=1 << 14, gt=0, description="Request line and headers together.")
     body_timeout_s: float = Field(default=20.0, gt=0, description="A body must have arrived within this.")
     header_timeout_s: float = Field(default=10.0, gt=0, description="A request's headers must have come within this.")

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 
 from rios.accounts.values import Principal
 from rios.deploy.spec import App, AppFile
+from rios.gateway.app_tickets import LASTS_MAX_S, LASTS_S
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.schemas import Name, Strict
 from rios.services.deployments.handle import Deployment
@@ -23,6 +24,7 @@ Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
 _REPLICAS_MAX = 1000
 _EXEC_S = 60.0
 _LINES_MAX = 5000
+Opener = Annotated[Principal, Depends(needs("generate"))]
 
 
 class Replicas(Strict):
@@ -50,6 +52,12 @@ class Changes(Strict):
     """Fields of the specification in place of those that are; secrets that are not named stay."""
 
     fields: dict[str, Any] = Field(max_length=40)
+
+
+class Lasting(Strict):
+    """How long an address is good."""
+
+    lasts_s: int = Field(default=LASTS_S, ge=1, le=LASTS_MAX_S)
 
 
 class Values(Strict):
@@ -178,6 +186,13 @@ def post_restart(request: Request, who: Deployer, name: str) -> dict[str, Any]:
     app = _app(request, who, name)
     app.restart()
     return _said(app)
+
+
+@router.post("/{name}/ticket", status_code=201, summary="An address that opens an application in a browser")
+def post_ticket(request: Request, who: Opener, name: str, body: Lasting) -> dict[str, Any]:
+    """Good for whoever has it, for this application alone, until it expires or the token ends that asked for it."""
+    found = request.app.state.tickets.give(who, _app(request, who, name).id, lasts_s=body.lasts_s)
+    return {"path": found.path, "expires_at": found.expires_at}
 
 
 @router.post("/{name}/exec", summary="Run a command inside a replica")

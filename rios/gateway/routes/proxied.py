@@ -1,7 +1,9 @@
 """`/apps/NAME/...`: requests to applications, with the platform's authentication or for everybody.
 
 What answers is a stranger's program under the gateway's address. So it gets no token and no cookie of the gateway and
-sets none, and its pages run in an origin of their own (Content-Security-Policy: sandbox).
+sets none, and its pages run in an origin of their own (Content-Security-Policy: sandbox), which browsers call "null".
+What such a page loads and asks for comes from there, so answers say that this origin may have them: it has no cookies,
+and whoever may not ask is refused before.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from rios.accounts.values import Principal
+from rios.gateway.app_tickets import MARK, shown_path
 from rios.gateway.auth import buckets_of, gate_of
 from rios.gateway.errors import answer
 from rios.services.deployments.proxy import Proxy
@@ -28,7 +31,21 @@ router = APIRouter()
 _METHODS = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 _SANDBOX = b"sandbox allow-scripts allow-forms allow-popups allow-downloads"
 _NOT_ASKED = frozenset((b"authorization", b"cookie", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"))
-_NOT_SAID = frozenset((b"set-cookie", b"content-security-policy", b"strict-transport-security", b"clear-site-data"))
+_NOT_SAID = frozenset(
+    (
+        b"set-cookie", b"content-security-policy", b"strict-transport-security", b"clear-site-data",
+        b"cross-origin-resource-policy", b"referrer-policy",
+    )
+)  # fmt: skip
+_SAID = (
+    (b"content-security-policy", _SANDBOX), (b"cross-origin-resource-policy", b"cross-origin"),
+    (b"referrer-policy", b"no-referrer"),
+)  # fmt: skip
+_NO_ORIGIN = b"null"
+_OPENED = (
+    (b"access-control-allow-origin", _NO_ORIGIN), (b"access-control-expose-headers", b"*"), (b"vary", b"Origin"),
+)  # fmt: skip
+_REMEMBERED_S = b"600"
 
 
 class _Forwarded(Response):
@@ -41,11 +58,15 @@ class _Forwarded(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request of `scope`."""
         asked = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in _NOT_ASKED]}
+        own = (b"origin", _NO_ORIGIN) in scope["headers"]
+        # Of an application's own pages the gateway speaks; to pages elsewhere it says what it likes by itself.
+        left_out = _NOT_SAID | {name for name, _ in _OPENED[:2] if own}
+        added = (*_SAID, *(_OPENED if own else ()))
 
         async def said(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [(name, value) for name, value in message["headers"] if name not in _NOT_SAID]
-                message = {**message, "headers": [*headers, (b"content-security-policy", _SANDBOX)]}
+                headers = [(name, value) for name, value in message["headers"] if name not in left_out]
+                message = {**message, "headers": [*headers, *added]}
             await send(message)
 
         await self._proxy.forward(self._route, asked, receive, said, path=self._path)
@@ -60,14 +81,43 @@ async def at_root(name: str) -> Response:
 @router.api_route("/apps/{name}/{path:path}", methods=_METHODS, include_in_schema=False)
 async def forwarded(request: Request, name: str, path: str) -> Response:
     """Whatever an application answers."""
+    if request.method == "OPTIONS" and _asks_first(request):
+        return _allowed(request)
     return _Forwarded(*await _found(request, name))
+
+
+def _asks_first(request: Request) -> bool:
+    """Whether a browser asks if a page of an application may ask; no application expects that of its own pages."""
+    headers = request.headers
+    return headers.get("origin") == _NO_ORIGIN.decode() and "access-control-request-method" in headers
+
+
+def _allowed(request: Request) -> Response:
+    """Nothing is told by it: the request itself is refused to who may not make it."""
+    asked = {name: value for name, value in request.scope["headers"] if name.startswith(b"access-control-request-")}
+    headers = [*_OPENED, (b"access-control-max-age", _REMEMBERED_S)]
+    headers.append((b"access-control-allow-methods", ", ".join(_METHODS).encode()))
+    if wanted := asked.get(b"access-control-request-headers"):
+        headers.append((b"access-control-allow-headers", wanted))
+    found = Response(status_code=204)
+    found.raw_headers = headers
+    return found
 
 
 async def _found(asked: HTTPConnection, name: str) -> tuple[Proxy, Route, str]:
     """What forwards, where to, and the path there. Raises NotSignedIn, NotAllowed, NotFound, TooManyRequests."""
     platform = await run_in_threadpool(gate_of(asked).network._apps)
-    who = await _who(asked)
-    route = _route(platform.routes, who, name)
+    if name.startswith(MARK):
+        who, app_id = await run_in_threadpool(asked.app.state.tickets.taken, name)
+        await _room(asked, who)
+        who.require("generate")
+        route = platform.routes.of(app_id)
+        if route is not None and route.app.organisation_id != who.organisation_id:
+            route = None
+        name = app_id if route is None else route.app.name
+    else:
+        who = await _who(asked)
+        route = _route(platform.routes, who, name)
     if route is None and who is None:
         raise NotSignedIn("there is no token, and no public application of that name: send `Authorization: Bearer ...`")
     if route is None:
@@ -86,7 +136,7 @@ async def socket(websocket: WebSocket, name: str, path: str) -> None:
     refused: Response | None = None
     try:
         websocket.state.limited = [f"address:{scope['client'][0] if scope.get('client') else 'unknown'}"]
-        await websocket.app.state.limits.room(websocket.state.limited)
+        await websocket.app.state.app_limits.room(websocket.state.limited)
         proxy, route, path = await _found(websocket, name)
         scope["headers"] = [(key, value) for key, value in scope["headers"] if key not in _NOT_ASKED]
         await proxy.forward_socket(route, scope, websocket.receive, _sender(websocket), path=path)
@@ -99,7 +149,9 @@ async def socket(websocket: WebSocket, name: str, path: str) -> None:
         if websocket.client_state is WebSocketState.CONNECTING:
             await websocket.receive()
         await websocket.send_denial_response(refused)
-    log.info("socket", extra={"path": scope["path"], "status": 101 if refused is None else refused.status_code})
+    log.info(
+        "socket", extra={"path": shown_path(scope["path"]), "status": 101 if refused is None else refused.status_code}
+    )
 
 
 def _sender(websocket: WebSocket) -> Send:
@@ -134,8 +186,12 @@ async def _who(request: HTTPConnection) -> Principal | None:
     found = tokens.known(token.strip())
     if found is None:
         found = await run_in_threadpool(tokens.authenticate, token.strip())
-    wanted = [name for name in buckets_of(found) if name not in request.state.limited]
-    if wanted:
-        request.state.room = await request.app.state.limits.room(wanted)
+    await _room(request, found)
     found.require("generate")
     return found
+
+
+async def _room(request: HTTPConnection, who: Principal) -> None:
+    wanted = [name for name in buckets_of(who) if name not in request.state.limited]
+    if wanted:
+        request.state.room = await request.app.state.app_limits.room(wanted)
