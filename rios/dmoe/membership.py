@@ -43,8 +43,9 @@ def agents_of(workers: dict[str, Any]) -> dict[str, dict[str, Any]]:
 class Membership:
     """Asks the scheduler at intervals. While it cannot be reached, the last answer stands."""
 
-    def __init__(self, client: Any, settings: Settings) -> None:
-        self._client = client
+    def __init__(self, scheduler: Callable[[], Any], settings: Settings) -> None:
+        """scheduler: gives a Dask client, or raises OSError."""
+        self._scheduler = scheduler
         self._settings = settings
         self._listeners: list[Callable[[], None]] = []
         self._stop = threading.Event()
@@ -74,8 +75,9 @@ class Membership:
         if not self.breaker.allows():
             return False
         try:
-            answer = self._client.sync(
-                self._client.scheduler.identity,
+            client = self._scheduler()
+            answer = client.sync(
+                client.scheduler.identity,
                 n_workers=-1,
                 callback_timeout=self._settings.connect_timeout_s,
             )

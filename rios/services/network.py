@@ -8,11 +8,12 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import SecretStr
+from pydantic import ValidationError
 
 from rios.dmoe.params import check_timeout
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
@@ -45,11 +46,9 @@ class Network:
     """What `rios.local()` and `rios.connect()` return. Use it as a context manager, or `close` it."""
 
     def __init__(self, address: str, *, cluster: LocalCluster | None, options: Settings) -> None:
-        from distributed import Client
-
         from rios.dmoe.certifying import certifier_of
-        from rios.dmoe.comms import keep_fresh, security_of
         from rios.dmoe.membership import Membership
+        from rios.dmoe.scheduler import Scheduler
 
         self.address = address
         self.cluster = cluster
@@ -63,17 +62,12 @@ class Network:
         if cluster is not None:
             ends.callback(cluster.close)
         self._dropped = weakref.finalize(self, _end_dropped, ends)
-        security = security_of(options, address=address)
         try:
-            self._client: Any = Client(  # type: ignore[no-untyped-call]
-                address, timeout=options.connect_timeout_s, set_as_default=False, security=security
-            )
+            scheduler = Scheduler(address, options)
         except OSError as error:
             raise NoWorkers(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
-        ends.callback(_quiet_close, self._client)
-        loop: Any = self._client.loop
-        loop.add_callback(keep_fresh, self._client, options)
-        self._membership = membership = Membership(self._client, options)
+        ends.callback(scheduler.close)
+        self._membership = membership = Membership(scheduler, options)
         ends.callback(membership.close)
         if (certifier := certifier_of(lambda: membership.hosts, options)) is not None:
             ends.callback(certifier.close)
@@ -87,7 +81,7 @@ class Network:
         self.jobs = Jobs()
         ends.callback(self._purse.close)
         self._apps = Lazy(partial(_platform, purse, self._owners, options, weakref.ref(self)))
-        self._reports = Lazy(partial(_reports, purse, options, self._client))
+        self._reports = Lazy(partial(_reports, purse, options, scheduler))
         ends.callback(self._reports.close)
         purse.books.when_open(partial(_go_on, self._apps))
         ends.callback(_close_all, self._deployments)
@@ -270,11 +264,11 @@ def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.
     return platform_of(purse.charging, owners, options, deploy=starter(network), agents=agents)
 
 
-def _reports(purse: Purse, options: Settings, client: Any) -> Reports:
+def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any]) -> Reports:
     from rios.services.reports.elsewhere import on_workers
     from rios.services.reports.opening import open_reports
 
-    return open_reports(purse, options, execute=on_workers(client))
+    return open_reports(purse, options, execute=on_workers(scheduler))
 
 
 def _go_on(apps: Lazy[Platform], ledger: Ledger) -> None:
@@ -302,14 +296,6 @@ def _end_dropped(ends: contextlib.ExitStack) -> None:
         threading.Thread(target=ends.close, name="rios-closing").start()
     else:  # the interpreter is ending and starts no thread, or does not wait for it
         ends.close()
-
-
-def _quiet_close(client: Any) -> None:
-    """Close a Dask client whose scheduler may have gone."""
-    try:
-        client.close(timeout=1)
-    except (OSError, TimeoutError, RuntimeError) as error:
-        log.info("the Dask client did not close cleanly", extra={"reason": repr(error)})
 
 
 def local(
@@ -359,9 +345,17 @@ def _settings(home: str | Path | None, options: dict[str, Any]) -> Settings:
     update = dict(options)
     if home is not None:
         update["home"] = Path(home)
-    if isinstance(update.get("shard_key"), str):
-        update["shard_key"] = SecretStr(update["shard_key"])
-    return settings().model_copy(update=update) if update else settings()
+    if not update:
+        return settings()
+    try:
+        return Settings(**(dict(settings()) | update))
+    except ValidationError as error:
+        raise InvalidRequest(f"settings that cannot be: {_said(error)}") from error
+
+
+def _said(error: ValidationError) -> str:
+    found = [(one["loc"], one["msg"]) for one in error.errors(include_url=False, include_input=False)]
+    return "; ".join(f"{'.'.join(map(str, place))}: {message}" for place, message in found)
 
 
 __all__ = ["Dmoe", "Network", "connect", "local"]

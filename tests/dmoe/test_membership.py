@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import rios
 from rios.dmoe.membership import Membership
+from rios.dmoe.scheduler import Scheduler as Way
 from rios.storage.breaker import Breaker
 from rios.words.config import Settings
+from rios.words.errors import InvalidRequest, NetworkClosed
+from tests.waiting import until
 
 
 class Scheduler:
@@ -33,7 +42,7 @@ def test_a_scheduler_that_does_not_answer_is_asked_by_one_a_second(monkeypatch: 
     scheduler, now = Scheduler(), 0.0
     # Without its thread: what is asked here is all that is asked.
     monkeypatch.setattr("threading.Thread.start", lambda _: None)
-    membership = Membership(scheduler, Settings())
+    membership = Membership(lambda: scheduler, Settings())
     membership.breaker = Breaker("scheduler", clock=lambda: now)
     assert set(membership.hosts) == {"a"}
     scheduler.away = True
@@ -49,3 +58,53 @@ def test_a_scheduler_that_does_not_answer_is_asked_by_one_a_second(monkeypatch: 
     assert membership.refresh(), "it has changed"
     assert membership.scheduler_alive
     assert not membership.hosts
+
+
+@contextlib.contextmanager
+def dask_scheduler(port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, "--no-dashboard"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: _listens(port), "the scheduler", deadline_s=60)
+        yield
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_scheduler_that_was_away_for_longer_than_dasks_patience_is_found_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    way: Way | None = None
+    try:
+        with dask_scheduler(port):
+            way = Way(address, Settings(connect_timeout_s=1.0))
+            membership = Membership(way, Settings(connect_timeout_s=1.0, membership_interval_s=0.1))
+            first = way()
+            assert membership.scheduler_alive
+        until(lambda: first.status == "closed", "Dask's own client to give up", deadline_s=60)
+        until(lambda: not membership.scheduler_alive, "that to be noticed", deadline_s=60)
+        with dask_scheduler(port):
+            until(lambda: membership.scheduler_alive, "the scheduler to be found again", deadline_s=60)
+            assert way() is not first
+            membership.close()
+    finally:
+        if way is not None:
+            way.close()
+            with pytest.raises(NetworkClosed):
+                way()
+
+
+@pytest.mark.parametrize("wrong", [{"call_timeout_s": -1}, {"workers_max": 3}, {"experts_timeout_s": "soon"}])
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(wrong))):
+        rios.connect("tcp://127.0.0.1:1", **wrong)

@@ -39,9 +39,9 @@ def test_a_worker_executes_it_and_knows_nothing(tmp_path: Path, monkeypatch: pyt
         Client(cluster, set_as_default=False) as client,
     ):
         heard: list[str] = []
-        done = on_workers(client)(job, heard.extend)
+        done = on_workers(lambda: client)(job, heard.extend)
         monkeypatch.setattr(elsewhere, "_run", killed)
-        lost = on_workers(client)(job, heard.extend)
+        lost = on_workers(lambda: client)(job, heard.extend)
     assert (done.state, done.error) == ("ok", "")
     assert b"123456789" in done.files["html"]
     assert done.runtime.endswith("on a worker")

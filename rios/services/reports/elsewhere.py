@@ -29,16 +29,17 @@ Texts = queue.SimpleQueue[list[str] | None]
 """None after the last."""
 
 
-def on_workers(client: Client) -> Execute:
-    """What executes jobs on any Dask worker; on this machine where there is none."""
-    heard = _Heard(client)
+def on_workers(scheduler: Callable[[], Client]) -> Execute:
+    """What executes jobs on any Dask worker; on this machine where there is none. scheduler: gives a client of it."""
+    heard = _Heard()
 
     def execute(job: Job, say: Say) -> Done:
         from distributed import CancelledError, KilledWorker
 
+        client = scheduler()
         if not client.scheduler_info()["workers"]:
             return run_job(job, say)
-        with heard.texts() as (name, texts):
+        with heard.texts(client) as (name, texts):
             future = client.submit(_run, job, name, pure=False, retries=0)
             all_told = _tell(texts, say, job.timeout_s + _SLACK_S, future.done)
             try:
@@ -87,17 +88,16 @@ def _tell(texts: Texts, say: Say, timeout_s: float, ended: Callable[[], bool] = 
 class _Heard:
     """Gives each job's events to who waits for it."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self) -> None:
         self._waiting: dict[str, Texts] = {}
-        self._subscribed = False
+        self._subscribed: Client | None = None
 
     @contextmanager
-    def texts(self) -> Iterator[tuple[str, Texts]]:
+    def texts(self, client: Client) -> Iterator[tuple[str, Texts]]:
         """What comes under a name of its own, until the block ends."""
-        if not self._subscribed:
-            self._client.subscribe_topic(_TOPIC, self._take)  # type: ignore[no-untyped-call]
-            self._subscribed = True
+        if self._subscribed is not client:
+            client.subscribe_topic(_TOPIC, self._take)  # type: ignore[no-untyped-call]
+            self._subscribed = client
         name, found = secrets.token_hex(8), Texts()
         self._waiting[name] = found
         try:
