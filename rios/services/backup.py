@@ -12,8 +12,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import sqlite3
 import tarfile
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,11 @@ FORMAT = "rios-backup/1"
 _DATABASE, _MANIFEST, _HOME = "database.sqlite", "manifest.json", "home/"
 _TIMEOUT_S = 60.0
 _CHUNK = 1000
-_NOT_KEPT = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "gateway.json", "late", "running")
-"""The database is there as tables; who serves now, and where, is of now alone."""
+_CHAIN = "chain.sqlite"
+_NOT_KEPT = ("ledger.sqlite", "gateway.json", "late", "running", "apps")
+"""The database is there as tables; who serves now, and where, is of now alone; applications' volumes are their own."""
+_BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a file of its own, which is nothing without that file as it was in that moment."""
 TABLES = (deployment_models, gateway_models, report_models, sign_in_models)
 """`Base` knows them once they are imported."""
 
@@ -58,13 +64,15 @@ def backup(home: Path, target: Path, *, database: str | None = None) -> dict[str
                     f"{source.name} is of version {found}, and this rios writes {migrate.latest()}: open it once before"
                 )
             counts = _copy(source, Database(f"sqlite:///{copy}", timeout_s=_TIMEOUT_S))
+            # After the tables: where the chain is ahead of the ledger, its events are read again.
+            kept = _kept(home, Path(directory) / "home")
             manifest = {
                 "format": FORMAT, "version": found, "rows": counts, "database": _digest(copy.read_bytes()),
-                "home": {name: _digest((home / name).read_bytes()) for name in _files(home)},
+                "home": {name: _digest((kept / name).read_bytes()) for name in _files(kept)},
             }  # fmt: skip
             draft = Path(directory) / "backup.tar"
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-                _write(file, manifest, copy, home)
+                _write(file, manifest, copy, kept)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(target)  # so that a backup that was cut off is none
@@ -124,9 +132,45 @@ def _copy(source: Database, target: Database) -> dict[str, int]:
     return counts
 
 
+def _kept(home: Path, copy: Path) -> Path:
+    """A copy of what is kept of a home, each file of one moment: what is said of it later is true of the copy."""
+    copy.mkdir(mode=0o700)
+    for name in _files(home):
+        target = copy / name
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if name == _CHAIN:
+                _copy_sqlite(home / name, target)
+            else:
+                shutil.copyfile(home / name, target)
+        except FileNotFoundError:
+            target.unlink(missing_ok=True)  # it went while this looked, as files of mail and of reports do
+    return copy
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    """A file of SQLite as of one moment, while others write to it."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)) as reading,
+            closing(sqlite3.connect(target)) as writing,
+        ):
+            reading.backup(writing)
+    except sqlite3.Error as error:
+        raise InvalidRequest(f"{source} cannot be read: {error}. Is it damaged?") from error
+
+
 def _files(home: Path) -> list[str]:
-    found = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()]
-    return [name for name in found if name.split("/")[0] not in _NOT_KEPT]
+    found = []
+    for directory, folders, names in os.walk(home):
+        place = Path(directory).relative_to(home)
+        if place == Path():
+            # Not even looked into: what applications have there may be more than everything else, and others' to read.
+            folders[:] = [name for name in folders if name not in _NOT_KEPT]
+            names = [name for name in names if name not in _NOT_KEPT]
+        whole = [name for name in names if not name.endswith(tuple(f".sqlite{end}" for end in _BESIDE))]
+        found += [(place / name).as_posix() for name in whole if (Path(directory) / name).is_file()]
+    return sorted(found)
 
 
 def _write(file: Any, manifest: dict[str, Any], database: Path, home: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,3 +147,66 @@ def test_every_table_of_a_network_is_in_it(tmp_path: Path) -> None:
     code = "import rios.services.backup as b; from rios.storage.models import Base; print(*Base.metadata.tables)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
     assert set(said.split()) == there
+
+
+def test_what_is_written_meanwhile_is_whole(tmp_path: Path) -> None:
+    """A chain that makes blocks, and a file that changes at every look: the backup opens, and the chain is of one
+    moment. What SQLite keeps beside it, and applications' files, are left out."""
+    place, file = tmp_path / "home", tmp_path / "backup"
+    stop, begun = threading.Event(), threading.Event()
+
+    def write() -> None:
+        chain = sqlite3.connect(place / "chain.sqlite", isolation_level=None, timeout=60)
+        chain.execute("PRAGMA journal_mode = WAL")
+        chain.execute("CREATE TABLE entries (key INTEGER PRIMARY KEY, value BLOB)")
+        number = 0
+        while not stop.is_set():
+            number += 1
+            chain.execute("BEGIN")
+            chain.executemany("INSERT INTO entries VALUES (?, ?)", [(2 * number + one, b"x" * 500) for one in (0, 1)])
+            chain.execute("COMMIT")
+            (place / "changes").write_bytes(number.to_bytes(8, "big") * 64)
+            begun.set()
+        chain.close()
+
+    with opened(place) as purse:
+        purse.books.ledger.deposit("first", LOCAL_USER, 5)
+        (place / "apps" / "volume").mkdir(parents=True)
+        (place / "apps" / "volume" / "theirs").write_text("not kept")
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            assert begun.wait(60)
+            for number in range(3):
+                found = backup(place, tmp_path / f"{file.name}-{number}")
+        finally:
+            stop.set()
+            thread.join(60)
+    assert {"chain.sqlite", "changes"} <= set(found["home"])
+    assert not [name for name in found["home"] if name.startswith("apps") or name.endswith(("-wal", "-shm"))]
+    for number in range(3):
+        new = tmp_path / f"new-{number}"
+        restore(tmp_path / f"{file.name}-{number}", new)
+        with sqlite3.connect(new / "chain.sqlite") as chain:
+            assert chain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            count, last = chain.execute("SELECT count(*), max(key) FROM entries").fetchone()
+            assert count >= 2
+            assert (count % 2, last) == (0, count + 1), "each transaction whole, and none missing before the last"
+
+
+def test_a_file_that_goes_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "home"
+    with opened(place) as purse:
+        purse.books.ledger.deposit("first", LOCAL_USER, 5)
+    (place / "mail").mkdir()
+    (place / "mail" / "gone").write_text("x")
+    copied = shutil.copyfile
+
+    def copy(source: Any, target: Any, **more: Any) -> Any:
+        if source.name == "gone":
+            source.unlink()
+        return copied(source, target, **more)
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    assert "mail/gone" not in backup(place, tmp_path / "file")["home"]
+    restore(tmp_path / "file", tmp_path / "new")
