@@ -46,7 +46,7 @@ def find() -> Place | None:
         same = next((one for one in kept if one.get("url", "").rstrip("/") == url.rstrip("/")), {})
         return _place(url, token, same)
     running, signed_in = kept
-    if running.get("url") and _is_live(running["url"], running.get("ca")):
+    if running.get("url") and _is_live(running["url"], os.environ.get(CA_VARIABLE) or running.get("ca")):
         return _place(running["url"], token, running)
     return _place(signed_in["url"], token, signed_in) if signed_in.get("url") else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,8 +36,10 @@ class Certificates:
         return context
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Have new connections use what the files hold now."""
+        """Have new connections use what the files hold now; of files that do not belong together nothing is used."""
         try:
+            # A context takes the certificate before it finds that the key is another one's, and has neither then.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
             context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise InvalidRequest(
@@ -51,9 +53,18 @@ class Certificates:
     def certified(self) -> tuple[str, ...]:
         """The names and addresses that the certificate is for, those of every machine last."""
         found = x509.load_pem_x509_certificate(self.certificate.read_bytes())
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        try:
+            names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return ()
         addresses = map(str, names.get_values_for_type(x509.IPAddress))
         return tuple(sorted((*names.get_values_for_type(x509.DNSName), *addresses), key=ALWAYS.__contains__))
+
+    def host(self, host: str) -> str:
+        """What to call a gateway that listens at `host`, so that its certificate is for that; `host` where it has no
+        name that could be asked for."""
+        names = self.certified()
+        return host if host in names else next((name for name in names if "*" not in name), host)
 
     def renew(self) -> None:
         """Have the local authority, where it is its, make the certificate again before it ends."""
@@ -64,18 +75,16 @@ class Certificates:
 def init(home: Path, *, names: Sequence[str] = ()) -> Certificates:
     """The authority of a home and a certificate for its gateway; what is there and good for a month stays.
 
-    names: host names and addresses that clients use, besides those of this machine itself.
+    names: host names and addresses that clients use, besides those of this machine itself, and those that the
+        certificate has already: who starts a gateway need not know what it was made for.
     """
     directory = home / "certs"
-    found = Certificates(
-        directory / "gateway.pem",
-        directory / "gateway.key",
-        directory / "ca.pem",
-        tuple(dict.fromkeys((*ALWAYS, *names))),
-    )
+    found = Certificates(directory / "gateway.pem", directory / "gateway.key", directory / "ca.pem")
     if not Authority.exists(directory):
         found.certificate.unlink(missing_ok=True)
     Authority.made(directory)
+    before = found.certified() if found.certificate.exists() else ()
+    found = replace(found, names=tuple(dict.fromkeys((*ALWAYS, *before, *names))))
     found.renew()
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rios.gateway.certs import Certificates
 from rios.gateway.redirect import Redirect
 from rios.gateway.reports import reporting
-from rios.gateway.serve import bind, serve, server_of
+from rios.gateway.serve import bind, serve, server_of, url_of
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate import Gate, first_token
 from rios.services.gate_file import read_file, write_file
@@ -41,9 +41,8 @@ def join(
         sent_on = None
         if redirect is not None and certificates is not None:
             plain = places.enter_context(bind(host, redirect))
-            sent_on = Redirect(plain, names=certificates.certified(), port=place.getsockname()[1])
-        name = f"[{host}]" if ":" in host else host
-        url = f"{'http' if certificates is None else 'https'}://{name}:{place.getsockname()[1]}"
+            sent_on = Redirect(plain, names=certificates.certified() or (host,), port=place.getsockname()[1])
+        url = url_of(host, place.getsockname()[1], settings, certificates)
         ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         options = {} if database is None else {"database": database}

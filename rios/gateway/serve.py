@@ -141,6 +141,17 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
+def url_of(host: str, port: int, settings: GatewaySettings, certificates: Certificates | None) -> str:
+    """Where the commands of this machine find a gateway, by a name that its certificate is for."""
+    if certificates is not None:
+        certified = certificates.host(host)
+        if certified != host and settings.url:
+            return settings.url
+        host = certified
+    name = f"[{host}]" if ":" in host else host
+    return f"{'http' if certificates is None else 'https'}://{name}:{port}"
+
+
 def serve(server: uvicorn.Server, place: socket.socket) -> None:
     """Serve at `place` until SIGINT or SIGTERM."""
     # What is there by now stays: half a million objects of libraries, through which a full collection would walk for
@@ -179,14 +190,13 @@ def up(
     with contextlib.ExitStack() as places:
         place = places.enter_context(bind(host, port))
         plain = None if redirect is None else places.enter_context(bind(host, redirect))
-        name = f"[{host}]" if ":" in host else host
-        url = f"{'http' if certificates is None else 'https'}://{name}:{place.getsockname()[1]}"
+        settings = GatewaySettings()
+        url = url_of(host, place.getsockname()[1], settings, certificates)
         ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings = GatewaySettings()
         sent_on = None
         if plain is not None and certificates is not None:
-            sent_on = Redirect(plain, names=certificates.certified(), port=place.getsockname()[1])
+            sent_on = Redirect(plain, names=certificates.certified() or (host,), port=place.getsockname()[1])
         with local(workers=workers, home=home, tls=secured) as network:
             gate = Gate.open(network, models=models)
             try:

@@ -16,13 +16,20 @@ from pathlib import Path
 import httpx2
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import rios
+from rios.client import where
+from rios.dmoe.authority import Authority
 from rios.gateway import certs, serve
 from rios.gateway.certs import Certificates, init
 from rios.gateway.redirect import Redirect
+from rios.gateway.settings import GatewaySettings
+from rios.services.gate_file import write_file
 from rios.words.errors import GatewayLost, InvalidRequest
 from tests.gateway.servers import Door, lean
+from tests.waiting import until
 
 NAMES = ("rios.lab.example", "10.0.0.7")
 EVIL = b"GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"https://rios.lab.example:"
@@ -103,6 +110,59 @@ def test_new_certificates_are_taken_without_a_restart(
     while (found := _handshake(secured, context)[1]) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert found == ssl.PEM_cert_to_DER_cert(files.certificate.read_text()) != before
+
+
+def test_half_of_a_new_pair_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A certificate is replaced, and its key is not yet."""
+    files = init(tmp_path / "home")
+    with lean(tmp_path / "home", certificates=files) as door:
+        context = ssl.create_default_context(cafile=files.ca)
+        before = _handshake(door, context)
+        files.certificate.write_bytes(init(tmp_path / "other").certificate.read_bytes())
+        until(lambda: "new certificates are not taken" in caplog.text, "a look at the files", deadline_s=30)
+        assert _handshake(door, context) == before
+
+
+def test_names_that_a_certificate_has_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rios certs init --name`, and then `rios up --tls --host`, which knows its own address alone."""
+    init(tmp_path, names=NAMES)
+    for _ in range(2):
+        again = init(tmp_path, names=["10.0.0.8"])
+        assert set(again.certified()) >= {*NAMES, "10.0.0.8", "localhost"}
+        monkeypatch.setattr(certs, "RENEW_DAYS", 1000)  # then it is made again
+
+
+def test_a_gateway_is_called_by_a_name_that_it_is_certified_for(tmp_path: Path, files: Certificates) -> None:
+    settings = GatewaySettings()
+    authority = Authority.made(tmp_path / "lab")
+    key = ec.generate_private_key(ec.SECP256R1())
+    given = Certificates(tmp_path / "given.pem", tmp_path / "given.key")
+    for names, url in (
+        (("rios.lab.example", "*.lab.example"), "https://rios.lab.example:8443"),
+        (("127.0.0.1", "rios.lab.example"), "https://127.0.0.1:8443"),
+        (("*.lab.example",), "https://127.0.0.1:8443"),
+    ):
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+        given.certificate.write_bytes(authority.certify("x", key.public_key(), names=names, usages=usages, days=1))
+        assert serve.url_of("127.0.0.1", 8443, settings, given) == url
+    elsewhere = settings.model_copy(update={"url": "https://rios.example"})
+    given.certificate.write_bytes(files.certificate.read_bytes())
+    assert serve.url_of("10.9.9.9", 8443, elsewhere, given) == "https://rios.example"
+    assert serve.url_of("::1", 80, elsewhere, None) == "http://[::1]:80"
+
+
+def test_the_authority_of_a_running_gateway_may_be_named(
+    secured: Door, files: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is no system's and not the home's."""
+    write_file(tmp_path, url=secured.url, token=secured.token)
+    monkeypatch.setattr(where, "home", lambda: tmp_path)
+    monkeypatch.delenv("RIOS_URL", raising=False)
+    assert where.find() is None
+    monkeypatch.setenv("RIOS_CA", str(files.ca))
+    found = where.find()
+    assert found is not None
+    assert (found.url, found.ca) == (secured.url, str(files.ca))
 
 
 @contextlib.contextmanager
