@@ -19,8 +19,10 @@ from rios.gateway.metrics import Metrics
 from rios.gateway.once import Idempotent
 from rios.gateway.origins import Origins, origins_of
 from rios.gateway.protect import Protect
+from rios.gateway.remembered import Remembered
 from rios.gateway.routes import (
     accounts,
+    app_secrets,
     apps,
     dashboard,
     events,
@@ -76,7 +78,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
-        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps, reports,
+        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps, app_secrets, reports,
         oauth, sign_in, pages, health,
     )
 )  # fmt: skip
@@ -91,6 +93,8 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
             app.state.jobs.start()
             yield
         await proxied.close(app)
+        for one in (app.state.published, app.state.checked):
+            await one.close()
         await app.state.runs.close()
         await app.state.jobs.close()
         await app.state.limits.close()
@@ -111,7 +115,9 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     share(app)
     app.state.oauth = OAuth(gate.accounts)
     app.state.openid = None
-    app.state.publisher = Publisher(gate)
+    # What everybody may ask for without a token costs a network the same, however many ask.
+    app.state.published = Remembered(Publisher(gate).now, fresh_s=1.0, served_s=60.0)
+    app.state.checked = Remembered(partial(health.checks_of, gate), fresh_s=1.0, served_s=1.0)
     app.state.metrics = metrics
     app.state.runs = Runs(settings.running_max, settings.waiting_max, metrics)
     key = open_secrets_key(gate.network._settings.home)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEPT_S = 5.0
-"""What is shown is at most this old, unless it cannot be asked."""
+"""What is shown is at most about this old, unless it cannot be asked, or takes long to ask for."""
+_SHARE = 20
+"""A ledger that takes long to read is read no more than one part in so many of the time."""
 RECONCILED_S = 600.0
 """Books are compared no more often: that reads all of the ledger."""
 
@@ -65,7 +67,7 @@ class Publisher:
         self._clock = clock
         self._lock = threading.Lock()
         self._found: Published | None = None
-        self._found_at = 0.0
+        self._until = 0.0
         self._reconciled: dict[str, Any] | None = None
         self._reconciled_at = 0.0
 
@@ -73,7 +75,7 @@ class Publisher:
         """What is published now. Raises what asking raises where nothing was ever known."""
         with self._lock:
             now = self._clock()
-            if self._found is not None and now - self._found_at < KEPT_S:
+            if self._found is not None and now < self._until:
                 return self._found
             try:
                 self._found = self._asked(now)
@@ -82,7 +84,8 @@ class Publisher:
                     raise
                 log.warning("what is published is stale", extra={"reason": str(error)})
                 self._found = replace(self._found, stale_since=self._found.stale_since or self._found.at)
-            self._found_at = now
+            took_s = self._clock() - now
+            self._until = now + max(KEPT_S, _SHARE * took_s)
             return self._found
 
     def _asked(self, now: float) -> Published:

@@ -292,7 +292,7 @@ def test_a_frozen_database_is_not_waited_for(pair: Town) -> None:
             until(lambda one=one: [at for at in one.times if at > back], "answers again", deadline_s=RECOVERY_S)  # type: ignore[misc]
         asked.stop()
         load.stop()
-        assert http.get("/ready").status_code == 200
+        until(lambda: http.get("/ready").status_code == 200, "it is ready", deadline_s=RECOVERY_S)
     assert asked.refusals
     assert {status for _, status, _ in asked.refusals + load.refusals} == {503}
     assert max(asked.waits + load.waits) < DEADLINE_S * PATIENCE, "everybody was told in time"

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from rios.gateway.pages import IMMUTABLE, POLICY, assets, render
 from rios.gateway.reference import groups_of
-from rios.services.published import KEPT_S
+from rios.services.published import KEPT_S, Published
 from rios.words.errors import NotFound
 
 router = APIRouter(tags=["public"])
@@ -19,17 +19,23 @@ _HOUR = "public, max-age=3600"
 
 
 @router.get("/", summary="The network, for people", response_class=HTMLResponse)
-def get_page(request: Request) -> Response:
+async def get_page(request: Request) -> Response:
     """What the network publishes, as a page that asks nobody for anything."""
-    return _page(render("network", found=request.app.state.publisher.now()), _SHARED)
+    state = request.app.state
+    found = await state.published.now()
+    known, text = getattr(state, "page", (None, ""))
+    if known is not found:
+        text = render("network", found=found)
+        state.page = (found, text)
+    return _page(text, _SHARED)
 
 
 @router.get("/v1/network", summary="What the network publishes")
-def get_network(request: Request, response: Response) -> dict[str, Any]:
+async def get_network(request: Request, response: Response) -> dict[str, Any]:
     """Models, hosts, tokens served, ROS paid out, the last root and whether all books agree."""
     response.headers["Cache-Control"] = _SHARED
-    found: dict[str, Any] = request.app.state.publisher.now().to_dict()
-    return found
+    found: Published = await request.app.state.published.now()
+    return found.to_dict()
 
 
 @router.get("/docs", summary="The API, for people", response_class=HTMLResponse)
