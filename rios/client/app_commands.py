@@ -25,9 +25,10 @@ _WAIT_S = 600.0
 def add_to(app: typer.Typer) -> None:
     """Add all of them to the command line."""
     for command in (
-        apply, apps, app_, open_, logs, events, scale, rollback, secrets, rotate, pause, resume, restart, delete, exec_,
+        apply, apps, app_, open_, logs, events, scale, rollback, secrets, rotate, org_secrets, org_secret, pause,
+        resume, restart, delete, exec_,
     ):  # fmt: skip
-        app.command(command.__name__.rstrip("_"))(command)
+        app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
 
 @contextmanager
@@ -141,6 +142,27 @@ def rotate(
     value = (sys.stdin.read() if file is None else file.read_text()).removesuffix("\n")
     with _deploy() as deploy:
         deploy.get(name).rotate_secrets({secret: value})
+
+
+def org_secrets(as_json: AsJson = False) -> None:
+    """The organisation's own secrets, without their values: applications take them by {store: NAME}."""
+    with _deploy() as deploy:
+        found = deploy.secrets.list()
+    _say(found, as_json, ("secret", "changed"), [(one["name"], _moment(one["changed_at"])) for one in found])
+
+
+def org_secret(
+    secret: Annotated[str, typer.Argument(help="What applications refer to.")],
+    file: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Of the value; else stdin.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Keep it no longer.")] = False,
+) -> None:
+    """Keep a secret for all applications of the organisation; its value is read from a file or standard input."""
+    with _deploy() as deploy:
+        if delete:
+            deploy.secrets.delete(secret)
+        else:
+            value = (sys.stdin.read() if file is None else file.read_text()).removesuffix("\n")
+            deploy.secrets.put({secret: value})
 
 
 def pause(name: Name) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App, SecretRef
 from rios.services.deployments.handle import Cost, awaited, given_secrets, rotated, secret_values, span_of
 from rios.services.deployments.service import Change, Plan, resolved, with_function
+from rios.services.deployments.shared_secrets import shared_values
 from rios.services.deployments.values import Event
 from rios.services.deployments.views import AppView
 from rios.services.edges import edge
@@ -69,6 +71,11 @@ class RemoteDeployments:
         """The deployments of the organisation, by name."""
         return tuple(RemoteDeployment(self._http, one["name"]) for one in self._http.get("/v1/apps")["data"])
 
+    @property
+    def secrets(self) -> RemoteSecrets:
+        """The organisation's own secrets, which its applications take by `{store: NAME}`."""
+        return RemoteSecrets(self._http)
+
     def views(self) -> tuple[AppView, ...]:
         """All that a panel shows of those that there are, by name."""
         return tuple(AppView.from_dict(one) for one in self._http.get("/v1/apps")["data"])
@@ -89,6 +96,30 @@ class RemoteDeployments:
         """Make deployments what a file says: new ones are created, others updated where they differ."""
         rows = self._http.post("/v1/apps/apply", _file(source))["data"]
         return tuple(RemoteDeployment(self._http, row["name"]) for row in rows)
+
+
+class RemoteSecrets:
+    """The secrets of the own organisation. No value comes back out."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def __repr__(self) -> str:
+        return f"<RemoteSecrets at {self._http.url}>"
+
+    def list(self) -> builtins.list[dict[str, Any]]:
+        """A row with name and changed_at of each."""
+        found: builtins.list[dict[str, Any]] = self._http.get("/v1/secrets")["data"]
+        return found
+
+    def put(self, values: Mapping[str, str]) -> None:
+        """Keep values by their names, in place of those that are; running replicas have them at once."""
+        given = {name: value.get_secret_value() for name, value in shared_values(values).items()}
+        self._http.ask("PUT", "/v1/secrets", json={"secrets": given})
+
+    def delete(self, name: str) -> None:
+        """Keep a secret no longer. Raises NotFound, and InvalidRequest where applications refer to it."""
+        self._http.ask("DELETE", "/v1/secrets", params={"name": name})
 
 
 class RemoteDeployment:
@@ -246,9 +277,9 @@ class RemoteDeployment:
     def wait(self, state: str = "ready", *, timeout: float | None = None) -> RemoteDeployment:
         """Until it is in that state; itself. Raises DeadlineExceeded, DeploymentFailed."""
 
-        def seen() -> tuple[State, str]:
+        def seen() -> tuple[State, str, int]:
             found = self._found()
-            return State(found["status"]), found["reason"]
+            return State(found["status"]), found["reason"], found["revision"]
 
         awaited(self.name, State(state), seen, timeout=timeout, look_s=_LOOK_S)
         return self
@@ -310,12 +341,12 @@ class RemoteDeployment:
         mine = self._http.ask("DELETE", self._path)["id"]
         self._ended = True
 
-        def seen() -> tuple[State, str]:
+        def seen() -> tuple[State, str, int]:
             try:
                 found = self._found()
             except NotFound:
-                return State.STOPPED, ""
-            return (State.STOPPED if found["id"] != mine else State.STOPPING), found["reason"]
+                return State.STOPPED, "", 0
+            return (State.STOPPED if found["id"] != mine else State.STOPPING), found["reason"], 0
 
         if wait:
             awaited(self.name, State.STOPPED, seen, timeout=timeout, look_s=_LOOK_S)

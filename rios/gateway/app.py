@@ -78,8 +78,8 @@ ROUTERS = tuple(
     module.router
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
-        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps, app_secrets, reports,
-        oauth, sign_in, pages, health,
+        openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps,
+        app_secrets, reports, oauth, sign_in, pages, health,
     )
 )  # fmt: skip
 

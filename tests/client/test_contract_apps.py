@@ -84,6 +84,15 @@ def test_commands_run_inside(web: Any) -> None:
         web.exec(["true"], replica="none")
 
 
+def test_the_organisations_secrets(network: Any) -> None:
+    network.deploy.secrets.put({"OF_ALL": "shibboleth"})
+    assert "OF_ALL" in [one["name"] for one in network.deploy.secrets.list()]
+    assert "shibboleth" not in str(network.deploy.secrets.list())
+    network.deploy.secrets.delete("OF_ALL")
+    with pytest.raises(NotFound, match="OF_ALL"):
+        network.deploy.secrets.delete("OF_ALL")
+
+
 def test_secrets_change_while_it_runs(web: Any) -> None:
     before = [one.id for one in web.replicas]
     web.rotate_secrets({"TOKEN": "sesame"})

@@ -15,13 +15,13 @@ from rios.gateway.auth import gate_of, needs
 from rios.gateway.schemas import Name, Strict
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.service import Deployments, Plan
+from rios.services.deployments.spans import REPLICAS_MAX
 from rios.services.deployments.values import Event
 from rios.words.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"])
 Reader = Annotated[Principal, Depends(needs("models:read"))]
 Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
-_REPLICAS_MAX = 1000
 _EXEC_S = 60.0
 _LINES_MAX = 5000
 Opener = Annotated[Principal, Depends(needs("generate"))]
@@ -30,8 +30,8 @@ Opener = Annotated[Principal, Depends(needs("generate"))]
 class Replicas(Strict):
     """How many replicas."""
 
-    min: int = Field(ge=0, le=_REPLICAS_MAX)
-    max: int | None = Field(default=None, ge=1, le=_REPLICAS_MAX, description="The same as `min` without.")
+    min: int = Field(ge=0, le=REPLICAS_MAX)
+    max: int | None = Field(default=None, ge=1, le=REPLICAS_MAX, description="The same as `min` without.")
 
 
 class Revision(Strict):

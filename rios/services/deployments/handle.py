@@ -14,6 +14,7 @@ from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
+from rios.services.deployments.spans import REPLICAS_MAX, span_after
 from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
@@ -218,12 +219,13 @@ class Deployment:
     def wait(self, state: str = "ready", *, timeout: float | None = None) -> Deployment:
         """Until it is in that state; itself. timeout: seconds, 300 without.
 
-        Raises DeadlineExceeded, and DeploymentFailed where it has failed or ended in another way.
+        Raises DeadlineExceeded, and DeploymentFailed where it has failed or ended in another way, or where an earlier
+        revision was gone back to meanwhile.
         """
 
-        def seen() -> tuple[State, str]:
+        def seen() -> tuple[State, str, int]:
             app = self._app()
-            return app.state, app.reason
+            return app.state, app.reason, app.revision
 
         awaited(self.name, State(state), seen, timeout=timeout, look_s=_LOOK_S)
         return self
@@ -231,7 +233,8 @@ class Deployment:
     # --- what is wanted of it --------------------------------------------------------------------------------
 
     def scale(self, replicas: int | tuple[int, int]) -> None:
-        """Want so many replicas, or from so many to so many as the load asks for."""
+        """Want so many replicas, or from so many to so many as the load asks for. It stays so until a revision comes
+        that says another number than the one before it."""
         low, high = span_of(replicas)
         if self._is_model():
             self.update(replicas=(low, high))
@@ -269,16 +272,15 @@ class Deployment:
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             if not app.bound:
                 require_free(connection, app.organisation_id, stored, but=app.id)
-            if values:
-                platform.secrets.put(connection, app, values, at=at)
-            if not anew and not values and stored == self._store.specification(app.id, app.revision):
+            platform.secrets.require(connection, app, kept_names(stored) - values.keys())
+            changed = platform.secrets.changed(connection, app, values)
+            if not anew and not changed and stored == self._store.specification(app.id, app.revision):
                 return {}, "", ""
+            platform.secrets.put(connection, app, changed, at=at)
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
-            columns: dict[str, Any] = {"revision": number, "since": at, **_FRESH}
-            if wanted.model is None:
-                low, high = wanted.replicas.min, wanted.replicas.max
-                columns |= {"replicas_min": low, "replicas_max": high, "replicas": min(max(app.replicas, low), high)}
-            return {**columns, **_begun(app)}, "update", f"{self._by} wants revision {number}"
+            before = self._store.specification(app.id, app.revision)
+            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
+            return columns, "update", f"{self._by} wants revision {number}"
 
         return self._change(change).revision
 
@@ -293,10 +295,11 @@ class Deployment:
                 raise InvalidRequest(f"{self.name} has no revision before {app.revision} to go back to")
             if wanted not in numbers:
                 raise NotFound(f"{self.name} has no revision {wanted}; it has {', '.join(map(str, numbers))}")
+            earlier_one = self._store.specification(app.id, wanted)
             if not app.bound:
-                earlier_one = self._store.specification(app.id, wanted)
                 require_free(connection, app.organisation_id, earlier_one, but=app.id)
-            columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **_begun(app)}
+            span = span_after(app, self._store.specification(app.id, app.revision), earlier_one)
+            columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **span, **_begun(app)}
             return columns, "rollback", f"{self._by} wants revision {wanted} back"
 
         return self._change(change).revision
@@ -406,16 +409,21 @@ class Deployment:
 def awaited(
     name: str,
     wanted: State,
-    seen: Callable[[], tuple[State, str]],
+    seen: Callable[[], tuple[State, str, int]],
     *,
     timeout: float | None,
     look_s: float,
 ) -> None:
-    """Until the state that `seen` returns with its reason is the wanted one: see `Deployment.wait`."""
+    """Until the state that `seen` returns, with its reason and revision, is the wanted one: see `Deployment.wait`."""
     seconds = WAIT_S if timeout is None else timeout
     deadline = time.monotonic() + seconds
+    newest, why = 0, ""
     while True:
-        state, reason = seen()
+        state, reason, revision = seen()
+        if revision < newest and wanted is State.READY:
+            said = f": {why or reason}" if why or reason else ""
+            raise DeploymentFailed(f"revision {newest} of {name} was given up for revision {revision}{said}")
+        newest, why = revision, reason or why
         if state is wanted:
             return
         if state in (State.FAILED, State.STOPPED):
@@ -451,8 +459,10 @@ def kept_names(specification: Mapping[str, Any]) -> set[str]:
 def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:
     """At least and at most so many. Raises InvalidRequest."""
     low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
-    if isinstance(replicas, bool) or not 0 <= low <= high:
-        raise InvalidRequest(f"{replicas!r} is no number of replicas, nor two of them with the smaller first")
+    if isinstance(replicas, bool) or not 0 <= low <= high <= REPLICAS_MAX:
+        raise InvalidRequest(
+            f"{replicas!r} is no number of replicas up to {REPLICAS_MAX}, nor two of them with the smaller first"
+        )
     return low, high
 
 
@@ -467,10 +477,11 @@ def begun_anew(app: App) -> dict[str, Any]:
 
 
 def _begun(app: App) -> dict[str, Any]:
-    """What a deployment that is not tried any more, or is done, needs to begin anew."""
+    """What comes with a wish for other replicas: one that is not tried any more, or is done, begins anew; one that is
+    ready is not any more, from this moment on, so that whoever waits for it waits for what was wished."""
     if app.state in (State.FAILED, State.STOPPED):
         return {"state": str(State.REQUESTED), "wish": str(Wish.RUN), "settled_revision": None, "reached": 0}
-    return {}
+    return {"state": str(State.UPDATING)} if app.state in (State.READY, State.DEGRADED) else {}
 
 
 def _span(low: int, high: int) -> str:

@@ -5,9 +5,10 @@ What is encrypted is bound to whose it is and what it is called: a row that was 
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "RIOS_SECRETS_KEY"
 KEY_FILE = "secrets.key"
 _KEY_BYTES, _NONCE_BYTES = 32, 12
+_SHARED = ""
+"""In the place of a deployment's id: of its organisation."""
 
 
 def open_secrets_key(home: Path | None) -> bytes:
@@ -73,8 +76,19 @@ class SecretStore:
 
     def put(self, connection: Connection, app: App, values: Mapping[str, SecretStr], *, at: int) -> None:
         """Keep values of a deployment's secrets, in a transaction of the caller's; other ones stay."""
+        self._put(connection, app.organisation_id, app.id, values, at=at)
+
+    def put_shared(
+        self, connection: Connection, organisation_id: str, values: Mapping[str, SecretStr], *, at: int
+    ) -> None:
+        """As `put`, of an organisation's own: any of its deployments may refer to them."""
+        self._put(connection, organisation_id, _SHARED, values, at=at)
+
+    def _put(
+        self, connection: Connection, organisation_id: str, app_id: str, values: Mapping[str, SecretStr], *, at: int
+    ) -> None:
         for name, value in values.items():
-            mine = {"organisation_id": app.organisation_id, "app_id": app.id, "name": name}
+            mine = {"organisation_id": organisation_id, "app_id": app_id, "name": name}
             connection.execute(delete(AppSecretRow).where(*[getattr(AppSecretRow, k) == v for k, v in mine.items()]))
             nonce = secrets.token_bytes(_NONCE_BYTES)
             sealed = nonce + self._cipher.encrypt(nonce, value.get_secret_value().encode(), _about(mine))
@@ -84,10 +98,39 @@ class SecretStore:
         """Forget the secrets of a deployment."""
         connection.execute(delete(AppSecretRow).where(AppSecretRow.app_id == app.id))
 
-    def names(self, app_id: str) -> list[dict[str, Any]]:
-        """The secrets of a deployment: name and changed_at of each."""
+    def drop_shared(self, connection: Connection, organisation_id: str, name: str) -> bool:
+        """Forget a secret of an organisation; whether there was one."""
         row = AppSecretRow
-        wanted = select(row.name, row.changed_at).where(row.app_id == app_id).order_by(row.name)
+        mine = (row.organisation_id == organisation_id, row.app_id == _SHARED, row.name == name)
+        return connection.execute(delete(row).where(*mine)).rowcount > 0
+
+    def changed(self, connection: Connection, app: App, values: Mapping[str, SecretStr]) -> dict[str, SecretStr]:
+        """Those of `values` that a deployment does not have already."""
+        row, found = AppSecretRow, {}
+        for name, value in values.items():
+            mine = (row.organisation_id == app.organisation_id, row.app_id == app.id, row.name == name)
+            one = connection.execute(select(row.__table__).where(*mine)).mappings().first()
+            wanted = value.get_secret_value().encode()
+            if one is None or not hmac.compare_digest(self._opened(dict(one)), wanted):
+                found[name] = value
+        return found
+
+    def require(self, connection: Connection, app: App, names: Collection[str]) -> None:
+        """Raise NotFound unless all that a deployment refers to is kept, for it or for its organisation."""
+        row = AppSecretRow
+        mine = (row.organisation_id == app.organisation_id, row.app_id.in_((app.id, _SHARED)))
+        kept = set(connection.scalars(select(row.name).where(*mine)))
+        if missing := sorted(set(names) - kept):
+            raise NotFound(
+                f"{app.name} refers to {', '.join(missing)}, and no such secret is kept; give the value by "
+                '`net.deploy.secrets.put({"NAME": ...})` or `rios org-secret NAME`'
+            )
+
+    def names(self, app_id: str, *, organisation_id: str | None = None) -> list[dict[str, Any]]:
+        """The secrets of a deployment, or with an empty id of an organisation: name and changed_at of each."""
+        row = AppSecretRow
+        mine = () if organisation_id is None else (row.organisation_id == organisation_id,)
+        wanted = select(row.name, row.changed_at).where(row.app_id == app_id, *mine).order_by(row.name)
         with self._store.ledger.database.reading() as connection:
             return [dict(one) for one in connection.execute(wanted).mappings()]
 
@@ -98,7 +141,11 @@ class SecretStore:
         with self._store.ledger.database.reading() as connection:
             for name, reference in references.items():
                 kept = reference.get("store", name)
-                wanted = (row.organisation_id == app.organisation_id, row.name == kept, row.app_id.in_((app.id, "")))
+                wanted = (
+                    row.organisation_id == app.organisation_id,
+                    row.name == kept,
+                    row.app_id.in_((app.id, _SHARED)),
+                )
                 # Its own comes before the organisation's.
                 order = row.app_id.desc()
                 one = connection.execute(select(row.__table__).where(*wanted).order_by(order)).mappings().first()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,11 @@ from rios.deploy.reading import read_app, read_file
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
 from rios.services.deployments.bound import new_app
-from rios.services.deployments.handle import Deployment, begun_anew
+from rios.services.deployments.handle import Deployment, begun_anew, kept_names
 from rios.services.deployments.rules import CREATED, Rules
 from rios.services.deployments.served import require_free
+from rios.services.deployments.shared_secrets import SharedSecrets
+from rios.services.deployments.spans import scaled_to
 from rios.services.deployments.values import App
 from rios.services.deployments.views import AppView, views_of
 from rios.services.lazy import Lazy
@@ -99,6 +102,7 @@ class Deployments:
 
         def before(connection: Connection) -> None:
             require_free(connection, self._organisation_id, stored)
+            platform.secrets.require(connection, app, kept_names(stored) - given.keys())
 
         def also(connection: Connection) -> None:
             if given:
@@ -125,6 +129,11 @@ class Deployments:
         found = self._platform().store.apps(self._organisation_id)
         return tuple(self._handle(app) for app in found)
 
+    @property
+    def secrets(self) -> SharedSecrets:
+        """The organisation's own secrets, which its applications take by `{store: NAME}`."""
+        return SharedSecrets(self._platform, organisation_id=self._organisation_id, by=self._user_id)
+
     def views(self) -> tuple[AppView, ...]:
         """All that a panel shows of those that there are, at one moment, by name."""
         if isinstance(self._platform, Lazy) and not self._platform.is_made:
@@ -134,9 +143,9 @@ class Deployments:
 
     def plan(self, source: str | Path | Sequence[Specification]) -> Plan:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
-        store = self._platform().store
-        changes = []
-        for wanted in map(self._rules.checked, _read(source)):
+        platform = self._platform()
+        store, changes = platform.store, []
+        for wanted in self._resolved(source):
             try:
                 app = store.named(self._organisation_id, wanted.name)
             except NotFound:
@@ -144,8 +153,14 @@ class Deployments:
                 continue
             before = self._rules.shown(store.specification(app.id, app.revision))
             found = tuple(differences(before, wanted.stored()))
-            found += tuple((f"secrets.{name}", "kept", "given anew") for name in wanted.secret_values())
-            changes.append(Change(wanted.name, "update" if found else "nothing", found))
+            with store.ledger.database.reading() as connection:
+                given = platform.secrets.changed(connection, app, wanted.secret_values())
+            found += tuple((f"secrets.{name}", "kept", "given anew") for name in given)
+            action = "update" if found else "nothing"
+            scaled = scaled_to(app, store.specification(app.id, app.revision))
+            if scaled is not None and before["replicas"] == wanted.stored()["replicas"]:
+                found += (("replicas", "scaled to {} to {}".format(*scaled), "stays so"),)
+            changes.append(Change(wanted.name, action, found))
         return Plan(changes)
 
     def apply(self, source: str | Path | Sequence[Specification]) -> tuple[Deployment, ...]:
@@ -153,9 +168,8 @@ class Deployments:
 
         Raises InvalidRequest before anything is changed where the file has a mistake.
         """
-        wanted = _read(source)
         done = []
-        for one in wanted:
+        for one in self._resolved(source):
             try:
                 found = self.get(one.name)
             except NotFound:
@@ -164,6 +178,10 @@ class Deployments:
             found.update_to(one)
             done.append(found)
         return tuple(done)
+
+    def _resolved(self, source: str | Path | Sequence[Specification]) -> builtins.list[Specification]:
+        """All of a file before anything is done: a mistake in the last of them changes nothing of the first."""
+        return [resolved(self._rules.checked(one)) for one in _read(source)]
 
 
 def _read(source: str | Path | Sequence[Specification]) -> list[Specification]:

@@ -321,6 +321,20 @@ def app_now(connection: Connection, app_id: str) -> App | None:
     return None if row is None else App.of(row)
 
 
+def current_specifications(connection: Connection, organisation_id: str) -> list[tuple[App, dict[str, Any]]]:
+    """The deployments of an organisation that have not ended, each with what its wanted revision says."""
+    row = AppRevisionRow
+    same = (row.app_id == AppRow.id) & (row.number == AppRow.revision)
+    wanted = select(AppRow.__table__, row.specification).join(row, same)
+    mine = (AppRow.organisation_id == organisation_id, AppRow.ended_at == 0)
+    found = []
+    for one in connection.execute(wanted.where(*mine).order_by(AppRow.name)).mappings():
+        columns = dict(one)
+        specification = json.loads(columns.pop("specification"))
+        found.append((App.of(columns), specification))
+    return found
+
+
 def replicas_now(connection: Connection, app_id: str) -> list[Replica]:
     """The replicas that a deployment has then."""
     mine = (AppReplicaRow.app_id == app_id, AppReplicaRow.ended_at == 0)

@@ -1,0 +1,41 @@
+"""The organisation's own secrets, which its applications take by their names. No value is in any answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from rios.accounts.values import Principal
+from rios.gateway.auth import gate_of, needs
+from rios.gateway.routes.apps import Deployer, Values
+from rios.services.deployments.shared_secrets import SharedSecrets
+
+router = APIRouter(prefix="/v1/secrets", tags=["apps"])
+Reader = Annotated[Principal, Depends(needs("models:read"))]
+
+
+def _secrets(request: Request, who: Principal) -> SharedSecrets:
+    return gate_of(request).tenancy.deployments(who).secrets
+
+
+@router.get("", summary="The organisation's secrets")
+def get_secrets(request: Request, who: Reader) -> dict[str, Any]:
+    """Names and when they changed."""
+    return {"data": _secrets(request, who).list()}
+
+
+@router.put("", summary="Keep secrets for all applications of the organisation")
+def put_secrets(request: Request, who: Deployer, body: Values) -> dict[str, Any]:
+    """In place of those of the same names; running replicas that refer to them have them at once."""
+    found = _secrets(request, who)
+    found.put({name: value.get_secret_value() for name, value in body.secrets.items()})
+    return {"data": found.list()}
+
+
+@router.delete("", summary="Keep a secret no longer")
+def delete_secret(request: Request, who: Deployer, name: Annotated[str, Query(max_length=128)]) -> dict[str, Any]:
+    """Refused while an application refers to it."""
+    found = _secrets(request, who)
+    found.delete(name)
+    return {"data": found.list()}

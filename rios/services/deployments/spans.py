@@ -1,0 +1,31 @@
+"""How many replicas a deployment has between: what its revision says, or what its owner scaled it to since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rios.services.deployments.values import App
+
+REPLICAS_MAX = 1000
+"""Of one deployment, as in a specification."""
+
+
+def span_after(app: App, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of `app` when its revision `before` makes room for the revision `after`, forwards or back.
+
+    Where both say the same, what it was scaled to stays: whoever changes something else does not mean that. Of models
+    engines decide.
+    """
+    if after["model"] is not None or before["replicas"] == after["replicas"]:
+        return {}
+    low, high = after["replicas"]["min"], after["replicas"]["max"]
+    wanted = min(max(app.replicas, low), high)
+    return {"replicas_min": low, "replicas_max": high, "replicas": wanted, "reached": min(app.reached, wanted)}
+
+
+def scaled_to(app: App, specification: Mapping[str, Any]) -> tuple[int, int] | None:
+    """What its owner scaled it to, where that is not what its revision says."""
+    said = specification["replicas"]
+    mine = (app.replicas_min, app.replicas_max)
+    return None if specification["model"] is not None or mine == (said["min"], said["max"]) else mine

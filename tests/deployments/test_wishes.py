@@ -1,0 +1,171 @@
+"""What is wanted of a deployment, and when it is there: waiting, going back, scaling, and files applied again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.services.deployments.platform import Platform
+from rios.services.deployments.service import Deployments
+from rios.services.purse import Purse
+from rios.words.config import settings
+from rios.words.errors import DeploymentFailed, InvalidRequest, NotFound
+from tests.deployments.simulated_hosts import SimulatedHost
+from tests.deployments.test_many_hosts import RESOURCES, WAIT_S, platform, verbs
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    place = tmp_path_factory.mktemp("wishes")
+    with Purse(settings().model_copy(update={"home": place / "home"}), background=False) as purse:
+        found = platform(purse, [SimulatedHost("host-0")], place)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def deploy(stage: Platform) -> Iterator[Deployments]:
+    found = verbs(stage)
+    yield found
+    for app in found.list():
+        app.delete(timeout=WAIT_S)
+
+
+def ready(deploy: Deployments, **more: Any) -> Any:
+    return deploy.create(name="web", command=["serve"], resources=RESOURCES, **more).wait(timeout=WAIT_S)
+
+
+def test_waiting_is_for_what_was_wished_last(deploy: Deployments) -> None:
+    app = ready(deploy)
+    first = app.replicas[0].id
+    number = app.update(env={"A": "1"})
+    assert app.status == "updating", "from the moment of the wish on"
+    assert app.wait(timeout=WAIT_S)._app().settled_revision == number
+    second = app.replicas[0].id
+    assert second != first
+    app.restart()
+    app.wait(timeout=WAIT_S)
+    assert {one.round for one in app.replicas if one.lives} == {1}
+    app.rollback()
+    app.wait(timeout=WAIT_S)
+    assert app._app().settled_revision == 1
+
+
+def test_whoever_waits_for_an_update_that_is_taken_back_is_told(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = ready(deploy)
+    host = stage.hosts.now()["host-0"]
+    real = host.start
+
+    def start(replica_id: str, *arguments: Any, **more: Any) -> Any:
+        raise InvalidRequest("no such program")
+
+    monkeypatch.setattr(host, "start", start)
+    app.update(command=["none"], replicas=4)
+    with pytest.raises(DeploymentFailed, match=r"revision 2 of web was given up for revision 1.*no such program"):
+        app.wait(timeout=WAIT_S)
+    monkeypatch.setattr(host, "start", real)
+    app.wait(timeout=WAIT_S)
+    found = app._app()
+    assert (found.revision, found.replicas_min, found.replicas_max, found.replicas) == (1, 1, 1, 1)
+
+
+def test_each_revision_brings_its_own_number_of_replicas(deploy: Deployments) -> None:
+    app = ready(deploy)
+
+    def span() -> tuple[int, int, int]:
+        found = app._app()
+        return found.replicas_min, found.replicas_max, found.replicas
+
+    app.update(replicas=4)
+    assert span() == (4, 4, 4)
+    app.rollback()
+    assert span() == (1, 1, 1)
+    app.wait(timeout=WAIT_S)
+    until(lambda: len(app.replicas) == 1, deadline_s=WAIT_S)
+
+
+def test_what_it_was_scaled_to_stays_and_a_plan_says_so(deploy: Deployments, tmp_path: Path) -> None:
+    file = tmp_path / "rios.yaml"
+    text = "version: 1\napps:\n- {name: web, command: [serve], resources: {cpu: 1, memory: 64MiB}, env: {A: '1'}}\n"
+    file.write_text(text)
+    (app,) = deploy.apply(file)
+    app.wait(timeout=WAIT_S)
+    assert str(deploy.plan(file)) == "nothing web"
+    app.scale(3)
+    assert str(deploy.plan(file)) == "nothing web\n  replicas: 'scaled to 3 to 3' -> 'stays so'"
+    file.write_text(text.replace("'1'", "'2'"))
+    deploy.apply(file)
+    assert (app.revision, app._app().replicas_min, app._app().replicas) == (2, 3, 3)
+    file.write_text(text.replace("env:", "replicas: 2, env:"))
+    assert "stays so" not in str(deploy.plan(file))
+    deploy.apply(file)
+    assert app._app().replicas_max == 2
+    for wrong in (1001, (0, 5000), -1, True):
+        with pytest.raises(InvalidRequest, match="no number of replicas up to 1000"):
+            app.scale(wrong)
+
+
+def secret_file(place: Path, *apps: tuple[str, str]) -> Path:
+    lines = [f"- {{name: {name}, command: [serve], secrets: {{TOKEN: {token}}}}}\n" for name, token in apps]
+    place.write_text("version: 1\napps:\n" + "".join(lines))
+    return place
+
+
+def test_a_file_with_variables_is_applied_again_for_nothing(
+    deploy: Deployments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIOS_OF_A_TEST", "shibboleth")
+    file = secret_file(tmp_path / "rios.yaml", ("web", "{env: RIOS_OF_A_TEST}"))
+    (app,) = deploy.apply(file)
+    assert str(deploy.plan(file)) == "nothing web"
+    deploy.apply(file)
+    assert app.revision == 1
+    monkeypatch.setenv("RIOS_OF_A_TEST", "sesame")
+    assert str(deploy.plan(file)) == "update web\n  secrets.TOKEN: 'kept' -> 'given anew'"
+    deploy.apply(file)
+    assert app.revision == 2
+    assert app.update(secrets={"TOKEN": "sesame"}) == 2
+
+
+def test_a_mistake_in_the_last_changes_nothing_of_the_first(deploy: Deployments, tmp_path: Path) -> None:
+    file = secret_file(tmp_path / "rios.yaml", ("web", "{store: X}"), ("other", "{env: RIOS_NOT_SET_ANYWHERE}"))
+    for act in (deploy.plan, deploy.apply):
+        with pytest.raises(InvalidRequest, match="RIOS_NOT_SET_ANYWHERE"):
+            act(file)
+    assert deploy.list() == ()
+
+
+def test_an_organisations_secret_is_there_before_what_takes_it(
+    deploy: Deployments, stage: Platform, tmp_path: Path
+) -> None:
+    file = secret_file(tmp_path / "rios.yaml", ("web", "{store: SHARED}"))
+    with pytest.raises(NotFound, match="web refers to SHARED"):
+        deploy.apply(file)
+    assert deploy.list() == ()
+    deploy.secrets.put({"SHARED": "shibboleth"})
+    assert [one["name"] for one in deploy.secrets.list()] == ["SHARED"]
+    (app,) = deploy.apply(file)
+    app.wait(timeout=WAIT_S)
+
+    def value() -> bytes:
+        return stage.secrets.of(app._app(), app.specification["secrets"])["TOKEN"].get_secret_value()
+
+    assert value() == b"shibboleth"
+    deploy.secrets.put({"SHARED": "sesame", "OTHER": "x"})
+    until(lambda: not app.behind() and "rotated" in {one.kind for one in app.events}, deadline_s=WAIT_S)
+    assert value() == b"sesame"
+    with pytest.raises(InvalidRequest, match="in use by web"):
+        deploy.secrets.delete("SHARED")
+    with pytest.raises(InvalidRequest, match="name of a secret"):
+        deploy.secrets.put({"no name": "sesame"})
+    app.delete(timeout=WAIT_S)
+    for name in ("SHARED", "OTHER"):
+        deploy.secrets.delete(name)
+    with pytest.raises(NotFound):
+        deploy.secrets.delete("SHARED")
