@@ -24,6 +24,7 @@ from rios.services.deployments.engine import is_engine
 from rios.services.deployments.engines import Engines, Seen
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, why
+from rios.services.deployments.spans import span_after
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
 from rios.services.deployments.store import AppStore, NotLeader
 from rios.services.deployments.values import App, Replica, Step
@@ -437,7 +438,9 @@ class Reconciler:
         """Write down what was decided."""
         if decision.back_to is not None:
             cause = f"revision {app.revision} does not become ready: back to {decision.back_to}; {app.reason}"
+            earlier = self._store.specification(app.id, decision.back_to)
             back = {"revision": decision.back_to, "failures": 0, "retry_at": 0, "since": found.now}
+            back |= span_after(app, specification, earlier)
             found.steps.append(Step(app, app.state, cause, changes=back, kind="rolled back"))
             return
         by_id = {one.id: one for one in views}
