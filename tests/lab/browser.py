@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.campaigns import ROOT
@@ -39,14 +40,42 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
-def open_lab(browser: Any, server: Jupyter, *, path: str = "/lab", token: bool = True, **options: Any) -> Page:
-    """A page with JupyterLab ready in it, in a context of its own: cookies are not shared."""
+def open_lab(
+    browser: Any,
+    server: Jupyter,
+    *,
+    path: str = "/lab",
+    token: bool = True,
+    heard: list[str] | None = None,
+    **options: Any,
+) -> Page:
+    """A page with JupyterLab ready in it, in a context of its own: cookies are not shared.
+
+    heard: takes all that comes to it from then on, as of `hear`.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
     page: Page = context.new_page()
+    if heard is not None:
+        hear(page, heard)
     page.set_default_timeout(ACT_MS)
     page.goto(f"{server.url}{path}{f'?token={server.token}' if token else ''}", timeout=LOAD_MS)
     ready(page)
     return page
+
+
+def hear(page: Page, heard: list[str]) -> None:
+    """Keep what comes to a page: each frame of its sockets, with its address, and each answer of the server half."""
+
+    def opened(socket: Any) -> None:
+        socket.on("framereceived", lambda frame: heard.append(f"{socket.url} {frame!s}"))
+
+    def answered(response: Any) -> None:
+        if "/rios/" in response.url:
+            with contextlib.suppress(PlaywrightError):  # of a page that was left meanwhile
+                heard.append(f"{response.url} {response.headers} {response.text()}")
+
+    page.on("websocket", opened)
+    page.on("response", answered)
 
 
 def ready(page: Page) -> None:
