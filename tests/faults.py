@@ -85,11 +85,11 @@ class Streams:
             self.wrong += tuple(tokens) != self.expected[place]
 
     def longest_gap(self, since: float, until: float) -> float:
-        """The longest gap between tokens of any stream in a window, less the median gap."""
+        """The longest gap between tokens of any stream in a window, an open one too, less the median gap."""
         worst = 0.0
         for times in self.times:
             window = [moment for moment in times if since - 0.5 <= moment <= until]
-            gaps = [after - before for before, after in itertools.pairwise(window)]
+            gaps = [after - before for before, after in itertools.pairwise([*window, until])]
             if gaps:
                 worst = max(worst, max(gaps) - statistics.median(gaps))
         return worst

@@ -15,7 +15,9 @@ def eos_of(path: Path) -> list[int]:
         if not file.is_file():
             continue
         try:
-            value = json.loads(file.read_text()).get("eos_token_id")
+            said = json.loads(file.read_text(encoding="utf-8"))
+            # A composite checkpoint's language model has a configuration of its own in the whole one's.
+            value = said.get("eos_token_id", (said.get("text_config") or {}).get("eos_token_id"))
         except (ValueError, AttributeError) as error:
             raise CheckpointCorrupt(f"{file.name}: not a JSON object ({error})") from error
         if isinstance(value, int):

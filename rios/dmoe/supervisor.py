@@ -62,8 +62,9 @@ def heavy_imports() -> None:
 def _prepared(orders: dict[str, Any]) -> _Supervisor:
     """The port is open and torch imported."""
     address = orders.get("bind") or "127.0.0.1", int(orders.get("port", 0))
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
-        listener = socket.create_server(address, backlog=256)
+        listener = socket.create_server(address, family=family, backlog=256)
     except OSError as error:
         raise OSError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}") from error
     heavy_imports()

@@ -163,12 +163,12 @@ class Model:
         return answers[0] if one else answers
 
     def stream(self, prompt: Prompt, **params: Any) -> Iterator[Piece]:
-        """Pieces of the answer as they come. Leaving the loop cancels the rest."""
+        """Pieces of the answer as they come. Leaving the loop, or dropping what this returns, cancels the rest."""
         timeout = check_timeout(params.pop("timeout", None))
         (job,) = self._started([self._prepared(one_of(prompt, "stream"), params)])
         if isinstance(job, Completion):
             return iter(())
-        return job.stream(timeout)
+        return _Answer(job, timeout)
 
     def submit(self, prompt: Prompt, *, request_id: str | None = None, **params: Any) -> Job:
         """Start one request and return at once: `job.result(timeout=...)`, `job.cancel()`, `job.status`.
@@ -183,12 +183,31 @@ class Model:
         return self._submitted([(ids, wanted)], request_id)[0]
 
     def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
-        """Answer a conversation through the checkpoint's chat template; `InvalidRequest` where it has none."""
-        if not self.has_chat_template:
+        """Answer a conversation through the checkpoint's chat template.
+
+        Raises InvalidRequest where it has none, or refuses these messages; and as `generate`.
+        """
+        return self.generate(self.chat_ids(messages), **params)
+
+    def chat_ids(self, messages: Sequence[dict[str, str]], *, plain: bool = False) -> list[int]:
+        """The prompt of a conversation, by the checkpoint's chat template.
+
+        plain: where it has none, write `role: content` lines and end with `assistant:`, from where a base model goes
+        on; else that is InvalidRequest.
+        """
+        if self.has_chat_template:
+            from jinja2 import TemplateError
+
+            try:
+                ids = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+            except TemplateError as error:
+                raise InvalidRequest(f"the chat template of {self.name} refuses these messages: {error}") from error
+        elif not plain:
             raise InvalidRequest(f"{self.name} has no chat template; give its prompt as text to generate()")
-        ids = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-        completion: Completion = self.generate([int(token) for token in ids], **params)
-        return completion
+        else:
+            text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
+            ids = self.encode(text)
+        return [int(token) for token in ids]
 
     def _started(self, prepared: Sequence[tuple[list[int], SamplingParams]]) -> Sequence[Job | Completion]:
         """All of them at once; parameters are the same for all."""
@@ -298,3 +317,22 @@ class Model:
             self._closed = True
             self._deployment.close()
             self._on_close(self)
+
+
+class _Answer(Iterator[Piece]):
+    """A job's pieces for who has nothing but them: a generator would not know that it was dropped before it began."""
+
+    def __init__(self, job: Job, timeout: float | None) -> None:
+        self._job = job
+        self._pieces = job.stream(timeout)
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Cancel what has not come yet."""
+        if not self._job.ended:
+            self._job.cancel()
+
+    def __del__(self) -> None:
+        self.close()

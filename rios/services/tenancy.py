@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,24 +233,3 @@ def _deployed(app: App, specification: Mapping[str, Any], here: bool, failed: tu
         reason=reason,
         error=error,
     )  # fmt: skip
-
-
-def chat_ids(model: Model, messages: Sequence[dict[str, str]], *, plain: bool) -> list[int]:
-    """The prompt of a conversation, by the checkpoint's chat template.
-
-    plain: where it has none, write `role: content` lines and end with `assistant:`, from where a base model goes on;
-    else that is InvalidRequest.
-    """
-    if model.has_chat_template:
-        from jinja2 import TemplateError
-
-        try:
-            ids = model.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:
-            raise InvalidRequest(f"the chat template of {model.name} refuses these messages: {error}") from error
-    elif not plain:
-        raise InvalidRequest(f"{model.name} has no chat template; give its prompt as text to generate()")
-    else:
-        text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:"
-        ids = model.encode(text)
-    return [int(token) for token in ids]

@@ -101,7 +101,7 @@ class Workers(Sequence[WorkerInfo]):
         """A pandas DataFrame with a row for each worker."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(worker) for worker in self._workers])
+        return pd.DataFrame([{**asdict(worker), "memory": worker.memory} for worker in self._workers])
 
 
 @dataclass(frozen=True)

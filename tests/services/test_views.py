@@ -5,17 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rios
 from rios import demo
 from rios.dmoe.completion import Completion, HostUsage, Timing, Usage
+from rios.services.jobs import JobView
 from rios.services.views import Placement, WorkerInfo, Workers, html_table, text_table
-from rios.words.errors import InvalidRequest
+from rios.words.errors import Cancelled, InvalidRequest
+from tests.waiting import until
 
 EVIL = '<script>alert("x")</script>&'
 ESCAPED = "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;"
+REFUSING = "{{ raise_exception('roles must alternate') }}"
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -33,6 +37,9 @@ def test_workers_are_escaped() -> None:
     assert EVIL in repr(Workers([worker]))
     assert_escaped(html_table([EVIL], [["a"]]))
     assert text_table(["a", "b"], [["1", "22"]]) == "a  b\n1  22"
+    frame = Workers([worker]).to_frame()
+    assert list(frame["memory"]) == [worker.memory]
+    assert {"name", "pid", "address", "device", "state", "experts"} < set(frame.columns)
 
 
 def test_placements_are_escaped() -> None:
@@ -81,3 +88,27 @@ def test_a_chat_is_its_template(net: rios.Network, tmp_path: Path) -> None:
         assert answer.token_ids == model.generate(ids, max_new_tokens=6).token_ids
     with net.dmoe.deploy("demo", progress=False) as model, pytest.raises(InvalidRequest, match="no chat template"):
         model.chat(messages)
+    (tmp_path / "chatting" / "chat_template.jinja").write_text(REFUSING)
+    with (
+        net.dmoe.deploy(tmp_path / "chatting", progress=False) as model,
+        pytest.raises(InvalidRequest, match="alternate"),
+    ):
+        model.chat(messages)
+
+
+def test_an_answer_that_is_dropped_before_it_was_looked_at_is_cancelled(net: rios.Network) -> None:
+    with net.dmoe.deploy("demo", progress=False) as model:
+        pieces = model.stream("It was", max_new_tokens=400, ignore_eos=True)
+        dropped = next(one.id for one in net.jobs if one.live)
+        del pieces
+        until(lambda: not _found(net, dropped).live, "the end of what nobody reads", deadline_s=30)
+        assert _found(net, dropped).state == "cancelled"
+        closed: Any = model.stream("It was", max_new_tokens=400, ignore_eos=True)
+        next(closed)
+        closed.close()
+        with pytest.raises(Cancelled):
+            list(closed)
+
+
+def _found(net: rios.Network, job_id: str) -> JobView:
+    return next(one for one in net.jobs if one.id == job_id)

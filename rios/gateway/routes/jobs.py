@@ -23,7 +23,6 @@ from rios.gateway.schemas import Strict
 from rios.gateway.streams import counted
 from rios.services.generation import Model
 from rios.services.job_records import SECOND, JobRecord, JobRecords
-from rios.services.tenancy import chat_ids
 from rios.words.canonical import digest
 from rios.words.errors import InvalidRequest, NotFound, RiosError
 
@@ -73,7 +72,7 @@ class NewJob(Strict):
     def ids(self, model: Model) -> str | list[int]:
         """The prompt."""
         if self.messages is not None:
-            return chat_ids(model, [message.plain() for message in self.messages], plain=False)
+            return model.chat_ids([message.plain() for message in self.messages])
         assert self.prompt is not None
         return self.prompt
 

@@ -18,7 +18,7 @@ from rios.gateway.events import EventStream, unless_gone
 from rios.gateway.once import request_id
 from rios.gateway.openai_schemas import ChatRequest, CompletionRequest, Sampling
 from rios.services.generation import Model
-from rios.services.tenancy import SERVING, Deployed, chat_ids
+from rios.services.tenancy import SERVING, Deployed
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 # Who may use models may see which there are.
@@ -61,7 +61,7 @@ async def post_chat(request: Request, who: User, body: ChatRequest) -> Response:
     """By the model's chat template; a model without one gets `role: content` lines."""
 
     def prompts(model: Model) -> list[str | list[int]]:
-        return [chat_ids(model, [message.plain() for message in body.messages], plain=True)]
+        return [model.chat_ids([message.plain() for message in body.messages], plain=True)]
 
     def room(model: Model, ids: str | list[int]) -> int:
         default = min(request.app.state.settings.tokens_default, model.context_length - len(ids))
