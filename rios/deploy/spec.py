@@ -73,6 +73,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=
 """Lower case letters, digits and hyphens: it becomes part of URLs and of containers' names."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+GRACE_MAX_S = 60.0
+"""What is to end may take so long: so much is held for beside a period (`services.deployments.metering`)."""
+Grace = Annotated[float, Field(gt=0, le=GRACE_MAX_S, allow_inf_nan=False)]
+PROBE_MAX_S = 10.0
+"""A question to a replica holds a thread of the reconciler's."""
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
 SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
 HttpPath = Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=1024)]
@@ -132,7 +137,9 @@ class Probe(_Part):
     tcp: Port | None = None
     command: tuple[Text, ...] | None = Field(default=None, min_length=1)
     interval: Seconds = Field(default=5.0, description="Seconds between two questions.")
-    timeout: Seconds = Field(default=2.0, description="An answer must come within this.")
+    timeout: Annotated[float, Field(gt=0, le=PROBE_MAX_S, allow_inf_nan=False)] = Field(
+        default=2.0, description="An answer must come within this, all of it."
+    )
     failures: int = Field(default=3, ge=1, le=100, description="So many in a row count as failed.")
     successes: int = Field(default=1, ge=1, le=100, description="So many in a row count as good.")
 
@@ -328,7 +335,10 @@ class App(_Part):
     schedule: Schedule = Schedule()
     update: Update = Update()
     restart: Literal["always", "on-failure", "never"] = "always"
-    grace: Seconds = Field(default=10.0, description="Seconds between being asked to stop and being killed.")
+    grace: Grace = Field(
+        default=10.0,
+        description="Seconds between being asked to stop and being killed; as many before, to answer what it has.",
+    )
     access: Literal["platform", "public"] = "platform"
     user: int = Field(default=USER, ge=1, le=65533, description="User and group id inside; 0 is refused.")
     scratch: tuple[Annotated[str, AfterValidator(_volume_path)], ...] = Field(

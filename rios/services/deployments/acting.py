@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
+from rios.services.deployments.shares import Shares
 from rios.services.deployments.specified import probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_THREADS = 32
+_STARTS, _ENDS, _METERS, _SHARE = 64, 128, 32, 16
+"""Threads that fetch and start, that end, that meter; and how many of each an owner has. A start may fetch for minutes,
+an end waits for who ignores it: neither keeps another owner's replicas from being started, ended and paid for."""
 _DRAIN_LOOK_S = 0.02
 _OTHERS_S = 0.6
 """Routers of other processes know within this that a replica takes nothing more."""
@@ -66,7 +69,10 @@ class Acting:
         self._metering = metering
         self._secrets = secrets
         self._routes = routes
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-acting")
+        self._starts = Shares(_STARTS, _SHARE, name="rios-acting")
+        self._ends = Shares(_ENDS, _SHARE, name="rios-ending")
+        self._meters = Shares(_METERS, _SHARE, name="rios-metering")
+        self._closing = threading.Event()
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._not_before: dict[str, float] = {}
@@ -81,12 +87,14 @@ class Acting:
 
     def close(self) -> None:
         """Begin nothing more, and wait for what was begun: each ends by a deadline of its own, or is given up."""
+        self._closing.set()
         with self._lock:
             busy, hosts = list(self._busy), list(self._hosts.values())
         for replica_id in busy:
             for host in hosts:
                 host.give_up(replica_id)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._starts, self._ends, self._meters):
+            pool.close(wait=True)
 
     def is_busy(self, replica_id: str) -> bool:
         """Whether something is done for a replica now."""
@@ -138,36 +146,41 @@ class Acting:
         """
         if host is not None:
             self._hosts[one.host] = host
+        mine = app.organisation_id
         if one.state is State.STOPPING:
             if host is not None and not one.started_at and self.is_busy(one.id):
                 host.give_up(one.id)
             if host is not None or lost:
-                gone = lost or host is None
+                there = None if lost else host
                 ended = status is not None and status.state == "exited"
-                self._begin(one.id, self._end, app, one, specification, None if gone else host, ended, lease)
+                self._begin(self._ends, mine, one.id, self._end, app, one, specification, there, ended, lease)
         elif host is None or lost or one.id in self._failures:
             return
         elif not one.started_at:
-            self._begin(one.id, self._start, app, one, specification, host, lease)
+            self._begin(self._starts, mine, one.id, self._start, app, one, specification, host, lease)
         elif rotated > self._delivered.get(one.id, 0):
-            self._begin(one.id, self._rotate, app, one, specification, host, rotated, lease)
+            self._begin(self._starts, mine, one.id, self._rotate, app, one, specification, host, rotated, lease)
         elif one.period and now - one.period_at >= self._metering().period_us:
-            self._begin(one.id, self._meter, app, one, specification, host, lease)
+            # By hosts: an owner's many replicas are no reason to be late, and a host that does not answer is one.
+            self._begin(self._meters, one.host, one.id, self._meter, app, one, specification, host, lease)
 
     def clear(self, host: Host, instance: str) -> None:
         """Take an instance away that belongs to no living replica."""
-        self._begin(instance, self._cleared, host, instance)
+        self._begin(self._ends, host.name, instance, self._cleared, host, instance)
 
     def finish(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], *, lease: Lease) -> None:
         """Take away what is left of a deleted deployment without replicas, and say that it has stopped."""
-        self._begin(app.id, self._finished, app, specification, hosts, lease)
+        self._begin(self._ends, app.organisation_id, app.id, self._finished, app, specification, hosts, lease)
 
-    def _begin(self, key: str, act: Callable[..., None], *what: Any) -> None:
+    def _begin(self, pool: Shares, owner: str, key: str, act: Callable[..., None], *what: Any) -> None:
+        """Have an act done, unless one of the key is under way. Beyond the owner's share, a later pass asks again."""
         with self._lock:
             if key in self._busy or time.monotonic() < self._not_before.get(key, 0.0):
                 return
             self._busy.add(key)
-        self._pool.submit(self._run, key, act, what)
+        if not pool.begin(owner, partial(self._run, key, act, what)):
+            with self._lock:
+                self._busy.discard(key)
 
     def _run(self, key: str, act: Callable[..., None], what: tuple[Any, ...]) -> None:
         again_s = 0.0
@@ -267,9 +280,14 @@ class Acting:
     ) -> None:
         metrics, until = None, self._store.ledger.now()
         if host is not None:
+            grace_s = specification["grace"]
             if one.ready_at and one.address and not ended:
-                self._drain(one, specification["grace"])
-            found = host.end(one.id, grace_s=specification["grace"])
+                one, held_s = self._held(app, one, specification, host, lease)
+                self._drain(one, min(grace_s, held_s))
+            if not ended:
+                one, held_s = self._held(app, one, specification, host, lease)
+                grace_s = min(grace_s, held_s)
+            found = host.end(one.id, grace_s=grace_s)
             metrics = found.metrics
             until = self._store.ledger.now()
             if found.status is not None and found.status.finished_at is not None:
@@ -282,11 +300,28 @@ class Acting:
         if host is not None:
             host.clear(one.id)
 
+    def _held(
+        self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease
+    ) -> tuple[Replica, float]:
+        """A replica that is to end, and for how long it is held for: where its grace is longer, for a period more.
+
+        What ends runs on until it does, so it is metered; who has no money for it is given less time.
+        """
+        metering = self._metering()
+        if one.started_at and one.period and metering.covered_s(one) < specification["grace"]:
+            try:
+                one = metering.turn(app, one, specification, host.metrics(one.id), lease)
+            except (InsufficientBalance, BudgetExceeded) as error:
+                log.info("a replica is given less time to end", extra={"replica": one.id, "reason": str(error)})
+            except NotFound:  # there is nothing of it, which `end` says too
+                return one, 0.0
+        return one, metering.covered_s(one)
+
     def _drain(self, one: Replica, grace_s: float) -> None:
         """Until a replica, which gets no new requests, has answered those in its hands."""
         routes = None if self._routes is None else self._routes()
         if routes is None:
-            time.sleep(min(_OTHERS_S, grace_s))
+            self._closing.wait(min(_OTHERS_S, grace_s))
             return
         routes.refresh()
         begun = time.monotonic()
@@ -294,24 +329,20 @@ class Acting:
         while time.monotonic() < begun + grace_s:
             if not routes.running(one.id) and time.monotonic() >= begun + least:
                 return
-            time.sleep(_DRAIN_LOOK_S)
+            if self._closing.wait(_DRAIN_LOOK_S):
+                raise NotLeader("this process ends: another one goes on")
 
     def _cleared(self, host: Host, instance: str) -> None:
         host.end(instance, grace_s=0.0)
         host.clear(instance)
         log.info("an instance of no replica was cleared away", extra={"host": host.name, "replica": instance})
 
-    def _named(self, app: App) -> set[str]:
-        """The runtimes that its revisions have named."""
-        marks = [(app.id, int(one["number"])) for one in self._store.revisions(app.id)]
-        return {str(one["runtime"]) for one in self._store.specifications(marks).values()}
-
     def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
         from rios.services.deployments.hosts import APP
 
-        named = self._named(app)
+        there = {one.host for one in self._store.replicas(app.id, ended=True)}
         for host in hosts.values():
-            if host.only and not host.only & named:
+            if host.name not in there:
                 continue  # nothing of it ever ran there; so it is not waited for where it does not answer
             for status in host.instances():
                 if status.labels.get(APP) == app.id:  # its replicas have ended; this is being cleared away, or was not

@@ -1,7 +1,7 @@
 """What replicas are asked for scaling by anything else than requests: cores in use, tokens, a metric of their own.
 
-Each is asked in a thread of a pool, so that one that does not answer delays nobody. What only grows counts by the
-second.
+Each is asked in a thread of a pool, of which an owner's replicas have a part, so that one that does not answer delays
+no other owner's. What only grows counts by the second.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rios.deploy.exposition import TEXT_MAX, Said, read_metric
+from rios.services.deployments.asking import get
+from rios.services.deployments.shares import Shares
 from rios.words.errors import InvalidRequest, RiosError
 
 if TYPE_CHECKING:
@@ -27,13 +29,14 @@ EVERY_S = 1.0
 FRESH_S = 5.0
 """What was said longer ago is not known any more."""
 _TIMEOUT_S = 2.0
-_THREADS = 8
+_THREADS, _SHARE = 32, 8
 TOKENS = "*tokens_total"
 """The counters of tokens of those who name none."""
 
 
 @dataclass(slots=True, eq=False)
 class _Gauge:
+    owner: str
     read: Callable[[], Said]
     last: tuple[float, float] | None = None
     """Moment and value of a counter."""
@@ -51,18 +54,18 @@ class Gauges:
         self._lock = threading.Lock()
         self._gauges: dict[str, _Gauge] = {}
         self._stop = threading.Event()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Shares | None = None
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
         return f"<Gauges of {len(self._gauges)} replicas>"
 
-    def watch(self, replica_id: str, read: Callable[[], Said]) -> None:
+    def watch(self, replica_id: str, read: Callable[[], Said], *, owner: str) -> None:
         """Ask a replica from now on; once, however often it is said."""
         with self._lock:
-            self._gauges.setdefault(replica_id, _Gauge(read))
+            self._gauges.setdefault(replica_id, _Gauge(owner, read))
             if self._thread is None and not self._stop.is_set():
-                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-gauge")
+                self._pool = Shares(_THREADS, _SHARE, name="rios-gauge")
                 self._thread = threading.Thread(target=self._loop, name="rios-gauges", daemon=True)
                 self._thread.start()
 
@@ -83,7 +86,7 @@ class Gauges:
         self._stop.set()
         if self._thread is not None and self._pool is not None:
             self._thread.join()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close(wait=False)
 
     def _loop(self) -> None:
         assert self._pool is not None
@@ -91,10 +94,12 @@ class Gauges:
             now = time.monotonic()
             with self._lock:
                 due = [(name, one) for name, one in self._gauges.items() if one.due <= now and not one.asking]
-                for _, one in due:
-                    one.asking, one.due = True, now + EVERY_S
-            for name, one in due:
-                self._pool.submit(self._ask, name, one)
+            for name, one in sorted(due, key=lambda found: found[1].due):  # who has waited longest comes first
+                one.asking = True
+                if self._pool.begin(one.owner, partial(self._ask, name, one)):
+                    one.due = now + EVERY_S
+                else:
+                    one.asking = False
 
     def _ask(self, name: str, one: _Gauge) -> None:
         try:
@@ -132,18 +137,11 @@ def cores_of(host: Host, replica_id: str, cores: float) -> Callable[[], Said]:
 def metric_of(address: str, metric: str, name: str = "") -> Callable[[], Said]:
     """Asks a replica. metric: the path, and after "#" which metric it is; `name` without."""
     path, _, named = metric.partition("#")
-    host, _, port = address.rpartition(":")
 
     def read() -> Said:
-        connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
-        try:
-            connection.request("GET", path, headers={"Connection": "close"})
-            response = connection.getresponse()
-            text = response.read(TEXT_MAX).decode("utf-8", "replace")
-            if response.status != http.client.OK:
-                raise InvalidRequest(f"GET {path} answers {response.status}")
-            return read_metric(text, named or name)
-        finally:
-            connection.close()
+        status, body = get(address, path, timeout_s=_TIMEOUT_S, most_bytes=TEXT_MAX)
+        if status != http.client.OK:
+            raise InvalidRequest(f"GET {path} answers {status}")
+        return read_metric(body.decode("utf-8", "replace"), named or name)
 
     return read

@@ -1,7 +1,7 @@
 """Probes of replicas: whether each has started, is ready, and lives.
 
-Each replica is asked in a thread of a pool, when it is due; what counts is so many answers of one kind in a row. A new
-reconciler begins to count anew and knows from the tables who was ready.
+Each replica is asked when it is due, in a thread of a pool, of which an owner's replicas have a part; what counts is so
+many answers of one kind in a row. A new reconciler begins to count anew and knows from the tables who was ready.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from rios.deploy.spec import PROBE_MAX_S
+from rios.services.deployments.asking import get
+from rios.services.deployments.shares import Shares
 from rios.words.errors import RiosError
 
 log = logging.getLogger(__name__)
 
 START_S = 0.1
 """A replica that is starting is asked this often at least: it is ready as soon as it can be."""
-_THREADS = 16
+_THREADS, _SHARE = 64, 16
+_FULL_S = 0.05
+"""Where all threads of its owner ask, a replica is due again so soon."""
 _LISTEN_S = 0.1
 Exec = Callable[[Sequence[str], float], int]
 """Runs a command in the replica within so many seconds; its exit code."""
@@ -41,6 +46,7 @@ class Verdict:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
+    owner: str
     address: str
     health: Mapping[str, Any]
     exec: Exec
@@ -61,7 +67,7 @@ class Prober:
         self._changed = changed
         self._lock = threading.Lock()
         self._watched: dict[str, _Watched] = {}
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="rios-probe")
+        self._pool = Shares(_THREADS, _SHARE, name="rios-probe")
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="rios-probes", daemon=True)
@@ -70,13 +76,15 @@ class Prober:
     def __repr__(self) -> str:
         return f"<Prober of {len(self._watched)} replicas>"
 
-    def watch(self, replica_id: str, address: str, health: Mapping[str, Any], run: Exec, *, ready: bool) -> None:
+    def watch(
+        self, replica_id: str, address: str, health: Mapping[str, Any], run: Exec, *, owner: str, ready: bool
+    ) -> None:
         """Ask a replica from now on; once, however often it is said. ready: whether it was found ready before."""
         with self._lock:
             if replica_id in self._watched:
                 return
             verdict = Verdict(ready=True) if ready else Verdict()
-            self._watched[replica_id] = _Watched(address, health, run, started=ready, verdict=verdict)
+            self._watched[replica_id] = _Watched(owner, address, health, run, started=ready, verdict=verdict)
         self._wake.set()
 
     def keep(self, replica_ids: set[str]) -> None:
@@ -96,18 +104,19 @@ class Prober:
         self._stop.set()
         self._wake.set()
         self._thread.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close(wait=False)
 
     def _loop(self) -> None:
         while not self._stop.is_set():
             now = time.monotonic()
             with self._lock:
                 due = [one for one in self._watched.values() if one.due <= now and not one.asking]
-                for one in due:
-                    one.asking = True
+            for one in sorted(due, key=lambda one: one.due):  # who has waited longest comes first
+                one.asking = True
+                if not self._pool.begin(one.owner, partial(self._ask, one)):
+                    one.due, one.asking = max(one.due, now) + _FULL_S, False
+            with self._lock:
                 waits = [one.due for one in self._watched.values() if not one.asking]
-            for one in due:
-                self._pool.submit(self._ask, one)
             self._wake.wait(max(min([*waits, now + 1.0]) - time.monotonic(), 0.01))
             self._wake.clear()
 
@@ -155,8 +164,8 @@ class Prober:
 
 
 def ask(address: str, probe: Mapping[str, Any], run: Exec) -> str:
-    """Ask a replica once; empty for a good answer, else what was wrong with it."""
-    timeout = probe["timeout"]
+    """Ask a replica once; empty for a good answer, else what was wrong with it. It takes PROBE_MAX_S at most."""
+    timeout = min(probe["timeout"], PROBE_MAX_S)
     try:
         if probe.get("command") is not None:
             code = run(probe["command"], timeout)
@@ -164,7 +173,8 @@ def ask(address: str, probe: Mapping[str, Any], run: Exec) -> str:
         host, _, port = address.rpartition(":")
         if probe.get("tcp") is not None:
             return _tcp(host, int(port), timeout)
-        return _http(host, int(port), probe["http"], timeout)
+        status, _ = get(address, probe["http"], timeout_s=timeout)
+        return "" if 200 <= status < 400 else f"GET {probe['http']} answers {status}"
     except (OSError, ValueError, http.client.HTTPException, RiosError) as error:
         return str(error) or type(error).__name__
 
@@ -177,13 +187,3 @@ def _tcp(host: str, port: int, timeout_s: float) -> str:
             return "" if connection.recv(1, socket.MSG_PEEK) else f"port {port} hangs up at once"
         except TimeoutError:
             return ""
-
-
-def _http(host: str, port: int, path: str, timeout_s: float) -> str:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        status = connection.getresponse().status
-        return "" if 200 <= status < 400 else f"GET {path} answers {status}"
-    finally:
-        connection.close()

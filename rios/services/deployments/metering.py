@@ -2,15 +2,17 @@
 
 A replica is held for before it starts: for all that it may use in one period and the time that ending it may take. When
 the period is over, the next is held for first; where there is no money for it, the deployment pauses, and what it used
-until its last instruction is covered by what is held already. Each period is posted together with the row that says so,
+until its last instruction is covered by what is held already: what is to end runs on for no longer than that, or than
+the next period that is held for meanwhile. Each period is posted together with the row that says so,
 in one transaction: whoever is killed in between posts it once.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,14 @@ from rios.services.deployments import budgets
 from rios.services.deployments.store import AppStore, Lease, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.storage.deployment_models import AppReplicaRow
-from rios.words.errors import BudgetExceeded
+from rios.words.errors import BudgetExceeded, InsufficientBalance
 
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
     from rios.deploy.runtimes.protocol import Metrics
     from rios.services.charging import Charging
+
+log = logging.getLogger(__name__)
 
 PERIOD_S = 60
 RESERVE_S = 60
@@ -41,6 +45,7 @@ RESERVE_S = 60
 _EGRESS_BYTES = 10 * 10**9
 """Of a period, what is held for; what is sent beyond it costs nothing."""
 _DAY = 86_400 * SECOND
+"""After so long without anybody who meters, a hold ends by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,30 +135,38 @@ class Metering:
                 reserve_us=self._held_us, at=ledger.now(),
             )  # fmt: skip
 
+    def covered_s(self, replica: Replica) -> float:
+        """For how much longer what a replica uses is held for."""
+        return max(replica.period_at + self._held_us - self._store.ledger.now(), 0) / SECOND
+
     def turn(
         self, app: App, replica: Replica, specification: Mapping[str, Any], metrics: Metrics, lease: Lease
-    ) -> None:
-        """Post the period that is over, and hold for the next: both or none.
+    ) -> Replica:
+        """Post the period that is over, and hold for the next: both or none. The replica as it is then.
 
         Raises InsufficientBalance, BudgetExceeded: the replica is to be ended then.
         """
         at, taken = self._store.ledger.now(), Taken.of(metrics)
-        charges = self._charges(app, replica, specification, taken, until=at)
+        terms = self._pinned(replica)
+        charges = self._charges(app, replica, specification, taken, terms, until=at)
         wanted = self._wanted(app, replica, specification, replica.period + 1)
 
-        def run(batch: Batch) -> None:
+        def run(batch: Batch) -> bool:
             require_leader(batch.connection, *lease)
             if not _same(batch, replica):
-                return
+                return False
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
-            self._settle(batch, app, replica, charges, at=at)
+            self._settle(batch, app, replica, charges, terms, at=at)
             over = budgets.hold_id(replica.id, replica.period)
             budgets.check(batch.connection, app, specification, wanted.amount_wei, at=at, besides=over)
             row = AppReplicaRow
             values = {"period": replica.period + 1, "period_at": at, "metered": taken.to_json()}
             batch.connection.execute(update(row).where(row.id == replica.id).values(**values))
+            return True
 
-        self._store.transact(run)
+        if not self._store.transact(run):
+            return replica
+        return replace(replica, period=replica.period + 1, period_at=at, metered=taken.to_json())
 
     def finish(
         self,
@@ -168,27 +181,42 @@ class Metering:
     ) -> None:
         """Post the last period of a replica that has ended, together with the state that says so.
 
+        It ends in any case: where what was held has come back since, and cannot be held again, it is not posted.
         metrics: None where its host is gone; what was measured before is all that is known then.
         """
         at = self._store.ledger.now()
         taken = Taken.read(replica.metered) if metrics is None else Taken.of(metrics)
         ran = replica.period > 0 and (metrics is not None or replica.started_at > 0)
-        charges = self._charges(app, replica, specification, taken, until=until) if ran else ()
+        terms = self._pinned(replica) if ran else None
+        charges = () if terms is None else self._charges(app, replica, specification, taken, terms, until=until)
 
-        def run(batch: Batch) -> None:
+        def run(batch: Batch, charges: Sequence[Charge]) -> None:
             require_leader(batch.connection, *lease)
             if not _same(batch, replica):
                 return
             if replica.period:
-                self._settle(batch, app, replica, charges, at=at)
+                self._settle(batch, app, replica, charges, terms, at=at)
             take_step(batch.connection, step, at=at)
 
-        self._store.transact(run)
+        try:
+            self._store.transact(lambda batch: run(batch, charges))
+        except (InsufficientBalance, BudgetExceeded) as error:
+            log.warning("what a replica used is not paid for", extra={"replica": replica.id, "reason": str(error)})
+            self._store.transact(lambda batch: run(batch, ()))
 
     # --- what it costs ---------------------------------------------------------------------------------------
 
-    def _settle(self, batch: Batch, app: App, replica: Replica, charges: Sequence[Charge], *, at: int) -> None:
+    def _settle(
+        self, batch: Batch, app: App, replica: Replica, charges: Sequence[Charge], terms: Terms | None, *, at: int
+    ) -> None:
         hold_id = budgets.hold_id(replica.id, replica.period)
+        hold = holds.get(batch, hold_id)
+        if charges and terms is not None and hold["state"] not in holds.LIVE:
+            # Nobody metered for a day, and it came back to its owner: what it was for is held for anew.
+            amount_wei, again = sum(charge.amount_wei for charge in charges), f"{hold_id}:again"
+            wanted = Wanted(again, hold["user_id"], amount_wei, request_id=replica.id, terms=terms)
+            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
+            hold_id = again
         settled = settling.settle(batch, hold_id, charges, deployment=app.id, final=True, at=at)
         if settled.new:
             budgets.spend(batch.connection, app.id, settled.amount_wei, at=at)
@@ -205,13 +233,21 @@ class Metering:
         quantities = {**rented, "cpu": cpu_ns, BYTES: _EGRESS_BYTES if specification["egress"] else 0}
         return total_wei(rate(one, terms) for one in self._records("highest", host, "", quantities, 1))
 
+    def _pinned(self, replica: Replica) -> Terms:
+        """Under which its period was held for."""
+        return pinned_terms(self._store.ledger, budgets.hold_id(replica.id, replica.period))
+
     def _charges(
-        self, app: App, replica: Replica, specification: Mapping[str, Any], taken: Taken, *, until: int
+        self,
+        app: App,
+        replica: Replica,
+        specification: Mapping[str, Any],
+        taken: Taken,
+        terms: Terms,
+        *,
+        until: int,
     ) -> tuple[Charge, ...]:
         before = Taken.read(replica.metered)
-        hold = self._store.ledger.hold_of(budgets.hold_id(replica.id, replica.period))
-        assert hold is not None, f"replica {replica.id} has period {replica.period} and no hold"
-        terms = pinned_terms(self._store.ledger, hold.id)
         # Nobody acted for longer than was held for: what is held is all that can be asked for.
         elapsed = min(max(until - replica.period_at, 0), self._held_us)
         cpu_most = int(specification["resources"]["cpu"] * self._held_us * 1000)

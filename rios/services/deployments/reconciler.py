@@ -379,7 +379,7 @@ class Reconciler:
 
     def _count_end(self, found: Pass, app: App, one: Replica, step: Step, specification: Mapping[str, Any]) -> App:
         """A replica has ended by itself: what that means for the deployment."""
-        if (one.revision, one.round) != (app.revision, app.round):
+        if (one.revision, one.round) != (app.revision, app.round) or app.wish is Wish.DONE:
             return app
         good = step.changes["outcome"] == State.STOPPED
         policy = specification["restart"]
@@ -471,11 +471,11 @@ class Reconciler:
             found.steps.append(Step(app, app.state, nowhere, changes=changes, kind="not scheduled"))
 
     def _probe(self, replicas: Mapping[str, Sequence[Replica]], apps: Sequence[App]) -> None:
-        alive = {app.id for app in apps}
+        owners = {app.id: app.organisation_id for app in apps}
         watched = set()
         for app_id, of_app in replicas.items():
             for one in of_app:
-                if app_id not in alive or not one.lives or not one.started_at:
+                if app_id not in owners or not one.lives or not one.started_at:
                     continue
                 probes = self._specifications[app_id, one.revision].probes
                 if probes is None:
@@ -486,5 +486,5 @@ class Reconciler:
                 address = self._hosts().way(one.host, one.id, one.address) if one.address else ""
                 if one.address and not address:
                     continue  # its host is not known here yet
-                self._prober().watch(one.id, address, probes, run, ready=ready)
+                self._prober().watch(one.id, address, probes, run, owner=owners[app_id], ready=ready)
         self._prober().keep(watched)

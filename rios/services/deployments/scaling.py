@@ -68,7 +68,7 @@ class Scalers:
         scale = specification["scale"]
         ready = [one for one in replicas if one.state is State.READY]
         if scale["on"] not in _BY_REQUESTS:
-            self._watch(specification, ready, hosts)
+            self._watch(app.organisation_id, specification, ready, hosts)
         running, waiting, arrivals = self._load(app, now)
         urgent = waiting > 0 and not app.replicas
         if now - self._asked_at.get(app.id, 0) < _EVERY_US and not urgent:
@@ -121,7 +121,9 @@ class Scalers:
         arrived = sum(one.requests for one in found) + running
         return float(running), float(sum(one.waiting for one in fresh)), float(arrived)
 
-    def _watch(self, specification: Mapping[str, Any], ready: Sequence[Replica], hosts: Mapping[str, Host]) -> None:
+    def _watch(
+        self, owner: str, specification: Mapping[str, Any], ready: Sequence[Replica], hosts: Mapping[str, Host]
+    ) -> None:
         scale = specification["scale"]
         for one in ready:
             host = hosts.get(one.host)
@@ -132,7 +134,7 @@ class Scalers:
                 read = cores_of(host, one.id, specification["resources"]["cpu"])
             else:
                 read = metric_of(one.address, scale["metric"], TOKENS if scale["on"] == "tokens" else "")
-            self._gauges.watch(one.id, read)
+            self._gauges.watch(one.id, read, owner=owner)
             self._watched.add(one.id)
 
     def _measured(self, ready: Sequence[Replica]) -> float | None:
