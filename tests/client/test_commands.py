@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from rios.gateway import serve
 from rios.words.config import settings
 from rios.words.errors import RiosError, Unauthorized
 from tests.gateway.servers import Door, serves, up
+from tests.waiting import until
 
 PROMPT = "Once upon a time"
 
@@ -99,9 +101,16 @@ def test_a_gateway_that_was_killed_comes_back_as_it_was_and_by_tls(door: Door, h
         http.post(f"/v1/users/{user['id']}/credit", json={"amount": "2 ROS"}, headers={"Idempotency-Key": "a"})
         answer = http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_new_tokens": 6}).json()
         text = http.get(f"/v1/jobs/{answer['id']}", params={"wait_s": 60}).json()["result"]["text"]
-        before = [http.get(path).json() for path in ("/v1/wallet", "/v1/users", "/v1/audit", "/v1/costs")]
+        http.post("/v1/wallet/deposits", json={"amount": "3 ROS"}, headers={"Idempotency-Key": "b"}).raise_for_status()
+        assert http.post("/v1/settlement", headers={"Idempotency-Key": "c"}).json()["root"]
+        before = _kept(http)
+        worker = http.get("/v1/workers").json()["data"][0]["pid"]
+        os.kill(worker, signal.SIGSTOP)  # so that what follows is under way when the gateway is killed
+        assert http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_new_tokens": 400}).status_code == 201
+        assert http.get("/v1/wallet").json()["held_wei"] != "0"
     door.process.send_signal(signal.SIGKILL)
     door.process.wait(30)
+    os.kill(worker, signal.SIGCONT)
     assert "rios up" in call("audit", home=home, code=1), "the file of a gateway that was killed is no gateway"
     with serve.bind("127.0.0.1", 0) as place:
         port = place.getsockname()[1]
@@ -112,10 +121,23 @@ def test_a_gateway_that_was_killed_comes_back_as_it_was_and_by_tls(door: Door, h
         _is_secured(again, home, port)
 
 
-def _is_as_it_was(again: Door, token: str, before: list[Any], user: dict[str, Any], text: str) -> None:
+def _kept(http: httpx2.Client) -> dict[str, Any]:
+    """What outlives a gateway: people, keys, money here and on the chain, and the last root."""
+    paths = ("/v1/wallet", "/v1/wallet/chain", "/v1/users", "/v1/audit", "/v1/costs", "/v1/earnings")
+    found: dict[str, Any] = {path: http.get(path).raise_for_status().json() for path in paths}
+    found["keys"] = [key["id"] for key in http.get("/v1/tokens").json()["data"]]
+    found["epoch"] = http.get("/v1/network").json()["epoch"]
+    return found
+
+
+def _is_as_it_was(again: Door, token: str, before: dict[str, Any], user: dict[str, Any], text: str) -> None:
     with again.client() as http:
         assert again.token == token
-        assert [http.get(path).json() for path in ("/v1/wallet", "/v1/users", "/v1/audit", "/v1/costs")] == before
+        until(lambda: http.get("/v1/wallet").json()["held_wei"] == "0", "what was held is released", deadline_s=60)
+        assert _kept(http) == before, "a job that was under way costs nothing"
+        assert before["epoch"]["root"]
+        books = http.get("/v1/reconciliation").json()
+        assert books["sound"], books
         serves(http, "demo")
         answer = http.post("/v1/jobs", json={"model": "demo", "prompt": PROMPT, "max_new_tokens": 6}).json()
         assert http.get(f"/v1/jobs/{answer['id']}", params={"wait_s": 60}).json()["result"]["text"] == text
