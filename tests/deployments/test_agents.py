@@ -36,6 +36,7 @@ from rios.services.purse import Purse
 from rios.words.config import settings
 from rios.words.errors import HostLost, InvalidRequest, NotFound, Unauthorized
 from tests.deployments.stage import RESOURCES, SERVER, WEB, get
+from tests.deployments.test_traffic import load
 from tests.waiting import PATIENCE, until
 
 WAIT_S = 60.0
@@ -243,21 +244,26 @@ def test_an_agent_without_a_worker_stays_for_its_replicas_and_leaves_to_the_next
 def test_replicas_of_a_killed_host_come_back_on_another(deploy: Deployments, machines: list[Machine]) -> None:
     app = deploy.create(
         name="far", command=[*WEB, SERVER], port=8000, health={"http": "/", "interval": 0.5}, resources=RESOURCES,
-        replicas=2, grace=2, schedule={"region": "eu"},
+        replicas=3, grace=2, schedule={"region": "eu"},
     )  # fmt: skip
     app.wait(timeout=WAIT_S)
-    assert sorted(one.host for one in app.replicas) == ["alpha", "beta"]
+    assert {one.host for one in app.replicas} == {"alpha", "beta"}
     url = app.url
     for n in range(6):  # by the agents' relays
         assert get(f"{url}/{n}", data=b"x", method="POST") == (200, f"hello POST /{n} x")
     assert any("POST" in line for line in app.logs())
-    machines[1].die()
-    killed = time.monotonic()
-    until(
-        lambda: [one.host for one in app.replicas if one.state is State.READY] == ["alpha", "alpha"],
-        deadline_s=WAIT_S,
-    )
-    assert time.monotonic() - killed < 10.0 * PATIENCE
+    with load(f"{url}/slow?0.05", 3) as safe, load(f"{url}/slow?0.05", 3, data=b"x") as unsafe:
+        until(lambda: safe.good() > 10 and unsafe.good() > 10, deadline_s=WAIT_S)
+        machines[1].die()
+        killed = time.monotonic()
+        until(
+            lambda: [one.host for one in app.replicas if one.state is State.READY] == ["alpha"] * 3, deadline_s=WAIT_S
+        )
+        assert time.monotonic() - killed < 10.0 * PATIENCE
+        asked = safe.good(), unsafe.good()
+        until(lambda: safe.good() > asked[0] + 10 and unsafe.good() > asked[1] + 10, deadline_s=WAIT_S)
+    assert safe.failed() == 0, "what may be asked again was"
+    assert unsafe.failed() <= 6, "the requests in its hands, and such as went to it before it was known to be gone"
     assert get(f"{url}/still") == (200, "hello GET /still ")
     # It comes back with what it ran, which is nobody's any more.
     machines[1].started()
