@@ -21,13 +21,23 @@ def add_to(app: typer.Typer) -> None:
     app.command()(restore)
 
 
-def backup(file: Path, home: Home = None, database: Where = None) -> None:
+def backup(
+    file: Annotated[Path, typer.Argument(help="A new file; or a folder, for one that is called after the moment.")],
+    home: Home = None,
+    database: Where = None,
+    keep: Annotated[int, typer.Option(min=0, help="So many of the newest in that folder alone; all without.")] = 0,
+) -> None:
     """Write all that a network keeps to FILE, while it runs. It holds keys: keep it where nobody else reads it."""
     from rios.services.backup import backup as write
+    from rios.services.backup import keep_newest, named_now
     from rios.words.config import settings
 
+    folder = file if file.is_dir() else None
+    file = named_now(file) if folder is not None else file
     found = write(_home(home), file, database=database or settings().database)
     sys.stdout.write(f"{sum(found['rows'].values())} rows and {len(found['home'])} files of the home are in {file}\n")
+    if folder is not None and keep:
+        keep_newest(folder, keep)
 
 
 def restore(file: Path, home: Home = None, database: Where = None) -> None:

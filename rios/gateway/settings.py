@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rios.words.errors import InvalidRequest
 
 
 class GatewaySettings(BaseSettings):
@@ -53,6 +58,23 @@ class GatewaySettings(BaseSettings):
     broker: str | None = Field(
         default=None, description="The RabbitMQ that domain events go through, such as amqp://user@host:5672/."
     )
+    broker_password_file: str = Field(default="", description="A file with the password of the user in `broker`.")
     webhook_networks: str = Field(
         default="", description="Private networks that webhooks may reach, such as 10.1.0.0/16, by commas."
     )
+
+    def broker_url(self) -> str | None:
+        """`broker`, with the password of its file where there is one. Raises InvalidRequest."""
+        if not self.broker or not self.broker_password_file:
+            return self.broker
+        try:
+            password = Path(self.broker_password_file).read_text().rstrip("\n")
+        except (OSError, UnicodeError) as error:
+            raise InvalidRequest(f"RIOS_GATEWAY_BROKER_PASSWORD_FILE cannot be read: {error}") from error
+        parts = urlsplit(self.broker)
+        user, at, place = parts.netloc.rpartition("@")
+        if not at or ":" in user:
+            raise InvalidRequest(
+                "RIOS_GATEWAY_BROKER names a user and no password where a file has that: amqp://user@host/"
+            )
+        return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{place}").geturl()

@@ -23,7 +23,7 @@ def share(app: FastAPI) -> None:
     store, ledger = gate.accounts.store, gate.tenancy.ledger
     webhooks = Webhooks(store, ledger, home=gate.network._settings.home, allowed=networks(settings.webhook_networks))
     app.state.webhooks = webhooks
-    app.state.events = Events(store, ledger, webhooks, broker=settings.broker)
+    app.state.events = Events(store, ledger, webhooks, broker=settings.broker_url())
     app.state.parts += app.state.events.parts()
 
 

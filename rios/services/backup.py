@@ -17,6 +17,7 @@ import sqlite3
 import tarfile
 import tempfile
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ FORMAT = "rios-backup/1"
 _DATABASE, _MANIFEST, _HOME = "database.sqlite", "manifest.json", "home/"
 _TIMEOUT_S = 60.0
 _CHUNK = 1000
+_MOMENT = "%Y%m%dT%H%M%SZ"
 _CHAIN = "chain.sqlite"
 _NOT_KEPT = ("ledger.sqlite", "gateway.json", "late", "running", "apps")
 """The database is there as tables; who serves now, and where, is of now alone; applications' volumes are their own."""
@@ -79,6 +81,17 @@ def backup(home: Path, target: Path, *, database: str | None = None) -> dict[str
     finally:
         source.close()
     return manifest
+
+
+def named_now(folder: Path) -> Path:
+    """The file of a folder for a backup of this moment: by their names backups are in order."""
+    return folder / f"rios-{datetime.now(UTC):{_MOMENT}}.backup"
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all backups of a folder that were named by their moment, but the newest `count`."""
+    for path in sorted(folder.glob("rios-????????T??????Z.backup"))[:-count]:
+        path.unlink(missing_ok=True)
 
 
 def restore(source: Path, home: Path, *, database: str | None = None) -> dict[str, Any]:

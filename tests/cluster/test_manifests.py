@@ -12,7 +12,10 @@ import yaml
 from compose_spec import ComposeSpecification
 
 from rios.cli import app
+from rios.gateway.settings import GatewaySettings
+from rios.storage.broker import parameters
 from rios.words.config import Settings
+from rios.words.errors import InvalidRequest
 from tests.campaigns import ROOT
 
 CLUSTER = ROOT / "cluster"
@@ -95,10 +98,34 @@ def test_compose_follows_its_specification() -> None:
         assert "password" not in str(service.get("environment", "")).lower().replace("password_file", "")
 
 
+def test_composes_gateway_is_told_of_all_that_it_waits_for(tmp_path: Path) -> None:
+    gateway = COMPOSE["services"]["gateway"]
+    said = gateway["environment"]
+    for name in ("database", "redis", "broker"):
+        assert name in gateway["depends_on"]
+        assert any(f"{name}:" in value or f"@{name}/" in value for value in said.values()), name
+    files = {Path(value).name for value in said.values() if value.startswith("/run/secrets/")}
+    assert files == set(gateway["secrets"]) <= set(COMPOSE["secrets"])
+    assert not any(name.endswith("_FILE") for name in COMPOSE["services"]["broker"]["environment"]), "RabbitMQ 4 ends"
+    password = tmp_path / "broker"
+    password.write_text("a/b@c:d%\n")
+    url = said["RIOS_GATEWAY_BROKER"]
+    settings = GatewaySettings(broker=url, broker_password_file=str(password))
+    found = parameters(settings.broker_url() or "")
+    assert (found.host, found.port, found.credentials.username) == ("broker", 5672, "rios")
+    assert found.credentials.password == "a/b@c:d%"
+    for wrong in ({"broker": "amqp://rios:x@broker/"}, {"broker_password_file": str(tmp_path / "none")}):
+        with pytest.raises(InvalidRequest, match="RIOS_GATEWAY_BROKER"):
+            settings.model_copy(update=wrong).broker_url()
+
+
 def commands() -> list[list[str]]:
     """Every `rios ...` that a file of cluster/ starts."""
     found = [service["command"] for service in COMPOSE["services"].values() if "command" in service]
     found += [container["args"] for spec in pods().values() for container in spec["containers"]]
+    units = [line for path in (CLUSTER / "systemd").iterdir() for line in path.read_text().splitlines()]
+    starts = "ExecStart=/opt/rios/.venv/bin/"
+    found += [line.removeprefix(starts).split() for line in units if line.startswith(starts)]
     return [[str(word) for word in one] for one in found if one[0] == "rios"]
 
 
@@ -110,7 +137,8 @@ def test_commands_and_settings_are_those_there_are() -> None:
     for _, name, *arguments in commands():
         options = {option for parameter in group.commands[name].params for option in parameter.opts}
         assert {word for word in arguments if word.startswith("--")} <= options, name
-    settings = {f"RIOS_{name.upper()}" for name in Settings.model_fields} | {"RIOS_GATEWAY_REDIS"}
+    settings = {f"RIOS_{name.upper()}" for name in Settings.model_fields}
+    settings |= {f"RIOS_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
     variables = [service.get("environment", {}) for service in COMPOSE["services"].values()]
     variables += [one["data"] for one in MANIFESTS if one["kind"] == "ConfigMap"]
     containers = [container for spec in pods().values() for container in spec["containers"]]
@@ -121,13 +149,12 @@ def test_commands_and_settings_are_those_there_are() -> None:
 @pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize("unit", sorted((CLUSTER / "systemd").iterdir()), ids=lambda path: path.name)
 def test_units_are_understood_by_systemd(unit: Path, tmp_path: Path) -> None:
-    # The programs are where they are installed, which is not here.
-    text = (
-        unit.read_text()
-        .replace("/opt/rios/.venv/bin/rios", "/bin/true")
-        .replace("/opt/rios/.venv/bin/dask", "/bin/true")
-    )
+    # A timer needs its service beside it. The programs are where they are installed, which is not here.
+    for one in (CLUSTER / "systemd").iterdir():
+        text = one.read_text()
+        for program in ("rios", "dask"):
+            text = text.replace(f"/opt/rios/.venv/bin/{program}", "/bin/true")
+        (tmp_path / one.name.replace("@", "@0" if "@." in one.name else "")).write_text(text)
     copy = tmp_path / unit.name.replace("@", "@0" if "@." in unit.name else "")
-    copy.write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, timeout=60, check=False)
     assert unit.stem.split("@")[0] not in done.stderr, done.stderr

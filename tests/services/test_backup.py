@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import inspect
+from typer.testing import CliRunner
 
+from rios.cli import app
 from rios.services.accounting import reconcile
 from rios.services.accounts import Accounts
 from rios.services.backup import backup, restore
@@ -192,6 +194,18 @@ def test_what_is_written_meanwhile_is_whole(tmp_path: Path) -> None:
             count, last = chain.execute("SELECT count(*), max(key) FROM entries").fetchone()
             assert count >= 2
             assert (count % 2, last) == (0, count + 1), "each transaction whole, and none missing before the last"
+
+
+def test_a_folder_of_backups_keeps_the_newest(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.backup").write_text("not by this command")
+    for number in range(4):
+        (tmp_path / f"rios-2026010{number + 1}T000000Z.backup").write_text("old")
+    done = CliRunner().invoke(app, ["backup", str(tmp_path), "--home", str(home), "--keep", "2"])
+    assert done.exit_code == 0, done.output
+    old, new = sorted(tmp_path.glob("rios-*"))
+    assert old.name == "rios-20260104T000000Z.backup"
+    restore(new, tmp_path / "again")
+    assert (tmp_path / "mine.backup").exists()
 
 
 def test_a_file_that_goes_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
