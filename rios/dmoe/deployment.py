@@ -68,6 +68,7 @@ class Deployment:
         self._session = uuid.uuid4().hex
         self._options = {**options, "tokenizer_files": tokenizer_files}
         self._progress = progress
+        self._moved_at = time.monotonic()
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -108,21 +109,36 @@ class Deployment:
 
     # --- life ------------------------------------------------------------------------------------------------
 
-    def start(self, timeout_s: float) -> None:
-        """Wait until every expert is loaded and a trunk answers; raises what a host said when it cannot be."""
+    def _moved(self, experts: int) -> None:
+        self._moved_at = time.monotonic()
+        self._progress(experts)
+
+    def start(self, timeout_s: float, *, silence_s: float | None = None) -> None:
+        """Wait until every expert is loaded and a trunk answers; raises what a host said when it cannot be.
+
+        silence_s: end too when no expert was loaded for so long. A host that is lost meanwhile is done without.
+        """
         deadline = time.monotonic() + timeout_s
+        self._moved_at = look_at = time.monotonic()
         try:
             while True:
+                if time.monotonic() > look_at:
+                    look_at = time.monotonic() + _TICK_S
+                    self._heal()
                 for member in self.members.values():
                     if member.error is not None:
                         raise member.error
                 if all(member.settled for member in self.members.values()):
                     break
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > deadline or (silence_s is not None and now > self._moved_at + silence_s):
                     states = ", ".join(f"{m.peer.name} {m.state}" for m in self.members.values())
-                    raise DeadlineExceeded(
-                        f"{self.name}: not deployed after {timeout_s:g} s (RIOS_CONTROL_TIMEOUT_S): {states}"
+                    why = (
+                        f"not deployed after {timeout_s:g} s"
+                        if now > deadline
+                        else f"nothing was loaded for {silence_s:g} s (RIOS_CONTROL_TIMEOUT_S)"
                     )
+                    raise DeadlineExceeded(f"{self.name}: {why}: {states}")
                 time.sleep(0.01)
             self._route()
             self.generator.start()
@@ -220,7 +236,7 @@ class Deployment:
             options=self._options,
             changed=self._member_changed,
             spare=self._spare,
-            progress=self._progress,
+            progress=self._moved,
         )
         self.members = {**self.members, peer.name: member}  # replaced whole: other threads go through it
         return member
@@ -285,9 +301,8 @@ class Deployment:
             self._wake.clear()
             if self._stop.is_set():
                 return
+            self._heal()
             try:
-                self._follow_membership()
-                self._repair()
                 self._recover()
                 self._follow_load()
                 if self._dirty.is_set():
@@ -300,6 +315,16 @@ class Deployment:
             except Exception:
                 # Whatever it is, the next turn may be better, and without this thread nothing would be repaired again.
                 log.exception("repair failed; trying again", extra={"deployment": self.name})
+
+    def _heal(self) -> None:
+        """Whatever fails, the next turn may be better: without it nothing would be repaired again."""
+        try:
+            self._follow_membership()
+            self._repair()
+        except RiosError as error:
+            log.warning("repair failed; trying again", extra={"deployment": self.name, "reason": str(error)})
+        except Exception:
+            log.exception("repair failed; trying again", extra={"deployment": self.name})
 
     def _follow_membership(self) -> None:
         """New hosts join; hosts that moved are met at their new address; those gone for long are replaced."""

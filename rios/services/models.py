@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class Dmoe:
         partial: hosts return one weighted sum per token instead of a row per expert: less traffic, equal to rounding.
         wire_dtype: "bfloat16" halves the traffic of a float32 model, at the price of rounding.
         private: shards that hosts fetch lie on their disks encrypted under their own RIOS_SHARD_KEY, or not at all.
-        timeout: seconds; default `RIOS_CONTROL_TIMEOUT_S`.
+        timeout: seconds in all; by default it ends when nothing was loaded for `RIOS_CONTROL_TIMEOUT_S`.
 
         Raises UnsupportedCheckpoint, CheckpointCorrupt, InsufficientMemory, InvalidRequest, NoWorkers,
         DeadlineExceeded, LedgerUnavailable.
@@ -129,7 +130,8 @@ def start_model(
             progress=bar.update,
         )
         bar.total = total * deployment.replicas
-        deployment.start(limit_s)
+        # Many gigabytes over a network take as long as they take: only who says how long ends what still moves.
+        deployment.start(math.inf if timeout is None else timeout, silence_s=limit_s if timeout is None else None)
     finally:
         bar.close()
     network._owners.learn()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +19,9 @@ import rios
 from rios.dmoe import deployment as deployments
 from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
+from rios.dmoe.member import Member
 from rios.words.config import settings
+from rios.words.errors import DeadlineExceeded
 from tests import waiting
 from tests.campaigns import ROOT
 from tests.checkpoints import make
@@ -194,6 +197,57 @@ def test_a_worker_that_leaves_is_replaced_and_one_that_joins_is_used(
         until(lambda: as_planned(model), "not as planned")
         assert copies(model) == {replicas}
         until(lambda: answers(model, PROMPT, expected) and calls_of(net, new) > 0, "the new host is not asked")
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
+    """Each loading of some experts takes so long; the hosts that began one."""
+    load, begun = Member._load, []
+
+    def slow(self: Member, *args: Any) -> None:
+        begun.append(self.peer.name)
+        time.sleep(seconds)
+        load(self, *args)
+
+    monkeypatch.setattr(Member, "_load", slow)
+    return begun
+
+
+def test_a_long_deployment_that_moves_is_waited_for_and_one_that_stands_is_not(
+    three: rios.Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(three, "_settings", three._settings.model_copy(update={"control_timeout_s": 4.0}))
+    with monkeypatch.context() as patched:
+        slowly(patched, 1.5)
+        began = time.monotonic()
+        with three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False) as model:
+            assert time.monotonic() - began > 4.0
+            assert model.generate(PROMPT, max_new_tokens=2).token_ids
+    with monkeypatch.context() as patched:
+        slowly(patched, 9.0)
+        with pytest.raises(DeadlineExceeded, match=r"nothing was loaded for 4 s .*loading"):
+            three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False)
+
+
+def test_a_worker_that_leaves_while_a_model_is_deployed_is_done_without(
+    three: rios.Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployments, "_REPLACE_AFTER_S", 1.0)
+    begun = slowly(monkeypatch, 0.3)
+    done: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: done.append(three.dmoe.deploy("demo", dtype="float32", replicas=1, progress=False))
+    )
+    thread.start()
+    until(lambda: begun, "nobody loads")
+    kill_worker(three, begun[0])
+    thread.join(DEADLINE_S)
+    assert done, "it waits for a host that is gone"
+    with done[0] as model:
+        assert copies(model) == {1}
+        assert model.generate(PROMPT, max_new_tokens=2).token_ids
+    assert three.cluster is not None
+    three.cluster.add_worker(f"after-{begun[0]}")
+    three.wait_for_workers(3)
 
 
 def calls_of(net: rios.Network, name: str) -> int:
