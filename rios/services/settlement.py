@@ -98,22 +98,34 @@ class Settlement:
     def sync(self) -> int:
         """Take what happened on the chain into the ledger; how many events were new."""
         with self.turn():
-            count = self.chain.follow(self._books.ledger)
+            count = self._take()
             self._mature()
-            if count or self._asked is not False:
-                self._set_aside()
         return count
 
     def follow(self) -> bool:
         """Go on with what was sent, and take what happened into the ledger; whether it should be settled at once.
 
         So it is where somebody has asked the escrow for more than he has free, and used something that is not charged.
+        Whoever waits for a block to be final has the turn for a long time; events are taken meanwhile all the same.
         """
-        with self.turn():
-            self.chain.pump()
-            self.sync()
-            unposted = self._last_is("closed") or self._last_is("posting")
-            return any(one.charge or unposted for one in self._short)
+        self.chain.pump()
+        self._take()
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._mature()
+        finally:
+            self._lock.release()
+        if not self._short:
+            return False
+        unposted = self._last_is("closed") or self._last_is("posting")
+        return any(one.charge or unposted for one in self._short)
+
+    def _take(self) -> int:
+        count = self.chain.follow(self._books.ledger)
+        if count or self._asked is not False:
+            self._set_aside()
+        return count
 
     def _set_aside(self) -> None:
         """What withdrawals that wait ask for is not lent to requests any more, as far as it is free."""

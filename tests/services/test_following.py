@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +69,14 @@ class TestOnANode:
         give(purse, 5)
         with purse_of(home=home, background=True, chain_look_s=0.05, **place.options) as other:
             until(lambda: other.books.ledger.balance(GUEST).deposited_wei == 5, "the deposit")
+
+    def test_events_are_taken_while_somebody_else_has_the_turn(self, purse: Purse) -> None:
+        ledger = purse.books.ledger
+        before = ledger.balance(GUEST).deposited_wei
+        give(purse, 9)
+        with purse.settlement.turn(), ThreadPoolExecutor(1) as pool:
+            pool.submit(purse.follower.look).result(60)
+            assert ledger.balance(GUEST).deposited_wei == before + 9
 
     def test_tokens_that_nobody_asked_for_are_no_difference(self, purse: Purse) -> None:
         chain = purse.settlement.chain
