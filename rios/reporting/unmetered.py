@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,9 @@ class _Nothing:
     """Charges nothing: no hold, no ledger, no tab."""
 
     user = "nobody"
+
+    def request_id(self) -> str:
+        return uuid.uuid4().hex
 
     def open(self, asked: Sequence[object], *_: object) -> list[None]:
         return [None] * len(asked)
