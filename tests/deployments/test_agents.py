@@ -157,6 +157,8 @@ def test_a_replica_runs_there_and_answers_all_verbs(remote: RemoteHost, machines
     offer = remote.offer()
     assert (offer.region, offer.ask_bp, offer.isolation >= Isolation.PROCESS) == ("eu", 9000, True)
     assert "bubblewrap" in offer.runtimes
+    assert remote._heard._took, "its way is measured"
+    assert (offer.reliability, offer.latency_ms < 1000) == (1.0, True)
     wanted = order("far-1", "sh", "-c", "echo hello; sleep 0.2; echo bad >&2; exec sleep 60")
     assert not remote.pulls(wanted.specification)
     status = remote.start(wanted)

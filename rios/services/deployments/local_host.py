@@ -432,17 +432,23 @@ def local_hosts(
     isolation: Isolation = Isolation.PROCESS,
     cluster: Cluster | None = None,
     lasts: bool = False,
+    region: str = "",
+    ask_bp: int = 10_000,
 ) -> LocalHosts:
     """This machine with the runtimes that it has.
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without. isolation: no replica
     runs here with less. engine: what runs models. cluster: where Pods run. lasts: whether the network's ledger outlives
-    this process also where this machine has no directory for it: what runs in the cluster is not ended then.
+    this process also where this machine has no directory for it: what runs in the cluster is not ended then. region,
+    ask_bp: of this machine, as its own agent would say them.
     """
     from rios.services.deployments.kubernetes_host import KubernetesHost
 
     def hosts(place: Path) -> Iterator[Host]:
-        yield LocalHost("localhost", place, runtimes_of, promised_here(), network_id=network_id, isolation=isolation)
+        yield LocalHost(
+            "localhost", place, runtimes_of, promised_here(), network_id=network_id, isolation=isolation, region=region,
+            ask_bp=ask_bp,
+        )  # fmt: skip
         if engine is not None:
             yield engine
         if cluster is not None:

@@ -227,7 +227,10 @@ def platform_of(
 
         network_id, least = store.network_id(), Isolation.named(options.apps_isolation)
         place = options.apps or place_of(options.home, network_id)
-        here = local_hosts(network_id, place, isolation=least, cluster=cluster_of(options), lasts=lasts)
+        here = local_hosts(
+            network_id, place, isolation=least, cluster=cluster_of(options), lasts=lasts, region=options.region,
+            ask_bp=options.ask_bp,
+        )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 
     return Platform(charging, hosts, owner, home=options.home, lasts=lasts, deploy=deploy)

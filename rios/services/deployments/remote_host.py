@@ -22,6 +22,7 @@ from rios.dmoe.control import HostControl
 from rios.dmoe.peer import Peer
 from rios.dmoe.trust import trust_of
 from rios.services.deployments import agent_wire as wire
+from rios.services.deployments.heard import Heard
 from rios.services.deployments.hosts import Ended, Order
 from rios.services.deployments.ways import Ways
 from rios.words.config import Settings
@@ -63,6 +64,7 @@ class RemoteHost:
         self._instances: dict[str, Status] = {}
         self._own: dict[str, tuple[float, Status | None]] = {}
         """What this process did to instances, and when: an answer that was asked for before does not know of it."""
+        self._heard = Heard()
         self._answered_at = 0.0
         self._why = "it has not answered yet"
         self._closing = threading.Event()
@@ -92,8 +94,11 @@ class RemoteHost:
             begun = time.monotonic()
             try:
                 said = self._once("look", timeout_s=FRESH_S, args={})
+                ended = time.monotonic()
+                self._heard.answered(ended - begun, now=ended)
                 self._take_in(begun, said)
             except (RiosError, KeyError, TypeError, ValueError) as error:
+                self._heard.missed(now=time.monotonic())
                 self._lose(str(error))
                 if self.silent_s > _CUT_S:
                     self._ways.cut()
@@ -103,8 +108,12 @@ class RemoteHost:
         instances = {status.instance: status for status in map(wire.status_of, said["instances"])}
         offer = wire.offer_of(said["offer"])
         with self._lock:
-            # What can give too little isolation is asked for nothing new.
-            self._offer = replace(offer, cordoned=offer.cordoned or offer.isolation < self._least)
+            # What can give too little isolation is asked for nothing new. How far it is and whether one can rely on it
+            # is for who asks to say.
+            self._offer = replace(
+                offer, cordoned=offer.cordoned or offer.isolation < self._least,
+                latency_ms=self._heard.latency_ms, reliability=self._heard.reliability,
+            )  # fmt: skip
             self._own = {name: own for name, own in self._own.items() if own[0] >= begun}
             for name, (_, status) in self._own.items():
                 if status is None:
