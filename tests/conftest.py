@@ -23,6 +23,7 @@ import hypothesis
 import pytest
 
 from tests.campaigns import ROOT, Campaign, sources_digest
+from tests.gateway.secrets_seen import searched
 
 LONG_TIMEOUT_S = 3600
 # How long an example takes says how busy the machine is.
@@ -34,6 +35,13 @@ FIRST = {"test_notebooks.py", "test_cli.py", "test_money_cli.py"}
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 _left_out: dict[str, list[str]] = {}  # reason -> node ids; what -m and -k leave out has the reason "deselected"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_logged() -> Iterator[None]:
+    """Whatever package a test is of, what is logged while it runs is searched; who said it is told at the end."""
+    with searched():
+        yield
 
 
 @pytest.fixture(autouse=True)

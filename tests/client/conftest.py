@@ -14,7 +14,6 @@ import pytest
 import rios
 from rios.gateway.certs import init
 from rios.services.gate import Gate
-from tests.gateway.secrets_seen import searched
 from tests.gateway.servers import UNLIMITED, serving
 
 
@@ -31,13 +30,6 @@ class Both:
 
     def connect(self, token: str | None = None) -> Any:
         return rios.connect(self.url, token=self.token if token is None else token)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def no_secret_is_logged() -> Iterator[None]:
-    """All logs of these tests are searched when the last of them has ended."""
-    with searched():
-        yield
 
 
 @pytest.fixture(scope="package")

@@ -10,15 +10,7 @@ import rios
 from rios.services.gate import Gate
 from tests.gateway.browsing import close_all
 from tests.gateway.load import end_all
-from tests.gateway.secrets_seen import searched
 from tests.gateway.servers import UNLIMITED, Door, deploy, lean, serving
-
-
-@pytest.fixture(scope="package", autouse=True)
-def no_secret_is_logged() -> Iterator[None]:
-    """All logs of these tests are searched when the last of them has ended."""
-    with searched():
-        yield
 
 
 @pytest.fixture(scope="module")

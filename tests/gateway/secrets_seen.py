@@ -1,8 +1,9 @@
-"""Everything that gateways log while tests run, searched for what must never be in a log."""
+"""Everything that is logged while tests run, searched for what must never be in a log."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,15 +34,23 @@ class _Everything(logging.Handler):
         # A test that is a browser logs the cookies and the codes that it is given; no part of rios has any.
         self.addFilter(lambda record: not (record.name.startswith("httpcore2") and _FOR_BROWSERS(record.getMessage())))
         self.setFormatter(JsonFormatter())
-        self.lines: list[str] = []
+        self.count = 0
+        self.marks: list[str] = []
+        self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
+        line = self.format(record)
+        self.count += 1
+        if record.name == _MARK.name:
+            self.marks.append(line)
+        if SECRETS.search(line):
+            self.found.append(f"{os.environ.get('PYTEST_CURRENT_TEST', '')}: {line}")
 
 
 @contextmanager
 def searched(*, canaries: bool = False) -> Iterator[list[str]]:
-    """Within, all loggers of this process are heard at DEBUG; at the end they, and the files of processes, are read."""
+    """Within, all loggers of this process are heard, those of rios at DEBUG, and each line is searched when it is said;
+    at the end the files of processes are, too. What is yielded are the marks of the search itself."""
     heard = _Everything(canaries=canaries)
     root, ours = logging.getLogger(), logging.getLogger("rios")
     level = ours.level
@@ -51,15 +60,15 @@ def searched(*, canaries: bool = False) -> Iterator[list[str]]:
     before = len(FILES)
     _MARK.debug("the search begins")
     try:
-        yield heard.lines
+        yield heard.marks
     finally:
         _MARK.debug("the search ends")
         for logger in (root, ours):
             logger.removeHandler(heard)
         ours.setLevel(level)
-    begin, end = (len([line for line in heard.lines if f"the search {word}" in line]) for word in ("begins", "ends"))
+    begin, end = (len([line for line in heard.marks if f"the search {word}" in line]) for word in ("begins", "ends"))
     assert begin, "not even the beginning of the search was heard"
     assert end, "not even the end of the search was heard: somebody has turned logs off meanwhile"
-    lines = heard.lines + [line for path in FILES[before:] for line in path.read_text(errors="replace").splitlines()]
-    found = [f"{line[:200]} ..." for line in lines if SECRETS.search(line)]
-    assert not found, f"{len(found)} lines of {len(lines)} have a secret in them: {found[:3]}"
+    lines = [f"{path}: {line}" for path in FILES[before:] for line in path.read_text(errors="replace").splitlines()]
+    found = [f"{line[:300]} ..." for line in (*heard.found, *(line for line in lines if SECRETS.search(line)))]
+    assert not found, f"{len(found)} lines of {heard.count + len(lines)} have a secret in them: {found[:3]}"
