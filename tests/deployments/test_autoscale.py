@@ -58,23 +58,33 @@ def test_a_queue_is_no_load_where_arrivals_are_counted() -> None:
     assert current <= 3
 
 
+DEARER = {
+    "spikes of 50 each 600": 1.7, "spikes of 40 each 120": 2.0, "spikes of 40 each 300": 2.2,
+    "to zero 600 on 900 off": 2.5, "to zero 300 on 600 off": 4.0, "to zero 120 on 480 off": 8.0,
+}  # fmt: skip
+"""Where the 1.5 times of a plan with foresight are missed, and by how much at most (docs/deployments.md): who does not
+know when the next spike comes keeps replicas for it, and before it sleeps a deployment waits for a while."""
+TURNS = {"spikes of 40 each 120": 4, "noise 40 by 15": 6, "noise 20 by 4": 3, "walk": 3}
+"""Up soon (30 s) after down, or down after up, in a whole curve; on others once at most."""
+
+
 def test_no_later_and_no_dearer_than_kubernetes_on_most_curves() -> None:
-    """On 18 of 20: p95 within 1 % and not above its replica-seconds. A simulated second is one look."""
-    good, dear, flaps = [], [], 0
+    """On 18 of 20: p95 within 1 % and 5 ms, and not above its replica-seconds. A simulated second is one look."""
+    good, dear, turned = [], {}, {}
     for name, (curve, length_s) in curves().items():
         least = 0 if "zero" in name else 1
         theirs = play(curve, length_s, Hpa(least), minimum=max(least, 1))
         ours = play(curve, length_s, Ours(least), minimum=least)
         if ours.p95_s <= 1.01 * theirs.p95_s + 0.005 and ours.replica_s <= theirs.replica_s:
             good.append(name)
-        flaps = max(flaps, ours.turns)
-        if "zero" not in name and "spikes" not in name:
-            best = play(curve, length_s, Foresight(curve, least), minimum=least)
-            if ours.replica_s > 1.5 * best.replica_s:
-                dear.append(name)
+        turned[name] = ours.turns
+        best = play(curve, length_s, Foresight(curve, least), minimum=least)
+        if ours.replica_s > 1.5 * best.replica_s:
+            dear[name] = ours.replica_s / best.replica_s
     assert len(good) >= 18, sorted(set(curves()) - set(good))
-    assert dear == [], "steady, rising and noisy loads cost at most 1.5 times what they would with foresight"
-    assert flaps <= 6
+    assert set(dear) == set(DEARER), "those that are missed are written down, and no others"
+    assert {name for name, times in dear.items() if times > DEARER[name]} == set()
+    assert {name for name, count in turned.items() if count > TURNS.get(name, 1)} == set()
 
 
 def test_a_moment_in_a_long_window_keeps_nothing() -> None:
