@@ -92,6 +92,7 @@ class Batch:
         self.trunk = trunk
         self.dispatcher = dispatcher
         self.kv_budget_bytes = kv_bytes
+        trunk.bound_cache(kv_bytes)
         self.steps = 0
         self.tokens = 0
         self.waiting: collections.deque[Request] = collections.deque()

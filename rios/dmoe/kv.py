@@ -164,6 +164,8 @@ class Pool(Cache):
     """
 
     def __init__(self, layers: int, device: torch.device, *, fill: float = 0.0) -> None:
+        self.cells_max: int | None = None
+        """Positions of all rows together from which on it holds no more than it needs."""
         self._device = device
         self._shape = _Shape(fill=fill)
         self._rows: list[Slot] = []
@@ -282,12 +284,18 @@ class Pool(Cache):
 
     def _grow(self, positions: int) -> None:
         shape, rows = self._shape, len(self._rows)
+        if rows <= shape.rows and positions <= shape.positions:
+            return
+        needed = max(positions, *(slot.touched for slot in self._rows))
+        most_rows, most = max(rows, shape.rows), max(positions, shape.positions)
         if rows > shape.rows:
-            rows = max(rows, min(shape.rows * 2, shape.rows + _ROWS_STEP))
+            most_rows = max(rows, min(shape.rows * 2, shape.rows + _ROWS_STEP))
         if positions > shape.positions:
-            positions = max(positions, shape.positions + min(shape.positions // 2, _CHUNK * _CHUNKS_STEP))
-        if rows > shape.rows or positions > shape.positions:
-            self._fit(max(rows, shape.rows), max(positions, shape.positions))
+            most = max(positions, shape.positions + min(shape.positions // 2, _CHUNK * _CHUNKS_STEP))
+        if self.cells_max is None or most_rows * most <= self.cells_max:
+            self._fit(most_rows, most)
+        else:  # what is needed, and nothing of what was there for others
+            self._fit(rows, needed)
 
     def _fit(self, rows: int, positions: int) -> None:
         self._reshape(rows, -(-positions // _CHUNK) * _CHUNK)

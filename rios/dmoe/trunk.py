@@ -81,6 +81,11 @@ class Trunk:
         """Bytes of cache held now."""
         return self._pool.nbytes + sum(own_nbytes(slot.cache) for slot in self._slots)
 
+    def bound_cache(self, kv_bytes: int) -> None:
+        """Have requests that share a cache hold no more than they need where it would take more than that."""
+        if self.kv_bytes_per_token:
+            self._pool.cells_max = kv_bytes // self.kv_bytes_per_token
+
     def open(self, capacity_tokens: int) -> Slot:
         """A place for a request of up to `capacity_tokens` tokens, prompt and answer. It takes memory as it fills."""
         if capacity_tokens < 1:

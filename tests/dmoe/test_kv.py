@@ -140,6 +140,24 @@ def test_the_pool_shrinks_when_few_are_left() -> None:
     driver.forward(dict.fromkeys((13, 14, 15), 2))
 
 
+def test_a_bounded_pool_holds_what_is_needed_and_no_more() -> None:
+    """Nine short requests after a long one: neither twice the rows nor the long one's positions."""
+    driver = Driver()
+    driver.pool.cells_max = 9 * 128
+    driver.open(0)
+    driver.forward({0: 500})
+    driver.open(1)
+    driver.forward({1: 60})
+    driver.close(0)
+    for request in range(2, 10):
+        driver.open(request)
+        driver.forward({1: 1, request: 40})
+        rows, positions = sizes(driver.pool)
+        assert rows * positions <= driver.pool.cells_max
+    driver.forward(dict.fromkeys(range(1, 10), 1))
+    assert sizes(driver.pool) == (9, 128)
+
+
 def test_growth_is_by_more_than_a_token_at_a_time() -> None:
     driver = Driver()
     driver.open(0)
