@@ -23,7 +23,7 @@ RiosError
  |   |   +- SignInAgain       it takes a recent sign-in, and this one is too long ago; or a key that is for automation
  |   +- NotFound              there is no such thing, or it belongs to another organisation
  |   +- AlreadyExists         another thing has that name, or the key came before with another request
- |   +- Elsewhere             it is in the memory of another gateway of the network; says which
+ |   +- Elsewhere             it is in the memory, or the folder of reports, of another gateway of the network
  |   +- TooManyRequests       a limit of requests is used up; `retry_after_s` says for how long
  +- SandboxError              something about applications in sandboxes
  |   +- DeploymentFailed      a deployment has failed, or ended, where it was to become something else
@@ -139,7 +139,7 @@ class AlreadyExists(AccessError):
 
 
 class Elsewhere(AccessError):
-    """What was asked for is in the memory of another gateway of the network alone."""
+    """What was asked for is in the memory, or in the folder of reports, of another gateway of the network alone."""
 
 
 class TooManyRequests(AccessError):
