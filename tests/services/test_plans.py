@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -33,16 +34,17 @@ def plans(purse: Purse) -> Plans:
 
 @pytest.fixture
 def unclear(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Confirmations fail while this is not empty, when the transaction was sent."""
+    """While this is not empty, nobody is told that what was sent is in a block."""
     failing = [True]
-    confirm = NetworkChain.confirm
+    send = NetworkChain.as_wallet
 
-    def fails(chain: NetworkChain) -> None:
-        if failing:
+    def fails(chain: NetworkChain, key: str, contract: str, function: str, *arguments: Any, **more: Any) -> Any:
+        receipt = send(chain, key, contract, function, *arguments, **more)
+        if failing and function in ("deposit", "withdraw"):
             raise ChainUnavailable("the node went away after it was sent")
-        confirm(chain)
+        return receipt
 
-    monkeypatch.setattr(NetworkChain, "confirm", fails)
+    monkeypatch.setattr(NetworkChain, "as_wallet", fails)
     return failing
 
 
