@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -158,3 +162,53 @@ def test_units_are_understood_by_systemd(unit: Path, tmp_path: Path) -> None:
     copy = tmp_path / unit.name.replace("@", "@0" if "@." in unit.name else "")
     done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, timeout=60, check=False)
     assert unit.stem.split("@")[0] not in done.stderr, done.stderr
+
+
+OPERATOR = "dask_kubernetes-2026.3.0-py3-none-any.whl"
+OPERATOR_SHA256 = "5cf138e03cb1851063b82b74e9fd4679251238e3867fcae1e3682aada6410728"
+DEFINITIONS = "dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator/crds/"
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dict[str, Any]:
+    """The schemas of the operator's kinds, as its own package has them: fetched once, and installed nowhere."""
+    place = ROOT / ".make" / "operator"
+    wheel = place / OPERATOR
+    if not wheel.exists():
+        wanted = "{}=={}".format(*OPERATOR.split("-")[:2])
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(place)]
+        subprocess.run([*fetch, wanted], check=True, timeout=120)
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == OPERATOR_SHA256
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.startswith(DEFINITIONS) and name.endswith(".yaml")]
+        found = [yaml.safe_load(archive.read(name)) for name in names]
+    return {one["spec"]["names"]["kind"]: one["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for one in found}
+
+
+def unknown(value: Any, schema: dict[str, Any], place: str = "") -> list[str]:
+    """Fields that a schema does not have: Kubernetes leaves them out without a word."""
+    if isinstance(value, list):
+        return [one for item in value for one in unknown(item, schema.get("items", {}), f"{place}[]")]
+    if not isinstance(value, dict) or schema.get("x-kubernetes-preserve-unknown-fields"):
+        return []
+    known, rest = schema.get("properties", {}), schema.get("additionalProperties")
+    found = []
+    for name, one in value.items():
+        inner = known.get(name, rest)
+        if inner is None:
+            found.append(f"{place}.{name}")
+        elif isinstance(inner, dict):
+            found += unknown(one, inner, f"{place}.{name}")
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("manifest", [one for one in MANIFESTS if "dask.org" in one["apiVersion"]], ids=named)
+def test_the_operators_objects_follow_its_own_definitions(
+    manifest: dict[str, Any], definitions: dict[str, Any]
+) -> None:
+    schema = definitions[manifest["kind"]]
+    body = {name: value for name, value in manifest.items() if name not in ("apiVersion", "kind", "metadata")}
+    jsonschema.validate(body, schema)
+    assert unknown(body, schema) == []
+    assert unknown({"spec": {"minimun": 1}}, definitions["DaskAutoscaler"]) == [".spec.minimun"]
