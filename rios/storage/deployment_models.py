@@ -114,6 +114,16 @@ class AppReplicaRow(Base):
     __table_args__ = (Index("ix_app_replicas_app", "app_id", "ended_at"), Index("ix_app_replicas_ended", "ended_at"))
 
 
+class AppPlaceRow(Base):
+    """A host where something of an application is: until it was deleted and that host has forgotten it."""
+
+    __tablename__ = "app_places"
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(Text, primary_key=True)
+    volumes: Mapped[bool]
+    """Whether its volumes lie there."""
+
+
 class AppEventRow(Base):
     """Something that happened to a deployment. Written with what it tells, in one transaction. Never changed."""
 

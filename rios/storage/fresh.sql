@@ -809,4 +809,12 @@ CREATE TABLE request_faults (
 
 CREATE INDEX ix_request_faults_at ON request_faults (at)
 
-INSERT INTO alembic_version VALUES ('0017')
+CREATE TABLE app_places (
+	app_id TEXT NOT NULL, 
+	host TEXT NOT NULL, 
+	volumes BOOLEAN NOT NULL, 
+	PRIMARY KEY (app_id, host), 
+	FOREIGN KEY(app_id) REFERENCES apps (id)
+)
+
+INSERT INTO alembic_version VALUES ('0018')

@@ -163,6 +163,45 @@ def test_models_of_organisations_become_deployments_and_back(database: Database)
         assert len(connection.execute(select(app.id)).all()) == 2
 
 
+def test_volumes_lie_where_a_deployment_ran_last(database: Database) -> None:
+    migrate.upgrade(database, "0017")
+    app, revision, replica = (
+        deployment_models.AppRow.__table__, deployment_models.AppRevisionRow.__table__,
+        deployment_models.AppReplicaRow.__table__,
+    )  # fmt: skip
+    texts = dict.fromkeys(("organisation_id", "user_id", "state", "wish", "reason"), "")
+    counts = (
+        "round",
+        "replicas",
+        "replicas_min",
+        "replicas_max",
+        "reached",
+        "failures",
+        "retry_at",
+        "since",
+        "asked_at",
+    )
+    volumes = {"kept": {"/data": {}}, "plain": {}, "gone": {"/data": {}}}
+    said = {"outcome": "", "address": "", "metered": "", "state": "ready"}
+    numbers = dict.fromkeys(("round", "started_at", "ready_at", "ended_at", "period", "period_at"), 0)
+    with database.writing() as connection:
+        for name, mounted in volumes.items():
+            row = {**texts, **dict.fromkeys(counts, 0), "id": name, "name": name, "revision": 2, "paid": True}
+            connection.execute(insert(app), [{**row, "created_at": 1, "ended_at": int(name == "gone")}])
+            for number, one in ((1, {}), (2, mounted)):
+                specification = json.dumps({"model": None, "volumes": one})
+                mark = {"app_id": name, "number": number, "digest": "", "created_by": "", "created_at": 1}
+                connection.execute(insert(revision), [{**mark, "specification": specification}])
+            for at, host in enumerate(("a", "b", "a", "c", "b")):
+                one = {"id": f"{name}-{at}", "app_id": name, "host": host, "revision": 2, "created_at": at}
+                connection.execute(insert(replica), [{**said, **numbers, **one}])
+    migrate.upgrade(database)
+    place = deployment_models.AppPlaceRow
+    with database.reading() as connection:
+        found = {tuple(one) for one in connection.execute(select(place.app_id, place.host, place.volumes))}
+    assert found == {("plain", host, False) for host in "abc"} | {("kept", host, host == "b") for host in "abc"}
+
+
 def test_a_newer_database_is_refused_by_name(database: Database) -> None:
     migrate.upgrade(database)
     with database.writing() as connection:

@@ -15,12 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
+from rios.services.deployments import places
 from rios.services.deployments.shares import Shares
 from rios.services.deployments.specified import probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
     BudgetExceeded,
+    HostLost,
     InsufficientBalance,
     LedgerUnavailable,
     NetworkClosed,
@@ -47,6 +49,7 @@ _DRAIN_LOOK_S = 0.02
 _OTHERS_S = 0.6
 """Routers of other processes know within this that a replica takes nothing more."""
 _AGAIN_S = 1.0
+_LEFT_S = 5.0
 _LATER = (LedgerUnavailable, NetworkClosed, NotLeader)
 """Nothing is wrong with the replica: it is tried again, here or by whoever leads now."""
 
@@ -78,6 +81,7 @@ class Acting:
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         self._hosts: dict[str, Host] = {}
+        self._left_at = 0.0
         self._delivered: dict[str, int] = {}
         """By replica: the event whose secrets it has."""
         self.done: Callable[[], None] = lambda: None
@@ -167,6 +171,16 @@ class Acting:
     def clear(self, host: Host, instance: str) -> None:
         """Take an instance away that belongs to no living replica."""
         self._begin(self._ends, host.name, instance, self._cleared, host, instance)
+
+    def forget_left(self, hosts: Mapping[str, Host], *, lease: Lease) -> None:
+        """Have hosts that answer forget deployments that were deleted while they did not. Looked up now and then."""
+        if time.monotonic() < self._left_at:
+            return
+        self._left_at = time.monotonic() + _LEFT_S
+        for one in places.left(self._store):
+            if one.host in hosts:
+                key = f"{one.host} {one.app_id}"
+                self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
 
     def finish(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], *, lease: Lease) -> None:
         """Take away what is left of a deleted deployment without replicas, and say that it has stopped."""
@@ -337,21 +351,37 @@ class Acting:
         host.clear(instance)
         log.info("an instance of no replica was cleared away", extra={"host": host.name, "replica": instance})
 
+    def _forgotten(self, host: Host, one: places.Left, lease: Lease) -> None:
+        host.forget(one.organisation_id, one.app_id, one.specification)
+
+        def run(connection: Connection) -> None:
+            require_leader(connection, *lease)
+            places.forgotten(connection, one.app_id, one.host)
+
+        self._store.transact(lambda batch: run(batch.connection))
+
     def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
         from rios.services.deployments.hosts import APP
 
-        there = {one.host for one in self._store.replicas(app.id, ended=True)}
-        for host in hosts.values():
-            if host.name not in there:
-                continue  # nothing of it ever ran there; so it is not waited for where it does not answer
-            for status in host.instances():
-                if status.labels.get(APP) == app.id:  # its replicas have ended; this is being cleared away, or was not
-                    host.clear(status.instance)
-            host.forget(app.organisation_id, app.id, specification)
+        forgot = []
+        for name in places.hosts_of(self._store, app.id) & hosts.keys():  # nothing of it ever was on others
+            host = hosts[name]
+            try:
+                for status in host.instances():
+                    if status.labels.get(APP) == app.id:  # its replicas have ended; this is being cleared, or was not
+                        host.clear(status.instance)
+                host.forget(app.organisation_id, app.id, specification)
+            except HostLost as error:
+                # It is asked again when it is back (`forget_left`), and orphans are cleared away then as ever.
+                log.info("a host is to forget later", extra={"host": name, "app": app.id, "reason": str(error)})
+            else:
+                forgot.append(name)
         at = self._store.ledger.now()
 
         def run(connection: Connection) -> None:
             require_leader(connection, *lease)
+            for name in forgot:
+                places.forgotten(connection, app.id, name)
             self._secrets().drop(connection, app)
             take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at)
 

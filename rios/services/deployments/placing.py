@@ -11,6 +11,7 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.scheduling import HostOffer, choose
 from rios.services.deployments.engine import is_named
 from rios.services.deployments.engines import Seen, offer_of
+from rios.services.deployments.places import home
 from rios.services.deployments.specified import need_of
 from rios.services.deployments.values import App, NewReplica, Replica, Step
 
@@ -70,8 +71,16 @@ def lost_engines(found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequen
     return found.engines.silent - used
 
 
-def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], count: int) -> str | None:
-    """Put so many new replicas on hosts; why not all of them, where that is so."""
+def place(
+    found: Pass,
+    app: App,
+    specification: Mapping[str, Any],
+    views: Sequence[Replica],
+    count: int,
+    *,
+    homes: frozenset[str] = frozenset(),
+) -> str | None:
+    """Put so many new replicas on hosts; why not all of them, where that is so. homes: hosts with its volumes."""
     siblings: dict[str, int] = {}
     for one in views:
         if one.lives:
@@ -80,6 +89,10 @@ def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequen
     beside = siblings if specification["schedule"]["spread"] else {}
     model = specification["model"] is not None
     offers = _engines(found, app, specification, views) if model else found.offers
+    if count and homes:
+        offers, gone = home(offers, homes)
+        if gone:
+            return gone
     if count and model and is_named(specification["model"]) and not engines_for(found, app, specification):
         return f"no gateway is up that could find {specification['model']}: start one with `rios up --models DIRECTORY`"
     for _ in range(count):
@@ -87,11 +100,16 @@ def place(found: Pass, app: App, specification: Mapping[str, Any], views: Sequen
         if choice.host is None:
             return choice.reason
         replica_id = f"{app.name[:30]}-{secrets.token_hex(5)}"
-        found.new.append(NewReplica(app, replica_id, choice.host, choice.reason))
+        volumes = not model and bool(specification["volumes"])
+        found.new.append(NewReplica(app, replica_id, choice.host, choice.reason, volumes))
         siblings[choice.host] = siblings.get(choice.host, 0) + 1
         offer = offers.pop(choice.host)
-        if not model:
-            offers[choice.host] = replace(offer, used=offer.used + need.amounts)
+        if model:
+            continue
+        # Also where `offers` is a part of them: the next deployment of this pass finds what is left.
+        found.offers[choice.host] = offers[choice.host] = replace(offer, used=offer.used + need.amounts)
+        if volumes:
+            offers = {choice.host: offers[choice.host]}
     return None
 
 

@@ -23,6 +23,7 @@ from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine import is_engine
 from rios.services.deployments.engines import Engines, Seen
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
+from rios.services.deployments.places import hosts_of
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, why
 from rios.services.deployments.spans import span_after
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
@@ -170,6 +171,7 @@ class Reconciler:
             return True
         self._use(found, apps, replicas)
         orphans = self._clear_orphans(found, replicas)
+        self._acting.forget_left({name: found.hosts[name] for name in found.answers}, lease=self.leadership.lease)
         unsettled = [app for app in apps if not self._is_settled(found, app, replicas.get(app.id, []))]
         for app in unsettled:
             self._one(found, app, replicas.get(app.id, []))
@@ -446,7 +448,9 @@ class Reconciler:
         by_id = {one.id: one for one in views}
         for name, cause in decision.end:
             found.steps.append(Step(by_id[name], State.STOPPING, cause, changes={"outcome": str(State.STOPPED)}))
-        nowhere = place(found, app, specification, views, decision.begin)
+        keeps = decision.begin and specification["model"] is None and specification["volumes"]
+        homes = hosts_of(self._store, app.id, volumes=True) if keeps else frozenset()
+        nowhere = place(found, app, specification, views, decision.begin, homes=homes)
         changes: dict[str, Any] = {
             name: value
             for name, value in (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, func, insert, select, update
 
 from rios.deploy.lifecycle import LIVING, State, Wish, check_step
+from rios.services.deployments import places
 from rios.services.deployments.values import App, Event, NewReplica, Replica, Step
 from rios.storage.deployment_models import (
     AppEventRow,
@@ -296,6 +297,7 @@ class AppStore:
                 connection.execute(insert(AppReplicaRow), [_replica_row(one, at=at)])
                 app_id, state = one.app.id, str(State.SCHEDULED)
                 events.append(_event_of(app_id, one.replica_id, at, "state", state, one.cause))
+            places.keep(connection, new)
             events += [_event(app, at, kind, "", cause) for app, kind, cause in notes]
             _add_events(connection, events)
             return late

@@ -1,0 +1,82 @@
+"""Where deployments have run: where their volumes lie, and who is still to forget those that were deleted.
+
+A volume is a directory of one host. What is written in it is there alone: a replica that is begun elsewhere would find
+an empty one. So whoever has a volume runs where it lies, all replicas on one host, and waits for it when it is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import delete, insert, select, update
+
+from rios.storage.deployment_models import AppPlaceRow, AppRevisionRow, AppRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.deploy.scheduling import HostOffer
+    from rios.services.deployments.store import AppStore
+    from rios.services.deployments.values import NewReplica
+
+_LEFT_MAX = 100
+
+
+class Left(NamedTuple):
+    """What a host has of a deployment that was deleted while it did not answer."""
+
+    host: str
+    organisation_id: str
+    app_id: str
+    specification: Mapping[str, Any]
+
+
+def keep(connection: Connection, new: Sequence[NewReplica]) -> None:
+    """Keep where replicas are placed, in the transaction that makes them."""
+    row = AppPlaceRow
+    for one in new:
+        mine = (row.app_id == one.app.id, row.host == one.host)
+        known = connection.execute(select(row.volumes).where(*mine)).first()
+        if known is None:
+            connection.execute(insert(row), [{"app_id": one.app.id, "host": one.host, "volumes": one.volumes}])
+        elif one.volumes and not known.volumes:
+            connection.execute(update(row).where(*mine).values(volumes=True))
+
+
+def hosts_of(store: AppStore, app_id: str, *, volumes: bool = False) -> frozenset[str]:
+    """The hosts where something of a deployment is, or volumes of it are."""
+    row = AppPlaceRow
+    wanted = select(row.host).where(row.app_id == app_id, *([row.volumes] if volumes else ()))
+    with store.ledger.database.reading() as connection:
+        return frozenset(connection.scalars(wanted))
+
+
+def home(offers: Mapping[str, HostOffer], homes: frozenset[str]) -> tuple[dict[str, HostOffer], str]:
+    """Those of the hosts with a deployment's volumes that can be had; what to say where there is none."""
+    found = {name: offers[name] for name in homes & offers.keys()}
+    where = " and ".join(sorted(homes))
+    return found, "" if found else (
+        f"its volumes are on {where}, which does not answer: it goes on there when that is back; "
+        "to begin anew without what is in them, delete it and create it again"
+    )
+
+
+def left(store: AppStore) -> list[Left]:
+    """What is still to be forgotten of deployments that were deleted."""
+    place, app, revision = AppPlaceRow, AppRow, AppRevisionRow
+    wanted = (
+        select(place.host, app.organisation_id, app.id, revision.specification)
+        .join(app, app.id == place.app_id)
+        .join(revision, (revision.app_id == app.id) & (revision.number == app.revision))
+        .where(app.ended_at > 0)
+        .limit(_LEFT_MAX)
+    )
+    with store.ledger.database.reading() as connection:
+        return [Left(one[0], one[1], one[2], json.loads(one[3])) for one in connection.execute(wanted)]
+
+
+def forgotten(connection: Connection, app_id: str, host: str) -> None:
+    """Nothing of a deployment is left on a host."""
+    connection.execute(delete(AppPlaceRow).where(AppPlaceRow.app_id == app_id, AppPlaceRow.host == host))

@@ -1,0 +1,117 @@
+"""Where replicas with volumes go, and hosts that do not answer while a deployment is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.services.purse import Purse
+from rios.words.config import settings
+from tests.deployments.simulated_hosts import SimulatedHost
+from tests.deployments.test_many_hosts import platform, verbs
+from tests.waiting import until
+
+WAIT_S = 30.0
+FIELDS: dict[str, Any] = {"command": ["serve"], "resources": {"cpu": 1, "memory": "64MiB"}}
+
+
+class Forgetting(SimulatedHost):
+    """A host that keeps which deployments it was told to forget."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.forgot: list[str] = []
+
+    def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
+        self._here()
+        assert organisation_id
+        assert specification["name"]
+        self.forgot.append(app_id)
+
+
+class Two:
+    """Two hosts, and what is deployed on them."""
+
+    def __init__(self, purse: Purse, home: Path) -> None:
+        self.hosts = {name: Forgetting(name) for name in ("a", "b")}
+        self.platform = platform(purse, list(self.hosts.values()), home)
+        self.deploy = verbs(self.platform)
+
+    def on(self, app: Any) -> set[str]:
+        return {one.host for one in app.replicas}
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
+    monkeypatch.setattr("rios.services.deployments.reconciler.HOST_LOST_S", 0.5)
+    monkeypatch.setattr("rios.services.deployments.acting._LEFT_S", 0.2)
+    with Purse(settings().model_copy(update={"home": tmp_path / "home"}), background=False) as purse:
+        found = Two(purse, tmp_path)
+        yield found
+        found.platform.close()
+
+
+def _renewed(app: Any, before: set[str], count: int = 1) -> None:
+    def done() -> bool:
+        now = {one.id for one in app.replicas}
+        return len(now) == count and not now & before
+
+    until(done, "other replicas", deadline_s=WAIT_S)
+    app.wait(timeout=WAIT_S)
+
+
+def test_a_replica_is_replaced_where_its_volume_lies(two: Two) -> None:
+    app = two.deploy.create(name="kept", volumes={"/data": "1MiB"}, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    (home,) = two.on(app)
+    for change in (app.restart, lambda: app.update(env={"A": "1"}), app.restart):
+        before = {one.id for one in app.replicas}
+        change()
+        _renewed(app, before)
+        assert two.on(app) == {home}
+    app.scale(3)
+    until(lambda: len(app.replicas) == 3, deadline_s=WAIT_S)
+    assert two.on(app) == {home}, "they share it"
+    app.scale(1)
+    until(lambda: len(app.replicas) == 1, deadline_s=WAIT_S)
+    two.hosts[home].gone = True
+    until(lambda: f"its volumes are on {home}" in app.reason, "it says what it waits for", deadline_s=WAIT_S)
+    assert not two.on(app) - {home}, "an empty volume elsewhere is none"
+    two.hosts[home].gone = False
+    until(lambda: app.status == "ready", "it goes on", deadline_s=WAIT_S)
+    assert two.on(app) == {home}
+
+
+def test_replicas_of_one_pass_share_a_volume_and_those_without_any_spread(two: Two) -> None:
+    shared = two.deploy.create(name="shared", volumes={"/data": "1MiB"}, replicas=3, **FIELDS)
+    spread = two.deploy.create(name="spread", replicas=2, **FIELDS)
+    for app in (shared, spread):
+        app.wait(timeout=WAIT_S)
+    assert len(two.on(shared)) == 1
+    assert two.on(spread) == {"a", "b"}
+
+
+def test_a_host_on_which_it_never_ran_is_not_waited_for(two: Two) -> None:
+    app = two.deploy.create(name="one", volumes={"/data": "1MiB"}, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    (home,) = two.on(app)
+    (other,) = two.hosts.keys() - {home}
+    two.hosts[other].gone = True
+    app.delete(timeout=WAIT_S)
+    assert two.hosts[home].forgot == [app.id]
+
+
+def test_a_lost_host_forgets_what_was_deleted_when_it_is_back(two: Two) -> None:
+    app = two.deploy.create(name="both", replicas=2, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    assert two.on(app) == {"a", "b"}
+    two.hosts["b"].gone = True
+    app.delete(timeout=WAIT_S)
+    assert two.hosts["a"].forgot == [app.id]
+    assert not two.hosts["b"].forgot
+    two.hosts["b"].gone = False
+    until(lambda: two.hosts["b"].forgot == [app.id], "what it had is not kept for ever", deadline_s=WAIT_S)
+    until(lambda: not two.hosts["b"].running, "nor does it run", deadline_s=WAIT_S)
