@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     apps_isolation: Literal["process", "container", "kernel", "machine"] = Field(
         default="process", description="No application runs with less, whatever its specification asks for."
     )
+    apps_networks: str = Field(
+        default="",
+        description="Networks that applications may reach although they are not public, such as 10.1.0.0/16, by "
+        "commas, by names that they give in egress; an address of this machine one by one, such as 127.0.0.1/32.",
+    )
     region: str = Field(default="", description="Where this machine is, as specifications name it.")
     ask_bp: int = Field(
         default=10_000, ge=0, description="This machine's price for applications, in basis points of the price book's."

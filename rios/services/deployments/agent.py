@@ -23,11 +23,13 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes.protocol import Isolation
 from rios.deploy.runtimes.records import check_id
+from rios.deploy.runtimes.watching import Policy
 from rios.dmoe.door import Door
 from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.services.deployments import agent_wire as wire
@@ -60,8 +62,10 @@ class Agent:
         region: str = "",
         ask_bp: int = 10_000,
         isolation: Isolation = Isolation.PROCESS,
+        policy: Policy | None = None,
     ) -> None:
-        """directory: where sandboxes of all networks lie. isolation: nothing runs here with less."""
+        """directory: where sandboxes of all networks lie. isolation: nothing runs here with less. policy: of egress."""
+        self._runtimes_of = partial(runtimes_of, policy=policy)
         self.name = name
         self._door = Door(listener, self._serve, key=key, settings=options, name="rios-agent")
         self._directory, self._settings = directory, options
@@ -95,7 +99,7 @@ class Agent:
             found = self._hosts.get(network_id)
             if found is None:
                 found = self._hosts[network_id] = LocalHost(
-                    self.name, directory, runtimes_of, promised_here(),
+                    self.name, directory, self._runtimes_of, promised_here(),
                     network_id=network_id, region=self._region, ask_bp=self._ask_bp, isolation=self._isolation,
                 )  # fmt: skip
             return found
@@ -195,6 +199,7 @@ def main() -> None:
         region=str(orders["region"]),
         ask_bp=int(orders["ask_bp"]),
         isolation=Isolation.named(orders["isolation"]),
+        policy=Policy(private=tuple(orders["private"])),
     )
     signal.signal(signal.SIGTERM, lambda *_: agent.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal reaches the Dask worker, which tells us

@@ -23,6 +23,8 @@ class AgentKeeper:
 
     def __init__(self, settings: Settings, directory: Path, *, name: str, address: str, owner: str | None) -> None:
         """directory: where sandboxes lie. address: where others of the network reach this machine."""
+        from rios.services.deployments.machine import policy_of  # every worker imports this module, and few offer
+
         self._name, self._address, self._owner = name, address, owner
         self._key = secrets.token_hex(16)
         orders = {
@@ -34,6 +36,7 @@ class AgentKeeper:
             "region": settings.region,
             "ask_bp": settings.ask_bp,
             "isolation": settings.apps_isolation,
+            "private": policy_of(settings.apps_networks).private,
         }
         self._keeper = Keeper("the agent", _started, orders)
 

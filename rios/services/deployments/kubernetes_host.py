@@ -25,6 +25,7 @@ from rios.services.deployments.local_host import REPLICAS_MAX, LocalHost
 from rios.words.errors import HostLost, RiosError
 
 if TYPE_CHECKING:
+    from rios.deploy.runtimes.watching import Policy
     from rios.words.config import Settings
 
 log = logging.getLogger(__name__)
@@ -76,12 +77,14 @@ class KubernetesHost(LocalHost):
         network_id: str,
         isolation: Isolation = Isolation.PROCESS,
         lasts: bool = True,
+        policy: Policy | None = None,
     ) -> None:
-        """place: where this network's sandboxes lie on this machine. isolation: no replica runs here with less.
+        """place: where this network's sandboxes lie on this machine. isolation: no replica runs here with less. policy:
+        of egress, beyond public addresses.
 
         lasts: whether the network outlives this process; else it is said in `place` what `clear_cluster` is to end.
         """
-        self._runtime = KubernetesRuntime(cluster, network_id)
+        self._runtime = KubernetesRuntime(cluster, network_id, policy=policy)
         self._cluster, self._lasts = cluster, lasts
         self._quota: Mapping[str, float] = {}
         self._asked_at = -math.inf

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
 
 if TYPE_CHECKING:
     from rios.deploy.runtimes.kubernetes_objects import Cluster
+    from rios.deploy.runtimes.watching import Policy
 
 log = logging.getLogger(__name__)
 
@@ -434,26 +436,29 @@ def local_hosts(
     lasts: bool = False,
     region: str = "",
     ask_bp: int = 10_000,
+    policy: Policy | None = None,
 ) -> LocalHosts:
     """This machine with the runtimes that it has.
 
     directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without. isolation: no replica
     runs here with less. engine: what runs models. cluster: where Pods run. lasts: whether the network's ledger outlives
     this process also where this machine has no directory for it: what runs in the cluster is not ended then. region,
-    ask_bp: of this machine, as its own agent would say them.
+    ask_bp: of this machine, as its own agent would say them. policy: of egress, beyond public addresses.
     """
     from rios.services.deployments.kubernetes_host import KubernetesHost
 
     def hosts(place: Path) -> Iterator[Host]:
         yield LocalHost(
-            "localhost", place, runtimes_of, promised_here(), network_id=network_id, isolation=isolation, region=region,
-            ask_bp=ask_bp,
+            "localhost", place, partial(runtimes_of, policy=policy), promised_here(), network_id=network_id,
+            isolation=isolation, region=region, ask_bp=ask_bp,
         )  # fmt: skip
         if engine is not None:
             yield engine
         if cluster is not None:
             ends = directory is None and not lasts
-            yield KubernetesHost(place, cluster, network_id=network_id, isolation=isolation, lasts=not ends)
+            yield KubernetesHost(
+                place, cluster, network_id=network_id, isolation=isolation, lasts=not ends, policy=policy
+            )
 
     if directory is not None:
         return LocalHosts(*hosts(directory))

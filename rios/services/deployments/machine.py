@@ -10,9 +10,11 @@ from pathlib import Path
 from rios.deploy.runtimes import cgroup
 from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.protocol import Isolation, Runtime
+from rios.deploy.runtimes.watching import Policy
 from rios.deploy.spec import RuntimeName
 from rios.deploy.volumes import Volumes
-from rios.words.errors import RiosError
+from rios.services.outbound import networks
+from rios.words.errors import InvalidRequest, RiosError
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +30,24 @@ def promised_here() -> dict[RuntimeName, Isolation]:
     return {HOST_BASED: Isolation.PROCESS, **engines}
 
 
-def runtimes_of(directory: Path) -> dict[Runtime, Isolation]:
-    """These runtimes, on a directory."""
+def policy_of(text: str) -> Policy:
+    """What RIOS_APPS_NETWORKS allows: networks by commas. Raises InvalidRequest."""
+    try:
+        return Policy(private=tuple(str(network) for network in networks(text)))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"RIOS_APPS_NETWORKS: {error}") from error
+
+
+def runtimes_of(directory: Path, *, policy: Policy | None = None) -> dict[Runtime, Isolation]:
+    """These runtimes, on a directory. policy: of egress, beyond public addresses."""
     from rios.deploy.runtimes.bubblewrap import BubblewrapRuntime
     from rios.deploy.runtimes.engine import EngineRuntime
     from rios.deploy.runtimes.engine_service import KINDS
 
     promised = promised_here()
-    found: dict[Runtime, Isolation] = {BubblewrapRuntime(directory): Isolation.PROCESS}
-    found |= {EngineRuntime(kind, directory): kind.isolation for name, kind in KINDS.items() if name in promised}
+    found: dict[Runtime, Isolation] = {BubblewrapRuntime(directory, policy=policy): Isolation.PROCESS}
+    engines = [kind for name, kind in KINDS.items() if name in promised]
+    found |= {EngineRuntime(kind, directory, policy=policy): kind.isolation for kind in engines}
     return found
 
 

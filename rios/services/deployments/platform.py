@@ -218,18 +218,23 @@ def platform_of(
     """
 
     lasts = options.home is not None or options.database is not None
+    if options.apps_networks:  # what is wrong with it is said now, and not with the first application
+        from rios.services.deployments.machine import policy_of
+
+        policy_of(options.apps_networks)
 
     def hosts(store: AppStore) -> Hosts:
         from rios.deploy.runtimes.protocol import Isolation
         from rios.services.deployments.kubernetes_host import cluster_of
         from rios.services.deployments.local_host import local_hosts, place_of
+        from rios.services.deployments.machine import policy_of
         from rios.services.deployments.network_hosts import NetworkHosts
 
         network_id, least = store.network_id(), Isolation.named(options.apps_isolation)
         place = options.apps or place_of(options.home, network_id)
         here = local_hosts(
             network_id, place, isolation=least, cluster=cluster_of(options), lasts=lasts, region=options.region,
-            ask_bp=options.ask_bp,
+            ask_bp=options.ask_bp, policy=policy_of(options.apps_networks),
         )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 
