@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rios.billing.chain.intents import IntentState
 from rios.services.purse import Purse
 from rios.words.errors import ChainUnavailable
 from rios.words.money import WEI_PER_ROS
@@ -125,10 +126,16 @@ def test_a_block_that_goes_while_a_deposit_waits_is_noticed(place: Place, tmp_pa
     assert place.node is not None
     node = place.node
     with purse_at(place, tmp_path, final_timeout_s=60) as purse:
-        before = purse.wallet.on_chain
+        wallet = purse.settlement.chain._wallet
+
+        def seen() -> bool:
+            """Whether who deposits has seen it in a block, which he waits to become final."""
+            sent = [found for found in wallet.unfinished() if not found.key.endswith(":approve")]
+            return bool(sent) and sent[0].state is IntentState.MINED
+
         with ThreadPoolExecutor(1) as pool:
             deposit = pool.submit(purse.wallet.deposit, "7 ROS")
-            until(lambda: purse.wallet.on_chain == before - 7 * WEI_PER_ROS, "the deposit in a block")
+            until(seen, "the deposit in a block")
             ask(node.url, "anvil_reorg", 1, [])
             with mined(place):
                 assert deposit.result(60).deposited_wei == 7 * WEI_PER_ROS
