@@ -335,6 +335,11 @@ def test_another_process_finds_it_and_mends_its_relay(bench: Bench) -> None:
             until(lambda: not _open(status.endpoint), "the end of the relay", deadline_s=10)
             other.adopt()
             assert other.status(status.instance).endpoint == status.endpoint
+            # One that dies later is mended by whoever looks what runs.
+            os.kill(int(re.findall(r'"watcher": (\d+)', relay.read_text())[0]), signal.SIGKILL)
+            until(lambda: not _open(status.endpoint), "the end of the other relay", deadline_s=10)
+            until(lambda: other.instances() and _open(status.endpoint), "a third one", deadline_s=60)
+            assert other.status(status.instance).endpoint == status.endpoint
         assert _ask(status.endpoint) == b"inside: hello\n"
     finally:
         other.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import resource
 import signal
@@ -45,11 +46,22 @@ from rios.deploy.runtimes.protocol import (
 )
 from rios.deploy.runtimes.records import Record, Records
 from rios.deploy.runtimes.relay import Counters
-from rios.deploy.runtimes.watching import Policy, must_run, until_exited
+from rios.deploy.runtimes.watching import Policy, begun, must_run, until_exited
 from rios.deploy.spec import RuntimeName
-from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, SandboxFailed, UnsupportedRuntime
+from rios.words.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    RiosError,
+    SandboxFailed,
+    UnsupportedRuntime,
+)
+
+log = logging.getLogger(__name__)
 
 _ENDED_WITHIN_S = 15.0
+_MEND_EVERY_S = 20.0
+"""A relay that died is started anew once in this time: longer than that may take."""
 _PROCESSES_MAX = 1 << 15
 
 
@@ -81,6 +93,7 @@ class EngineRuntime:
         if kind.gpu_flags:
             self._starts_gpus = EngineService(kind, self._directory / "engine", for_gpus=True)
         self._containers = Containers(self._service, self._client, kind.name)
+        self._mended_at: dict[str, float] = {}
 
     # What works here.
 
@@ -246,7 +259,26 @@ class EngineRuntime:
     # What is true.
 
     def instances(self, labels: Mapping[str, str] | None = None) -> list[Status]:
-        return self._records.each(labels, self._status)
+        return self._records.each(labels, self._looked_after)
+
+    def _looked_after(self, record: Record) -> Status:
+        """The status, and a new relay on its way where a running container has lost its own: nobody reaches it then."""
+        status = self._status(record)
+        now = time.monotonic()
+        if status.state != "running" or record.alive or now < self._mended_at.get(record.instance, 0) + _MEND_EVERY_S:
+            return status
+        asked = record.asked
+        if asked["port"] is not None or asked["egress"]:
+            self._mended_at[record.instance] = now
+            begun(lambda: self._mended(record), "rios-relay")
+        return status
+
+    def _mended(self, record: Record) -> None:
+        try:
+            with contextlib.suppress(NotFound), record.turn():  # it may be removed meanwhile
+                self._mend(record)
+        except RiosError as error:
+            log.warning("a relay is not mended", extra={"replica": record.instance, "reason": str(error)})
 
     def status(self, instance: str) -> Status:
         return self._status(self._records.there(instance))
@@ -341,6 +373,7 @@ class EngineRuntime:
         record = self._records.of(instance)
         with contextlib.suppress(NotFound), record.turn():
             self._take_away(record)
+        self._mended_at.pop(instance, None)
 
     def _take_away(self, record: Record) -> None:
         group = Cgroup(record.instance, layout=self._layout)
