@@ -26,7 +26,7 @@ class Widget(anywidget.AnyWidget):
     _esm = STATIC / "widget.js" if (STATIC / "widget.js").is_file() else _UNBUILT
     _css = STATIC / "widget.css" if (STATIC / "widget.css").is_file() else ""
 
-    _shown_as = ""
+    _shown_as = _kept = ""
 
     def plain(self) -> str:
         """What it shows now, as text."""
@@ -49,11 +49,13 @@ class Widget(anywidget.AnyWidget):
 
     def keep(self) -> None:
         """Make what a notebook saves of it what it shows now: it was displayed before anything had happened."""
-        if self._shown_as and in_kernel():  # a terminal would write it a second time
+        # A terminal would write it a second time; and a view is drawn anew for it, so not for nothing.
+        if self._shown_as and in_kernel() and self._kept != self.static():
             self._show(update=True)
 
     def _show(self, *, update: bool) -> None:
         data, metadata = self._repr_mimebundle_()
+        self._kept = data["text/html"]
         shown: Any = display
         shown(data, metadata=metadata, raw=True, display_id=self._shown_as, update=update)
 

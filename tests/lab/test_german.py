@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.lab.browser import LOAD_MS, command, execute, notebook, open_lab, run_all, said, shot, violations
 from tests.lab.jupyter import Jupyter, jupyter
+from tests.waiting import until
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
@@ -175,10 +176,14 @@ def test_widgets_speak_the_language_of_lab(worked: Page) -> None:
     expect(app).to_contain_text("fehlgeschlagen", timeout=LOAD_MS)
     expect(app.locator(".rios-outage b")).to_have_text("Was schiefging")
     line = app.locator(".rios-line").filter(has_text="Eigentümer")
-    tops = [line.locator(one).bounding_box() for one in ("dt", "dd")]
-    assert tops[0] is not None
-    assert tops[1] is not None
-    assert abs(tops[0]["y"] - tops[1]["y"]) < 8, "what is said of a thing stands beside its name"
+
+    def tops() -> list[float]:  # nothing while the view is drawn anew, for its saved copy changed
+        boxes = [line.locator(one).bounding_box() for one in ("dt", "dd") if line.count()]
+        return [box["y"] for box in boxes if box is not None]
+
+    until(lambda: len(tops()) == 2, "the line of the owner", deadline_s=30, pause_s=0.2)
+    dt, dd = tops()
+    assert abs(dt - dd) < 8, "what is said of a thing stands beside its name"
     panel = worked.locator(".jp-Notebook .rios-columns")
     expect(panel).to_contain_text("bereit", timeout=LOAD_MS)
     for widget in (generation, panel):
