@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ class Campaigner:
         self.kills = 0
         self.kill_at = time.monotonic() + 1.0
         self.strays: dict[str, float] = {}
+        self.seen: Counter[str] = Counter()
+        """How often each instance was seen to run."""
+        self.counted: Counter[str] = Counter()
 
     def begin(self) -> None:
         assert self.forks.stdin
@@ -96,6 +100,7 @@ class Campaigner:
     def lives(self, numbers: Iterable[int]) -> dict[str, int]:
         """Some life cycles at the same time, and kills at random moments all the while; how many of each."""
         before, done = self.kills, 0
+        self.counted.clear()
         living = {number: self.life(number) for number in numbers}
         while living:
             self.look()
@@ -107,7 +112,7 @@ class Campaigner:
         # Whoever lost its lease in the middle of a start may still be at it; what comes of it is cleared away.
         until(self.nothing, "nothing is left on the host", deadline_s=STRAY_S, pause_s=0.1)
         assert self.purse.books.ledger.balance(LOCAL_USER).held_wei == 0
-        return {"lives": done, "kills": self.kills - before}
+        return {"lives": done, "kills": self.kills - before, **self.counted}
 
     def look(self) -> None:
         """Kill when it is time, and see that what runs is somebody's."""
@@ -119,6 +124,7 @@ class Campaigner:
             running = {one.instance for one in self.runtime.instances() if one.state == "running"}
         except SandboxFailed:
             return  # what was being looked at was just taken away
+        self.seen.update(running)
         wanted = {one.id for replicas in self.store.snapshot()[1].values() for one in replicas}
         # What a killed one began after the tables had changed is cleared away by the next one.
         self.strays = {one: self.strays.get(one, now) for one in running - wanted}
@@ -184,7 +190,12 @@ class Campaigner:
         for one in self.store.replicas(app.id, ended=True):
             usage = list(ledger.usage(request_id=one.id))
             total += sum(row.amount_wei for row in usage)
-            if one.started_at:
+            self.counted["replicas"] += 1
+            self.counted["billed"] += bool(usage)
+            # Whoever started it may have been killed before it said so: seen again and again, it ran all the same.
+            if one.started_at or self.seen[one.id] > 1:
+                self.counted["ran"] += 1
+                self.counted["ran_untold"] += not one.started_at
                 assert {row.resource for row in usage} == {"cpu", "memory"}, f"{one.id} ran and is not billed"
             memory = sum(row.quantity for row in usage if row.resource == "memory")
             lived_us = one.ended_at - one.created_at
@@ -220,8 +231,12 @@ def test_five_hundred_lives(campaigner: Campaigner, campaign_record: Campaign) -
         return campaigner.lives(range(first, first + AT_ONCE))
 
     found = [campaign_record.once(f"lives {first}", lambda first=first: run(first)) for first in range(0, 500, AT_ONCE)]
-    lives, kills = (sum(one[what] for one in found) for what in ("lives", "kills"))
+    names = ("lives", "kills", "replicas", "ran", "billed", "ran_untold")
+    lives, kills, replicas, ran, billed, untold = (sum(one.get(what, 0) for one in found) for what in names)
     assert lives == 500
+    assert replicas >= ran >= 2 * lives
     assert kills >= 100
     assert reconcile(campaigner.purse.books.ledger, None, keccak=keccak256).sound
-    campaign_record.conclude(lives=lives, kills=kills, left_over=0, doubled=0, unbilled=0)
+    campaign_record.conclude(
+        lives=lives, kills=kills, replicas=replicas, ran=ran, billed=billed, ran_before_it_was_told=untold
+    )
