@@ -42,7 +42,10 @@ class _Readers:
     def look(self) -> None:
         """Read the logs of replicas that are new."""
         hosts = self._platform.hosts.now()
-        for one in self._platform.store.replicas(self._app_id, ended=True):
+        logged = self._platform.store.logged(self._app_id)
+        known = {one.id for one in logged}  # others never come again
+        self._threads = {name: one for name, one in self._threads.items() if name in known or one.is_alive()}
+        for one in logged:
             if one.id in self._threads or not one.started_at or one.host not in hosts:
                 continue
             if self._replica in (None, one.id):

@@ -133,7 +133,10 @@ class Deployment:
     @property
     def events(self) -> list[Event]:
         """What happened to it and to its replicas, oldest first, with causes."""
-        return self._store.events(self.id)
+        found: list[Event] = []
+        while page := self._store.events(self.id, after=found[-1].seq if found else 0):
+            found += page
+        return found
 
     @property
     def cost(self) -> Cost:
@@ -184,7 +187,7 @@ class Deployment:
             return []  # it writes none
         hosts = self._platform().hosts.now()
         streams: list[Iterable[tuple[str, LogLine]]] = []
-        for one in self._store.replicas(self.id, ended=True):
+        for one in self._store.logged(self.id):
             host = hosts.get(one.host)
             if host is None or replica not in (None, one.id):
                 continue

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, or_, select, update
 
 from rios.deploy.lifecycle import LIVING, State, Wish, check_step
 from rios.services.deployments import places
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Lease = tuple[str, str, int]
 """Under which something is written: its name, who holds it, and the term."""
+_LOGGED_MAX = 40
+"""Of replicas that have ended, whose logs are asked for. Each host keeps some (`local_host.LOGS_KEPT`)."""
 _NAMED_MAX = 500
 SECRETS, ROTATED = "secrets", "rotated"
 """Kinds of events: secrets of a deployment were given anew; a replica has them."""
@@ -132,6 +134,15 @@ class AppStore:
         wanted = (row.app_id == app_id,) if ended else (row.app_id == app_id, row.ended_at == 0)
         with self.ledger.database.reading() as connection:
             found = connection.execute(_rows(row).where(*wanted).order_by(row.created_at, row.id)).mappings().all()
+        return [Replica.of(one) for one in found]
+
+    def logged(self, app_id: str) -> list[Replica]:
+        """The replicas that live, and the last of those that have ended: hosts keep no more logs. Oldest first."""
+        row = AppReplicaRow
+        ended = select(row.id).where(row.app_id == app_id, row.ended_at > 0).order_by(row.ended_at.desc())
+        mine = (row.app_id == app_id, or_(row.ended_at == 0, row.id.in_(ended.limit(_LOGGED_MAX))))
+        with self.ledger.database.reading() as connection:
+            found = connection.execute(_rows(row).where(*mine).order_by(row.created_at, row.id)).mappings().all()
         return [Replica.of(one) for one in found]
 
     def specification(self, app_id: str, revision: int) -> dict[str, Any]:
