@@ -124,6 +124,17 @@ def test_a_key_for_automation_is_asked_for_by_name(door: Door) -> None:
         problem(http.post("/v1/tokens", json={"scopes": [roles.UNATTENDED]}), 403)
 
 
+def test_a_schedule_tells_no_webhook_of_an_old_sign_in(door: Door) -> None:
+    token = signed_in(door, person(door, "admin"))
+    age(door)
+    body = {"name": "cost", "cron": "0 6 * * *", "webhooks": ["https://93.184.216.34/told"]}
+    with door.client(token) as http:
+        found = problem(http.post("/v1/reports/schedules", json=body), 403)
+        assert found["type"] == "urn:rios:error:SignInAgain"
+    with door.client() as http:
+        assert http.post("/v1/reports/schedules", json=body).status_code == 201
+
+
 def test_the_first_key_acts_where_nothing_else_can(door: Door) -> None:
     """Who has a password signs in; who is given neither that nor a link has the key alone."""
     assert acts(door, door.token)

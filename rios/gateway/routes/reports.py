@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
 from rios.accounts.values import Principal
-from rios.gateway.auth import gate_of, needs
+from rios.gateway.auth import check_recent, gate_of, needs
 from rios.gateway.schemas import Name, Strict
 from rios.services.reports import served
 from rios.services.reports.own import UserReports
@@ -136,7 +136,9 @@ def get_schedules(request: Request, who: Reader) -> dict[str, Any]:
 @router.post("/schedules", status_code=201, summary="Have a report made again and again")
 def post_schedule(request: Request, who: Writer, body: NewSchedule) -> dict[str, Any]:
     """`webhook_secret` signs what webhooks are told, and is shown this once. Others' mail addresses and webhooks need
-    the scope webhooks:write too."""
+    the scope webhooks:write too, and webhooks a recent sign-in."""
+    if body.webhooks and "webhooks:write" in who.scopes:
+        check_recent(request, who)
     wish = Wish(
         name=body.name, cron=body.cron, zone=body.zone, period=body.period, parameters=body.parameters,
         emails=tuple(body.emails), webhooks=tuple(body.webhooks), catch_up=body.catch_up,
