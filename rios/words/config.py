@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     apps_isolation: Literal["process", "container", "kernel", "machine"] = Field(
         default="process", description="No application runs with less, whatever its specification asks for."
     )
+    apps_unmetered: bool = Field(
+        default=False,
+        description="With RIOS_HOST_APPS: this machine runs applications also where its kernel neither limits nor "
+        "meters them, as without root.",
+    )
     apps_networks: str = Field(
         default="",
         description="Networks that applications may reach although they are not public, such as 10.1.0.0/16, by "

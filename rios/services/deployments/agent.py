@@ -101,6 +101,7 @@ class Agent:
                 found = self._hosts[network_id] = LocalHost(
                     self.name, directory, self._runtimes_of, promised_here(),
                     network_id=network_id, region=self._region, ask_bp=self._ask_bp, isolation=self._isolation,
+                    unmetered=self._settings.apps_unmetered,
                 )  # fmt: skip
             return found
 

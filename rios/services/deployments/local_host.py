@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretBytes
 
 from rios.deploy import functions
+from rios.deploy.runtimes import cgroup
 from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.protocol import (
     Allowed,
@@ -74,10 +75,12 @@ class LocalHost:
         ask_bp: int = 10_000,
         isolation: Isolation = Isolation.PROCESS,
         gpus: Gpus | None = None,
+        unmetered: bool = True,
     ) -> None:
         """directory: where sandboxes and volumes lie; made when the first replica starts. runtimes: makes them then.
 
         promised: those that there will be. isolation: no replica runs here with less. gpus: this machine's, without.
+        unmetered: whether replicas may run here where the kernel neither limits nor meters them.
         """
         self.name = name
         self._directory = directory
@@ -86,6 +89,7 @@ class LocalHost:
         self._made: list[Runtime] | None = None
         self._promised = promised
         self._least = isolation
+        self._unmetered = unmetered
         self._gpus = gpus or Gpus()
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._where: dict[str, Runtime] = {}
@@ -136,7 +140,8 @@ class LocalHost:
                 runtimes=frozenset(self._promised),
                 region=self._region,
                 ask_bp=self._ask_bp,
-                cordoned=max(self._promised.values(), default=0) < self._least,
+                cordoned=max(self._promised.values(), default=0) < self._least
+                or not (self._unmetered or cgroup.version()),
             )
         return self._offer
 
@@ -168,6 +173,8 @@ class LocalHost:
             return f"is not the {app.runtime} that it names"
         if can.isolation < least:
             return f"isolates as a {can.isolation.name.lower()} does, and a {least.name.lower()} is asked for"
+        if not (self._unmetered or can.metered):
+            return "meters nothing here: run the worker as root, or let it run so by RIOS_APPS_UNMETERED=1"
         if app.image is not None and not can.images:
             return "takes no images"
         if app.rootfs is not None and not can.archives:
