@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 
 from rios.services.deployments import sockets
 from rios.words.errors import InvalidRequest
-from tests.client.conftest import Both, both, no_secret_is_logged  # noqa: F401  fixtures
+from tests.client.conftest import Both, both  # noqa: F401  fixtures
 from tests.deployments.stage import RESOURCES, WEB
 from tests.gateway.servers import Door
 from tests.waiting import until
@@ -163,6 +163,18 @@ def test_who_may_open_a_socket(door: Door, talk: Any) -> None:
     with pytest.raises(InvalidStatus) as refused:
         ws(door, "/v1/apps")
     assert refused.value.response.status_code == 403
+
+
+def test_a_ticket_opens_a_socket_too(door: Door, talk: Any, apps: Any) -> None:
+    path = apps.post("/v1/apps/talk/ticket", json={}).json()["path"]
+    with ws(door, f"{path}a?b=c", "") as socket:
+        socket.send("asked")
+        said = json.loads(socket.recv(timeout=WAIT_S))
+        assert said["path"] == "/a?b=c"
+        assert path.split("/")[2] not in str(said)
+    with pytest.raises(InvalidStatus) as refused:
+        ws(door, f"{path[:-2]}/", "")
+    assert refused.value.response.status_code == 401
 
 
 def test_the_bounds_of_a_socket(door: Door, talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
