@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from rios.dmoe.greeting import connect
@@ -13,6 +16,10 @@ from rios.dmoe.wire import Buffer, Connection, Kind, dump
 from rios.words import errors
 from rios.words.config import Settings
 from rios.words.errors import HostLost, ProtocolError, RiosError
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 32
 
 
 class HostControl:
@@ -88,3 +95,26 @@ def error_of(answer: dict[str, Any]) -> RiosError:
     found = getattr(errors, str(answer.get("error")), None)
     kind = found if isinstance(found, type) and issubclass(found, RiosError) else RiosError
     return kind(str(answer.get("message")))
+
+
+def welcomes(peers: Mapping[str, Peer], settings: Settings, *, session: str) -> dict[str, dict[str, Any]]:
+    """What hosts say of themselves now, by name in order; those that do not answer are left out.
+
+    All are asked at the same time, so that ten frozen ones take as long as one: `connect_timeout_s`.
+    """
+
+    def ask(peer: Peer) -> dict[str, Any] | None:
+        try:
+            with HostControl(peer, settings, session=session) as control:
+                return control.welcome
+        except RiosError as error:
+            log.info("host does not answer", extra={"host": peer.name, "reason": str(error)})
+            return None
+
+    names = sorted(peers)
+    if len(names) < 2:
+        answers = [ask(peers[name]) for name in names]
+    else:
+        with ThreadPoolExecutor(min(len(names), _AT_ONCE), thread_name_prefix="rios-ask") as threads:
+            answers = list(threads.map(ask, [peers[name] for name in names]))
+    return {name: said for name, said in zip(names, answers, strict=True) if said is not None}

@@ -6,11 +6,11 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rios.dmoe.control import HostControl
+from rios.dmoe.control import HostControl, welcomes
 from rios.dmoe.examined import Examined
 from rios.dmoe.generator import Generator
 from rios.dmoe.member import Member, Shard
@@ -73,6 +73,7 @@ class Deployment:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._dirty = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="rios-deployment", daemon=True)
         # It opens no port before a host needs one.
         self._shard_server = ShardServer(SourceOffer(manifest, FileSource(path, manifest.files)), settings)
         self._routers: dict[str, HostControl] = {}
@@ -105,7 +106,6 @@ class Deployment:
         self._apply()
         for member in self.members.values():
             member.start()
-        self._thread = threading.Thread(target=self._watch, name="rios-deployment", daemon=True)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -119,26 +119,15 @@ class Deployment:
         silence_s: end too when no expert was loaded for so long. A host that is lost meanwhile is done without.
         """
         deadline = time.monotonic() + timeout_s
-        self._moved_at = look_at = time.monotonic()
+        self._moved_at = time.monotonic()
         try:
             while True:
-                if time.monotonic() > look_at:
-                    look_at = time.monotonic() + _TICK_S
-                    self._heal()
-                for member in self.members.values():
-                    if member.error is not None:
-                        raise member.error
+                self._try(self._follow_membership, self._repair)
+                if failed := next((member.error for member in self.members.values() if member.error), None):
+                    raise failed
                 if all(member.settled for member in self.members.values()):
                     break
-                now = time.monotonic()
-                if now > deadline or (silence_s is not None and now > self._moved_at + silence_s):
-                    states = ", ".join(f"{m.peer.name} {m.state}" for m in self.members.values())
-                    why = (
-                        f"not deployed after {timeout_s:g} s"
-                        if now > deadline
-                        else f"nothing was loaded for {silence_s:g} s (RIOS_CONTROL_TIMEOUT_S)"
-                    )
-                    raise DeadlineExceeded(f"{self.name}: {why}: {states}")
+                self._check_patience(deadline, silence_s)
                 time.sleep(0.01)
             self._route()
             self.generator.start()
@@ -148,6 +137,13 @@ class Deployment:
         self._thread.start()
         self._membership.subscribe(self._wake.set)
 
+    def _check_patience(self, deadline: float, silence_s: float | None) -> None:
+        now = time.monotonic()
+        if now > deadline or (silence_s is not None and now > self._moved_at + silence_s):
+            why = "not deployed in time" if now > deadline else f"nothing was loaded for {silence_s:g} s"
+            states = ", ".join(f"{m.peer.name} {m.state}" for m in self.members.values())
+            raise DeadlineExceeded(f"{self.name}: {why} (RIOS_CONTROL_TIMEOUT_S): {states}")
+
     def close(self) -> None:
         """Free it on every host."""
         if self._stop.is_set():
@@ -156,7 +152,7 @@ class Deployment:
         self._wake.set()
         self._membership.unsubscribe(self._wake.set)
         self.generator.close()
-        if self._thread_started and self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=self._settings.connect_timeout_s)  # it may be adding a host
         for router in self._routers.values():
             router.close()
@@ -171,13 +167,9 @@ class Deployment:
 
     def _infos(self) -> dict[str, tuple[Peer, dict[str, Any]]]:
         """The hosts that are there, with what they say of themselves now."""
-        found: dict[str, tuple[Peer, dict[str, Any]]] = {}
-        for name, (peer, _) in sorted(self._membership.hosts.items()):
-            try:
-                with HostControl(peer, self._settings, session=self._session) as control:
-                    found[name] = (peer, control.welcome)
-            except RiosError as error:
-                log.warning("host does not answer", extra={"host": name, "reason": str(error)})
+        peers = {name: peer for name, (peer, _) in self._membership.hosts.items()}
+        said = welcomes(peers, self._settings, session=self._session)
+        found = {name: (peers[name], welcome) for name, welcome in said.items()}
         if not found:
             raise NoWorkers("no worker answers: start one with `dask worker ADDRESS --preload rios.worker`")
         return found
@@ -191,7 +183,7 @@ class Deployment:
             rooms.append(self._seen(name, info, held, runs=member is not None and member.trunk_ready))
         for name, member in self.members.items():
             # One that was lost a moment ago comes back with its part.
-            if name not in hosts and member.info and not self._away(member):
+            if name not in hosts and member.info and not member.away_for(_REPLACE_AFTER_S):
                 rooms.append(self._seen(name, member.info, member.wanted, runs=member.wants_trunk))
         return rooms
 
@@ -202,10 +194,6 @@ class Deployment:
         free = info["memory_bytes"] - info["reserved_bytes"] + own
         serves = runs and self.generator.active == name
         return HostRoom(name, info["machine"], info["speed"], free, runs, serves, cache)
-
-    def _away(self, member: Member) -> bool:
-        """Whether a host has been out of reach for so long that others take over what it should hold."""
-        return member.lost_at is not None and time.monotonic() - member.lost_at > _REPLACE_AFTER_S
 
     def expert_bytes(self, shard: Shard) -> int:
         """Bytes in memory of these experts."""
@@ -287,13 +275,9 @@ class Deployment:
     def _member_changed(self, member: Member) -> None:
         self._dirty.set()
         self._wake.set()
-        if self._thread_started and member.state == "serving":
+        if self._thread.is_alive() and member.state == "serving":
             self._route()
             self.generator.refresh()
-
-    @property
-    def _thread_started(self) -> bool:
-        return hasattr(self, "_thread") and self._thread.is_alive()
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -301,30 +285,24 @@ class Deployment:
             self._wake.clear()
             if self._stop.is_set():
                 return
-            self._heal()
-            try:
-                self._recover()
-                self._follow_load()
-                if self._dirty.is_set():
-                    self._dirty.clear()
-                    self._route()
-                # Also where nothing has changed: a stand-by may have been lost, or not been there yet.
-                self.generator.refresh()
-            except RiosError as error:
-                log.warning("repair failed; trying again", extra={"deployment": self.name, "reason": str(error)})
-            except Exception:
-                # Whatever it is, the next turn may be better, and without this thread nothing would be repaired again.
-                log.exception("repair failed; trying again", extra={"deployment": self.name})
+            self._try(self._follow_membership, self._repair, self._recover, self._follow_load, self._tell_news)
 
-    def _heal(self) -> None:
-        """Whatever fails, the next turn may be better: without it nothing would be repaired again."""
+    def _try(self, *steps: Callable[[], None]) -> None:
+        """Whatever it is that fails, the next turn may be better, and without one nothing would be repaired again."""
         try:
-            self._follow_membership()
-            self._repair()
+            for step in steps:
+                step()
         except RiosError as error:
             log.warning("repair failed; trying again", extra={"deployment": self.name, "reason": str(error)})
         except Exception:
             log.exception("repair failed; trying again", extra={"deployment": self.name})
+
+    def _tell_news(self) -> None:
+        if self._dirty.is_set():
+            self._dirty.clear()
+            self._route()
+        # Also where nothing has changed: a stand-by may have been lost, or not been there yet.
+        self.generator.refresh()
 
     def _follow_membership(self) -> None:
         """New hosts join; hosts that moved are met at their new address; those gone for long are replaced."""
@@ -343,9 +321,11 @@ class Deployment:
                 member.want({layer.index: frozenset() for layer in self.manifest.layers}, trunk=False)
                 member.start()
                 self._replan(self.plan)
-        for name, member in list(self.members.items()):
-            if self._away(member) and name not in hosts and self._membership.scheduler_alive and len(self.members) > 1:
+        gone = [name for name, m in self.members.items() if name not in hosts and m.away_for(_REPLACE_AFTER_S)]
+        for name in gone if self._membership.scheduler_alive else ():
+            if len(self.members) > 1:
                 log.info("host replaced", extra={"deployment": self.name, "host": name})
+                member = self.members[name]
                 self.members = {other: kept for other, kept in self.members.items() if other != name}
                 threading.Thread(target=member.close, daemon=True).start()
                 self._replan(self._planner.as_it_is(self.plan, {n: m.wanted for n, m in self.members.items()}))
@@ -368,7 +348,7 @@ class Deployment:
         members = list(self.members.values())
         alive = [m for m in members if m.state in ("serving", "loading")]
         gone = any(m.lost_at is not None and now - m.lost_at > _REPAIR_AFTER_S for m in members)
-        if not alive or not (gone or any(self._refused(m) for m in members)):
+        if not alive or not (gone or any(m.refused_within(_AGAIN_S) for m in members)):
             return
         # A host that was lost for less keeps its part: it comes back with it.
         there = [m for m in members if m in alive or m.lost_at is None or now - m.lost_at <= _REPAIR_AFTER_S]
@@ -431,7 +411,7 @@ class Deployment:
 
     def _calm(self) -> bool:
         """Whether every host is there, has what it should, and has refused nothing of late."""
-        return all(m.settled and not self._refused(m) for m in self.members.values())
+        return all(m.settled and not m.refused_within(_AGAIN_S) for m in self.members.values())
 
     def _as_planned(self) -> bool:
         """Whether the hosts are those of the plan and were asked for no more and no less than it says."""
@@ -440,14 +420,10 @@ class Deployment:
             for name, m in self.members.items()
         )
 
-    def _refused(self, member: Member) -> bool:
-        """Whether a host had no room for something lately."""
-        return member.refused_at is not None and time.monotonic() - member.refused_at < _AGAIN_S
-
     def _room(self, member: Member) -> int:
         """Bytes that a host could take more than it should hold already."""
         info = member.info
-        if self._refused(member):
+        if member.refused_within(_AGAIN_S):
             return -1
         wanted = self._planner.bytes_of(member.wanted)
         own = self._planner.bytes_of(member.held)

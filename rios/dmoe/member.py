@@ -111,6 +111,14 @@ class Member:
             and all(experts <= self.held.get(layer, frozenset()) for layer, experts in self._wanted.items())
         )
 
+    def away_for(self, seconds: float) -> bool:
+        """Whether it has been out of reach for longer than that."""
+        return self.lost_at is not None and time.monotonic() - self.lost_at > seconds
+
+    def refused_within(self, seconds: float) -> bool:
+        """Whether it had no room for something within that."""
+        return self.refused_at is not None and time.monotonic() - self.refused_at < seconds
+
     @property
     def surplus(self) -> Shard:
         """Experts that it holds and should not."""

@@ -26,13 +26,14 @@ from rios.services.owners import Owners
 from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
-from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers, RiosError
+from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers
 from rios.words.events import UsageSink
 
 if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
     from rios.dmoe.cluster import LocalCluster
     from rios.dmoe.deployment import Deployment
+    from rios.dmoe.peer import Peer
     from rios.services.deployments.platform import Platform
     from rios.services.deployments.service import Deployments
     from rios.services.reports.own import UserReports
@@ -144,19 +145,16 @@ class Network:
     @property
     def workers(self) -> Workers:
         """The workers now: name, pid, address, device, memory, state, experts."""
-        from rios.dmoe.control import HostControl
+        from rios.dmoe.control import welcomes
 
         self._open()
         self._membership.refresh()
+        answers = welcomes(self._peers(), self._settings, session="workers")
         found: list[WorkerInfo] = []
         for name, (peer, said) in sorted(self._membership.hosts.items()):
             address = f"{peer.address[0]}:{peer.address[1]}"
-            try:
-                with HostControl(peer, self._settings, session="workers") as control:
-                    info, state = control.welcome, "serving"
-            except RiosError as error:
-                log.info("worker does not answer", extra={"host": name, "reason": str(error)})
-                info, state = {}, "lost"
+            info = answers.get(name, {})
+            state = "serving" if info else "lost"
             experts = sum(one["experts"] for one in info.get("deployments", {}).values())
             found.append(
                 WorkerInfo(
@@ -176,23 +174,20 @@ class Network:
             )
         return Workers(found)
 
+    def _peers(self) -> dict[str, Peer]:
+        return {name: peer for name, (peer, _) in self._membership.hosts.items()}
+
     def deployed(self) -> list[dict[str, Any]]:
         """What the hosts serve, whoever deployed it: model, architecture, layers, experts, bytes, hosts.
 
         A row for each deployment; two of one name are two rows.
         """
-        from rios.dmoe.control import HostControl, model_name
+        from rios.dmoe.control import model_name, welcomes
 
         self._open()
         found: dict[str, dict[str, Any]] = {}
-        for name, (peer, _) in sorted(self._membership.hosts.items()):
-            try:
-                with HostControl(peer, self._settings, session="models") as control:
-                    deployments = control.welcome["deployments"]
-            except RiosError as error:
-                log.info("worker does not answer", extra={"host": name, "reason": str(error)})
-                continue
-            for deployment, stats in deployments.items():
+        for name, said in welcomes(self._peers(), self._settings, session="models").items():
+            for deployment, stats in said["deployments"].items():
                 row = found.setdefault(
                     deployment,
                     {
