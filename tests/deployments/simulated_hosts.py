@@ -16,8 +16,6 @@ from rios.words.errors import HostLost, NotFound
 class SimulatedHost:
     """A host that says that it does what it is told. `gone` makes it silent."""
 
-    only: frozenset[str] = frozenset()
-
     def __init__(self, name: str, *, cpu: int = 64, memory_gib: int = 256) -> None:
         self.name = name
         self.gone = False

@@ -47,8 +47,6 @@ class Host(Protocol):
     """A machine that runs replicas."""
 
     name: str
-    only: frozenset[str]
-    """Runtimes, where it runs what names one of them and nothing else: known also while it does not answer."""
 
     def offer(self) -> HostOffer:
         """What it has, without what is used. Quick: asked in every pass."""

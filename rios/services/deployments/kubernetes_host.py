@@ -67,8 +67,6 @@ def cluster_of(options: Settings) -> Cluster | None:
 class KubernetesHost(LocalHost):
     """One namespace of a cluster, for one network."""
 
-    only = frozenset({NAME})
-
     def __init__(
         self,
         place: Path,
@@ -188,7 +186,7 @@ class KubernetesHost(LocalHost):
                 replicas=least("replicas", REPLICAS_MAX),
             ),
             isolation=self._cluster.isolation,
-            runtimes=self.only,
+            runtimes=frozenset({NAME}),
             cordoned=self._cluster.isolation < self._least,
             by_name=True,
         )

@@ -61,8 +61,6 @@ LOG_LINES, LOGS_KEPT = 5000, 20
 class LocalHost:
     """This machine. Close it; what runs goes on."""
 
-    only: frozenset[str] = frozenset()
-
     def __init__(
         self,
         name: str,

@@ -48,8 +48,6 @@ _IDLE_MAX = 8
 class RemoteHost:
     """One host of a network, as its agent shows it. Close it; what runs goes on."""
 
-    only: frozenset[str] = frozenset()
-
     def __init__(
         self, peer: Peer, network_id: str, settings: Settings, *, isolation: Isolation = Isolation.PROCESS
     ) -> None:
