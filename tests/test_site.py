@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from rios.reporting.pdf import browser
 from rios.reporting.sandbox import apart, environment
@@ -116,6 +118,24 @@ def test_commands_in_documents_are_commands() -> None:
             seen += 1
             _check(top, words, f"{name}: {line}")
     assert seen > 40
+
+
+def test_what_documents_install_is_there() -> None:
+    """Both distributions are shown, and no document names an extra that there is none of."""
+    made = {
+        one: tomllib.loads((ROOT / one).read_text())["project"] for one in ("pyproject.toml", "client/pyproject.toml")
+    }
+    extras = {one["name"]: set(one["optional-dependencies"]) for one in made.values()}
+    shown = set()
+    for path in (*DOCUMENTS, ROOT / "client" / "README.md"):
+        for found in re.finditer(r"pip install '?(rios[\w-]*)(?:\[(\w+)\])?", path.read_text()):
+            assert found[1] in extras, path.name
+            assert {found[2]} - {None} <= extras[found[1]], path.name
+            shown.add((path.name, found[1]))
+    assert {("README.md", "rios"), ("README.md", "rios-client")} <= shown
+    # A build of torch that was installed before is kept: the pin has no local part, which would shut out the others.
+    (pin,) = re.findall(r"^torch(==.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert all(f"{pin[2:]}{build}" in SpecifierSet(pin) for build in ("", "+cpu", "+cu130"))
 
 
 def _words(line: str) -> list[str]:
