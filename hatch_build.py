@@ -1,4 +1,4 @@
-"""What a wheel of rios carries beside the package: both halves of JupyterLab's panels.
+"""What a wheel of rios carries beside the package: both halves of JupyterLab's panels. No wheel lacks a bundle.
 
 The front end is built beforehand (`make lab`): who installs the wheel, or builds it from a source distribution, has no
 need of Node. An editable installation has the built files linked by `make lab` instead.
@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CONFIG = "extension/jupyter-config/server-config/rios-lab.json"
 BUILT = "extension/labextension"
-STATIC = "rios/widgets/static"
+STATIC = ("rios/widgets/static", "rios/gateway/static")
 
 
 class Panels(BuildHookInterface[Any]):
@@ -24,7 +24,7 @@ class Panels(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before the build."""
         if version != "editable":
-            for folder in (BUILT, STATIC):
+            for folder in (BUILT, *STATIC):
                 if not any(Path(self.root, folder).glob("*.js*")):
                     raise FileNotFoundError(f"{folder} is not built: run `make lab` (it needs Node), then again")
         if self.target_name != "wheel":

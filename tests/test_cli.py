@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import rios
-from rios.services.doctor import _ports
+from rios.reporting.pdf import browser
+from rios.services.doctor import _PARTS, _parts, _ports
 from tests.campaigns import ROOT
 
 TIMEOUT_S = 200  # a network starts by importing torch several times
@@ -95,6 +96,31 @@ def test_doctor_finds_what_is_here() -> None:
     assert "torch" in done.stdout
     assert "shared memory" in done.stdout
     assert (done.returncode == 1) == ("MISSING" in done.stdout)
+    package = Path(rios.__file__).parent
+    there = {
+        **dict.fromkeys(("contracts", "demo model", "reports"), True),
+        "widgets": (package / "widgets/static/widget.js").exists(),  # `make lab` makes them
+        "dashboard": (package / "gateway/static/dashboard.js").exists(),
+        "browser": browser() is not None,
+    }
+    for what, good in there.items():
+        assert f"{'ok     ' if good else 'MISSING'}  {what}: " in done.stdout
+    assert " panels: " in done.stdout
+    assert " panels' server: " in done.stdout
+
+
+def test_doctor_names_each_file_that_is_missing(tmp_path: Path) -> None:
+    for folder, names, _ in _PARTS.values():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).touch()
+    assert all(found.good for found in _parts(tmp_path))
+    for what, (folder, names, remedy) in _PARTS.items():
+        for name in names:
+            (tmp_path / folder / name).unlink()
+            (bad,) = [found for found in _parts(tmp_path) if not found.good]
+            assert (bad.what, bad.said) == (what, f"{tmp_path / folder} has no {name}: {remedy}")
+            (tmp_path / folder / name).touch()
 
 
 def test_doctor_looks_at_ports(monkeypatch: pytest.MonkeyPatch) -> None:

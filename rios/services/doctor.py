@@ -12,6 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _REACH_S = 2.0
+_ROOT = Path(__file__).resolve().parents[1]
+_PARTS = {
+    "widgets": ("widgets/static", ("widget.js", "widget.css"), "run `make lab`"),
+    "dashboard": ("gateway/static", ("dashboard.js", "dashboard.css"), "run `make lab`"),
+    "contracts": (
+        "billing/artifacts",
+        tuple(
+            f"{one}.json"
+            for one in (
+                "RiosEscrow",
+                "RiosGovernor",
+                "RiosPriceBook",
+                "RiosSettlement",
+                "RiosStaking",
+                "RosToken",
+                "TimelockController",
+            )
+        ),
+        "install again",
+    ),
+    "demo model": ("demo/model", ("config.json", "model.safetensors", "tokenizer.json"), "install again"),
+}
+"""What is not Python, and how it comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +47,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at the interpreter, the libraries, device, memory, ports and shared memory of this machine."""
+    """Look at interpreter, libraries, device, memory, ports, shared memory, and what rios has besides Python."""
     from importlib.metadata import version
 
     import torch
@@ -48,6 +71,8 @@ def examine() -> Iterator[Finding]:
     yield Finding("machine", True, machine_id())
     yield _ports()
     yield from _jupyter()
+    yield from _parts(_ROOT)
+    yield from _reports()
     if not supported:
         yield Finding("shared memory", False, "hosts of one machine talk by sockets: this needs Linux on x86-64")
         return
@@ -78,6 +103,28 @@ def _jupyter() -> Iterator[Finding]:
     )
     said = f"enabled by {found}" if switched_on else "not enabled: `jupyter server extension enable rios.lab`"
     yield Finding("panels' server", bool(switched_on), said)
+
+
+def _parts(root: Path) -> Iterator[Finding]:
+    """Whether the package in `root` has its bundles, contracts and model."""
+    for what, (folder, names, remedy) in _PARTS.items():
+        missing = [name for name in names if not (root / folder / name).is_file()]
+        said = f"{root / folder} has no {', '.join(missing)}: {remedy}" if missing else f"in {root / folder}"
+        yield Finding(what, not missing, said)
+
+
+def _reports() -> Iterator[Finding]:
+    """Whether the notebooks of reports are here, and what prints them."""
+    from rios.reporting.pdf import browser
+    from rios.reporting.templates import Templates
+    from rios.services.reports.kinds import KINDS
+
+    names = set(Templates.of(None).names())
+    missing = sorted(set(KINDS) - names)
+    said = f"no notebook for {', '.join(missing)}: install again" if missing else ", ".join(sorted(names))
+    yield Finding("reports", not missing, said)
+    found = browser()
+    yield Finding("browser", found is not None, found or "reports have no PDF: install chromium")
 
 
 def _ports() -> Finding:
