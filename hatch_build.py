@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CONFIG = "extension/jupyter-config/server-config/rios-lab.json"
 BUILT = "extension/labextension"
-STATIC = ("rios/widgets/static", "rios/gateway/static")
+BUNDLES = (f"{BUILT}/package.json", "rios/widgets/static/widget.js", "rios/gateway/static/dashboard.js")
 
 
 class Panels(BuildHookInterface[Any]):
@@ -24,9 +24,9 @@ class Panels(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before the build."""
         if version != "editable":
-            for folder in (BUILT, *STATIC):
-                if not any(Path(self.root, folder).glob("*.js*")):
-                    raise FileNotFoundError(f"{folder} is not built: run `make lab` (it needs Node), then again")
+            for bundle in BUNDLES:
+                if not Path(self.root, bundle).is_file():
+                    raise FileNotFoundError(f"{bundle} is not built: run `make lab` (it needs Node), then again")
         if self.target_name != "wheel":
             return
         build_data["shared_data"][CONFIG] = "etc/jupyter/jupyter_server_config.d/rios-lab.json"
