@@ -181,7 +181,7 @@ class Generator:
         self.jobs.pop(job.handle, None)
 
     def refresh(self) -> None:
-        """Have a connection to a second trunk, so that taking over costs none. To be called again and again.
+        """Have connections to a trunk and a second one, so that taking over costs none. To be called again and again.
 
         A thread of its own connects: a frozen host lets it wait, and nobody who takes over or submits meanwhile.
         """
@@ -196,14 +196,16 @@ class Generator:
                 raise
 
     def _standby_peers(self) -> list[Peer]:
-        """Where a stand-by can be had, where there is none; one whose host is to run a trunk no longer is let go."""
+        """Where a missing connection can be had; a stand-by whose host is to run a trunk no longer is let go."""
         peers = self._trunks()
         if not self._lock.acquire(timeout=_REFRESH_S):
             return []
         try:
-            active, standby = self.active, self._standby
-            if active is None or self._closed:
+            if self._closed:
                 return []
+            if self.active is None and self._standby is not None and self._standby.alive:
+                self._active, self._standby = self._standby, None
+            active, standby = self.active, self._standby
             if standby is not None and standby.alive:
                 if standby.peer in peers:
                     return []
@@ -228,10 +230,14 @@ class Generator:
             self._refreshing.release()
 
     def _stands_by(self, session: TrunkSession) -> bool:
-        """Keep a session as the stand-by, unless its host has taken over meanwhile, or this was closed."""
+        """Keep a session as what is missing, unless its host has taken over meanwhile, or this was closed."""
         with self._lock:
-            if session.alive and session.peer.name != self.active and self._standby is None:
-                self._standby = session
+            active = self.active
+            if session.alive and session.peer.name != active and (active is None or self._standby is None):
+                if active is None:
+                    self._active = session
+                else:
+                    self._standby = session
                 if not self._closed:  # looked at last: whoever closes says so first, and then closes what is here
                     return True
         session.close()

@@ -128,6 +128,28 @@ def test_a_stand_by_that_cannot_be_had_at_first_is_had_later(monkeypatch: pytest
     generator.close()
 
 
+def test_both_are_had_again_though_nobody_asks(opened: list[Session]) -> None:
+    """All hosts were frozen for a while: the next request waits for no connection, and its loss costs none."""
+    generator = begun(opened)
+    for session in list(opened):
+        session.alive = False
+        generator._lost(session, "frozen")
+
+    def there() -> bool:
+        generator.refresh()
+        return generator.active is not None and generator._standby is not None
+
+    until(there, "a trunk and a stand-by", deadline_s=10.0)
+    active, standby = generator._active, generator._standby
+    assert active is not None
+    assert standby is not None
+    assert active.peer != standby.peer
+    active.alive = False  # type: ignore[misc]
+    until(there, "a stand-by that takes over while nobody asks, and another one", deadline_s=10.0)
+    assert generator._active is standby
+    generator.close()
+
+
 def test_a_request_that_notices_the_loss_first_takes_the_others_along(opened: list[Session]) -> None:
     """The reading thread marks its session dead, then waits for the lock that a submit has just taken."""
     generator = begun(opened)
