@@ -63,7 +63,7 @@ def test_a_scheduler_that_does_not_answer_is_asked_by_one_a_second(monkeypatch: 
 @contextlib.contextmanager
 def dask_scheduler(port: int) -> Iterator[None]:
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([*command, "--no-dashboard"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "--dashboard-address", ":0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: _listens(port), "the scheduler", deadline_s=60)
         yield

@@ -35,7 +35,7 @@ def test_a_worker_executes_it_and_knows_nothing(tmp_path: Path, monkeypatch: pyt
         memory_bytes=8 << 30, timeout_s=120.0, pdf=False,
     )  # fmt: skip
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         heard: list[str] = []
