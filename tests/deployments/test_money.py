@@ -16,7 +16,7 @@ from rios.services.deployments import budgets
 from rios.words.keccak import keccak256
 from tests.deployments.stage import RESOURCES, Stage
 from tests.deployments.test_traffic import load, ready
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 WAIT_S = 60.0
 BUSY = "import time\nend = time.time() + 2.5\nwhile time.time() < end: pass\ntime.sleep(0.3)"
@@ -48,7 +48,7 @@ def test_what_the_kernel_counted_is_what_is_paid(short: Stage) -> None:
     cpu_ns = sum(one.quantity for one in posted if one.resource == "cpu")
     assert len({one.step for one in posted}) >= 2, "several periods were posted"
     assert cpu_ns / 1e9 >= last > 0.5, "all that was seen, and what came after"
-    assert cpu_ns / 1e9 == pytest.approx(last, rel=0.01, abs=0.05)
+    assert cpu_ns / 1e9 == pytest.approx(last, rel=0.01, abs=0.05 * PATIENCE)
     (replica,) = short.platform.store.replicas(app.id, ended=True)
     seconds = sum(one.quantity for one in posted if one.resource == "memory") / (64 << 20)
     lived = (replica.ended_at - replica.period_at) / 1e6
