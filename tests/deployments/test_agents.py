@@ -265,7 +265,7 @@ def test_replicas_of_a_killed_host_come_back_on_another(deploy: Deployments, mac
         asked = safe.good(), unsafe.good()
         until(lambda: safe.good() > asked[0] + 10 and unsafe.good() > asked[1] + 10, deadline_s=WAIT_S)
     assert safe.failed() == 0, "what may be asked again was"
-    assert unsafe.failed() <= 6 * PATIENCE, "the requests in its hands, and such as went to it before it was known to be gone"
+    assert unsafe.failed() <= 6 * PATIENCE, "what was in its hands, or went to it before it was known to be gone"
     assert get(f"{url}/still") == (200, "hello GET /still ")
     # It comes back with what it ran, which is nobody's any more.
     machines[1].started()
