@@ -156,7 +156,9 @@ class Settings(BaseSettings):
     )
     connect_timeout_s: float = Field(default=5.0, gt=0, description="A TCP connection and its greeting.")
     control_timeout_s: float = Field(
-        default=120.0, gt=0, description="One control call: loading shards, starting a trunk."
+        default=120.0,
+        gt=0,
+        description="One control call, and a deployment that stands still: loading shards, starting a trunk.",
     )
     membership_interval_s: float = Field(
         default=0.5, gt=0, description="How often the scheduler is asked who is there."
