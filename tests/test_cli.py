@@ -204,5 +204,5 @@ def test_verbose_shows_the_log_beside_the_answer(place: str, network: rios.Netwo
     assert done.returncode == 0, done.stderr
     assert "lost" in done.stdout
     events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert "worker does not answer" in {event["event"] for event in events}
+    assert "host does not answer" in {event["event"] for event in events}
     assert all(event["logger"].startswith("rios") for event in events)
