@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 from rios.client.http import MONEY_S, Http
 from rios.client.reading import balance_of
 from rios.services.wallet import Holdings
-from rios.words.errors import ChainUnavailable, GatewayLost, LedgerUnavailable, RiosError, TransactionFailed
+from rios.words.errors import (
+    ChainUnavailable,
+    DeadlineExceeded,
+    GatewayLost,
+    LedgerUnavailable,
+    NetworkClosed,
+    QueueFull,
+    RiosError,
+    TooManyRequests,
+    TransactionFailed,
+)
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros, parse_ros
 
@@ -18,7 +28,17 @@ if TYPE_CHECKING:
     from rios.billing.ledger.values import Balance
     from rios.services.wallet import Earned
 
-_UNCLEAR = (GatewayLost, ChainUnavailable, LedgerUnavailable, TransactionFailed)
+# After these nobody knows whether it is under way: QueueFull is also the answer while the same key still runs.
+_UNCLEAR = (
+    GatewayLost,
+    ChainUnavailable,
+    LedgerUnavailable,
+    TransactionFailed,
+    QueueFull,
+    TooManyRequests,
+    DeadlineExceeded,
+    NetworkClosed,
+)
 
 
 class RemoteWallet(Holdings):
@@ -91,16 +111,20 @@ class RemoteWallet(Holdings):
         body = {"amount": f"{parse_ros(amount, name=name)} wei"}
         # A block takes longer to be final than anybody wants to wait: who asks again asks for the same.
         what = (path, body["amount"])
-        chosen = key or self._unanswered.setdefault(what, secrets.token_hex(16))
+        if key:
+            return balance_of(self._http.post(path, body, key=key, timeout=MONEY_S))
+        new = secrets.token_hex(16)
+        chosen = self._unanswered.setdefault(what, new)
         try:
             found = balance_of(self._http.post(path, body, key=chosen, timeout=MONEY_S))
         except _UNCLEAR:
             raise
-        except RiosError:  # it was refused, and nothing is under way
-            self._unanswered.pop(what, None)
+        except RiosError:
+            # A new one was refused, and nothing is under way; a repetition may be refused while the first still is.
+            if chosen == new:
+                self._unanswered.pop(what, None)
             raise
-        if key is None:
-            del self._unanswered[what]
+        self._unanswered.pop(what, None)
         return found
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from rios.client.http import Http
 from rios.client.wallet import RemoteWallet
-from rios.words.errors import ChainUnavailable, GatewayLost, InvalidRequest, RiosError
+from rios.words.errors import ChainUnavailable, GatewayLost, InvalidRequest, NotSignedIn, QueueFull, RiosError
 
 BALANCE = dict.fromkeys(("deposited_wei", "trial_wei", "held_wei", "withdrawing_wei", "overdrawn_wei"), "0")
 
@@ -56,3 +56,31 @@ def test_what_was_refused_is_asked_for_anew() -> None:
         with pytest.raises(InvalidRequest):
             wallet.deposit("5 ROS")
     assert len(set(gateway.keys)) == 2
+
+
+@pytest.mark.parametrize("error", [QueueFull("still runs"), NotSignedIn("expired"), InvalidRequest("too much")])
+def test_a_repetition_that_is_refused_does_not_make_it_another_one(error: RiosError) -> None:
+    gateway = Gateway()
+    wallet = RemoteWallet(cast("Http", gateway))
+    for gateway.next in (GatewayLost("silent"), error):
+        with pytest.raises(type(gateway.next)):
+            wallet.deposit("5 ROS")
+    with pytest.raises(type(error)):
+        wallet.deposit("5 ROS", key="mine")
+    gateway.next = None
+    wallet.deposit("5 ROS")
+    wallet.deposit("5 ROS")
+    lost, refused, named, again, new = gateway.keys
+    assert lost == refused == again
+    assert named == "mine"
+    assert new != lost
+
+
+def test_a_first_call_that_a_gateway_has_no_turn_for_is_gone_on_with() -> None:
+    gateway = Gateway()
+    wallet = RemoteWallet(cast("Http", gateway))
+    gateway.next = QueueFull("still runs")
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            wallet.withdraw("5 ROS")
+    assert len(set(gateway.keys)) == 1
