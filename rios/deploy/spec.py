@@ -431,6 +431,16 @@ class AppFile(_Part):
         return self
 
 
+def bounded(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored specification, which may be older than the bounds of its times, within these: so it is valid now."""
+    stored["grace"] = min(stored["grace"], GRACE_MAX_S)
+    if (health := stored["health"]) is not None:
+        for probe in (health, health["start"], health["live"]):
+            if probe is not None:
+                probe["timeout"] = min(probe["timeout"], PROBE_MAX_S)
+    return stored
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[tuple[str, Any, Any]]:
     """Where two stored specifications differ: (field, before, after), with None for what is not there."""
     found: list[tuple[str, Any, Any]] = []

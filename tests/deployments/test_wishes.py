@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from rios.deploy.spec import App
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
 from rios.services.purse import Purse
+from rios.storage.deployment_models import AppRevisionRow
 from rios.words.config import settings
 from rios.words.errors import DeploymentFailed, InvalidRequest, NotFound
 from tests.deployments.simulated_hosts import SimulatedHost
@@ -169,3 +173,22 @@ def test_an_organisations_secret_is_there_before_what_takes_it(
         deploy.secrets.delete(name)
     with pytest.raises(NotFound):
         deploy.secrets.delete("SHARED")
+
+
+def test_what_was_stored_before_its_times_had_bounds_is_within_them(deploy: Deployments, stage: Platform) -> None:
+    asks = {"tcp": 80, "start": {"tcp": 80}, "live": {"tcp": 80, "timeout": 3}}
+    app = deploy.create(name="old", command=["serve"], resources=RESOURCES, port=80, health=asks)
+    old = app.specification
+    old["grace"], old["health"]["timeout"], old["health"]["start"]["timeout"] = 86400.0, 3000.0, 11.0
+    stage.store.transact(
+        lambda batch: batch.connection.execute(
+            update(AppRevisionRow).where(AppRevisionRow.app_id == app.id).values(specification=json.dumps(old))
+        )
+    )
+    for now in (stage.store.specification(app.id, 1), stage.store.specifications([(app.id, 1)])[app.id, 1]):
+        health = App.model_validate(now).health
+        assert health is not None
+        assert health.start is not None
+        assert health.live is not None
+        assert (now["grace"], health.timeout, health.start.timeout, health.live.timeout) == (60.0, 10.0, 10.0, 3.0)
+    assert app.update(env={"A": "1"}) == 2

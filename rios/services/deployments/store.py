@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, func, insert, or_, select, update
 
 from rios.deploy.lifecycle import LIVING, State, Wish, check_step
+from rios.deploy.spec import bounded
 from rios.services.deployments import places
 from rios.services.deployments.values import App, Event, NewReplica, Replica, Step
 from rios.storage.deployment_models import (
@@ -152,8 +153,7 @@ class AppStore:
             found = connection.scalar(select(row.specification).where(row.app_id == app_id, row.number == revision))
         if found is None:
             raise NotFound(f"deployment {app_id} has no revision {revision}")
-        kept: dict[str, Any] = json.loads(found)
-        return kept
+        return bounded(json.loads(found))
 
     def specifications(self, marks: Collection[tuple[str, int]]) -> dict[tuple[str, int], dict[str, Any]]:
         """What revisions say, by deployment and number: in one question, however many they are."""
@@ -164,7 +164,7 @@ class AppStore:
         mine = row.app_id.in_(names if len(names) <= _NAMED_MAX else alive)
         with self.ledger.database.reading() as connection:
             found = connection.execute(select(row.app_id, row.number, row.specification).where(mine))
-            return {(one[0], one[1]): json.loads(one[2]) for one in found if (one[0], one[1]) in wanted}
+            return {(one[0], one[1]): bounded(json.loads(one[2])) for one in found if (one[0], one[1]) in wanted}
 
     def revisions(self, app_id: str) -> list[dict[str, Any]]:
         """All revisions, oldest first: number, digest, created_by, created_at, image (its digest, or None)."""
