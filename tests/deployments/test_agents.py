@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -379,3 +380,13 @@ def _answers(url: str) -> bool:
         return get(url)[0] == 200
     except OSError:
         return False
+
+
+def test_an_agent_listens_at_an_address_of_ipv6(tmp_path: Path) -> None:
+    keeper = AgentKeeper(settings(), tmp_path / "agent", name="six", address="::1", owner=None)
+    try:
+        until(keeper.announcement, deadline_s=WAIT_S)
+        with socket.create_connection(("::1", keeper.announcement()["port"]), timeout=WAIT_S):
+            pass
+    finally:
+        keeper.close()

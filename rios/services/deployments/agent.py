@@ -190,7 +190,9 @@ def main() -> None:
     directory = Path(orders["directory"])
     place = Place(directory)
     place.take(unless=worker.gone)
-    listener = socket.create_server((str(orders["bind"]), int(orders["port"])), backlog=256)
+    bind = str(orders["bind"])
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    listener = socket.create_server((bind, int(orders["port"])), family=family, backlog=256)
     agent = Agent(
         listener,
         name=str(orders["name"]),
