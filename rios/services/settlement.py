@@ -76,6 +76,8 @@ class Settlement:
         """Whether a withdrawal waits; None while nobody has looked."""
         self._short: list[Asked] = []
         """Those that wait for more than is free."""
+        self._told = False
+        """Whether it was said that a root that was challenged keeps such a one from being charged."""
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -105,8 +107,9 @@ class Settlement:
     def follow(self) -> bool:
         """Go on with what was sent, and take what happened into the ledger; whether it should be settled at once.
 
-        So it is where somebody has asked the escrow for more than he has free, and used something that is not charged.
-        Whoever waits for a block to be final has the turn for a long time; events are taken meanwhile all the same.
+        So it is where somebody has asked the escrow for more than he has free, and used something that is not charged;
+        but not where the last root was challenged: nobody posts that again who has not looked at it. Whoever waits for
+        a block to be final has the turn for a long time; events are taken meanwhile all the same.
         """
         self.chain.pump()
         self._take()
@@ -119,7 +122,18 @@ class Settlement:
         if not self._short:
             return False
         unposted = self._last_is("closed") or self._last_is("posting")
-        return any(one.charge or unposted for one in self._short)
+        wanted = any(one.charge or unposted for one in self._short)
+        if not (wanted and self.challenged):
+            self._told = False
+            return wanted
+        if not self._told:
+            self._told = True
+            log.error(
+                "the last root was challenged: look at it, then settle() posts it again; until then what was used is "
+                "not charged, and a withdrawal that waits may take the money it was used with",
+                extra={"users": [one.user for one in self._short]},
+            )
+        return False
 
     def _take(self) -> int:
         count = self.chain.follow(self._books.ledger)

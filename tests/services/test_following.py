@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rios.billing.ledger.values import EpochState
 from rios.services.books import LOCAL_USER
 from rios.services.purse import Purse
 from rios.words.money import WEI_PER_ROS
@@ -36,6 +37,24 @@ def test_deposits_of_others_are_seen_and_no_chain_is_begun_for_it(tmp_path: Path
         ledger.link_address(GUEST, ADDRESS)
         give(purse, 3)
         until(lambda: ledger.balance(GUEST).deposited_wei == 3, "the deposit")
+
+
+def test_a_root_that_was_challenged_is_not_posted_again_for_a_withdrawal(caplog: pytest.LogCaptureFixture) -> None:
+    with purse_of(challenge_window_s=60) as purse:
+        chain, ledger = purse.settlement.chain, purse.books.ledger
+        ledger.hold("saved", LOCAL_USER, ledger.balance(LOCAL_USER).trial_wei, request_id="saved", terms=TERMS)
+        purse.wallet.deposit("10 ROS")
+        earn(purse, "first", {owner(1): 4 * WEI_PER_ROS})
+        purse.billing.settle()
+        chain.as_operator("challenge", "RiosSettlement", "challenge", 1, b"it looks odd")
+        earn(purse, "second", {owner(1): WEI_PER_ROS})
+        chain.as_wallet("straight", "RiosEscrow", "requestWithdrawal", 6 * WEI_PER_ROS)
+        for _ in range(2):
+            purse.follower.look()
+        assert [epoch.state for epoch in ledger.epochs()] == [EpochState.CHALLENGED]
+        assert sum("the last root was challenged" in one.message for one in caplog.records) == 1
+        purse.billing.settle()  # whoever does has looked at it
+        assert [epoch.state for epoch in ledger.epochs()] == [EpochState.POSTED]
 
 
 @pytest.fixture(scope="module")

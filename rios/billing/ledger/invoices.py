@@ -68,9 +68,18 @@ def _as_invoice(row: Mapping[str, Any] | RowMapping) -> Invoice:
     return Invoice(**{**row, "document": json.loads(row["document"])})
 
 
-def _last_note(connection: Connection, user: str) -> int:
-    """The number of the user's last credit note; 0 without any."""
-    return connection.scalar(select(func.max(CreditNoteRow.number)).where(CreditNoteRow.user_id == user)) or 0
+def _last_note(connection: Connection, user: str, *, up_to: int | None = None) -> int:
+    """The number of the user's last credit note, or of the last one at a moment; 0 without any."""
+    wanted = select(func.max(CreditNoteRow.number)).where(CreditNoteRow.user_id == user)
+    if up_to is not None:
+        wanted = wanted.where(CreditNoteRow.at <= up_to)
+    return connection.scalar(wanted) or 0
+
+
+def _noted(connection: Connection, invoice: Invoice) -> int:
+    """Up to which credit note an invoice went. Those of older versions do not say; their moment does."""
+    said = invoice.document.get("credit_notes_up_to")
+    return _last_note(connection, invoice.user_id, up_to=invoice.created_at) if said is None else int(said)
 
 
 def _drawn(connection: Connection, user: str, period: str, since: int, until: int) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def _credits(connection: Connection, user: str, period: str) -> Iterator[dict[st
     wanted = (
         select(note.number, note.amount_wei, note.reason, usage.model, usage.line, usage.at)
         .join(usage, usage.id == note.usage_id)
-        .where(note.user_id == user, note.number > before[-1].document["credit_notes_up_to"])
+        .where(note.user_id == user, note.number > _noted(connection, before[-1]))
         .order_by(note.number)
     )
     periods = {one.period for one in before} - {period}

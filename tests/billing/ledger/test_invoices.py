@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from rios.billing.ledger import Ledger, invoices
 from rios.billing.ledger.values import Invoice
 from rios.services.moments import month
+from rios.storage.models import InvoiceRow
+from rios.words.canonical import canonical
 from rios.words.errors import LedgerUnavailable
 from tests.billing.clock import Clock
 from tests.billing.ledger.work import use
@@ -89,6 +92,21 @@ def test_a_refund_is_on_one_invoice_whenever_it_comes(ann: Ledger, clock: Clock)
     assert total(invoice(ann, "2026-12", user="bob")) == 5_000, "others' refunds are others'"
     spent = 3_000 - sum(note.amount_wei for note in ann.credit_notes(user="ann"))
     assert sum(total(one) for one in ann.invoices("ann")) == spent
+
+
+def test_an_invoice_of_an_older_version_went_up_to_the_notes_of_its_moment(ann: Ledger, clock: Clock) -> None:
+    november = use(ann, 1_000, name="r1")
+    ann.refund(november, "before", amount_wei=1)
+    after(clock, "2026-11")
+    old = dict(invoice(ann, "2026-11").document)
+    del old["credit_notes_up_to"]
+    ann.transact(
+        lambda batch: batch.connection.execute(update(InvoiceRow).values(document=canonical(old).decode())), alone=True
+    )
+    clock.now_us += 1
+    ann.refund(november, "after", amount_wei=20)
+    after(clock, "2026-12")
+    assert total(invoice(ann, "2026-12")) == -20
 
 
 def test_a_month_without_an_invoice_keeps_its_refunds(ann: Ledger, clock: Clock) -> None:
