@@ -18,6 +18,21 @@ from rios.words.errors import NetworkClosed
 log = logging.getLogger(__name__)
 
 
+class _Client(Client):
+    """One that leaves no thread: Dask's keeps its loop where it could not connect, and where it closed by itself."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        try:
+            super().__init__(*args, **more)  # type: ignore[no-untyped-call]
+        except OSError:
+            self.end_loop()
+            raise
+
+    def end_loop(self) -> None:
+        """To be called once it is closed; again is fine."""
+        self._loop_runner.stop()  # type: ignore[no-untyped-call]
+
+
 class Scheduler:
     """Calling it gives a Dask client; a new one where the last has closed itself."""
 
@@ -35,12 +50,13 @@ class Scheduler:
             if self._closed:
                 raise NetworkClosed("the network was closed")
             if self._client.status == "closed":
+                self._client.end_loop()
                 self._client = self._made()
                 log.info("the scheduler is back", extra={"address": self._address})
             return self._client
 
     def _made(self) -> Any:
-        made: Any = Client(  # type: ignore[no-untyped-call]
+        made: Any = _Client(
             self._address,
             timeout=self._options.connect_timeout_s,
             set_as_default=False,
@@ -57,3 +73,4 @@ class Scheduler:
             self._client.close(timeout=1)
         except (OSError, TimeoutError, RuntimeError) as error:
             log.info("the Dask client did not close cleanly", extra={"reason": repr(error)})
+        self._client.end_loop()

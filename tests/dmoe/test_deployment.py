@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -212,20 +213,21 @@ def slowly(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[str]:
     return begun
 
 
-def test_a_long_deployment_that_moves_is_waited_for_and_one_that_stands_is_not(
-    three: rios.Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(three, "_settings", three._settings.model_copy(update={"control_timeout_s": 4.0}))
-    with monkeypatch.context() as patched:
-        slowly(patched, 1.5)
-        began = time.monotonic()
-        with three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False) as model:
-            assert time.monotonic() - began > 4.0
-            assert model.generate(PROMPT, max_new_tokens=2).token_ids
-    with monkeypatch.context() as patched:
-        slowly(patched, 9.0)
-        with pytest.raises(DeadlineExceeded, match=r"nothing was loaded for 4 s .*loading"):
-            three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False)
+def test_a_deployment_is_waited_for_as_long_as_it_moves(three: rios.Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    with three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False) as model:
+        kept = model._deployment
+        assert kept._moved_at > began, "loading is what moves it"
+        kept._moved_at = time.monotonic() - 100.0
+        kept._check_patience(math.inf, 200.0)
+        with pytest.raises(DeadlineExceeded, match=r"nothing was loaded for 50 s .*worker-"):
+            kept._check_patience(math.inf, 50.0)
+        with pytest.raises(DeadlineExceeded, match="not deployed in time"):
+            kept._check_patience(began, None)
+    monkeypatch.setattr(three, "_settings", three._settings.model_copy(update={"control_timeout_s": 3.0}))
+    slowly(monkeypatch, 4.0)
+    with pytest.raises(DeadlineExceeded):
+        three.dmoe.deploy("demo", dtype="float32", replicas=2, progress=False)
 
 
 def test_a_worker_that_leaves_while_a_model_is_deployed_is_done_without(

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +64,9 @@ def test_a_scheduler_that_does_not_answer_is_asked_by_one_a_second(monkeypatch: 
 @contextlib.contextmanager
 def dask_scheduler(port: int) -> Iterator[None]:
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([*command, "--dashboard-address", ":0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--dashboard-address", ":0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         until(lambda: _listens(port), "the scheduler", deadline_s=60)
         yield
@@ -80,11 +83,16 @@ def _listens(port: int) -> bool:
     return True
 
 
+def _loops() -> int:
+    return sum("IO loop" in thread.name for thread in threading.enumerate())
+
+
 def test_a_scheduler_that_was_away_for_longer_than_dasks_patience_is_found_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
     way: Way | None = None
+    loops = _loops()
     try:
         with dask_scheduler(port):
             way = Way(address, Settings(connect_timeout_s=1.0))
@@ -93,6 +101,11 @@ def test_a_scheduler_that_was_away_for_longer_than_dasks_patience_is_found_again
             assert membership.scheduler_alive
         until(lambda: first.status == "closed", "Dask's own client to give up", deadline_s=60)
         until(lambda: not membership.scheduler_alive, "that to be noticed", deadline_s=60)
+        before = _loops()
+        for _ in range(2):
+            with pytest.raises(OSError, match="connect"):
+                way()
+        until(lambda: _loops() <= before, "the loops of attempts to end", deadline_s=60)
         with dask_scheduler(port):
             until(lambda: membership.scheduler_alive, "the scheduler to be found again", deadline_s=60)
             assert way() is not first
@@ -102,6 +115,7 @@ def test_a_scheduler_that_was_away_for_longer_than_dasks_patience_is_found_again
             way.close()
             with pytest.raises(NetworkClosed):
                 way()
+    until(lambda: _loops() <= loops, "all loops to end", deadline_s=60)
 
 
 @pytest.mark.parametrize("wrong", [{"call_timeout_s": -1}, {"workers_max": 3}, {"experts_timeout_s": "soon"}])
