@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -29,12 +33,15 @@ def backup(
 ) -> None:
     """Write all that a network keeps to FILE, while it runs. It holds keys: keep it where nobody else reads it."""
     from rios.services.backup import backup as write
-    from rios.services.backup import keep_newest, named_now
+    from rios.services.backup import clear_cut_off, keep_newest, named_now
     from rios.words.config import settings
 
     folder = file if file.is_dir() else None
-    file = named_now(file) if folder is not None else file
-    found = write(_home(home), file, database=database or settings().database)
+    if folder is not None:
+        clear_cut_off(folder)  # before: it may be what has filled the disk
+        file = named_now(folder)
+    with _ending_in_order():
+        found = write(_home(home), file, database=database or settings().database)
     sys.stdout.write(f"{sum(found['rows'].values())} rows and {len(found['home'])} files of the home are in {file}\n")
     if folder is not None and keep:
         keep_newest(folder, keep)
@@ -48,6 +55,20 @@ def restore(file: Path, home: Home = None, database: Where = None) -> None:
     place = _home(home)
     found = read(file, place, database=database or settings().database)
     sys.stdout.write(f"{sum(found['rows'].values())} rows and {len(found['home'])} files are back in {place}\n")
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM, as of a timer that waits no longer, ends the process by an exception: drafts, with keys, are removed."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _home(home: Path | None) -> Path:

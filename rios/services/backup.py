@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,9 @@ FORMAT = "rios-backup/1"
 _DATABASE, _MANIFEST, _HOME = "database.sqlite", "manifest.json", "home/"
 _TIMEOUT_S = 60.0
 _CHUNK = 1000
+_DRAFTS = "rios-backup-"
+_CUT_OFF_S = 3600.0
+"""A draft that nothing was added to for so long is of a process that was killed."""
 _MOMENT = "%Y%m%dT%H%M%SZ"
 _CHAIN = "chain.sqlite"
 _NOT_KEPT = ("ledger.sqlite", "gateway.json", "late", "running", "apps")
@@ -50,15 +54,18 @@ def database_url(home: Path, database: str | None) -> str:
 def backup(home: Path, target: Path, *, database: str | None = None) -> dict[str, Any]:
     """Write all that a network keeps to the file `target`, while it runs; what is in it.
 
-    Raises InvalidRequest where there is such a file or no such network, LedgerUnavailable.
+    Raises InvalidRequest where there is such a file, no such network, or the file would be in the home; and
+    LedgerUnavailable.
     """
     if target.exists():
         raise InvalidRequest(f"{target} is there already; choose another name")
     if database is None and not (home / "ledger.sqlite").exists():
         raise InvalidRequest(f"{home} is not the home of a network: it has no ledger")
+    if target.resolve().is_relative_to(home.resolve()):
+        raise InvalidRequest(f"{target} is in the home that it is of, as all backups before it; choose another place")
     source = Database(database_url(home, database), timeout_s=_TIMEOUT_S)
     try:
-        with tempfile.TemporaryDirectory(prefix="rios-backup-", dir=target.parent) as directory:
+        with tempfile.TemporaryDirectory(prefix=_DRAFTS, dir=target.parent) as directory:
             copy = Path(directory) / _DATABASE
             found = migrate.version(source)
             if found != migrate.latest():
@@ -92,6 +99,13 @@ def keep_newest(folder: Path, count: int) -> None:
     """Remove all backups of a folder that were named by their moment, but the newest `count`."""
     for path in sorted(folder.glob("rios-????????T??????Z.backup"))[:-count]:
         path.unlink(missing_ok=True)
+
+
+def clear_cut_off(folder: Path) -> None:
+    """Remove what backups into a folder have left that were killed: tables and keys in clear."""
+    for path in folder.glob(f"{_DRAFTS}*"):
+        if path.is_dir() and not path.is_symlink() and path.stat().st_mtime < time.time() - _CUT_OFF_S:
+            shutil.rmtree(path)
 
 
 def restore(source: Path, home: Path, *, database: str | None = None) -> dict[str, Any]:

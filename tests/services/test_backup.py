@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,3 +227,33 @@ def test_a_file_that_goes_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "copyfile", copy)
     assert "mail/gone" not in backup(place, tmp_path / "file")["home"]
     restore(tmp_path / "file", tmp_path / "new")
+
+
+def test_a_backup_that_is_told_to_end_leaves_no_keys(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "copyfile", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        done = CliRunner().invoke(app, ["backup", str(tmp_path), "--home", str(home)])
+        assert done.exit_code == 128 + signal.SIGTERM
+        assert not list(tmp_path.iterdir())
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def test_what_a_killed_backup_has_left_is_removed_by_the_next(home: Path, tmp_path: Path) -> None:
+    for name in ("rios-backup-old", "rios-backup-new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "secrets.key").write_text("in clear")
+    long_ago = time.time() - 3601
+    os.utime(tmp_path / "rios-backup-old", (long_ago, long_ago))
+    done = CliRunner().invoke(app, ["backup", str(tmp_path), "--home", str(home)])
+    assert done.exit_code == 0, done.output
+    assert [one.name for one in tmp_path.glob("rios-backup-*")] == ["rios-backup-new"], "it may still be written"
+
+
+def test_no_backup_is_of_the_backups_before_it(home: Path) -> None:
+    for target in (home / "new.backup", home / "folder" / ".." / "new.backup"):
+        with pytest.raises(InvalidRequest, match="choose another place"):
+            backup(home, target)
