@@ -17,7 +17,7 @@ from rios.gateway.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 HANDSHAKE_S = 10.0
-"""TLS begins and ends within this; asyncio's own bounds are a minute and half of one."""
+"""TLS begins within this; asyncio's own bound is a minute."""
 _RESERVED = 512
 """File descriptors that are left to everything else: workers, the database, what is sent on to HTTPS."""
 
@@ -26,10 +26,9 @@ class Loop(asyncio.SelectorEventLoop):
     """The event loop of a gateway."""
 
     async def create_server(self, *arguments: Any, **more: Any) -> asyncio.Server:
-        """As ever, with the deadlines of TLS."""
+        """As ever, with a deadline for the beginning of TLS. That for its end would also cut off slow readers."""
         if more.get("ssl") is not None:
             more.setdefault("ssl_handshake_timeout", HANDSHAKE_S)
-            more.setdefault("ssl_shutdown_timeout", HANDSHAKE_S)
         return await super().create_server(*arguments, **more)
 
 
@@ -44,6 +43,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._seen: RequestResponseCycle | None = None
         self._waited_s = 0.0
+        self._unsent = 0
         settings = self.settings
         # Counted anew each time, WebSockets among them: what is kept beside could come to differ.
         if len(self.connections) > self.count_max:
@@ -57,14 +57,21 @@ class Connection(H11Protocol):
     def look(self, seconds: float) -> None:
         """Called every so many seconds: end it where nothing whole has been asked for since too long.
 
-        Counted by these calls, so that an event loop that was held up ends nobody's.
+        Counted by these calls, so that an event loop that was held up ends nobody's. An answer is over for uvicorn
+        before its last bytes are sent, so that one who still takes some of them waits for nothing.
         """
-        if self.cycle is not self._seen or _is_answering(self.cycle):
-            self._seen, self._waited_s = self.cycle, 0.0
+        unsent = _unsent(self.transport)
+        if self.cycle is not self._seen or _is_answering(self.cycle) or unsent != self._unsent:
+            self._seen, self._waited_s, self._unsent = self.cycle, 0.0, unsent
             return
         self._waited_s += seconds
         if self._waited_s >= self.settings.header_timeout_s:
             self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close it, but not while an answer is still sent: TLS ends half a minute later, whatever is left of that."""
+        if not _unsent(self.transport):
+            super().timeout_keep_alive_handler()
 
     def _refuse(self, status: int, kind: str, why: str) -> None:
         title = "too many connections"
@@ -98,6 +105,12 @@ def look(connections: Iterable[object], seconds: float) -> None:
 
 def _is_answering(cycle: RequestResponseCycle | None) -> bool:
     return cycle is not None and not cycle.response_complete
+
+
+def _unsent(transport: Transport) -> int:
+    """How many bytes of answers the socket has not taken yet. TLS has some itself, and others in what is below it."""
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return transport.get_write_buffer_size() + (0 if below is None else below.get_write_buffer_size())
 
 
 def _of(host: str, connections: Iterable[Any]) -> int:

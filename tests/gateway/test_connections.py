@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -10,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from rios.gateway.certs import init
 from rios.gateway.connections import bounded
@@ -18,6 +22,8 @@ from tests.gateway.servers import UNLIMITED, Door, lean
 from tests.waiting import until
 
 _PER_ADDRESS = 12
+_LARGE = 24 << 20
+_STEP = 4 << 20
 _REQUEST = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -92,8 +98,8 @@ def test_who_asks_now_and_then_stays() -> None:
     ended: list[bool] = []
     kind: Any = bounded(GatewaySettings(header_timeout_s=2.0))
     one = kind.__new__(kind)
-    one._seen, one._waited_s = None, 0.0
-    one.transport = SimpleNamespace(abort=lambda: ended.append(True))
+    one._seen, one._waited_s, one._unsent = None, 0.0, 0
+    one.transport = SimpleNamespace(abort=lambda: ended.append(True), get_write_buffer_size=lambda: 0)
     for answered in (True, False, True):
         one.cycle = SimpleNamespace(response_complete=answered)
         one.look(1.5)
@@ -107,6 +113,46 @@ def test_who_asks_now_and_then_stays() -> None:
     assert not ended
     one.look(1.5)
     assert ended
+
+
+async def _large(_: Any, __: Any, send: Any) -> None:
+    """An application whose answer fits into no buffer of the system."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(_LARGE)})
+
+
+@pytest.mark.parametrize("stalls", [False, True], ids=["slow", "stalled"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_who_takes_a_large_answer_slowly_gets_all_of_it(tmp_path: Path, tls: bool, stalls: bool) -> None:
+    """An answer that is over for uvicorn is still sent; only who takes nothing more of it is ended."""
+    kind: Any = bounded(GatewaySettings(header_timeout_s=2.0))
+    certificates = init(tmp_path) if tls else None
+
+    async def case() -> None:
+        state, config = ServerState(), Config(_large, http=kind, lifespan="off", log_config=None)
+        ours = None if certificates is None else certificates.context()
+        theirs = None if certificates is None else ssl.create_default_context(cafile=certificates.ca)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: kind(config, state, {}), "127.0.0.1", 0, ssl=ours)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=theirs)
+            writer.write(_REQUEST)
+            await reader.readuntil(b"\r\n\r\n")
+            (one,) = state.connections
+            assert isinstance(one, kind)
+            assert one.cycle.response_complete
+            for _ in range(_LARGE // _STEP):
+                one.look(1.5)
+                one.timeout_keep_alive_handler()
+                if not stalls:
+                    await reader.readexactly(_STEP)
+            if stalls:
+                with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                    await reader.readexactly(_LARGE)
+            writer.transport.abort()
+
+    asyncio.run(asyncio.wait_for(case(), 60))
 
 
 def test_an_address_has_so_many(tmp_path: Path) -> None:
