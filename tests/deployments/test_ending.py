@@ -18,7 +18,7 @@ from rios.services.deployments.acting import Acting
 from rios.services.deployments.hosts import Ended
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.values import Replica, Step
-from rios.words.errors import InsufficientBalance
+from rios.words.errors import InsufficientBalance, SandboxFailed
 from rios.words.keccak import keccak256
 from tests.deployments.simulated_hosts import SimulatedHost
 from tests.deployments.test_metering import HOUR, SECOND, Month
@@ -118,6 +118,26 @@ def test_without_money_it_has_the_time_that_is_held_for(month: Month, acting: Ac
     _until_ended(month, app, name)
     assert host.graces == [30.0]
     assert _memory_s(month, name) == (month.at - begun) / SECOND == 120.0, "all of it is paid"
+
+
+@pytest.mark.parametrize("error", [SandboxFailed("the cluster does not answer"), OSError("no such device")])
+def test_what_cannot_be_measured_ends_in_the_time_that_is_held_for(
+    month: Month, acting: Acting, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    month.ledger.deposit("first", LOCAL_USER, 10**24)
+    app, host = _app(month, "blind", grace=60), Stubborn("host-0", month)
+    name, real = month.begin(app), host.metrics
+
+    def metrics(replica_id: str) -> Metrics:
+        if not host.graces:
+            raise error
+        return real(replica_id)
+
+    monkeypatch.setattr(host, "metrics", metrics)
+    month.at += 90 * SECOND
+    _end(month, acting, app, _stopping(month, app, name), host)
+    _until_ended(month, app, name)
+    assert host.graces == [30.0]
 
 
 @pytest.fixture

@@ -319,7 +319,8 @@ class Acting:
     ) -> tuple[Replica, float]:
         """A replica that is to end, and for how long it is held for: where its grace is longer, for a period more.
 
-        What ends runs on until it does, so it is metered; who has no money for it is given less time.
+        What ends runs on until it does, so it is metered; who has no money for it, or cannot be measured, is given less
+        time.
         """
         metering = self._metering()
         if one.started_at and one.period and metering.covered_s(one) < specification["grace"]:
@@ -329,6 +330,10 @@ class Acting:
                 log.info("a replica is given less time to end", extra={"replica": one.id, "reason": str(error)})
             except NotFound:  # there is nothing of it, which `end` says too
                 return one, 0.0
+            except (*_LATER, HostLost):
+                raise
+            except (RiosError, OSError) as error:  # who cannot be measured is ended all the same
+                log.warning("a replica that is to end is not measured", extra={"replica": one.id, "reason": str(error)})
         return one, metering.covered_s(one)
 
     def _drain(self, one: Replica, grace_s: float) -> None:
