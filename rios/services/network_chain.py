@@ -301,6 +301,11 @@ class NetworkChain(SettlementView):
         """The last epoch whose root stood after a block; 0 before any."""
         return int(self.read("RiosSettlement", "latestEpoch", block=block))
 
+    def is_after(self, tx: str | None, block: int) -> bool:
+        """Whether a transaction is in a later block than that; not where no block has it, as after a reorganisation."""
+        receipt = None if tx is None else self._chain.receipt(tx)
+        return receipt is not None and receipt.block > block
+
     def claims_in(self, receipt: Receipt) -> dict[Address, Wei]:
         """What a transaction paid to owners."""
         found = [event for log in receipt.logs if (event := decode_log(log, self.addresses)) is not None]

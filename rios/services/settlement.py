@@ -72,8 +72,10 @@ class Settlement:
     def __init__(self, books: Books) -> None:
         self._books = books
         self._lock = threading.RLock()
-        self._asked: bool | None = None
-        """Whether a withdrawal waits; None while nobody has looked."""
+        self._setting_aside = threading.Lock()
+        self._asked = True
+        """Whether a withdrawal waits, as of the events up to `_aside_at`; taken for true while nobody has looked."""
+        self._aside_at: ChainCursor | None = None
         self._short: list[Asked] = []
         """Those that wait for more than is free."""
         self._told = False
@@ -136,15 +138,19 @@ class Settlement:
         return False
 
     def _take(self) -> int:
-        count = self.chain.follow(self._books.ledger)
-        if count or self._asked is not False:
-            self._set_aside()
+        ledger = self._books.ledger
+        count = self.chain.follow(ledger)
+        # Events may have been taken by others too, or by a call that failed after it: the cursor says so.
+        with self._setting_aside:
+            followed = self.chain.followed(ledger)
+            if self._asked or followed != self._aside_at:
+                self._set_aside(followed)
         return count
 
-    def _set_aside(self) -> None:
+    def _set_aside(self, followed: ChainCursor | None) -> None:
         """What withdrawals that wait ask for is not lent to requests any more, as far as it is free."""
         found = self._books.ledger.set_aside()
-        self._asked = bool(found)
+        self._asked, self._aside_at = bool(found), followed
         self._short = [one for one in found if one.short_wei]
 
     def _mature(self) -> None:
@@ -152,15 +158,17 @@ class Settlement:
         from rios.billing.ledger.values import EpochState
 
         ledger, chain = self._books.ledger, self.chain
-        waiting = [epoch.number for epoch in ledger.epochs() if epoch.state is EpochState.POSTED]
+        waiting = [(epoch.number, epoch.tx) for epoch in ledger.epochs() if epoch.state is EpochState.POSTED]
         followed = self.chain.followed(ledger)
         if not waiting or followed is None:
             return
         # Events and contract are looked at after the same block: a challenge that is not final yet is in neither.
         final, stands = chain.final_epoch(), chain.standing_epoch(followed.block)
-        for number in waiting:
+        for number, tx in waiting:
             if number <= final:
                 ledger.mark_epoch(number, EpochState.FINAL)
+            elif number > stands and chain.is_after(tx, followed.block):
+                continue  # the chain was not followed to where it was posted
             elif number > stands and self._challenges(number):
                 log.error("the root of an epoch was challenged", extra={"epoch": number})
                 ledger.mark_epoch(number, EpochState.CHALLENGED)

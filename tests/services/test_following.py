@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from rios.billing.ledger.values import EpochState
+from rios.billing.ledger import Ledger
+from rios.billing.ledger.values import Epoch, EpochState
+from rios.billing.ledger.withdrawals import Asked
 from rios.services.books import LOCAL_USER
+from rios.services.network_chain import NetworkChain
 from rios.services.purse import Purse
+from rios.words.errors import ChainUnavailable, LedgerUnavailable
 from rios.words.money import WEI_PER_ROS
 from tests import waiting
 from tests.billing.ledger.work import TERMS
@@ -55,6 +59,72 @@ def test_a_root_that_was_challenged_is_not_posted_again_for_a_withdrawal(caplog:
         assert sum("the last root was challenged" in one.message for one in caplog.records) == 1
         purse.billing.settle()  # whoever does has looked at it
         assert [epoch.state for epoch in ledger.epochs()] == [EpochState.POSTED]
+
+
+def fails_at_the_next_span(purse: Purse, patch: pytest.MonkeyPatch) -> None:
+    """The node goes away after events were taken."""
+    follow = NetworkChain.follow
+
+    def fails(chain: NetworkChain, ledger: Ledger) -> int:
+        follow(chain, ledger)
+        raise ChainUnavailable("the node went away")
+
+    with patch.context() as away:
+        away.setattr(NetworkChain, "follow", fails)
+        purse.follower.look()
+
+
+def fails_in_the_ledger(purse: Purse, patch: pytest.MonkeyPatch) -> None:
+    """The database goes away after events were taken."""
+
+    def fails(ledger: Ledger) -> list[Asked]:
+        raise LedgerUnavailable("it is away")
+
+    with patch.context() as away:
+        away.setattr(Ledger, "set_aside", fails)
+        purse.follower.look()
+
+
+def is_taken_by_another(purse: Purse, _: pytest.MonkeyPatch) -> None:
+    """Another gateway has taken the events, and is no more."""
+    purse.settlement.chain.follow(purse.books.ledger)
+
+
+@pytest.mark.parametrize("missed", [fails_at_the_next_span, fails_in_the_ledger, is_taken_by_another])
+def test_a_withdrawal_whose_event_was_taken_elsewhere_is_set_aside(
+    missed: Callable[[Purse, pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with purse_of() as purse:
+        chain, ledger = purse.settlement.chain, purse.books.ledger
+        trial = ledger.balance(LOCAL_USER).trial_wei
+        purse.wallet.deposit("3 ROS")
+        purse.follower.look()  # no withdrawal waits
+        ledger.hold("short", LOCAL_USER, trial + 2 * WEI_PER_ROS, request_id="short", terms=TERMS)
+        chain.as_wallet("straight", "RiosEscrow", "requestWithdrawal", 3 * WEI_PER_ROS)
+        missed(purse, monkeypatch)
+        assert ledger.balance(LOCAL_USER).withdrawing_wei == WEI_PER_ROS
+        ledger.release("short")
+        purse.follower.look()
+        assert ledger.balance(LOCAL_USER).withdrawing_wei == 3 * WEI_PER_ROS
+
+
+def test_a_root_is_not_taken_for_lost_before_the_chain_is_followed_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with purse_of(challenge_window_s=60) as purse:
+        settlement, ledger = purse.settlement, purse.books.ledger
+        settlement.sync()
+        earn(purse, "used", {owner(1): 5})
+        mark, seen = Ledger.mark_epoch, []
+
+        def marked(self: Ledger, number: int, state: EpochState, *, tx: str | None = None) -> Epoch:
+            found = mark(self, number, state, tx=tx)
+            if state is EpochState.POSTED:
+                settlement._mature()  # as another gateway does, which has not followed the chain so far
+                seen.extend(epoch.state for epoch in ledger.epochs())
+            return found
+
+        monkeypatch.setattr(Ledger, "mark_epoch", marked)
+        purse.billing.settle()
+        assert seen == [EpochState.POSTED]
 
 
 @pytest.fixture(scope="module")
