@@ -72,9 +72,11 @@ class Plans:
             raise InvalidRequest(f"{action} was given {sorted(given)}: {error}") from error
         planned = Planned(secrets.token_urlsafe(16), deed, time.monotonic())
         with self._lock:
+            # What was begun, and ended nobody knows how, stays: its id is what finds its transactions again.
+            spare = [one for one in self._planned.values() if not one.begun or one.done is not None]
+            for old in spare[: max(len(self._planned) + 1 - _KEPT, 0)]:
+                del self._planned[old.id]
             self._planned[planned.id] = planned
-            while len(self._planned) > _KEPT:
-                self._planned.popitem(last=False)
         return {"plan": planned.id, "action": action, **said}
 
     def act(self, plan_id: str) -> dict[str, Any]:

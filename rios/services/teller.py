@@ -118,6 +118,9 @@ class Teller:
         with self._settlement.turn():
             earlier = any(found.startswith((f"{verb}:", f"{verb}-")) for found in chain.under_way())
             chain.finish_wallet()
+            # How a withdrawal without an answer ended is known now: the next one of its amount is another.
+            for what in [what for what in self._unanswered if what[0] == "withdraw"]:
+                del self._unanswered[what]
             if self._waiting() or chain.begun(name):
                 chain.as_wallet(name, "RiosEscrow", function, final=True)
             elif not earlier:  # an earlier call that had no answer has done it

@@ -82,6 +82,35 @@ def test_an_old_plan_that_was_not_begun_is_not_done(
     assert _held(purse) == before
 
 
+def test_a_plan_that_was_begun_is_not_forgotten_for_newer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT", 3)
+    unclear = [True]
+
+    def deposit(wei: int, *, key: str) -> None:
+        if unclear:
+            raise ChainUnavailable("the node went away after it was sent")
+
+    net = SimpleNamespace(wallet=SimpleNamespace(on_chain=10, deposited=10, deposit=deposit))
+    plans = Plans(Panel(lambda: net, kind="local"))
+
+    def plan() -> str:
+        return str(plans.plan("deposit", {"amount": "1 wei"})["plan"])
+
+    begun, looked_at = plan(), plan()
+    with pytest.raises(ChainUnavailable):
+        plans.act(begun)
+    later = [plan() for _ in range(3)]
+    unclear.clear()
+    assert plans.act(begun)["said"] == "moved"
+    with pytest.raises(NotFound):
+        plans.act(looked_at)
+    assert plans.act(later[-1])["said"] == "moved"
+    for _ in range(3):
+        plan()
+    with pytest.raises(NotFound):  # whoever asked has had the answer
+        plans.act(begun)
+
+
 def test_without_a_withdrawal_there_is_none_to_finish(plans: Plans) -> None:
     with pytest.raises(InvalidRequest, match="no withdrawal waits"):
         plans.plan("finish_withdrawal", {})

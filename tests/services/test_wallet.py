@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,27 @@ def test_a_balance_is_one_line_wherever_it_is_shown(purse: Purse) -> None:
     assert "10 ROS (0.2 held)" in found._repr_html_()
     nothing = dict.fromkeys(("deposited_wei", "trial_wei", "held_wei", "withdrawing_wei", "overdrawn_wei"), Wei(0))
     assert repr(Balance(user_id="ann", **nothing)) == "<Balance of ann: 0 ROS>"
+
+
+@pytest.mark.parametrize("end", ["finish_withdrawal", "cancel_withdrawal"])
+def test_a_withdrawal_that_was_ended_is_not_what_the_next_one_goes_on_with(
+    end: str, purse: Purse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was not final in time, on a chain whose escrow delays withdrawals."""
+    chain, wallet = purse.settlement.chain, purse.wallet
+    wallet.deposit("12 ROS")
+    monkeypatch.setattr(chain, "withdrawal_delay_s", 1)
+    act = chain.as_wallet
+
+    def silent(*given: Any, **named: Any) -> Any:
+        act(*given, **named)
+        raise ChainUnavailable("not final yet")
+
+    with monkeypatch.context() as away:
+        away.setattr(chain, "as_wallet", silent)
+        with pytest.raises(ChainUnavailable):
+            wallet.withdraw("5 ROS")
+    getattr(wallet, end)()
+    assert wallet.balance.withdrawing_wei == 0
+    assert wallet.withdraw("5 ROS").withdrawing_wei == 5 * WEI_PER_ROS
+    wallet.cancel_withdrawal()
