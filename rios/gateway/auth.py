@@ -37,8 +37,12 @@ def buckets_of(who: Principal) -> list[str]:
 
 def check_recent(request: HTTPConnection, who: Principal) -> None:
     """Raise SignInAgain where `who` signed in too long ago for what only an admin may do."""
-    settings: GatewaySettings = request.app.state.settings
-    who.require_recent(gate_of(request).accounts.now(), within_us=int(settings.recent_s * 1_000_000))
+    require_recent(gate_of(request), request.app.state.settings, who)
+
+
+def require_recent(gate: Gate, settings: GatewaySettings, who: Principal) -> None:
+    """As `check_recent`, where no request is asked any more."""
+    who.require_recent(gate.accounts.now(), within_us=int(settings.recent_s * 1_000_000))
 
 
 class _Needs(HTTPBearer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 class TenantNetwork:
     """What belongs to `who`, and what it may see of the rest. Every verb asks for its scope, as routes do."""
 
-    def __init__(self, gate: Gate, who: Principal, *, address: str) -> None:
-        """address: where the gateway is."""
+    def __init__(self, gate: Gate, who: Principal, *, address: str, recent: Callable[[], None]) -> None:
+        """address: where the gateway is. recent: raises SignInAgain where `who` signed in too long ago."""
         self._gate = gate
         self._who = who
         self.address = address
         self.account = who.login
         self.wallet = TenantWallet(gate, who)
-        self.billing = TenantBilling(gate, who)
+        self.billing = TenantBilling(gate, who, recent)
         self.earnings = TenantEarnings(gate, who)
         self.jobs = TenantJobs(gate.network.jobs, who)
 
@@ -115,9 +115,10 @@ class TenantWallet:
 class TenantBilling:
     """`net.billing` of one user."""
 
-    def __init__(self, gate: Gate, who: Principal) -> None:
+    def __init__(self, gate: Gate, who: Principal, recent: Callable[[], None]) -> None:
         self._gate = gate
         self._who = who
+        self._recent = recent
         self._billing = gate.tenancy.billing(who.user_id)
 
     def mark(self) -> int:
@@ -150,7 +151,9 @@ class TenantBilling:
         return self._gate.money.prove(self._who, usage_id)
 
     def settle(self) -> Settled | None:
-        """As `TenantMoney.settle`."""
+        """As `TenantMoney.settle`. Raises SignInAgain, as the route does."""
+        self._who.require("settlement:write")
+        self._recent()
         return self._gate.money.settle(self._who)
 
 

@@ -12,8 +12,13 @@ import pytest
 
 from rios.gateway.routes import dashboard
 from rios.services.desk import Desk
+from rios.services.tenant_network import TenantEarnings
+from rios.services.wallet import Earned
+from rios.words.ids import Address
+from rios.words.money import Wei
 from tests.gateway.browsing import Person, person
 from tests.gateway.servers import Door
+from tests.gateway.test_recent import age
 from tests.waiting import until
 
 DEADLINE_S = 30.0
@@ -64,6 +69,23 @@ def test_a_role_that_changes_changes_what_an_open_dashboard_may(door: Door) -> N
     assert who.http.get("/dashboard/panel/state").json()["sections"]["spend"]["data"]["budgets"][0]["limit_wei"] == str(
         3 * 10**18
     )
+
+
+def test_to_settle_takes_a_recent_sign_in(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the route; a plan alone settles nothing."""
+    settled: list[str] = []
+    earned = Earned(owner=Address("0x" + "1" * 40), earned_wei=Wei(1), claimable_wei=Wei(0), claimed_wei=Wei(0))
+    monkeypatch.setattr(TenantEarnings, "now", earned)
+    monkeypatch.setattr(type(door.gate.money), "settle", lambda _, who: settled.append(who.login))
+    who = _signed_in(door, "admin")
+    assert _act(who, action="settle")[0] == 200
+    assert settled == [who.login]
+    age(door)
+    status, found = _act(who, action="settle")
+    assert (status, found["type"]) == (403, "SignInAgain")
+    assert settled == [who.login]
+    assert who.sign_in(who.http.get("/login")).is_success
+    assert _act(who, action="settle")[0] == 200
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from functools import partial
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from rios.accounts.values import Principal
-from rios.gateway.auth import gate_of
+from rios.gateway.auth import gate_of, require_recent
 from rios.gateway.events import EventStream
 from rios.gateway.forms import base_url, check_csrf, cookie, csrf_of, set_cookie, visitor
 from rios.gateway.pages import POLICY, render
@@ -50,7 +51,9 @@ class Desks:
         if found is None:
             if browser.session_id in self._desks:
                 self._desks.pop(browser.session_id)[1].close()
-            network = TenantNetwork(gate_of(request), browser.who, address=base_url(request))
+            gate, who = gate_of(request), browser.who
+            recent = partial(require_recent, gate, request.app.state.settings, who)
+            network = TenantNetwork(gate, who, address=base_url(request), recent=recent)
             found = Desk(lambda: network, kind="local", allowed=browser.who.require)
             self._desks[browser.session_id] = (browser.who, found)
         self._desks.move_to_end(browser.session_id)
