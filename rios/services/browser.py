@@ -54,13 +54,13 @@ class Browsers:
         session = None if row is None else self._store.session(row["session_id"])
         if session is None or session.revoked_at is not None or session.expires_at <= self._accounts.now():
             return None
+        # Sessions of an older version do not say it; a browser's began when its user signed in.
+        at = session.created_at if session.signed_in_at is None else session.signed_in_at
         try:
             user = self._store.user(session.user_id)
-            who = self._accounts.tokens.principal(user, session.scopes, session.id, signed_in_at=session.signed_in_at)
+            who = self._accounts.tokens.principal(user, session.scopes, session.id, signed_in_at=at)
         except NotSignedIn:
             return None
-        # Sessions of an older version do not say it; a browser's began when its user signed in.
-        at = session.created_at if who.signed_in_at is None else who.signed_in_at
         return Browser(who=who, signed_in_at=at, session_id=session.id)
 
     def sign_out(self, browser: Browser) -> None:

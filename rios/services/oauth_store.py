@@ -261,9 +261,10 @@ class OAuthStore:
             if found is None or found["user_id"] is None:
                 return None
             connection.execute(delete(DeviceRow).where(mine))
+            # Without it the program would be as one by itself. An older version may not have noted it: long ago then.
             return self._open(
                 connection, client, found["user_id"], frozenset(json.loads(found["scopes"])), now,
-                signed_in_at=found["signed_in_at"],
+                signed_in_at=found["signed_in_at"] or 0,
             )  # fmt: skip
 
         return self._store.transact(run)

@@ -124,7 +124,10 @@ class Tokens:
         if session.expires_at <= now:
             raise NotSignedIn(_UNKNOWN)
         scopes, ends_at = claims.scopes & session.scopes, claims.expires_at_s * SECOND
-        return self.principal(user, scopes, session.id, signed_in_at=session.signed_in_at), ends_at
+        at = session.signed_in_at
+        if at is None and session.client_id is None:
+            at = session.created_at  # a user's own, of an older version: no user is as a program by itself
+        return self.principal(user, scopes, session.id, signed_in_at=at), ends_at
 
     def principal(self, user: User | None, scopes: frozenset[str], by: str, *, signed_in_at: int | None) -> Principal:
         """What a user may with a key or session of these scopes. Raises NotSignedIn where the user is closed."""

@@ -161,6 +161,25 @@ def test_programs_have_the_sign_in_of_their_user(door: Door) -> None:
     assert not acts(door, waited["access_token"])
 
 
+def test_no_session_of_an_older_version_is_as_a_key_for_automation(door: Door) -> None:
+    """They do not say when their user signed in; that was when they began."""
+    cli, asked = Program(door, "rios-cli", None, ()), f"users:write {roles.UNATTENDED}"
+    bob = person(door, "admin")
+    begun = cli.post("/oauth/device_authorization", scope=asked).json()
+    page = bob.sign_in(bob.get(begun["verification_uri_complete"].removeprefix(door.url)))
+    own = signed_in(door, bob)
+    by = int(UNLIMITED.recent_s * 1_000_000) + 1
+    mine = update(SessionRow).where(SessionRow.user_id == bob.id)
+    older = mine.values(signed_in_at=None, created_at=SessionRow.created_at - by)
+    door.gate.accounts.store.transact(lambda connection: connection.execute(older))
+    door.gate.accounts.tokens.forget()
+    assert not acts(door, own)
+    bob.fill(page, "/oauth/device", decision="allow")
+    waited = cli.post("/oauth/token", grant_type=DEVICE, device_code=begun["device_code"]).json()
+    assert roles.UNATTENDED in waited["scope"]
+    assert not acts(door, waited["access_token"])
+
+
 @pytest.mark.parametrize("more", [(), (roles.UNATTENDED,)], ids=["plain", "for automation"])
 def test_a_program_by_itself_is_as_a_key(door: Door, more: tuple[str, ...]) -> None:
     app = program(door, "users:write", *more, grants=["client_credentials"], redirect_uris=[])
