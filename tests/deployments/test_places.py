@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rios.deploy.lifecycle import State
+from rios.services.deployments.places import hosts_of, settle
 from rios.services.purse import Purse
 from rios.words.config import settings
+from rios.words.errors import HostLost, InvalidRequest
 from tests.deployments.simulated_hosts import SimulatedHost
 from tests.deployments.test_many_hosts import platform, verbs
 from tests.waiting import until
@@ -92,6 +97,51 @@ def test_replicas_of_one_pass_share_a_volume_and_those_without_any_spread(two: T
         app.wait(timeout=WAIT_S)
     assert len(two.on(shared)) == 1
     assert two.on(spread) == {"a", "b"}
+
+
+def test_a_volume_is_nowhere_before_what_it_stands_on_is_there(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[str] = []
+
+    def prepare(host: Forgetting) -> None:
+        first.append(host.name)
+        if host.name == first[0]:
+            host.gone = True
+            raise HostLost("it goes down while it fetches")
+
+    for host in two.hosts.values():
+        monkeypatch.setattr(host, "pulls", lambda *_: True)
+        monkeypatch.setattr(host, "prepare", lambda *_, host=host: prepare(host))
+    app = two.deploy.create(name="late", volumes={"/data": "1MiB"}, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    (other,) = two.hosts.keys() - {first[0]}
+    assert two.on(app) == {other} == hosts_of(two.platform.store, app.id, volumes=True)
+
+
+def test_who_is_about_to_begin_decides_for_the_others(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = threading.Event()
+    for host in two.hosts.values():
+        monkeypatch.setattr(host, "pulls", lambda *_: True)
+        monkeypatch.setattr(host, "prepare", lambda *_: fetched.wait(WAIT_S))
+    app = two.deploy.create(name="slow", volumes={"/data": "1MiB"}, **FIELDS)
+    try:
+        until(lambda: [one.state for one in app.replicas] == [State.PULLING], deadline_s=WAIT_S)
+        app.scale(3)
+        until(lambda: len(app.replicas) == 3, deadline_s=WAIT_S)
+        assert not hosts_of(two.platform.store, app.id, volumes=True)
+        assert len(two.on(app)) == 1
+    finally:
+        fetched.set()
+    app.wait(timeout=WAIT_S)
+
+
+def test_volumes_that_lie_on_one_host_begin_on_no_other(two: Two) -> None:
+    app = two.deploy.create(name="kept", volumes={"/data": "1MiB"}, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    (home,) = two.on(app)
+    (other,) = two.hosts.keys() - {home}
+    (one,) = app.replicas
+    with pytest.raises(InvalidRequest, match=f"its volumes are on {home} by now"):
+        two.platform.store.transact(lambda batch: settle(batch.connection, replace(one, host=other)))
 
 
 def test_a_host_on_which_it_never_ran_is_not_waited_for(two: Two) -> None:

@@ -244,7 +244,7 @@ class Acting:
             host.prepare(specification, image)
         self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
-            one = self._moved(one, Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), lease)
+            one = self._settled(one, specification, host, lease)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
             specification=specification, secrets=self._secrets().of(app, specification["secrets"]),
@@ -265,6 +265,21 @@ class Acting:
         if self._store.write([step], at=self._store.ledger.now(), lease=lease):
             raise NotLeader(f"replica {one.id} is no longer {one.state}")
         return replace(one, state=step.to, **step.changes)
+
+    def _settled(self, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> Replica:
+        """The replica that its host is about to start, and whose volumes lie there from now on; not before, for where
+        something cannot be fetched there is nothing to come back to."""
+        step, at = Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), self._store.ledger.now()
+
+        def run(connection: Connection) -> None:
+            require_leader(connection, *lease)
+            if not take_step(connection, step, at=at):
+                raise NotLeader(f"replica {one.id} is no longer {one.state}")
+            if specification["volumes"]:
+                places.settle(connection, one)
+
+        self._store.transact(lambda batch: run(batch.connection))
+        return replace(one, state=step.to)
 
     def _meter(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
         try:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import delete, insert, select, update
 
 from rios.storage.deployment_models import AppPlaceRow, AppRevisionRow, AppRow
+from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rios.deploy.scheduling import HostOffer
     from rios.services.deployments.store import AppStore
-    from rios.services.deployments.values import NewReplica
+    from rios.services.deployments.values import NewReplica, Replica
 
 _LEFT_MAX = 100
 
@@ -38,11 +39,22 @@ def keep(connection: Connection, new: Sequence[NewReplica]) -> None:
     row = AppPlaceRow
     for one in new:
         mine = (row.app_id == one.app.id, row.host == one.host)
-        known = connection.execute(select(row.volumes).where(*mine)).first()
-        if known is None:
-            connection.execute(insert(row), [{"app_id": one.app.id, "host": one.host, "volumes": one.volumes}])
-        elif one.volumes and not known.volumes:
-            connection.execute(update(row).where(*mine).values(volumes=True))
+        if connection.execute(select(row.host).where(*mine)).first() is None:
+            connection.execute(insert(row), [{"app_id": one.app.id, "host": one.host, "volumes": False}])
+
+
+def settle(connection: Connection, one: Replica) -> None:
+    """From now on the volumes of a replica's deployment lie on its host, where it is about to be started.
+
+    Raises InvalidRequest where they lie on another one by now: the next replica is placed there.
+    """
+    row = AppPlaceRow
+    mine = (row.app_id == one.app_id, row.host == one.host)
+    known = set(connection.scalars(select(row.host).where(row.app_id == one.app_id, row.volumes)))
+    if known and one.host not in known:
+        raise InvalidRequest(f"its volumes are on {' and '.join(sorted(known))} by now")
+    if not known:
+        connection.execute(update(row).where(*mine).values(volumes=True))
 
 
 def hosts_of(store: AppStore, app_id: str, *, volumes: bool = False) -> frozenset[str]:

@@ -100,15 +100,14 @@ def place(
         if choice.host is None:
             return choice.reason
         replica_id = f"{app.name[:30]}-{secrets.token_hex(5)}"
-        volumes = not model and bool(specification["volumes"])
-        found.new.append(NewReplica(app, replica_id, choice.host, choice.reason, volumes))
+        found.new.append(NewReplica(app, replica_id, choice.host, choice.reason))
         siblings[choice.host] = siblings.get(choice.host, 0) + 1
         offer = offers.pop(choice.host)
         if model:
             continue
         # Also where `offers` is a part of them: the next deployment of this pass finds what is left.
         found.offers[choice.host] = offers[choice.host] = replace(offer, used=offer.used + need.amounts)
-        if volumes:
+        if specification["volumes"]:
             offers = {choice.host: offers[choice.host]}
     return None
 

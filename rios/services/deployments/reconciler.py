@@ -450,6 +450,9 @@ class Reconciler:
             found.steps.append(Step(by_id[name], State.STOPPING, cause, changes={"outcome": str(State.STOPPED)}))
         keeps = decision.begin and specification["model"] is None and specification["volumes"]
         homes = hosts_of(self._store, app.id, volumes=True) if keeps else frozenset()
+        if keeps and not homes:  # none is begun yet: those that are about to be have one host too
+            living = [one for one in views if one.lives]
+            homes = frozenset(one.host for one in living if self._specification(app.id, one.revision)["volumes"])
         nowhere = place(found, app, specification, views, decision.begin, homes=homes)
         changes: dict[str, Any] = {
             name: value

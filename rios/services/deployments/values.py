@@ -132,5 +132,3 @@ class NewReplica:
     replica_id: str
     host: str
     cause: str
-    volumes: bool = False
-    """Whether it has volumes, which lie on that host from then on."""
