@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import signal
 import socket
@@ -17,10 +18,11 @@ from docker import APIClient
 from docker.errors import APIError
 
 from rios.deploy.runtimes.cgroup import Cgroup
-from rios.deploy.runtimes.engine_containers import inspected
+from rios.deploy.runtimes.engine_containers import container_name, inspected
+from rios.deploy.runtimes.engine_exec import run_inside
 from rios.deploy.runtimes.engine_service import RUNC, EngineService, volatile
 from rios.services.deployments.machine import clear_up
-from rios.words.errors import InvalidRequest
+from rios.words.errors import DeadlineExceeded, InvalidRequest
 from tests.deploy.conftest import NEEDS, Bench, make_runtime
 from tests.deploy.images import make_rootfs
 
@@ -71,6 +73,34 @@ def test_a_command_in_what_ended_meanwhile_says_so(other: Bench, monkeypatch: py
     monkeypatch.setattr(APIClient, "exec_create", create)
     with pytest.raises(InvalidRequest, match="exited"):
         other.runtime.exec(status.instance, ("true",))
+    other.runtime.remove(status.instance)
+
+
+def test_a_command_that_begins_late_is_killed_when_it_has_begun(other: Bench) -> None:
+    """Where a busy machine has not begun it by its deadline, there is nothing to kill at first."""
+    status = other.start("sleep", "600")
+    client = other.runtime._client()  # type: ignore[attr-defined]
+    tried: list[str] = []
+
+    def kill(container: str, name: str) -> None:
+        tried.append(name)
+        if len(tried) == 3:
+            for pid in other.processes(status.instance):
+                if b"54321" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(DeadlineExceeded, match="killed"):
+        run_inside(
+            client,
+            container_name(status.instance),
+            ("sleep", "54321"),
+            user=10001,
+            env={},
+            timeout_s=0.5,
+            kill_inside=kill,
+        )
+    assert tried == ["sleep"] * 3
+    assert b"54321" not in other.runtime.exec(status.instance, ("ps",)).stdout
     other.runtime.remove(status.instance)
 
 

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import docker
@@ -18,7 +19,7 @@ from rios.deploy.runtimes.executing import OUTPUT_MAX
 from rios.deploy.runtimes.protocol import Executed
 from rios.words.errors import DeadlineExceeded
 
-_KILLED_WITHIN_S = 5.0
+_KILLED_WITHIN_S = 15.0
 _SURE_WITHIN_S = 2.0
 _ENDED = "container state improper"
 """What podman says where nothing can be run because the container has ended."""
@@ -56,10 +57,10 @@ def run_inside(
     try:
         thread.join(timeout_s)
         if thread.is_alive():
-            _kill(client, made["Id"])
+            inside = None
             if kill_inside is not None:
-                kill_inside(str(client.inspect_container(container)["Id"]), command[0])
-            thread.join(_KILLED_WITHIN_S)
+                inside = partial(kill_inside, str(client.inspect_container(container)["Id"]), command[0])
+            _end(client, made["Id"], thread, inside)
             raise DeadlineExceeded(f"{command[0]} in {container} did not end within {timeout_s:g} s and was killed")
     finally:
         stream._response.close()  # the library keeps the connection's response there, and nothing else closes it
@@ -90,6 +91,26 @@ def _created(
             if _ENDED not in str(error.explanation) or time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
+
+
+def _end(
+    client: docker.APIClient, execution: str, thread: threading.Thread, kill_inside: Callable[[], None] | None
+) -> None:
+    """Kill what is run until its output, which `thread` reads, has ended.
+
+    On a busy machine it may not have begun yet: then there is nothing to kill, and later there is. Inside first, since
+    what was begun inside goes on without the process that asked for it.
+    """
+    deadline = time.monotonic() + _KILLED_WITHIN_S
+    while thread.is_alive() and time.monotonic() < deadline:
+        if kill_inside is not None:
+            kill_inside()
+        else:
+            _kill(client, execution)
+        thread.join(0.2)
+    if thread.is_alive():
+        _kill(client, execution)
+        thread.join(1.0)
 
 
 def _kill(client: docker.APIClient, execution: str) -> None:

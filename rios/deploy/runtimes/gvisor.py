@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import PurePosixPath
 
@@ -14,8 +15,14 @@ _NAME_MAX = 15
 def kill_inside(program: str, container: str, command: str) -> None:
     """End commands of that name which were run inside a container after its start.
 
-    The process on the host is only the one that asked for it. Two of one name are not told apart: both end.
+    The process on the host is only the one that asked for it. Two of one name are not told apart: both end. Nothing
+    happens where the sandbox does not answer in time.
     """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        _kill_named(program, container, command)
+
+
+def _kill_named(program: str, container: str, command: str) -> None:
     listed = subprocess.run(
         [program, "ps", container], capture_output=True, text=True, timeout=_WITHIN_S, check=False
     ).stdout
