@@ -33,7 +33,17 @@ class Turns:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # the place was given at the same moment
                 self.give_back()
+            self._leave(user, turn)
             raise
+
+    def _leave(self, user: str, turn: asyncio.Future[None]) -> None:
+        """Who gave up waits no more, nor counts as one that does; unless the turn came up at the same moment."""
+        turns = self._waiting.get(user, deque())
+        if turn in turns:
+            turns.remove(turn)
+            self._count -= 1
+        if not turns:
+            self._waiting.pop(user, None)
 
     def give_back(self) -> None:
         """A place is free: it goes to the user whose turn it is."""

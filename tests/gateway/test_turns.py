@@ -79,3 +79,30 @@ def test_the_queue_is_bounded() -> None:
         await waiting
 
     run(case)
+
+
+def test_who_has_left_waits_no_more() -> None:
+    async def case() -> None:
+        turns, order = Turns(1, 2), []
+        await turns.take("a")
+
+        async def ask(user: str) -> None:
+            await turns.take(user)
+            order.append(user)
+
+        leaving = [asyncio.ensure_future(ask(user)) for user in ("a", "b")]
+        await settle()
+        for one in leaving:
+            one.cancel()
+        await settle()
+        staying = [asyncio.ensure_future(ask(user)) for user in ("b", "a")]
+        await settle()
+        assert not any(one.done() for one in staying), "there is room for both"
+        for _ in staying:
+            turns.give_back()
+            await settle()
+        assert order == ["b", "a"]
+        turns.give_back()
+        await asyncio.wait_for(turns.take("c"), 5)
+
+    run(case)
