@@ -39,6 +39,7 @@ _UNCLEAR = (
     DeadlineExceeded,
     NetworkClosed,
 )
+_WITHDRAWALS = "/v1/wallet/withdrawals"
 
 
 class RemoteWallet(Holdings):
@@ -76,17 +77,15 @@ class RemoteWallet(Holdings):
 
     def withdraw(self, amount: str | int, *, key: str | None = None) -> Balance:
         """As `net.wallet.withdraw` of a local network; who may, and how often it happens, as of `deposit`."""
-        return self._move("/v1/wallet/withdrawals", amount, "the withdrawal", key)
+        return self._move(_WITHDRAWALS, amount, "the withdrawal", key)
 
     def finish_withdrawal(self, *, key: str | None = None) -> Balance:
         """Take what `withdraw` asked for and the escrow's delay has passed for."""
-        key = key or secrets.token_hex(16)
-        return balance_of(self._http.post("/v1/wallet/withdrawals/finish", None, key=key, timeout=MONEY_S))
+        return self._end(f"{_WITHDRAWALS}/finish", key)
 
     def cancel_withdrawal(self, *, key: str | None = None) -> Balance:
         """Leave what `withdraw` asked for in the escrow, to be spent."""
-        key = key or secrets.token_hex(16)
-        return balance_of(self._http.post("/v1/wallet/withdrawals/cancel", None, key=key, timeout=MONEY_S))
+        return self._end(f"{_WITHDRAWALS}/cancel", key)
 
     def link_message(self, address: str) -> str:
         """What the key of an address of yours has to sign, so that its deposits become yours: see `link`.
@@ -125,6 +124,13 @@ class RemoteWallet(Holdings):
                 self._unanswered.pop(what, None)
             raise
         self._unanswered.pop(what, None)
+        return found
+
+    def _end(self, path: str, key: str | None) -> Balance:
+        found = balance_of(self._http.post(path, None, key=key or secrets.token_hex(16), timeout=MONEY_S))
+        # A withdrawal that had no answer has ended with this: the next one of its amount is another.
+        for what in [what for what in self._unanswered if what[0] == _WITHDRAWALS]:
+            self._unanswered.pop(what, None)
         return found
 
     def __repr__(self) -> str:

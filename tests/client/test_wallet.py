@@ -84,3 +84,20 @@ def test_a_first_call_that_a_gateway_has_no_turn_for_is_gone_on_with() -> None:
         with pytest.raises(QueueFull):
             wallet.withdraw("5 ROS")
     assert len(set(gateway.keys)) == 1
+
+
+@pytest.mark.parametrize("end", ["finish_withdrawal", "cancel_withdrawal"])
+def test_a_withdrawal_that_was_ended_is_not_what_the_next_one_goes_on_with(end: str) -> None:
+    gateway = Gateway()
+    wallet = RemoteWallet(cast("Http", gateway))
+    gateway.next = GatewayLost("silent")
+    for move in (wallet.deposit, wallet.withdraw):
+        with pytest.raises(GatewayLost):
+            move("5 ROS")
+    gateway.next = None
+    getattr(wallet, end)()
+    wallet.deposit("5 ROS")
+    wallet.withdraw("5 ROS")
+    deposited, withdrawn, _, again, new = gateway.keys
+    assert deposited == again
+    assert withdrawn != new

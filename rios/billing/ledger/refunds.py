@@ -37,16 +37,20 @@ def refund(
     usage, notes = batch.rows(UsageRow).get(usage_id), batch.rows(CreditNoteRow)
     if usage is None:
         raise InvalidRequest(f"there is no usage record {usage_id!r}; net.billing.usage() lists them")
-    if note_id is None:
-        name = derived_id("cn", usage_id, reason, "rest" if amount_wei is None else str(amount_wei))
-    else:
-        name = note_id
+    left = usage["amount_wei"] - usage["refunded_wei"]
+    named = derived_id("cn", usage_id, reason, "rest" if amount_wei is None else str(amount_wei))
+    name = named if note_id is None else note_id
     known = notes.get(name)
+    if known is None and note_id is None:
+        # Older versions called the only note of a record so. What is left after it can be given too.
+        older = notes.get(derived_id("cn", usage_id))
+        same = older is not None and (not left if amount_wei is None else older["amount_wei"] == amount_wei)
+        if older is not None and same and older["reason"] == reason:
+            return _note(older)
     if known is not None:
         if (known["usage_id"], known["reason"]) != (usage_id, reason) or amount_wei not in (None, known["amount_wei"]):
             raise LedgerConflict(f"credit note {name} is there with other contents: {_note(known)}")
         return _note(known)
-    left = usage["amount_wei"] - usage["refunded_wei"]
     amount = left if amount_wei is None else check_wei(amount_wei, name="the refund", minimum=1)
     if amount > left or not amount:
         raise InvalidAmount(

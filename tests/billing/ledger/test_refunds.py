@@ -9,6 +9,7 @@ import pytest
 from rios.billing.budgets import Period
 from rios.billing.ledger import Ledger
 from rios.words.errors import InvalidAmount, InvalidRequest, LedgerConflict
+from rios.words.ids import derived_id
 from tests.billing.clock import DAY_US, Clock
 from tests.billing.ledger.work import PLATFORM, use
 from tests.billing.make import OWNERS
@@ -71,6 +72,19 @@ def test_what_is_left_after_a_part_can_be_given_too(ann: Ledger) -> None:
     assert ann.credit_notes(user="ann") == [part, other, rest]
     with pytest.raises(InvalidAmount, match="0 ROS are left"):
         ann.refund(usage_id, "again")
+
+
+@pytest.mark.parametrize("amount_wei", [30, None])
+def test_a_refund_of_an_older_version_comes_once(ann: Ledger, amount_wei: int | None) -> None:
+    usage_id = use(ann, 100)
+    old = ann.refund(usage_id, "slow", amount_wei=amount_wei, note_id=derived_id("cn", usage_id))
+    assert ann.refund(usage_id, "slow", amount_wei=amount_wei) == old
+    if amount_wei is not None:  # others are others
+        assert ann.refund(usage_id, "wrong model", amount_wei=30).id != old.id
+        rest = ann.refund(usage_id, "slow")
+        assert rest.amount_wei == 40
+        assert ann.refund(usage_id, "slow") == rest
+    assert ann.balance("ann").deposited_wei == 1_000
 
 
 def test_parts_come_to_what_each_got(ann: Ledger) -> None:
