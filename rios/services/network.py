@@ -267,11 +267,13 @@ def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any]) -> R
 
 
 def _go_on(apps: Lazy[Platform], ledger: Ledger) -> None:
-    """Look after deployments that were there before this process was."""
+    """Look after deployments that were there before this process was, and what hosts still have of deleted ones."""
+    from rios.services.deployments.places import is_any_left
     from rios.services.deployments.store import AppStore
 
+    store = AppStore(ledger)
     try:
-        if not AppStore(ledger).is_empty():
+        if not store.is_empty() or is_any_left(store):
             apps()
     except NetworkClosed:
         log.info("the network was closed before it went on with its deployments")

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from rios.deploy.lifecycle import State
-from rios.services.deployments.places import hosts_of, settle
+from rios.services.deployments.places import hosts_of, is_any_left, settle
+from rios.services.lazy import Lazy
+from rios.services.network import _go_on
 from rios.services.purse import Purse
+from rios.storage.deployment_models import AppPlaceRow
 from rios.words.config import settings
 from rios.words.errors import HostLost, InvalidRequest
 from tests.deployments.simulated_hosts import SimulatedHost
@@ -41,6 +45,7 @@ class Two:
     """Two hosts, and what is deployed on them."""
 
     def __init__(self, purse: Purse, home: Path) -> None:
+        self.purse = purse
         self.hosts = {name: Forgetting(name) for name in ("a", "b")}
         self.platform = platform(purse, list(self.hosts.values()), home)
         self.deploy = verbs(self.platform)
@@ -52,6 +57,7 @@ class Two:
 @pytest.fixture
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
     monkeypatch.setattr("rios.services.deployments.reconciler.HOST_LOST_S", 0.5)
+    monkeypatch.setattr("rios.services.deployments.reconciler._ORPHANS_S", 0.5)
     monkeypatch.setattr("rios.services.deployments.acting._LEFT_S", 0.2)
     with Purse(settings().model_copy(update={"home": tmp_path / "home"}), background=False) as purse:
         found = Two(purse, tmp_path)
@@ -165,3 +171,44 @@ def test_a_lost_host_forgets_what_was_deleted_when_it_is_back(two: Two) -> None:
     two.hosts["b"].gone = False
     until(lambda: two.hosts["b"].forgot == [app.id], "what it had is not kept for ever", deadline_s=WAIT_S)
     until(lambda: not two.hosts["b"].running, "nor does it run", deadline_s=WAIT_S)
+
+
+def _left(two: Two, name: str) -> str:
+    """The id of a deployment that was deleted while one of its two hosts, b, was lost."""
+    app = two.deploy.create(name=name, replicas=2, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    two.hosts["b"].gone = True
+    app.delete(timeout=WAIT_S)
+    return str(app.id)
+
+
+def test_hosts_that_are_never_back_keep_no_other_from_forgetting(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rios.services.deployments.places._LEFT_MAX", 1)
+    never = two.deploy.create(name="never", **FIELDS)
+    never.wait(timeout=WAIT_S)
+    never.delete(timeout=WAIT_S)
+    two.platform.store.transact(
+        lambda batch: batch.connection.execute(
+            insert(AppPlaceRow), [{"app_id": never.id, "host": "0", "volumes": False}]
+        )
+    )
+    later = _left(two, "later")
+    two.platform.store.transact(
+        lambda batch: batch.connection.execute(insert(AppPlaceRow), [{"app_id": later, "host": "0", "volumes": False}])
+    )
+    two.hosts["b"].gone = False
+    until(lambda: later in two.hosts["b"].forgot, deadline_s=WAIT_S)
+    assert is_any_left(two.platform.store), "host 0 may still be back"
+
+
+def test_whoever_comes_next_has_hosts_forget_also_where_no_deployment_is_left(two: Two, tmp_path: Path) -> None:
+    app_id = _left(two, "last")
+    two.platform.close()
+    two.hosts["b"].gone = False
+    next_one = Lazy(lambda: platform(two.purse, list(two.hosts.values()), tmp_path))
+    try:
+        _go_on(next_one, two.purse.books.ledger)
+        until(lambda: two.hosts["b"].forgot == [app_id], deadline_s=WAIT_S)
+        until(lambda: not is_any_left(two.platform.store), deadline_s=WAIT_S)
+    finally:
+        next_one.close()

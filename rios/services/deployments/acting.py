@@ -177,10 +177,9 @@ class Acting:
         if time.monotonic() < self._left_at:
             return
         self._left_at = time.monotonic() + _LEFT_S
-        for one in places.left(self._store):
-            if one.host in hosts:
-                key = f"{one.host} {one.app_id}"
-                self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
+        for one in places.left(self._store, hosts.keys()):
+            key = f"{one.host} {one.app_id}"
+            self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
 
     def finish(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], *, lease: Lease) -> None:
         """Take away what is left of a deleted deployment without replicas, and say that it has stopped."""

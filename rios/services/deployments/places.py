@@ -7,7 +7,7 @@ an empty one. So whoever has a volume runs where it lies, all replicas on one ho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
@@ -75,18 +75,26 @@ def home(offers: Mapping[str, HostOffer], homes: frozenset[str]) -> tuple[dict[s
     )
 
 
-def left(store: AppStore) -> list[Left]:
-    """What is still to be forgotten of deployments that were deleted."""
+def left(store: AppStore, hosts: Collection[str]) -> list[Left]:
+    """What some hosts are still to forget of deployments that were deleted: others may never be back."""
     place, app, revision = AppPlaceRow, AppRow, AppRevisionRow
     wanted = (
         select(place.host, app.organisation_id, app.id, revision.specification)
         .join(app, app.id == place.app_id)
         .join(revision, (revision.app_id == app.id) & (revision.number == app.revision))
-        .where(app.ended_at > 0)
+        .where(app.ended_at > 0, place.host.in_(hosts))
         .limit(_LEFT_MAX)
     )
     with store.ledger.database.reading() as connection:
         return [Left(one[0], one[1], one[2], json.loads(one[3])) for one in connection.execute(wanted)]
+
+
+def is_any_left(store: AppStore) -> bool:
+    """Whether some host has not forgotten a deployment that was deleted."""
+    place, app = AppPlaceRow, AppRow
+    wanted = select(place.app_id).join(app, app.id == place.app_id).where(app.ended_at > 0).limit(1)
+    with store.ledger.database.reading() as connection:
+        return connection.execute(wanted).first() is not None
 
 
 def forgotten(connection: Connection, app_id: str, host: str) -> None:

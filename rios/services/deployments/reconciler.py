@@ -23,7 +23,7 @@ from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine import is_engine
 from rios.services.deployments.engines import Engines, Seen
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
-from rios.services.deployments.places import hosts_of
+from rios.services.deployments.places import hosts_of, is_any_left
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, why
 from rios.services.deployments.spans import span_after
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
@@ -206,7 +206,7 @@ class Reconciler:
         Whether that was done: then what was found is not all that there is.
         """
         models = [app for app in apps if self._specifications[app.id, app.revision].is_model]
-        if len(models) < len(apps) and not found.asked:
+        if not found.asked and (len(models) < len(apps) or is_any_left(self._store)):
             self._hosts()
             return True
         engine = self._engine
