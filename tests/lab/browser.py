@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from tests.campaigns import ROOT
 from tests.lab.jupyter import Jupyter
@@ -146,6 +147,44 @@ def execute(page: Page, code: str, *, wait: bool = True) -> dict[str, Any]:
     )
     assert not wait or found["status"] == "ok", found
     return found
+
+
+def ten_thousand_jobs(page: Page) -> None:
+    """Have the network of the notebook in front, whose name is `net`, know so many, and wait until they are listed."""
+    execute(
+        page,
+        """import dataclasses
+entries = net.jobs._entries
+one = next(entry for entry in entries.values() if entry.view.state == 'done')
+with net.jobs._changed:
+    for number in range(10_000 - len(entries)):
+        view = dataclasses.replace(one.view, id=f'{number:032x}', name=f'needle-{number}', started_at=1e9 + number)
+        net.jobs._version += 1
+        entries[view.id] = dataclasses.replace(one, view=view, touched=net.jobs._version)
+    net.jobs._changed.notify_all()""",
+    )
+    expect(page.locator(".rios-count")).to_contain_text(re.compile(r"(1000\d) of \1"), timeout=LOAD_MS)
+
+
+def scrolled(jobs: Locator) -> float:
+    """Scroll through all rows and back: the median of milliseconds until a step is drawn. None of them is empty."""
+    steps: list[float] = jobs.evaluate(
+        """async list => {
+            const drawn = () => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+            const all = [];
+            for (const place of [...Array(20).keys(), ...Array(20).keys()].map((n, at) => at < 20 ? n : 19 - n)) {
+                const begun = performance.now();
+                list.scrollTop = (list.scrollHeight * place) / 20;
+                await drawn();
+                all.push(performance.now() - begun);
+                const box = list.getBoundingClientRect();
+                const there = document.elementFromPoint(box.x + box.width / 3, box.y + box.height / 2);
+                if (!there?.closest('[role=option]')) { throw new Error(`nothing is drawn at ${list.scrollTop}`); }
+            }
+            return all;
+        }"""
+    )
+    return sorted(steps)[len(steps) // 2]
 
 
 def violations(page: Page, *selectors: str) -> list[str]:

@@ -20,7 +20,9 @@ from tests.lab.browser import (
     ready,
     run_all,
     said,
+    scrolled,
     shot,
+    ten_thousand_jobs,
     violations,
 )
 from tests.lab.jupyter import Jupyter
@@ -472,44 +474,11 @@ def test_a_widget_in_the_notebook_lives_on_after_a_reload(page: Page, first: dic
     expect(row_of(page, first["id"])).to_be_visible()
 
 
-def scrolled(jobs: Locator) -> float:
-    """Scroll through all rows and back: the median of milliseconds until a step is drawn. None of them is empty."""
-    steps: list[float] = jobs.evaluate(
-        """async list => {
-            const drawn = () => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)));
-            const all = [];
-            for (const place of [...Array(20).keys(), ...Array(20).keys()].map((n, at) => at < 20 ? n : 19 - n)) {
-                const begun = performance.now();
-                list.scrollTop = (list.scrollHeight * place) / 20;
-                await drawn();
-                all.push(performance.now() - begun);
-                const box = list.getBoundingClientRect();
-                const there = document.elementFromPoint(box.x + box.width / 3, box.y + box.height / 2);
-                if (!there?.closest('[role=option]')) { throw new Error(`nothing is drawn at ${list.scrollTop}`); }
-            }
-            return all;
-        }"""
-    )
-    return sorted(steps)[len(steps) // 2]
-
-
 def test_ten_thousand_jobs(page: Page, first: dict[str, Any]) -> None:
-    execute(
-        page,
-        """import dataclasses
-entries = net.jobs._entries
-one = next(entry for entry in entries.values() if entry.view.state == 'done')
-with net.jobs._changed:
-    for number in range(10_000 - len(entries)):
-        view = dataclasses.replace(one.view, id=f'{number:032x}', name=f'needle-{number}', started_at=1e9 + number)
-        net.jobs._version += 1
-        entries[view.id] = dataclasses.replace(one, view=view, touched=net.jobs._version)
-    net.jobs._changed.notify_all()""",
-    )
-    expect(page.locator(".rios-count")).to_contain_text(re.compile(r"(1000\d) of \1"), timeout=LOAD_MS)
+    ten_thousand_jobs(page)
     jobs = page.get_by_role("listbox", name="Jobs")
     assert jobs.get_by_role("option").count() < 60
-    assert scrolled(jobs) < 100, "milliseconds for a step of a thousand rows, also on a busy machine"
+    scrolled(jobs)  # none is empty; test_speed.py says how long it may take
     jobs.focus()
     page.keyboard.press("End")
     expect(jobs.get_by_role("option", selected=True)).to_contain_text("needle-0")

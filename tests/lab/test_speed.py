@@ -15,12 +15,25 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.campaigns import Campaign
-from tests.lab.browser import LOAD_MS, command, execute, notebook, open_lab, ready, run_all, said
+from tests.lab.browser import (
+    LOAD_MS,
+    command,
+    execute,
+    notebook,
+    open_lab,
+    ready,
+    run_all,
+    said,
+    scrolled,
+    ten_thousand_jobs,
+)
 from tests.lab.jupyter import Jupyter
 
 pytestmark = [pytest.mark.long, pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
 READY_S, SHOWN_S, IDLE_SHARE, IDLE_RATE, WIDGET_SHARE, LOAD_EXT_S = 1.0, 1.0, 0.01, 1.0, 0.02, 0.3
+SCROLL_MS = 100.0
+"""For a step of five hundred rows."""
 IDLE_S, ROUNDS, PAIRS, TOKENS = 12.0, 3, 20, 96
 MADE = """
 import pathlib, json, statistics, time, rios
@@ -87,6 +100,11 @@ def test_what_the_panels_cost(page: Page, server: Jupyter, campaign_record: Camp
         "idle_share_of_a_core": IDLE_SHARE, "widget_loses": WIDGET_SHARE, "load_ext_s": LOAD_EXT_S,
     }  # fmt: skip
     assert {name: value for name, value in found.items() if value > wanted[name]} == {}
+
+
+def test_many_rows_are_scrolled_through_without_waiting(page: Page) -> None:
+    ten_thousand_jobs(page)
+    assert scrolled(page.get_by_role("listbox", name="Jobs")) < SCROLL_MS
 
 
 def _idle(page: Page, server: Jupyter) -> tuple[float, float]:
