@@ -28,15 +28,19 @@ from rios.billing.verify import (
     verify,
 )
 from rios.services.views import html_table, text_table
-from rios.words.errors import NotProvable
+from rios.words.errors import LedgerUnavailable, NotProvable
 from rios.words.ids import Address
-from rios.words.keccak import Hash
+from rios.words.keccak import Hash, keccak256
 from rios.words.money import Wei, format_ros
 
 if TYPE_CHECKING:
     from rios.billing.books import PriceBook
     from rios.billing.ledger import values
+    from rios.billing.ledger.chain import ChainCursor
     from rios.billing.ledger.ledger import Ledger
+    from rios.services.network_chain import NetworkChain
+
+_RACES_MAX = 5
 
 
 class Vault(ChainView, Protocol):
@@ -174,6 +178,30 @@ def reconcile(ledger: Ledger, vault: Vault | None, *, keccak: Hash) -> Reconcili
                 )
             )
     return Reconciliation(tuple(checks), tuple(broken))
+
+
+def reconcile_followed(ledger: Ledger, chain: NetworkChain | None) -> tuple[Reconciliation, bool]:
+    """Compare the ledger with itself, and with the chain as it was after the block up to which the ledger has events.
+
+    Also whether the contracts were asked: they are not where nothing was followed yet. Raises ChainUnavailable, and
+    LedgerUnavailable where others change the books faster than they can be compared.
+    """
+    if chain is None:
+        return reconcile(ledger, None, keccak=keccak256), False
+    for _ in range(_RACES_MAX):
+        before = _books_at(ledger, chain)
+        followed = before[0]
+        vault = None if followed is None else chain.after(followed.block)
+        found = reconcile(ledger, vault, keccak=chain.keccak)
+        if _books_at(ledger, chain) == before:
+            return found, vault is not None
+    raise LedgerUnavailable("another process follows the chain or closes epochs all the time; try again")
+
+
+def _books_at(ledger: Ledger, chain: NetworkChain) -> tuple[ChainCursor | None, Epoch | None]:
+    """What another process that follows and settles changes."""
+    epochs = ledger.epochs()
+    return chain.followed(ledger), epochs[-1] if epochs else None
 
 
 def _roots(ledger: Ledger, last: Epoch, broken: list[str], *, keccak: Hash) -> Iterator[Check]:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rios.services.accounting import reconcile
+from rios.services.accounting import reconcile_followed
 from rios.services.books import FIRST_ORGANISATION
 from rios.services.tenancy import SERVING
 from rios.words.errors import RiosError
-from rios.words.keccak import keccak256
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
@@ -127,14 +126,13 @@ class Publisher:
 
     def _compared(self) -> dict[str, Any]:
         books = self._gate.network._purse.books
-        chain = books.started_chain
-        found = reconcile(books.ledger, chain, keccak=keccak256 if chain is None else chain.keccak)
+        found, chain = reconcile_followed(books.ledger, books.started_chain)
         return {
             "at": _now(),
             "difference_wei": str(found.difference_wei),
             "sound": found.sound,
             "books": len(found.checks),
-            "chain": chain is not None,
+            "chain": chain,
         }
 
 

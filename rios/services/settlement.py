@@ -19,7 +19,6 @@ from rios.services.moments import moment_of
 from rios.services.payouts import PaidOut, chunks_of, due_of, key_of
 from rios.words.errors import (
     ChainUnavailable,
-    LedgerUnavailable,
     NotProvable,
     TransactionFailed,
 )
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 
 # Under EIP-7825's 16.78 M gas whatever the accounts' state (contracts/README.md).
 _CHARGES_PER_CALL = 500
-_RACES_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,25 +181,12 @@ class Settlement:
 
     def reconcile(self) -> Reconciliation:
         """Compare the ledger with itself, and with the chain as it was after the block that the ledger knows."""
-        from rios.services.accounting import reconcile
+        from rios.services.accounting import reconcile_followed
 
-        ledger, chain = self._books.ledger, self.chain
-        for _ in range(_RACES_MAX):
-            with self.turn():
-                self.sync()
-                before = self._books_at()
-                followed = before[0]
-                vault = None if followed is None else chain.after(followed.block)
-                found = reconcile(ledger, vault, keccak=chain.keccak)
-                if self._books_at() == before:
-                    return found
-        raise LedgerUnavailable("another process follows the chain or closes epochs all the time; try again")
-
-    def _books_at(self) -> tuple[ChainCursor | None, Epoch | None]:
-        """What another process that follows and settles changes."""
-        ledger = self._books.ledger
-        epochs = ledger.epochs()
-        return self.chain.followed(ledger), epochs[-1] if epochs else None
+        with self.turn():
+            self.sync()
+            found, _ = reconcile_followed(self._books.ledger, self.chain)
+        return found
 
     # --- epochs ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rios.gateway.remembered import Remembered
-from rios.services.accounting import reconcile
+from rios.services.accounting import reconcile_followed
 from rios.words.errors import LedgerUnavailable
 from tests.gateway.servers import Door
 from tests.waiting import until
@@ -93,11 +93,11 @@ def test_visitors_do_not_wait_while_books_are_compared(door: Door, monkeypatch: 
     def slow(*given: Any, **more: Any) -> Any:
         came.set()
         assert may.wait(60)
-        return reconcile(*given, **more)
+        return reconcile_followed(*given, **more)
 
     with door.client("") as http:
         first = http.get("/v1/network").json()
-        monkeypatch.setattr("rios.services.published.reconcile", slow)
+        monkeypatch.setattr("rios.services.published.reconcile_followed", slow)
         until(lambda: http.get("/v1/network").json() and came.is_set(), "that books are compared", deadline_s=30)
         for _ in range(60):
             assert http.get("/v1/network").json()["tokens"] == first["tokens"]

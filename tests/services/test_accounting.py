@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from rios.services.accounting import reconcile_followed
+from rios.services.published import Publisher
 from rios.services.purse import Purse
+from rios.services.reports.facts import facts_of
+from rios.services.reports.periods import Span
+from rios.services.reports.reading import pin
 from rios.words.errors import NotProvable
 from rios.words.ids import Address, UsageId
 from tests.billing.ledger.work import TERMS, charge
 from tests.services.earning import owner, purse_of
+
+if TYPE_CHECKING:
+    from rios.services.gate import Gate
 
 ANN, BOB = owner(0xA1), owner(0xB2)
 
@@ -54,3 +64,25 @@ def test_what_was_refunded_before_its_epoch_is_in_no_leaf(purse: Purse, tmp_path
     assert {links[name].state for name in ("leaf", "root", "payout")} == {"ok"}
     with pytest.raises(NotProvable, match="refunds have taken"):
         purse.billing.export(usage_id, tmp_path / "proof.json")
+
+
+def test_books_are_compared_after_the_block_that_the_ledger_knows(purse: Purse) -> None:
+    """By who settles, on the page for everybody and in reports alike."""
+    chain, ledger = purse.settlement.chain, purse.books.ledger
+    purse.settlement.sync()
+    chain.as_wallet("approve", "RosToken", "approve", chain.addresses.escrow, 7)
+    chain.as_wallet("straight", "RiosEscrow", "deposit", 7)  # nobody follows the chain to it yet
+    span = Span(label="today", since_us=0, until_us=ledger.now() + 1)
+    facts = facts_of(ledger, span, pin(ledger.database), user=None, chain=chain)
+    gate = SimpleNamespace(network=SimpleNamespace(_purse=purse))
+    published = Publisher(cast("Gate", gate))._compared()
+    assert facts.reconciliation is not None
+    assert (facts.reconciliation.sound, facts.reconciliation.chain) == (True, True)
+    assert (published["difference_wei"], published["chain"]) == ("0", True)
+    assert purse.billing.reconcile().sound
+
+
+def test_contracts_are_not_asked_before_anything_was_followed() -> None:
+    with purse_of() as purse:
+        found, asked = reconcile_followed(purse.books.ledger, purse.settlement.chain)
+        assert (found.sound, asked) == (True, False)

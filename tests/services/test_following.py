@@ -113,7 +113,8 @@ def test_a_root_is_not_taken_for_lost_before_the_chain_is_followed_to_it(monkeyp
         settlement, ledger = purse.settlement, purse.books.ledger
         settlement.sync()
         earn(purse, "used", {owner(1): 5})
-        mark, seen = Ledger.mark_epoch, []
+        mark = Ledger.mark_epoch
+        seen: list[EpochState] = []
 
         def marked(self: Ledger, number: int, state: EpochState, *, tx: str | None = None) -> Epoch:
             found = mark(self, number, state, tx=tx)

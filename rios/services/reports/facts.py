@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from rios.billing.budgets import Period
 from rios.billing.verify import PENDING
-from rios.services.accounting import Proof, Reconciliation, prove, reconcile
+from rios.services.accounting import Proof, Reconciliation, prove, reconcile_followed
 from rios.services.reports import documents as doc
 from rios.services.reports.periods import Span
 from rios.services.reports.reading import Pin, Reading
@@ -35,9 +35,7 @@ def facts_of(ledger: Ledger, span: Span, pin: Pin, *, user: str | None, chain: N
     """Budgets and proofs of `user` or everybody; that books agree only for who sees all of them."""
     return doc.Facts(
         budgets=tuple(_budgets(ledger, span, user)),
-        reconciliation=None if user is not None else _reconciled(reconcile(
-            ledger, chain, keccak=keccak256 if chain is None else chain.keccak
-        ), chain=chain is not None),
+        reconciliation=None if user is not None else _reconciled(*reconcile_followed(ledger, chain)),
         samples=tuple(_samples(ledger, span, pin, user, chain)),
     )  # fmt: skip
 
@@ -62,7 +60,7 @@ def _budgets(ledger: Ledger, span: Span, user: str | None) -> Iterator[doc.Budge
         )  # fmt: skip
 
 
-def _reconciled(found: Reconciliation, *, chain: bool) -> doc.Reconciled:
+def _reconciled(found: Reconciliation, chain: bool) -> doc.Reconciled:
     return doc.Reconciled(
         sound=found.sound,
         chain=chain,
