@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
 from rios.deploy.spec import App
@@ -137,6 +139,22 @@ def test_a_file_with_variables_is_applied_again_for_nothing(
     assert app.update(secrets={"TOKEN": "sesame"}) == 2
 
 
+def test_secrets_whose_key_was_lost_are_given_anew(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RIOS_OF_A_TEST", "shibboleth")
+    file = secret_file(tmp_path / "rios.yaml", ("web", "{env: RIOS_OF_A_TEST}"))
+    (app,) = deploy.apply(file)
+    monkeypatch.setattr(stage.secrets, "_cipher", AESGCM(bytes(32)))
+    with pytest.raises(InvalidRequest, match="does not open"):
+        stage.secrets.of(app._app(), app.specification["secrets"])
+    assert str(deploy.plan(file)) == "update web\n  secrets.TOKEN: 'kept' -> 'given anew'"
+    deploy.apply(file)
+    assert app.revision == 2
+    found = stage.secrets.of(app._app(), app.specification["secrets"])
+    assert found["TOKEN"].get_secret_value() == b"shibboleth"
+
+
 def test_a_mistake_in_the_last_changes_nothing_of_the_first(deploy: Deployments, tmp_path: Path) -> None:
     file = secret_file(tmp_path / "rios.yaml", ("web", "{store: X}"), ("other", "{env: RIOS_NOT_SET_ANYWHERE}"))
     for act in (deploy.plan, deploy.apply):
@@ -173,6 +191,28 @@ def test_an_organisations_secret_is_there_before_what_takes_it(
         deploy.secrets.delete(name)
     with pytest.raises(NotFound):
         deploy.secrets.delete("SHARED")
+
+
+def test_an_organisations_secret_stays_while_an_earlier_revision_may_need_it(
+    deploy: Deployments, stage: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.secrets.put({"SHARED": "shibboleth"})
+    (app,) = deploy.apply(secret_file(tmp_path / "rios.yaml", ("web", "{store: SHARED}")))
+    app.wait(timeout=WAIT_S)
+    host, may_start = stage.hosts.now()["host-0"], threading.Event()
+    real = host.start
+    monkeypatch.setattr(host, "start", lambda order: may_start.wait(WAIT_S) and real(order))
+    (tmp_path / "rios.yaml").write_text("version: 1\napps:\n- {name: web, command: [serve]}\n")
+    try:
+        deploy.apply(tmp_path / "rios.yaml")
+        assert app.revision == 2
+        with pytest.raises(InvalidRequest, match="in use by web"):
+            deploy.secrets.delete("SHARED")
+    finally:
+        may_start.set()
+    app.wait(timeout=WAIT_S)
+    until(lambda: {one.revision for one in app.replicas if one.lives} == {2}, deadline_s=WAIT_S)
+    deploy.secrets.delete("SHARED")
 
 
 def test_what_was_stored_before_its_times_had_bounds_is_within_them(deploy: Deployments, stage: Platform) -> None:

@@ -105,15 +105,20 @@ class SecretStore:
         return connection.execute(delete(row).where(*mine)).rowcount > 0
 
     def changed(self, connection: Connection, app: App, values: Mapping[str, SecretStr]) -> dict[str, SecretStr]:
-        """Those of `values` that a deployment does not have already."""
+        """Those of `values` that a deployment does not have already, or not in a form that opens."""
         row, found = AppSecretRow, {}
         for name, value in values.items():
             mine = (row.organisation_id == app.organisation_id, row.app_id == app.id, row.name == name)
             one = connection.execute(select(row.__table__).where(*mine)).mappings().first()
-            wanted = value.get_secret_value().encode()
-            if one is None or not hmac.compare_digest(self._opened(dict(one)), wanted):
+            if one is None or not self._is(dict(one), value):
                 found[name] = value
         return found
+
+    def _is(self, row: dict[str, Any], value: SecretStr) -> bool:
+        try:
+            return hmac.compare_digest(self._opened(row), value.get_secret_value().encode())
+        except InvalidRequest:  # its key was lost: giving values anew is what helps
+            return False
 
     def require(self, connection: Connection, app: App, names: Collection[str]) -> None:
         """Raise NotFound unless all that a deployment refers to is kept, for it or for its organisation."""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from rios.deploy.spec import SecretName
 from rios.services.deployments.handle import secret_values
-from rios.services.deployments.store import SECRETS, current_specifications, write_event
+from rios.services.deployments.store import SECRETS, needed_specifications, write_event
 from rios.storage.deployment_models import AppSecretRow
 from rios.words.errors import InvalidRequest, NotFound
 
@@ -86,8 +86,8 @@ class SharedSecrets:
                 select(row.app_id, row.name).where(row.organisation_id == self._organisation_id, row.app_id != "")
             )
         }
-        found = {}
-        for app, specification in current_specifications(connection, self._organisation_id):
+        found: dict[App, set[str]] = {}
+        for app, specification in needed_specifications(connection, self._organisation_id):
             wanted = {reference.get("store", name) for name, reference in specification["secrets"].items()}
-            found[app] = {name for name in wanted if (app.id, name) not in own}
+            found.setdefault(app, set()).update(name for name in wanted if (app.id, name) not in own)
         return found

@@ -334,14 +334,18 @@ def app_now(connection: Connection, app_id: str) -> App | None:
     return None if row is None else App.of(row)
 
 
-def current_specifications(connection: Connection, organisation_id: str) -> list[tuple[App, dict[str, Any]]]:
-    """The deployments of an organisation that have not ended, each with what its wanted revision says."""
-    row = AppRevisionRow
-    same = (row.app_id == AppRow.id) & (row.number == AppRow.revision)
-    wanted = select(AppRow.__table__, row.specification).join(row, same)
+def needed_specifications(connection: Connection, organisation_id: str) -> list[tuple[App, dict[str, Any]]]:
+    """The deployments of an organisation that have not ended, by name, each with what a revision says that is needed:
+    the wanted one, the one that it would go back to, and those of replicas that live."""
+    row, replica = AppRevisionRow, AppReplicaRow
+    living = select(replica.revision).where(
+        replica.app_id == AppRow.id, replica.state.in_([str(state) for state in LIVING])
+    )
+    needed = or_(row.number == AppRow.revision, row.number == AppRow.good_revision, row.number.in_(living))
+    wanted = select(AppRow.__table__, row.specification).join(row, row.app_id == AppRow.id).where(needed)
     mine = (AppRow.organisation_id == organisation_id, AppRow.ended_at == 0)
     found = []
-    for one in connection.execute(wanted.where(*mine).order_by(AppRow.name)).mappings():
+    for one in connection.execute(wanted.where(*mine).order_by(AppRow.name, row.number)).mappings():
         columns = dict(one)
         specification = json.loads(columns.pop("specification"))
         found.append((App.of(columns), specification))
