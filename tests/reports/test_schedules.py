@@ -246,6 +246,36 @@ def test_who_waits_takes_over_what_nobody_makes_any_more(make: Make, clock: Cloc
     assert [(one.id, one.state, one.attempts) for one in found] == [(gone.id, RunState.OK, 2)]
 
 
+def test_what_is_begun_is_made_once_also_where_somebody_waits(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What makes it has begun, and gets no further before who waits asks for the same."""
+    reports = make()
+    own = UserReports(lambda: reports, user="local", everybodys=True)
+    first = own.run("cost")
+    asked = threading.Event()
+    monkeypatch.setattr(reports, "_sweep", lambda: asked.wait(30))
+    own.again(first.id)
+    reports.go_on(first.id)
+    asked.set()
+    for one in threading.enumerate():
+        if one.name == "rios-report":
+            one.join(30)
+    assert [past.attempt for past in reports.store.history()] == [2, 1]
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+
+
+def test_who_asks_for_what_is_to_be_tried_later_has_it_made_now(make: Make) -> None:
+    def fails(job: Job, say: Say) -> Done:
+        raise OSError("no room on the disk")
+
+    reports = make(execute=fails)
+    own = UserReports(lambda: reports, user="local", everybodys=True)
+    assert own.run("cost").state == RunState.QUEUED
+    reports.maker._execute = quick
+    assert own.wait(own.want("cost").id, timeout=60).state == RunState.OK
+
+
 def test_who_is_interrupted_leaves_nothing_to_wait_for(make: Make, ledger: Ledger) -> None:
     def interrupted(job: Job, say: Say) -> Done:
         raise KeyboardInterrupt

@@ -6,7 +6,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -131,15 +130,16 @@ class Reports:
         if self.looks:
             self._woken.set()
         else:
-            self._apart(run_id, partial(self.rerun, run_id))
+            self.go_on(run_id)
 
     def go_on(self, run_id: str) -> None:
         """As `begin`, of a run that nobody makes, or that whoever made it has left until its lease ran out."""
         if self.looks:
             return
+        # Taken before the thread begins: who waits asks for the same, and only one of both is to make it.
         taken = self.store.take(self._holder, lease_us=self.maker.lease_us, run_id=run_id)
         if taken is not None:
-            self._apart(run_id, partial(self.maker.make, taken, self._holder))
+            self._apart(taken)
 
     def rerun(self, run_id: str) -> Past:
         """Make a run again, at the ledger height of the first time."""
@@ -229,15 +229,15 @@ class Reports:
         self.shelf.sweep()
         sweep()
 
-    @staticmethod
-    def _apart(run_id: str, make: Callable[[], object]) -> None:
+    def _apart(self, taken: Run) -> None:
         def begun() -> None:
             try:
-                make()
+                self._sweep()
+                self.maker.make(taken, self._holder)
             except RiosError as error:  # of the ledger: what went wrong with the report is in the history
-                log.warning("a report was not made", extra={"run": run_id, "reason": str(error)})
+                log.warning("a report was not made", extra={"run": taken.id, "reason": str(error)})
             except Exception:
-                log.exception("a report was not made", extra={"run": run_id})
+                log.exception("a report was not made", extra={"run": taken.id})
 
         threading.Thread(target=begun, name="rios-report", daemon=True).start()
 

@@ -260,9 +260,11 @@ class Store:
             batch.connection.execute(update(row).where(mine).values(told=True))
 
     def again(self, run_id: str) -> None:
-        """Have a run that has ended made again by whoever looks next; one that goes on is left as it is."""
+        """Have a run that has ended, or is to be tried later, made by whoever looks next; one that goes on is left as
+        it is."""
         row, now = m.ReportRunRow, self._ledger.now()
-        wanted = update(row).where(row.id == run_id, row.state.in_(ENDED))
+        later = and_(row.state == RunState.QUEUED, row.not_before > now)
+        wanted = update(row).where(row.id == run_id, or_(row.state.in_(ENDED), later))
         self._write(lambda batch: batch.connection.execute(wanted.values(state=RunState.QUEUED, not_before=now)))
 
     def made(self, *, user: str | None = None, run_id: str | None = None, limit: int = 100) -> list[Made]:
