@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import threading
 import time
@@ -100,7 +101,7 @@ class Charging:
                     return
                 self._living.append(Living(self._home))
             self._post_late(ledger)
-            self._living[0].bury(ledger)
+            self._living[0].bury(ledger, functools.partial(self._post_kept, ledger))
         except (RiosError, OSError) as error:
             log.warning("what was held by processes that died stays held", extra={"reason": str(error)})
 
@@ -183,6 +184,11 @@ class Charging:
         """
         if self._late:
             self._post_late(self.ledger())
+
+    def _post_kept(self, ledger: Ledger) -> None:
+        """As `_post_late`, with what other processes of the home have kept by now."""
+        self._late.look()
+        self._post_late(ledger)
 
     def _post_late(self, ledger: Ledger) -> None:
         for posting in self._late.waiting():

@@ -63,13 +63,7 @@ class Late:
         self._directory = directory
         self._lock = threading.Lock()
         self._waiting: dict[str, Posting] = {}
-        for path in sorted(directory.glob("*.json")) if directory is not None else ():
-            try:
-                posting = Posting.from_json(path.read_text())
-            except (OSError, InvalidRequest) as error:
-                log.error("a late posting cannot be read", extra={"path": str(path), "reason": str(error)})
-            else:
-                self._waiting[posting.hold_id] = posting
+        self.look()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -78,6 +72,19 @@ class Late:
         """All of them."""
         with self._lock:
             return list(self._waiting.values())
+
+    def look(self) -> None:
+        """Know of those that other processes have kept meanwhile, too."""
+        with self._lock:
+            for path in sorted(self._directory.glob("*.json")) if self._directory is not None else ():
+                try:
+                    posting = Posting.from_json(path.read_text())
+                except FileNotFoundError:
+                    continue  # posted meanwhile, by whoever kept it
+                except (OSError, InvalidRequest) as error:
+                    log.error("a late posting cannot be read", extra={"path": str(path), "reason": str(error)})
+                else:
+                    self._waiting[posting.hold_id] = posting
 
     def keep(self, posting: Posting) -> None:
         """Keep one until it is dropped; on the disk when this returns."""

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,14 +50,17 @@ class Living:
         """A new id of a request of this process."""
         return secrets.token_hex(_MARK_BYTES) + self._mark
 
-    def bury(self, ledger: Ledger) -> int:
+    def bury(self, ledger: Ledger, post: Callable[[], None]) -> int:
         """Release what processes of this home that died had held; how many holds there were. Raises LedgerUnavailable.
 
         What a request had done before is lost with its process and not charged, unless it was posted or kept.
+
+        post: posts what was kept; called for each process once it is known to be dead, and so to keep nothing more.
         """
         count = 0
         for path, file in self._dead():
             try:
+                post()
                 with ledger.database.reading() as connection:
                     marked = (HoldRow.request_id.endswith(path.name), HoldRow.state.in_([str(one) for one in LIVE]))
                     found = connection.scalars(select(HoldRow.id).where(*marked)).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -60,7 +61,7 @@ def test_what_a_killed_process_held_is_released_when_the_home_is_opened(
 ) -> None:
     assert len(running(killed)) == 1
 
-    def unavailable(living: Living, ledger: Ledger) -> int:
+    def unavailable(living: Living, ledger: Ledger, post: Callable[[], None]) -> int:
         raise LedgerUnavailable("it is away")
 
     with monkeypatch.context() as away:
@@ -75,10 +76,27 @@ def test_what_a_killed_process_held_is_released_when_the_home_is_opened(
         # A replica's, or a gateway's with an Idempotency-Key: others look after them.
         purse.charging.open([Asked("somebody-elses", 3, 4)], DEMO, lambda: HOSTS)
         living = Living(killed)
-        assert living.bury(purse.books.ledger) == 0
+        assert living.bury(purse.books.ledger, purse.charging.post_late) == 0
         living.close(owing=False)
         assert purse.wallet.held > 0
     assert running(killed) == []
+
+
+def test_what_was_kept_while_the_home_was_opened_is_posted(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process that was killed after another had read what is kept."""
+    late, unread = killed / "late", killed / "unread"
+    late.rename(unread)
+    dead = Living._dead
+
+    def later(living: Living) -> Iterator[tuple[Path, int]]:
+        for found in dead(living):
+            unread.rename(late)
+            yield found
+
+    monkeypatch.setattr(Living, "_dead", later)
+    with purse_of(home=killed) as purse:
+        assert purse.wallet.held == 0
+        assert {row.resource for row in purse.billing.usage().itertuples()} >= {"tokens_in"}
 
 
 def test_what_a_living_process_holds_stays(tmp_path: Path) -> None:
