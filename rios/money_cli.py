@@ -239,17 +239,16 @@ def prove(usage_id: str, as_json: AsJson = False) -> None:
     _say_links(found.links, found.verified, as_json)
 
 
-def _say_links(links: Any, good: bool, as_json: bool) -> None:
+def _say_links(
+    links: Any, good: bool, as_json: bool, *, verdict: str | None = None, code: int = 1, **more: str | None
+) -> None:
     from rios.services.views import text_table
 
     rows = [(link.name, link.state, link.reason) for link in links]
-    value = {"verified": good, "links": [dict(zip(("name", "state", "reason"), row, strict=True)) for row in rows]}
-    verdict = "verified" if good else "NOT verified"
-    told = next((link for link in links if link.name == "contract" and link.state == "pending"), None)
-    if good and told is not None:
-        verdict = f"verified against {told.reason}"
-    _say(value, as_json, text_table(("link", "state", "why"), rows) + f"\n{verdict}")
-    raise typer.Exit(0 if good else 1)
+    told = [dict(zip(("name", "state", "reason"), row, strict=True)) for row in rows]
+    text = text_table(("link", "state", "why"), rows) + "\n" + (verdict or ("verified" if good else "NOT verified"))
+    _say({"verified": good, **more, "links": told}, as_json, text)
+    raise typer.Exit(0 if good else code)
 
 
 def export(usage_id: str, file: Path) -> None:
@@ -275,12 +274,21 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an export against the chain, with no trust in whoever wrote it; exit code 1 where a link fails."""
-    from rios.billing.verify import verified
+    """Check an export against the chain, with no trust in whoever wrote it; exit code 1 where a link fails.
+
+    Exit code 3, and not verified, where all holds but nothing except the file says that the contract is the network's:
+    compare that address with the one that the network publishes, or give that (--settlement).
+    """
+    from rios.billing.verify import PENDING, verified
     from rios.services.stranger import check_file
 
     links = check_file(file, chain, settlement)
-    _say_links(links, verified(links), as_json)
+    contract = next((link for link in links if link.name == "contract"), None)
+    against = None if contract is None else contract.reason
+    good, verdict, code = verified(links), None, 1
+    if good and contract is not None and contract.state == PENDING:
+        good, verdict, code = False, f"NOT verified yet: it agrees with {against}", 3
+    _say_links(links, good, as_json, verdict=verdict, code=code, against=against)
 
 
 def claim(

@@ -74,7 +74,9 @@ def test_generate_settle_prove_verify_claim(home: Path, tmp_path: Path, monkeypa
     assert run(home, "verify", str(file)).endswith("\nverified\n")
     assert "NOT verified" in run(home, "verify", str(file), "--settlement", OWNER, code=1)
     monkeypatch.setenv("RIOS_CONTRACTS", str(tmp_path / "nowhere.json"))  # nothing says which is the network's
-    assert f"verified against settlement {settlement}" in run(home, "verify", str(file))
+    assert f"NOT verified yet: it agrees with settlement {settlement}" in run(home, "verify", str(file), code=3)
+    unnamed = json.loads(run(home, "verify", str(file), "--json", code=3))
+    assert (unnamed["verified"], settlement in unnamed["against"]) == (False, True)
     monkeypatch.delenv("RIOS_CONTRACTS")
     file.write_text(file.read_text().replace(usage_id, usage_id[::-1]))
     assert "NOT verified" in run(home, "verify", str(file), code=1)
