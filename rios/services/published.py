@@ -77,24 +77,26 @@ class Publisher:
             if self._found is not None and now < self._until:
                 return self._found
             try:
-                self._found = self._asked(now)
+                if self._reconciled is None or now - self._reconciled_at >= RECONCILED_S:
+                    self._reconciled, self._reconciled_at = self._compared(), now
+                began = self._clock()  # how long that took says nothing of the next times
+                self._found = self._asked()
             except RiosError as error:
                 if self._found is None:
                     raise
                 log.warning("what is published is stale", extra={"reason": str(error)})
                 self._found = replace(self._found, stale_since=self._found.stale_since or self._found.at)
-            took_s = self._clock() - now
-            self._until = now + max(KEPT_S, _SHARE * took_s)
+                self._until = self._clock() + KEPT_S
+            else:
+                self._until = began + max(KEPT_S, _SHARE * (self._clock() - began))
             return self._found
 
-    def _asked(self, now: float) -> Published:
+    def _asked(self) -> Published:
         network, tenancy = self._gate.network, self._gate.tenancy
         ledger = tenancy.ledger
         paid = sum(int(event.args["amount"]) for event in ledger.chain_events(name="Claimed"))
         epochs = ledger.epochs()
         last = epochs[-1] if epochs else None
-        if self._reconciled is None or now - self._reconciled_at >= RECONCILED_S:
-            self._reconciled, self._reconciled_at = self._compared(), now
         return Published(
             at=_now(),
             models=tuple(self._models()),

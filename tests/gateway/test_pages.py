@@ -119,6 +119,7 @@ def test_an_outage_shows_since_when(door: Door, monkeypatch: pytest.MonkeyPatch)
     assert publisher.now() is first, "kept"
 
     def away(_: Any) -> Any:
+        now[0] += 60.0
         raise LedgerUnavailable("the database does not answer")
 
     monkeypatch.setattr(type(door.gate.tenancy), "ledger", property(away))
@@ -146,6 +147,22 @@ def test_books_are_not_compared_for_every_visitor(door: Door, monkeypatch: pytes
     now[0] += RECONCILED_S
     publisher.now()
     assert len(compared) == 2
+
+
+def test_a_comparison_that_takes_long_leaves_the_page_new(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, found = [0.0], {"sound": True}
+
+    def compared() -> dict[str, Any]:
+        now[0] += 60.0
+        return found
+
+    publisher = Publisher(door.gate, clock=lambda: now[0])
+    monkeypatch.setattr(publisher, "_compared", compared)
+    first = publisher.now()
+    assert publisher.now() is first
+    now[0] += KEPT_S
+    assert publisher.now() is not first
+    assert first.reconciliation is found
 
 
 def test_the_api_is_described_whole(door: Door) -> None:
