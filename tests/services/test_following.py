@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rios.billing.ledger import Ledger
+from rios.billing.ledger import Ledger, withdrawals
+from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.values import Epoch, EpochState
 from rios.billing.ledger.withdrawals import Asked
 from rios.services.books import LOCAL_USER
@@ -103,8 +104,40 @@ def test_a_withdrawal_whose_event_was_taken_elsewhere_is_set_aside(
         chain.as_wallet("straight", "RiosEscrow", "requestWithdrawal", 3 * WEI_PER_ROS)
         missed(purse, monkeypatch)
         assert ledger.balance(LOCAL_USER).withdrawing_wei == WEI_PER_ROS
+        looked = ledger.set_aside()
+        assert [(one.user, one.total_wei, one.short_wei) for one in looked] == [
+            (LOCAL_USER, 3 * WEI_PER_ROS, 2 * WEI_PER_ROS)
+        ]
         ledger.release("short")
         purse.follower.look()
+        assert ledger.balance(LOCAL_USER).withdrawing_wei == 3 * WEI_PER_ROS
+
+
+def test_who_posts_does_not_wait_for_withdrawals_of_which_nothing_can_be_set_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with purse_of() as purse:
+        chain, ledger = purse.settlement.chain, purse.books.ledger
+        trial = ledger.balance(LOCAL_USER).trial_wei
+        purse.wallet.deposit("3 ROS")
+        ledger.hold("short", LOCAL_USER, trial + 2 * WEI_PER_ROS, request_id="short", terms=TERMS)
+        chain.as_wallet("straight", "RiosEscrow", "requestWithdrawal", 3 * WEI_PER_ROS)
+        purse.follower.look()
+        written: list[int] = []
+        set_aside = withdrawals.set_aside
+
+        def writes(batch: Batch, *, at: int) -> list[Asked]:
+            written.append(at)
+            return set_aside(batch, at=at)
+
+        monkeypatch.setattr(withdrawals, "set_aside", writes)
+        for _ in range(2):
+            purse.follower.look()
+        assert not written
+        ledger.release("short")
+        for _ in range(2):
+            purse.follower.look()
+        assert len(written) == 1
         assert ledger.balance(LOCAL_USER).withdrawing_wei == 3 * WEI_PER_ROS
 
 

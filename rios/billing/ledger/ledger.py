@@ -358,6 +358,10 @@ class Ledger(Queries):
         They may have found less when they were asked for, as while a hold ran; the contract pays them nevertheless.
         """
         when = self._at(at)
+        with self._database.reading() as connection:
+            found, movable = withdrawals.waiting(connection)
+        if not movable:  # as nearly always while one waits: who posts is not kept waiting for it
+            return found
         return self._do(lambda batch: withdrawals.set_aside(batch, at=when), alone=True)
 
     # How verbs reach the writer.

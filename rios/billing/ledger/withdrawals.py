@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from rios.billing.ledger.accounts import Kind, user_account
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.entries import Transfer
 from rios.billing.ledger.money import lowered
-from rios.storage.models import ChainEventRow, UserRow
+from rios.storage.models import AccountRow, ChainEventRow, UserRow
 from rios.storage.rows import Row
 from rios.words.ids import Address, check_address
 
@@ -32,10 +32,27 @@ class Asked:
     """Whether the user has used something that the contract knows nothing of."""
 
 
+def waiting(connection: Connection) -> tuple[list[Asked], bool]:
+    """All withdrawals that wait, and whether something of them can be set aside now. It keeps no writer busy."""
+    found, movable = [], False
+    for address, row in _waiting(connection).items():
+        of = select(UserRow.id, UserRow.unsettled_wei).where(UserRow.address == address)
+        user_row = connection.execute(of).one_or_none()
+        user = address if user_row is None else user_row.id
+        free, aside = (user_account(user, kind) for kind in (Kind.AVAILABLE, Kind.WITHDRAWING))
+        balances = select(AccountRow.name, AccountRow.balance_wei).where(AccountRow.name.in_([free, aside]))
+        there = {name: int(balance) for name, balance in connection.execute(balances)}
+        total = int(json.loads(row["args"])["total"])
+        missing = max(total - there.get(aside, 0), 0)
+        movable = movable or min(missing, there.get(free, 0)) > 0
+        found.append(Asked(user, total, missing, user_row is not None and int(user_row.unsettled_wei) > 0))
+    return found, movable
+
+
 def set_aside(batch: Batch, *, at: int) -> list[Asked]:
     """Move what is free of what is asked for out of what can be spent; all withdrawals that wait."""
     found = []
-    for address, row in _waiting(batch).items():
+    for address, row in _waiting(batch.connection).items():
         user_row = batch.rows(UserRow, key=("address",)).get(address)
         user = address if user_row is None else str(user_row["id"])
         free, aside = (user_account(user, kind) for kind in (Kind.AVAILABLE, Kind.WITHDRAWING))
@@ -55,9 +72,9 @@ def set_aside(batch: Batch, *, at: int) -> list[Asked]:
     return found
 
 
-def _waiting(batch: Batch) -> dict[Address, Row]:
+def _waiting(connection: Connection) -> dict[Address, Row]:
     """The last word of the escrow about the withdrawal of each address that has one."""
-    rows = batch.connection.execute(
+    rows = connection.execute(
         select(ChainEventRow.__table__)
         .where(ChainEventRow.name.in_(_ASKS + _ENDS), ChainEventRow.applied == 1)
         .order_by(ChainEventRow.block, ChainEventRow.log_index)
