@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import resource
@@ -20,6 +21,10 @@ HANDSHAKE_S = 10.0
 """TLS begins within this; asyncio's own bound is a minute."""
 _RESERVED = 512
 """File descriptors that are left to everything else: workers, the database, what is sent on to HTTPS."""
+_REFUSED_S = 2.0
+"""Whoever is refused has this to read why: a connection that is closed with a question unread takes the answer away."""
+_REFUSED_MAX = 64
+"""More who are refused are not waited for."""
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -44,9 +49,10 @@ class Connection(H11Protocol):
         self._seen: RequestResponseCycle | None = None
         self._waited_s = 0.0
         self._unsent = 0
+        self.refused = False
         settings = self.settings
         # Counted anew each time, WebSockets among them: what is kept beside could come to differ.
-        if len(self.connections) > self.count_max:
+        if sum(1 for one in self.connections if not _is_refused(one)) > self.count_max:
             self._refuse(503, "QueueFull", f"this gateway has {self.count_max} connections, which is its limit")
         elif not settings.proxies and self.client is not None:  # a proxy bounds those of its clients
             host = self.client[0]
@@ -65,8 +71,13 @@ class Connection(H11Protocol):
             self._seen, self._waited_s, self._unsent = self.cycle, 0.0, unsent
             return
         self._waited_s += seconds
-        if self._waited_s >= self.settings.header_timeout_s:
+        if self._waited_s >= (_REFUSED_S if self.refused else self.settings.header_timeout_s):
             self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """What one who is refused asks for nobody reads."""
+        if not self.refused:
+            super().data_received(data)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close it, but not while an answer is still sent: TLS ends half a minute later, whatever is left of that."""
@@ -82,7 +93,13 @@ class Connection(H11Protocol):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
             + body
         )
-        self.transport.close()
+        waiting = sum(1 for one in self.connections if _is_refused(one))
+        if waiting >= _REFUSED_MAX or not self.transport.can_write_eof():  # TLS has an end of its own
+            self.transport.close()
+            return
+        self.refused = True
+        with contextlib.suppress(OSError):  # its client has gone, and `look` ends it
+            self.transport.write_eof()
 
 
 def bounded(settings: GatewaySettings) -> type[Connection]:
@@ -113,5 +130,9 @@ def _unsent(transport: Transport) -> int:
     return transport.get_write_buffer_size() + (0 if below is None else below.get_write_buffer_size())
 
 
+def _is_refused(one: object) -> bool:
+    return isinstance(one, Connection) and one.refused
+
+
 def _of(host: str, connections: Iterable[Any]) -> int:
-    return sum(1 for one in connections if one.client is not None and one.client[0] == host)
+    return sum(1 for one in connections if one.client is not None and one.client[0] == host and not _is_refused(one))

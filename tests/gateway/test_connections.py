@@ -98,7 +98,7 @@ def test_who_asks_now_and_then_stays() -> None:
     ended: list[bool] = []
     kind: Any = bounded(GatewaySettings(header_timeout_s=2.0))
     one = kind.__new__(kind)
-    one._seen, one._waited_s, one._unsent = None, 0.0, 0
+    one._seen, one._waited_s, one._unsent, one.refused = None, 0.0, 0, False
     one.transport = SimpleNamespace(abort=lambda: ended.append(True), get_write_buffer_size=lambda: 0)
     for answered in (True, False, True):
         one.cycle = SimpleNamespace(response_complete=answered)
@@ -167,6 +167,26 @@ def test_an_address_has_so_many(tmp_path: Path) -> None:
         assert b"urn:rios:error:TooManyRequests" in refused
         first[0].close()
         until(lambda: _answered(narrow), "a place, after one was closed", deadline_s=30)
+
+
+def test_who_is_refused_can_read_why_whatever_it_sends(tmp_path: Path) -> None:
+    """It is not waited for for long, and takes nobody's place."""
+    settings = UNLIMITED.model_copy(update={"connections_max": 1})
+    with lean(tmp_path / "home", settings) as door, ExitStack() as stack:
+        first, second = stack.enter_context(closing(_open(door))), stack.enter_context(closing(_open(door)))
+        second.sendall(b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % _STEP + bytes(_STEP))
+        assert _ended(second).startswith(b"HTTP/1.1 503")
+        first.close()
+        until(lambda: _answered(door), "a place, after one was closed", deadline_s=30)
+
+        def ended() -> bool:
+            try:
+                second.sendall(b"x")
+            except ConnectionError:
+                return True
+            return False
+
+        until(ended, "the end of the connection", deadline_s=30, pause_s=0.1)
 
 
 def test_all_together_are_bounded(tmp_path: Path) -> None:
