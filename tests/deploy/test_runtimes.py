@@ -302,7 +302,8 @@ def test_lines_are_followed(bench: Bench) -> None:
 
 
 @every_runtime
-def test_a_command_is_run_inside(bench: Bench) -> None:
+def test_a_command_is_run_inside(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # as in a session of a user, where runsc looks elsewhere
     status = bench.start("sleep", "600", env={"OWN": "1"})
     done = bench.runtime.exec(
         status.instance, ("sh", "-c", "id -u; echo $ASKED; echo wrong >&2; exit 4"), env={"ASKED": "yes"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from pathlib import PurePosixPath
 
@@ -23,15 +24,17 @@ def kill_inside(program: str, container: str, command: str) -> None:
 
 
 def _kill_named(program: str, container: str, command: str) -> None:
+    # It looks for containers in the runtime directory of a session where there is one; podman starts it without.
+    env = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
     listed = subprocess.run(
-        [program, "ps", container], capture_output=True, text=True, timeout=_WITHIN_S, check=False
+        [program, "ps", container], capture_output=True, text=True, timeout=_WITHIN_S, check=False, env=env
     ).stdout
     name = PurePosixPath(command).name[:_NAME_MAX]
     for row in listed.splitlines()[1:]:
         _, pid, parent, *_, running = row.split()
         if parent == "0" and pid != "1" and running[:_NAME_MAX] == name:
             kill = [program, "kill", "-pid", pid, container, "KILL"]
-            subprocess.run(kill, capture_output=True, timeout=_WITHIN_S, check=False)
+            subprocess.run(kill, capture_output=True, timeout=_WITHIN_S, check=False, env=env)
 
 
 def why_no_gpu(program: str) -> str:
