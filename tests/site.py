@@ -185,6 +185,8 @@ def openapi() -> dict[str, Any]:
 
     gate = MagicMock()
     gate.network._settings = SimpleNamespace(home=None)
+    reading = gate.tenancy.ledger.database.reading.return_value.__enter__.return_value
+    reading.execute.return_value.mappings.return_value.all.return_value = []  # the network has no keys yet
     document: dict[str, Any] = create_app(gate, GatewaySettings()).openapi()
     return document
 
