@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from rios.billing.chain.protocol import Transaction
 from rios.billing.keyfile import decrypted, encrypted
 from rios.billing.recursion import put_back
+from rios.words.durable import sync_names
 from rios.words.errors import KeystoreError
 from rios.words.ids import Address, check_address
 from rios.words.keccak import keccak256
@@ -208,11 +209,7 @@ class Keystore:
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-            directory = os.open(self._directory, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_names(self._directory)
 
 
 def read_file(path: Path, passphrase: str | None = None) -> KeySigner:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rios.words.durable import sync_names
 from rios.words.errors import Elsewhere
 
 MANIFEST = "manifest.json"
@@ -105,7 +106,7 @@ class Shelf:
                 _write(work / f"{stem}.{kind}", content)
             text = json.dumps({**manifest, "files": listed}, sort_keys=True, indent=1) + "\n"
             _write(work / MANIFEST, text.encode())
-            _flush(work)
+            sync_names(work)
             version, folder = self._rename(work, parent, "v" if good else "partial-")
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -153,7 +154,7 @@ class Shelf:
                     if not folder.exists():  # nobody was faster: it is something else
                         raise
                 else:
-                    _flush(parent)
+                    sync_names(parent)
                     return number, folder
             number += 1
 
@@ -178,14 +179,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def is_alive(pid: int) -> bool:

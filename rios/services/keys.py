@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rios.billing.keystore import PASSPHRASE_VARIABLE, SCRYPT_N, Hidden, KeySigner, Keystore, read_file
+from rios.words.durable import sync_names
 from rios.words.errors import KeystoreError
 from rios.words.ids import Address
 
@@ -148,18 +149,9 @@ def _made_up(path: Path) -> str:
         os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    _sync(path.parent)
-    _sync(path.parent.parent)
+    sync_names(path.parent)
+    sync_names(path.parent.parent)
     return path.read_text()
-
-
-def _sync(directory: Path) -> None:
-    """The names in a directory are on the disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rios.billing.usage import UsageRecord
+from rios.words.durable import sync_names
 from rios.words.errors import InvalidRequest
 from rios.words.reading import read_object, read_text
 
@@ -127,8 +128,4 @@ class Late:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)  # the name, too
-        finally:
-            os.close(handle)
+        sync_names(directory)

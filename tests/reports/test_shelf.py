@@ -58,7 +58,7 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rios.reporting.shelf._flush", full)
+    monkeypatch.setattr("rios.reporting.shelf.sync_names", full)
     with pytest.raises(OSError, match="No space"):
         shelf.publish("cost", "2026-11-27", "", FILES, {"key": "k"}, good=True)
     assert list((tmp_path / "cost").rglob("*.html")) == []
