@@ -31,6 +31,8 @@ class _Client(Client):
     def end_loop(self) -> None:
         """To be called once it is closed; again is fine."""
         self._loop_runner.stop()  # type: ignore[no-untyped-call]
+        # One whose closing ran out of time would be closed again when it is collected, by a loop that is no more.
+        self.status = "closed"
 
 
 class Scheduler:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import socket
 import subprocess
 import sys
@@ -116,6 +118,24 @@ def test_a_scheduler_that_was_away_for_longer_than_dasks_patience_is_found_again
             with pytest.raises(NetworkClosed):
                 way()
     until(lambda: _loops() <= loops, "all loops to end", deadline_s=60)
+
+
+def test_a_client_that_did_not_close_in_time_is_collected_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong: list[Any] = []
+    hook, sys.unraisablehook = sys.unraisablehook, wrong.append
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with dask_scheduler(port):
+            way = Way(f"tcp://127.0.0.1:{port}", Settings())
+            monkeypatch.setattr(way(), "_close", lambda **_: asyncio.sleep(60))
+            way.close()
+            monkeypatch.undo()
+            del way
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert not wrong
 
 
 @pytest.mark.parametrize("wrong", [{"call_timeout_s": -1}, {"workers_max": 3}, {"experts_timeout_s": "soon"}])

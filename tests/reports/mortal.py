@@ -29,7 +29,7 @@ from tests.reports.conftest import quick
 from tests.reports.ledgers import OWNERS
 
 _LEDGER = ("before_cursor_execute", "after_cursor_execute", "commit", "checkin")
-_DISK = ("_write", "_flush", "_entry")
+_DISK = ("_write", "sync_names", "_entry")
 
 
 class Death:
