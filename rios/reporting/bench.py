@@ -120,7 +120,8 @@ def rate_while_all_run(clients: Sequence[Sequence[Sequence[tuple[float, int]]]])
 
     clients: of each client its requests, one after the other; of a request the moment at which it was asked with a 0,
     then the moments at which tokens came with their numbers. What is before everybody's first token, or after the first
-    client's last one, does not count.
+    client's last one, does not count. A token counts evenly over the time since the moment before it: all streams get
+    theirs at the end of one step, some of them an instant after the first has ended, and that step is in the time.
     """
     begin = max(requests[0][1][0] for requests in clients)
     end = min(requests[-1][-1][0] for requests in clients)
@@ -134,8 +135,19 @@ def rate_while_all_run(clients: Sequence[Sequence[Sequence[tuple[float, int]]]])
     lasts = math.fsum(stop - start for start, stop in runs)
     if lasts <= 0.0:
         raise InvalidRequest(f"at no moment do all {len(clients)} clients have a request that runs")
-    moments = [piece for requests in clients for request in requests for piece in request]
-    return sum(count for moment, count in moments if any(start < moment <= stop for start, stop in runs)) / lasts
+    gaps = [
+        (before, moment, count)
+        for requests in clients
+        for request in requests
+        for (before, _), (moment, count) in itertools.pairwise(request)
+        if count
+    ]
+    tokens = math.fsum(
+        count * max(min(moment, stop) - max(before, start), 0.0) / (moment - before)
+        for before, moment, count in gaps
+        for start, stop in runs
+    )
+    return tokens / lasts
 
 
 def wait_for_calm(limit_s: float, *, busy_percent: float = 25.0) -> None:

@@ -112,6 +112,13 @@ def test_a_rate_counts_the_moments_at_which_everybody_has_a_request() -> None:
     assert rate_while_all_run([[one] for one in whole]) == pytest.approx((5 + 3) / 5)
 
 
+def test_a_token_that_comes_an_instant_after_another_client_ended_counts() -> None:
+    late = [[(0.0, 0), (1.01, 1), (2.01, 1), (3.01, 1), (4.01, 1)]]
+    ending = [[(0.0, 0), (1.0, 1), (2.0, 1)], [(2.5, 0), (3.0, 1), (4.0, 1)]]
+    # From 1.01 to 4 without 2 to 2.5: a token a second of the first; of the second all but a hundredth of three.
+    assert rate_while_all_run([late, ending]) == pytest.approx((2.49 + 2 + 0.99) / 2.49)
+
+
 def test_a_rate_needs_a_moment_at_which_everybody_has_a_request() -> None:
     early, late = [[(0.0, 0), (1.0, 1), (2.0, 1)]], [[(2.5, 0), (3.0, 1), (4.0, 1)]]
     with pytest.raises(InvalidRequest, match="all 2 clients"):
