@@ -163,7 +163,7 @@ def models(scheduler: Scheduler = None, as_json: AsJson = False, verbose: Verbos
     if as_json:
         _print(rows)
         return
-    from rios.services.views import text_table
+    from rios.words.display import text_table
 
     sys.stdout.write(text_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n")
 

@@ -176,7 +176,7 @@ def _asked(what: str) -> str:
 
 def usage(since: Since = None, model: str | None = None, as_json: AsJson = False) -> None:
     """List usage records with their prices."""
-    from rios.services.views import text_table
+    from rios.words.display import text_table
 
     with _network() as network:
         frame = network.billing.usage(since=since, model=model)
@@ -242,7 +242,7 @@ def prove(usage_id: str, as_json: AsJson = False) -> None:
 def _say_links(
     links: Any, good: bool, as_json: bool, *, verdict: str | None = None, code: int = 1, **more: str | None
 ) -> None:
-    from rios.services.views import text_table
+    from rios.words.display import text_table
 
     rows = [(link.name, link.state, link.reason) for link in links]
     told = [dict(zip(("name", "state", "reason"), row, strict=True)) for row in rows]
@@ -298,7 +298,7 @@ def claim(
     as_json: AsJson = False,
 ) -> None:
     """Have the settlement contract pay what the last root promises an owner, or all of them."""
-    from rios.services.views import text_table
+    from rios.words.display import text_table
     from rios.words.ids import check_address
     from rios.words.money import format_ros
 
@@ -343,7 +343,7 @@ def refund(
 
 def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11".')], as_json: AsJson = False) -> None:
     """The invoice of a month; a draft without a number while more may come to it."""
-    from rios.services.views import text_table
+    from rios.words.display import text_table
     from rios.words.money import format_ros
 
     with _network() as network:
@@ -361,7 +361,7 @@ def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11
 
 def price_book(as_json: AsJson = False) -> None:
     """The price book in force now: its prices in ROS for one unit."""
-    from rios.services.views import text_table
+    from rios.words.display import text_table
     from rios.words.money import format_ros
 
     with _network() as network:

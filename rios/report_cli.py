@@ -138,7 +138,7 @@ def schedule(
 @report.command("list")
 def list_all(as_json: AsJson = False) -> None:
     """Show the reports that there are, and their schedules."""
-    from rios.services.views import text_table
+    from rios.words.display import text_table
 
     with _reports() as (reports, _):
         kinds = reports.kinds
@@ -157,7 +157,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show what was made, the last first."""
-    from rios.services.views import text_table
+    from rios.words.display import text_table
     from rios.words.money import format_ros
 
     with _reports() as (reports, _):

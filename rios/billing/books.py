@@ -16,8 +16,9 @@ from typing import Any
 
 from rios.billing.split import BASIS_POINTS
 from rios.words.canonical import canonical, digest
+from rios.words.display import Shown
 from rios.words.errors import InvalidAmount, InvalidRequest, PriceBookError
-from rios.words.money import NOTHING, WEI_MAX, Wei, check_wei
+from rios.words.money import NOTHING, WEI_MAX, Wei, check_wei, format_ros
 from rios.words.reading import read_decimal, read_list, read_mapping, read_object, read_text
 
 FORMAT = "rios-price-book/1"
@@ -49,7 +50,7 @@ def expert_key(device_class: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class Tier(Shown):
     """A price that holds up to a quantity."""
 
     up_to: int | None
@@ -59,7 +60,7 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Line(Shown):
     """The price of one thing. Tiers are graduated: each price holds for the part of the quantity inside its tier."""
 
     unit: str
@@ -102,7 +103,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceClass:
+class DeviceClass(Shown):
     """Expert work on one kind of device: `line.size` is its speed, pinned here and not measured on any host."""
 
     line: Line
@@ -114,7 +115,7 @@ class DeviceClass:
 
 
 @dataclass(frozen=True, slots=True)
-class Discount:
+class Discount(Shown):
     """Basis points off the price of some lines."""
 
     off_bp: int
@@ -123,7 +124,7 @@ class Discount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PriceBook:
+class PriceBook(Shown):
     """What everything costs from a moment on. Raises PriceBookError, naming the place, where it contradicts itself."""
 
     version: int
@@ -167,6 +168,17 @@ class PriceBook:
 
     def __repr__(self) -> str:
         return f"<PriceBook version {self.version}, {len(self.classes)} device classes, {self.digest[:12]}>"
+
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        rows = []
+        for key in self.keys():
+            line, start = self.line(key), 0
+            for tier in line.tiers:
+                end = "" if tier.up_to is None else f"{tier.up_to:,}"
+                span = "" if not start and tier.up_to is None else f"{start:,} to {end}" if end else f"from {start:,}"
+                rows.append((key, f"{format_ros(tier.price_wei)} for each {line.unit}", span))
+                start = tier.up_to or 0
+        return (f"price book {self.version}", "price", "quantity"), rows
 
     def line(self, key: str) -> Line:
         """The line of a key ("expert:cpu", "tokens_in"), or PriceBookError."""

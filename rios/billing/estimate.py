@@ -8,7 +8,6 @@ division into hold steps, can cost more than what was held.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ from rios.billing.books import BYTES, EXPERT, MINIMUM, TOKENS_IN, TOKENS_OUT
 from rios.billing.pricing import Host, Terms
 from rios.billing.split import BASIS_POINTS
 from rios.billing.usage import Work
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
 from rios.words.money import Wei, format_ros
 
@@ -29,7 +29,7 @@ STEP_TOKENS_MAX = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class EstimateLine:
+class EstimateLine(Shown):
     """One price line of an estimate. Quantities are in base units (`books.BASE_UNITS`)."""
 
     line: str
@@ -43,7 +43,7 @@ class EstimateLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Shown):
     """What a request will cost. `highest_wei` is a bound; the other two say what to expect."""
 
     lines: tuple[EstimateLine, ...]
@@ -67,18 +67,10 @@ class Estimate:
         lowest, expected, highest = map(format_ros, (self.lowest_wei, self.expected_wei, self.highest_wei))
         return f"<Estimate {lowest} to {highest}, expected {expected}>"
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(line.line)}</td>"
-            + "".join(f"<td>{format_ros(w)}</td>" for w in (line.lowest_wei, line.expected_wei, line.highest_wei))
-            + "</tr>"
-            for line in self.lines
-        )
-        total = "".join(f"<td>{format_ros(w)}</td>" for w in (self.lowest_wei, self.expected_wei, self.highest_wei))
-        return (
-            '<table style="color:var(--jp-content-font-color1)"><tr><th>line</th><th>lowest</th><th>expected</th>'
-            f"<th>highest</th></tr>{rows}<tr><th>total</th>{total}</tr></table>"
-        )
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        found = [(line.line, line.lowest_wei, line.expected_wei, line.highest_wei) for line in self.lines]
+        found.append(("total", self.lowest_wei, self.expected_wei, self.highest_wei))
+        return ("line", "lowest", "expected", "highest"), [(name, *map(format_ros, prices)) for name, *prices in found]
 
 
 @dataclass(frozen=True, slots=True)

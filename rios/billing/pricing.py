@@ -9,6 +9,7 @@ from typing import Any
 
 from rios.billing.books import EXPERT, DeviceClass, Discount, Line, PriceBook, check_whole, expert_key
 from rios.billing.split import BASIS_POINTS
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, PriceBookError
 from rios.words.ids import Address
 from rios.words.reading import read_decimal, read_list, read_mapping, read_object, read_text
@@ -57,7 +58,7 @@ DEFAULT_BOOK = PriceBook(
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class Host(Shown):
     """A worker as pricing sees it: who is paid for its work, of which class it is, what it asks."""
 
     name: str
@@ -69,7 +70,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Shown):
     """What is pinned at a hold: nothing that is published, joins or asks more afterwards changes the price.
 
     A host that was not foreseen is paid for its work all the same, but never at more per FLOP than the dearest class in

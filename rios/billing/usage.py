@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from rios.billing.books import BYTES, EXPERT, MINIMUM, RESOURCE_LINES, TOKENS_IN, TOKENS_OUT
 from rios.billing.pricing import Host
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
 from rios.words.events import UsageEvent, UsageEvents
 from rios.words.ids import Address, UsageId, derived_id
@@ -39,7 +40,7 @@ _EXACT_MAX = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class LayerWork:
+class LayerWork(Shown):
     """One mixture-of-experts layer, as far as it costs something."""
 
     top_k: int
@@ -47,7 +48,7 @@ class LayerWork:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Work(Shown):
     """What a model asks of hosts for each position that it reads."""
 
     model: str
@@ -105,7 +106,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRecord:
+class UsageRecord(Shown):
     """What one worker did of one priced thing in one hold step of one request."""
 
     usage_id: UsageId

@@ -21,6 +21,7 @@ from rios.billing.pricing import Terms
 from rios.billing.rating import Charge, rate
 from rios.billing.usage import UsageRecord
 from rios.words.canonical import canonical, digest
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, RiosError
 from rios.words.ids import Address, UsageId, check_address, derived_id
 from rios.words.keccak import Hash, keccak256
@@ -91,7 +92,7 @@ class ChainView(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Link(Shown):
     """One link of the chain from use to payout."""
 
     name: str
@@ -101,7 +102,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class Point(Shown):
     """What the settlement contract was told at the end of an epoch, and the account's leaf in it."""
 
     epoch: int
@@ -124,7 +125,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class Rated(Shown):
     """A usage record, the digest of the terms it was rated by, and what came out."""
 
     record: UsageRecord
@@ -153,7 +154,7 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Shown):
     """An entry of the ledger with the texts that it hashes; which of them an export has, `concerns` says."""
 
     seq: int
@@ -187,7 +188,7 @@ def concerns(entry: Entry, account: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
+class Export(Shown):
     """All that shows one account's earnings from `opening` (None: the beginning) to `closing`."""
 
     chain_id: int
@@ -220,6 +221,9 @@ class Export:
             "first_seq": self.first_seq,
             "ledger": [[at, contents.hex()] for at, contents in self.ledger],
         }
+
+    def __repr__(self) -> str:
+        return f"<Export of epoch {self.closing.epoch} for {self.account}, {len(self.charges)} usage records>"
 
     def to_json(self) -> str:
         """Canonical JSON: what `net.billing.export()` writes."""

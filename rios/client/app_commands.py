@@ -40,7 +40,7 @@ def _deploy() -> Iterator[RemoteDeployments]:
 
 
 def _say(value: object, as_json: bool, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rios.services.views import text_table
+    from rios.words.display import text_table
 
     sys.stdout.write((json.dumps(value) if as_json else text_table(columns, rows)) + "\n")
 

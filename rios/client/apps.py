@@ -23,6 +23,7 @@ from rios.services.deployments.shared_secrets import shared_values
 from rios.services.deployments.values import Event
 from rios.services.deployments.views import AppView
 from rios.services.edges import edge
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _LOOK_S, _LINES_S = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteReplica:
+class RemoteReplica(Shown):
     """One replica of a deployment."""
 
     id: str
@@ -44,7 +45,7 @@ class RemoteReplica:
     ready_at: int
 
 
-class RemoteDeployments:
+class RemoteDeployments(Shown):
     """Applications and models on a network: `net.deploy`."""
 
     def __init__(self, http: Http) -> None:
@@ -98,7 +99,7 @@ class RemoteDeployments:
         return tuple(RemoteDeployment(self._http, row["name"]) for row in rows)
 
 
-class RemoteSecrets:
+class RemoteSecrets(Shown):
     """The secrets of the own organisation. No value comes back out."""
 
     def __init__(self, http: Http) -> None:
@@ -122,7 +123,7 @@ class RemoteSecrets:
         self._http.ask("DELETE", "/v1/secrets", params={"name": name})
 
 
-class RemoteDeployment:
+class RemoteDeployment(Shown):
     """A deployment behind a gateway."""
 
     def __init__(self, http: Http, name: str) -> None:

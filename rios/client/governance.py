@@ -6,13 +6,14 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from rios.client.http import MONEY_S, Http
+from rios.words.display import Shown
 
 if TYPE_CHECKING:
     from rios.billing.books import PriceBook
     from rios.services.governance import Proposal
 
 
-class RemoteGovernance:
+class RemoteGovernance(Shown):
     """Price books by vote, as `net.governance` of a local network. Raises NotAllowed to all but those admins."""
 
     def __init__(self, http: Http) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rios.client.http import RETRY_S, Http, error_of
 from rios.dmoe.completion import Completion, HostUsage, Logprob, Piece, Timing, Usage
 from rios.dmoe.params import check_timeout
+from rios.words.display import Shown
 from rios.words.errors import DeadlineExceeded, GatewayLost, RiosError
 
 _WAIT_S = 30.0
@@ -19,7 +20,7 @@ SILENT_S = 60.0
 _LEAST_S = 0.001
 
 
-class RemoteJob:
+class RemoteJob(Shown):
     """A submitted request. It goes on when the connection is lost, and is taken up again where it was left."""
 
     def __init__(self, http: Http, request_id: str) -> None:

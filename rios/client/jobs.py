@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rios.client.http import Http
 from rios.services.jobs import JobView
-from rios.services.views import html_table, text_table
+from rios.words.display import html_table, text_table
 
 _PAGE = 1000
 # A gateway answers at once when something changes; until then it may take this long, and the connection is kept.

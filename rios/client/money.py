@@ -12,6 +12,7 @@ from rios.client import reading
 from rios.client.http import MONEY_S, Http
 from rios.client.listening import Listener
 from rios.client.reading import Moment, text_of
+from rios.words.display import Shown, text_table
 from rios.words.errors import InvalidRequest, NotAllowed, NotProvable
 from rios.words.money import parse_ros
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rios.services.settlement import Settled
 
 
-class RemoteProof:
+class RemoteProof(Shown):
     """From one usage record to its payout, link by link, as the gateway checked it."""
 
     def __init__(self, said: dict[str, Any]) -> None:
@@ -53,8 +54,16 @@ class RemoteProof:
         states = ", ".join(f"{link.name} {link.state}" for link in self.links)
         return f"<RemoteProof of {self.usage['usage_id']}: {states}>"
 
+    def __str__(self) -> str:
+        return text_table(*self._table())
 
-class RemoteBilling:
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
+        from rios.services.accounting import links_table
+
+        return links_table(self.links)
+
+
+class RemoteBilling(Shown):
     """What the user spent and may spend, and for admins of the network what all did."""
 
     def __init__(self, http: Http) -> None:

@@ -18,6 +18,7 @@ from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.params import check_timeout
 from rios.services.edges import announce, edge
 from rios.services.prompts import count_of, one_of, params_of, prompts_of
+from rios.words.display import Shown
 from rios.words.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -38,7 +39,7 @@ TOKEN_VARIABLE = "RIOS_TOKEN"  # noqa: S105  the name of a variable
 CA_VARIABLE = "RIOS_CA"
 
 
-class RemoteNetwork:
+class RemoteNetwork(Shown):
     """What `rios.connect("https://...")` returns. Use it as a context manager, or `close` it."""
 
     def __init__(
@@ -145,7 +146,7 @@ class RemoteNetwork:
         self._http.close()
 
 
-class RemoteDmoe:
+class RemoteDmoe(Shown):
     """Mixture-of-experts models on a network: `net.dmoe`."""
 
     def __init__(self, http: Http) -> None:
@@ -216,7 +217,7 @@ class RemoteDmoe:
         return RemoteModel(self._http, name)
 
 
-class RemoteModel:
+class RemoteModel(Shown):
     """A deployed model. Closing it closes this handle; others use the model on."""
 
     def __init__(self, http: Http, name: str) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from rios.client.http import Http
 from rios.services.reports.own import FORMATS, RUN_S, Kind, table, until_ended
 from rios.services.reports.values import Line, Made, Past, Schedule, Wish
-from rios.services.views import html_table, text_table
+from rios.words.display import html_table, text_table
 from rios.words.errors import InvalidRequest
 
 _LOOK_S = 0.5

@@ -179,3 +179,9 @@ class RemoteEarnings:
         now = self.now
         claimable = format_ros(now.claimable_wei)
         return f"<RemoteEarnings of {now.owner}: {format_ros(now.earned_wei)}, {claimable} claimable>"
+
+    def __str__(self) -> str:
+        return str(self.now)
+
+    def _repr_html_(self) -> str:
+        return self.now._repr_html_()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rios.deploy.lifecycle import LIVING, Standing, State, Wish, state_of
+from rios.words.display import Shown
 
 SECOND = 1_000_000
 FAILURES_MAX = 5
@@ -49,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Shown):
     """One replica that has not ended."""
 
     id: str

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rios.words.display import Shown, html_line, html_table
+
 
 @dataclass(frozen=True, slots=True)
-class HostUsage:
+class HostUsage(Shown):
     """What one host did for one request."""
 
     rows: int
@@ -17,7 +18,7 @@ class HostUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Shown):
     """What one request used, summed over the accepted replies of all hosts.
 
     prompt_tokens, completion_tokens   tokens read and written
@@ -41,7 +42,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Shown):
     """Seconds as the client saw them."""
 
     first_token_s: float | None
@@ -51,7 +52,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Logprob:
+class Logprob(Shown):
     """Natural logarithms of the model's own probabilities, before temperature and filters."""
 
     token_id: int
@@ -60,7 +61,7 @@ class Logprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Shown):
     """One part of a stream: the text that became certain with `token_ids`."""
 
     text: str | None
@@ -94,14 +95,9 @@ class Completion:
         return f"<Completion {len(self.token_ids)} tokens, {self.finish_reason}{speed}>"
 
     def _repr_html_(self) -> str:
-        hosts = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{used.rows:,}</td><td>{used.compute_ns / 1e6:,.1f} ms</td></tr>"
+        hosts = [
+            (name, f"{used.rows:,}", f"{used.compute_ns / 1e6:,.1f} ms")
             for name, used in sorted(self.usage.by_host.items())
-        )
-        return (
-            '<div style="color:var(--jp-content-font-color1)">'
-            f'<p style="white-space:pre-wrap">{html.escape(str(self))}</p>'
-            f'<p style="color:var(--jp-content-font-color2)">{len(self.token_ids)} tokens '
-            f"({html.escape(self.finish_reason)}) in {self.timing.total_s:.2f} s</p>"
-            f"<table><tr><th>host</th><th>expert rows</th><th>compute</th></tr>{hosts}</table></div>"
-        )
+        ]
+        about = f"{len(self.token_ids)} tokens ({self.finish_reason}) in {self.timing.total_s:.2f} s"
+        return html_line(self) + html_line(about) + html_table(("host", "expert rows", "compute"), hosts)

@@ -23,6 +23,7 @@ from rios.dmoe.params import SamplingParams, check_timeout
 from rios.dmoe.pieces import Pieces
 from rios.dmoe.stopping import cut
 from rios.dmoe.tokenizer import Tokenizing
+from rios.words.display import Shown
 from rios.words.errors import Cancelled, DeadlineExceeded, ProtocolError, RiosError
 from rios.words.events import Ended, Tab, UsageEvents, UsageSink
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 _AHEAD_TOKENS = 64
 
 
-class Job:
+class Job(Shown):
     """A submitted request. `status` is queued, running, paused, done, failed or cancelled.
 
     The tokens that have arrived are the truth: when a trunk is lost, another goes on from prompt and these. To its tab

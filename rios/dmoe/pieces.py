@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rios.dmoe.completion import Logprob, Piece
 from rios.dmoe.stopping import Detokenizer, cut, safe
 from rios.dmoe.tokenizer import Tokenizing
+from rios.words.display import Shown
 
 
-class Pieces:
+class Pieces(Shown):
     """How far one reader is. Not for several threads."""
 
     def __init__(self, tokenizing: Tokenizing, stops: Sequence[str]) -> None:
@@ -19,6 +20,9 @@ class Pieces:
         self._stops = tuple(stops)
         self._text = ""
         self._shown = 0
+
+    def __repr__(self) -> str:
+        return f"<Pieces, {self.read} tokens read>"
 
     def take(self, ids: Sequence[int], logprobs: Sequence[Logprob], *, ended: bool) -> Piece | None:
         """The piece that the next tokens make; None where they show nothing. ended: there are no more."""

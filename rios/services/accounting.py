@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from rios.billing.verify import (
     verified,
     verify,
 )
-from rios.services.views import html_table, text_table
+from rios.words.display import Shown, html_line, html_table, text_table
 from rios.words.errors import LedgerUnavailable, NotProvable
 from rios.words.ids import Address
 from rios.words.keccak import Hash, keccak256
@@ -57,7 +56,7 @@ class Vault(ChainView, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Shown):
     """One comparison of two books."""
 
     what: str
@@ -71,7 +70,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Reconciliation:
+class Reconciliation(Shown):
     """Ledger, rebuilt root, contract and token balances, compared."""
 
     checks: tuple[Check, ...]
@@ -94,18 +93,16 @@ class Reconciliation:
         )
         return f"<Reconciliation of {len(self.checks)} pairs of books: {state}>"
 
-    def _rows(self) -> list[tuple[str, str, str, str]]:
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, str, str, str]]]:
         rows = [
             (check.what, format_ros(check.here_wei), format_ros(check.there_wei), f"{check.difference_wei} wei")
             for check in self.checks
         ]
-        return [*rows, *((text, "", "", "broken") for text in self.broken)]
+        broken = [(text, "", "", "broken") for text in self.broken]
+        return ("books", "here", "there", "difference"), [*rows, *broken]
 
     def __str__(self) -> str:
-        return text_table(("books", "here", "there", "difference"), self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(("books", "here", "there", "difference"), self._rows())
+        return text_table(*self._table())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +125,16 @@ class Proof:
         return f"<Proof of {self.usage.usage_id}: {states}>"
 
     def __str__(self) -> str:
-        return text_table(("link", "state", "why"), [(link.name, link.state, link.reason) for link in self.links])
+        return text_table(*links_table(self.links))
 
     def _repr_html_(self) -> str:
-        head = html.escape(f"{self.usage.usage_id}: {format_ros(self.usage.amount_wei)} for {self.usage.line}")
-        rows = [(link.name, link.state, link.reason) for link in self.links]
-        return (
-            f'<div style="color:var(--jp-content-font-color1)">{head}</div>{html_table(("link", "state", "why"), rows)}'
-        )
+        about = f"{self.usage.usage_id}: {format_ros(self.usage.amount_wei)} for {self.usage.line}"
+        return html_line(about) + html_table(*links_table(self.links))
+
+
+def links_table(links: Sequence[Link]) -> tuple[tuple[str, ...], list[tuple[str, str, str]]]:
+    """Columns and rows of a proof, for people."""
+    return ("link", "state", "why"), [(link.name, link.state, link.reason) for link in links]
 
 
 def reconcile(ledger: Ledger, vault: Vault | None, *, keccak: Hash) -> Reconciliation:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rios.services.books import Books
 from rios.services.moments import moment_of
+from rios.words.display import Shown
 from rios.words.errors import RiosError
 from rios.words.money import Wei, format_ros
 
@@ -29,7 +30,7 @@ _LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
+class Alert(Shown):
     """Somebody should know: a share of a budget is spent, or the balance has fallen to a share of what it was."""
 
     key: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -20,7 +19,7 @@ from rios.services.frames import exact_frame
 from rios.services.moments import moment_of, month, parse_moment
 from rios.services.payouts import PaidOut
 from rios.services.settlement import Settled, Settlement
-from rios.services.views import html_table, text_table
+from rios.words.display import Shown, html_line, text_table
 from rios.words.errors import InvalidRequest, NotProvable
 from rios.words.ids import derived_id
 from rios.words.money import format_ros, parse_ros
@@ -45,7 +44,7 @@ def usage_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class Costs(Shown):
     """What was spent, by one thing: exact integers, and the same as ROS for people."""
 
     by: str
@@ -56,13 +55,12 @@ class Costs:
         """The sum."""
         return sum(self.wei.values())
 
-    def __repr__(self) -> str:
+    def _table(self) -> tuple[tuple[str, str], list[tuple[str, str]]]:
         rows = [(key, format_ros(amount)) for key, amount in self.wei.items()]
-        return text_table((self.by, "cost"), [*rows, ("total", format_ros(self.total_wei))])
+        return (self.by, "cost"), [*rows, ("total", format_ros(self.total_wei))]
 
-    def _repr_html_(self) -> str:
-        rows = [(key, format_ros(amount)) for key, amount in self.wei.items()]
-        return html_table((self.by, "cost"), [*rows, ("total", format_ros(self.total_wei))])
+    def __repr__(self) -> str:
+        return text_table(*self._table())
 
     @property
     def rios(self) -> Plots:
@@ -98,7 +96,7 @@ class Billing:
         return f"<Billing of {self._charging.user}: {self.balance}>"
 
     def _repr_html_(self) -> str:
-        return f'<div style="color:var(--jp-content-font-color1)"><b>Balance</b> {html.escape(str(self.balance))}</div>'
+        return html_line(self.balance, title="Balance")
 
     @property
     def balance(self) -> Balance:

@@ -20,6 +20,7 @@ from rios.services.jobs import Jobs, JobView
 from rios.services.prompts import one_of, params_of, prompts_of
 from rios.services.tab import Asked
 from rios.services.views import Placement
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, NetworkClosed, RiosError
 from rios.words.ids import Address
 
@@ -28,7 +29,7 @@ Owners = Callable[[str], Address]
 """Who is paid for the work of the host of a name."""
 
 
-class Model:
+class Model(Shown):
     """A deployed model. Use it as a context manager, or `close` it, to free the hosts."""
 
     def __init__(
@@ -62,6 +63,17 @@ class Model:
         experts = sum(layer.num_experts for layer in manifest.layers)
         state = "closed" if self._closed else f"on {len(self._deployment.members)} hosts"
         return f"<Model {self.name!r} {manifest.model_type}, {experts} experts x {self._deployment.replicas} {state}>"
+
+    def _table(self) -> tuple[tuple[str, str], list[tuple[str, object]]]:
+        manifest = self._deployment.manifest
+        return ("model", self.name), [
+            ("architecture", manifest.model_type),
+            ("layers", len(manifest.layers)),
+            ("experts", sum(layer.num_experts for layer in manifest.layers)),
+            ("copies of each", self._deployment.replicas),
+            ("context", f"{manifest.context_length} tokens"),
+            ("hosts", "closed" if self._closed else ", ".join(sorted(self._deployment.members))),
+        ]
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from rios.billing.books import PriceBook
 from rios.billing.chain import abi
 from rios.services.books import Books
 from rios.services.settlement import Settlement
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, TransactionFailed
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _GAS = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Shown):
     """A price book that is voted on."""
 
     id: str
@@ -50,7 +51,7 @@ class Proposal:
         }
 
 
-class Governance:
+class Governance(Shown):
     """Price books by vote: who holds ROS decides, the timelock publishes."""
 
     def __init__(self, books: Books, settlement: Settlement) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rios.services.views import html_table, text_table
+from rios.words.display import Shown, html_table, text_table
 from rios.words.errors import Elsewhere, NotFound
 from rios.words.money import format_ros
 
@@ -33,7 +33,7 @@ _ROOM, _PLACES = 2**33, 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
+class JobView(Shown):
     """One generation at one moment. Moments are seconds of UTC since 1970."""
 
     id: str

@@ -11,6 +11,7 @@ from rios.dmoe.params import check_timeout
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.generation import Model
 from rios.services.prompts import count_of
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DEMO = "demo"
 """The checkpoint that comes with rios."""
 
 
-class Dmoe:
+class Dmoe(Shown):
     """Mixture-of-experts models on a network: `net.dmoe`."""
 
     def __init__(self, network: Network) -> None:

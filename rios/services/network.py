@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import logging
 import threading
 import time
@@ -26,6 +25,7 @@ from rios.services.owners import Owners
 from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
+from rios.words.display import html_line
 from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers
 from rios.words.events import UsageSink
 
@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from rios.dmoe.cluster import LocalCluster
     from rios.dmoe.deployment import Deployment
     from rios.dmoe.peer import Peer
+    from rios.services.billing import Billing
     from rios.services.deployments.platform import Platform
     from rios.services.deployments.service import Deployments
+    from rios.services.governance import Governance
     from rios.services.reports.own import UserReports
     from rios.services.reports.reports import Reports
+    from rios.services.wallet import Earnings, Wallet
     from rios.storage.breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -74,10 +77,10 @@ class Network:
             ends.callback(certifier.close)
         self._purse = purse = Purse(options)
         self._owners = Owners(lambda: membership.hosts, wallet=lambda: purse.books.address)
-        self.billing = purse.billing
-        self.wallet = purse.wallet
-        self.earnings = purse.earnings
-        self.governance = purse.governance
+        self.billing: Billing = purse.billing
+        self.wallet: Wallet = purse.wallet
+        self.earnings: Earnings = purse.earnings
+        self.governance: Governance = purse.governance
         self.wallet.network = weakref.ref(self)
         self.jobs = Jobs()
         ends.callback(self._purse.close)
@@ -100,12 +103,13 @@ class Network:
         return f"<Network {self.address} {state}>"
 
     def _repr_html_(self) -> str:
-        models = ", ".join(html.escape(model.name) for model in self._models) or "none"
-        memory = sum(worker.memory_bytes for worker in self.workers)
-        return (
-            f'<div style="color:var(--jp-content-font-color1)"><b>Network</b> {html.escape(self.address)}: '
-            f"{size(memory)} for shards; models: {models}</div>{self.workers._repr_html_()}"
-        )
+        workers = () if self._closed else self.workers
+        if not workers:
+            return html_line(repr(self))
+        models = ", ".join(model.name for model in self._models) or "none"
+        memory = size(sum(worker.memory_bytes for worker in workers))
+        about = f"{self.address}: {memory} for shards; models: {models}"
+        return html_line(about, title="Network") + workers._repr_html_()
 
     @property
     def account(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rios.words.display import Shown
 from rios.words.ids import Address, derived_id
 from rios.words.money import Wei, format_ros
 
@@ -18,7 +19,7 @@ CLAIMS_PER_CALL = 250
 
 
 @dataclass(frozen=True, slots=True)
-class PaidOut:
+class PaidOut(Shown):
     """What owners were paid, by `Settlement.pay_out`."""
 
     epoch: int

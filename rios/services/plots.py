@@ -6,6 +6,7 @@ import functools
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
 from rios.words.money import WEI_PER_ROS, format_ros
 
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Plots:
+class Plots(Shown):
     """The accessor `rios` of pandas frames that have a column `wei` or `amount_wei`."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
+
+    def __repr__(self) -> str:
+        return f"<Plots of a table with {', '.join(map(str, self._frame.columns))}>"
 
     def plot(self, by: str | None = None, *, title: str | None = None) -> Any:
         """Bars of ROS by a column: the first of a table of costs, "model" of usage. Exact amounts are in the hover.

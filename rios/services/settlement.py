@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rios.services.books import Books
 from rios.services.moments import moment_of
 from rios.services.payouts import PaidOut, chunks_of, due_of, key_of
+from rios.words.display import Shown
 from rios.words.errors import (
     ChainUnavailable,
     NotProvable,
@@ -40,7 +41,7 @@ _CHARGES_PER_CALL = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Shown):
     """A closed epoch whose root stands in the contract."""
 
     epoch: int

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rios.words.display import Shown, text_table
+
 if TYPE_CHECKING:
     from rios.dmoe.deployment import Deployment
-
-_STYLE = "color:var(--jp-content-font-color1);border-collapse:collapse"
-
-
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """An escaped HTML table in the colours of the notebook."""
-    head = "".join(f'<th style="text-align:left;padding:2px 10px">{html.escape(column)}</th>' for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td style="text-align:left;padding:2px 10px">{html.escape(str(cell))}</td>' for cell in row)
-        + "</tr>"
-        for row in rows
-    )
-    return f'<table style="{_STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """The same as aligned text."""
-    cells = [list(columns), *[[str(cell) for cell in row] for row in rows]]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
 
 
 def size(count_bytes: int) -> str:
@@ -45,7 +23,7 @@ def size(count_bytes: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerInfo:
+class WorkerInfo(Shown):
     """One worker: `pid` is the process that serves shards."""
 
     name: str
@@ -67,7 +45,7 @@ class WorkerInfo:
         return f"{size(self.reserved_bytes)} of {size(self.memory_bytes)}"
 
 
-class Workers(Sequence[WorkerInfo]):
+class Workers(Shown, Sequence[WorkerInfo]):
     """The workers of a network at one moment; index by place or by name."""
 
     def __init__(self, workers: Sequence[WorkerInfo]) -> None:
@@ -87,15 +65,12 @@ class Workers(Sequence[WorkerInfo]):
     def __iter__(self) -> Iterator[WorkerInfo]:
         return iter(self._workers)
 
-    def _rows(self) -> tuple[list[str], list[list[object]]]:
+    def _table(self) -> tuple[list[str], list[list[object]]]:
         columns = ["name", "pid", "address", "device", "memory", "state", "experts"]
         return columns, [[getattr(worker, column) for column in columns] for worker in self._workers]
 
     def __repr__(self) -> str:
-        return text_table(*self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._rows())
+        return text_table(*self._table())
 
     def to_frame(self) -> Any:
         """A pandas DataFrame with a row for each worker."""
@@ -105,7 +80,7 @@ class Workers(Sequence[WorkerInfo]):
 
 
 @dataclass(frozen=True)
-class Placement:
+class Placement(Shown):
     """Who holds what at one moment.
 
     holders[layer][expert]   names of the hosts that hold it now
@@ -184,7 +159,7 @@ class Placement:
             ]
         )
 
-    def _rows(self) -> tuple[list[str], list[list[object]]]:
+    def _table(self) -> tuple[list[str], list[list[object]]]:
         rows: list[list[object]] = []
         for host in sorted(self.states):
             held = sum(host in hosts for row in self.holders for hosts in row)
@@ -195,10 +170,7 @@ class Placement:
     def __repr__(self) -> str:
         experts = sum(len(row) for row in self.holders)
         title = f"<Placement of {self.model}: {len(self.holders)} layers, {experts} experts, {self.replicas} copies>"
-        return title + "\n" + text_table(*self._rows())
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._rows())
+        return title + "\n" + text_table(*self._table())
 
     def plot(self) -> Any:
         """A plotly heat map: layers by experts, coloured by rows served; hover shows the hosts."""

@@ -12,7 +12,7 @@ from rios.services.edges import edge
 from rios.services.frames import exact_frame
 from rios.services.settlement import Settlement
 from rios.services.teller import Teller
-from rios.services.views import html_table, text_table
+from rios.words.display import Shown, html_table, text_table
 from rios.words.errors import ChainUnavailable, NetworkClosed
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros
@@ -169,7 +169,7 @@ def earnings_frame(lines: Mapping[tuple[str, str, str], int]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Earned:
+class Earned(Shown):
     """What one owner has earned, in wei."""
 
     owner: Address
@@ -184,6 +184,17 @@ class Earned:
     def pending_wei(self) -> Wei:
         """Not claimable yet: earned since the last epoch, or promised by a root that waits to be final."""
         return Wei(self.earned_wei - self.claimable_wei - self.claimed_wei)
+
+    def _table(self) -> tuple[tuple[str, str], list[tuple[str, str]]]:
+        return (f"earnings of {self.owner}", ""), [
+            ("earned", format_ros(self.earned_wei)),
+            ("of it not claimable yet", format_ros(self.pending_wei)),
+            ("claimable", format_ros(self.claimable_wei)),
+            ("claimed", format_ros(self.claimed_wei)),
+        ]
+
+    def __str__(self) -> str:
+        return text_table(*self._table())
 
 
 class Earnings:
@@ -243,21 +254,12 @@ class Earnings:
             sums[key] = sums.get(key, 0) + usage.worker_wei
         return dict(sorted(sums.items()))
 
-    def _rows(self) -> list[tuple[str, str]]:
-        now = self.now
-        return [
-            ("earned", format_ros(now.earned_wei)),
-            ("of it not claimable yet", format_ros(now.pending_wei)),
-            ("claimable", format_ros(now.claimable_wei)),
-            ("claimed", format_ros(now.claimed_wei)),
-        ]
-
     def __repr__(self) -> str:
         now = self.now
         return f"<Earnings of {self.owner}: {format_ros(now.earned_wei)}, {format_ros(now.claimable_wei)} claimable>"
 
     def __str__(self) -> str:
-        return text_table((f"earnings of {self.owner}", ""), self._rows())
+        return str(self.now)
 
     def _repr_html_(self) -> str:
-        return html_table((f"earnings of {self.owner}", ""), self._rows())
+        return self.now._repr_html_()

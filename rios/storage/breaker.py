@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 
+from rios.words.display import Shown
+
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """So soon is a broken part tried again, and so late at most is it noticed that it is back."""
 
 
-class Breaker:
+class Breaker(Shown):
     """Of one part that others depend on. Safe for threads."""
 
     def __init__(self, name: str, *, retry_s: float = RETRY_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,6 +25,9 @@ class Breaker:
         self._lock = threading.Lock()
         self._again_at: float | None = None
         self._why = ""
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self.name}: {self.why or 'works'}>"
 
     @property
     def why(self) -> str | None:

@@ -13,8 +13,8 @@ import traitlets
 
 from rios.services import rows
 from rios.services.panel import problem as problem_of
-from rios.services.views import html_table, text_table
 from rios.widgets.base import ALIVE_S, Widget
+from rios.words.display import html_table, text_table
 from rios.words.errors import InvalidRequest, NotFound, RiosError
 from rios.words.money import format_ros
 

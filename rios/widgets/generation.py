@@ -12,8 +12,8 @@ import traitlets
 from rios.services.jobs import JobView
 from rios.services.panel import placement_of
 from rios.services.panel import problem as problem_of
-from rios.services.views import html_table, text_table
 from rios.widgets.base import ALIVE_S, Widget
+from rios.words.display import html_table, text_table
 from rios.words.errors import NetworkClosed, NotAllowed, NotSignedIn, RiosError
 from rios.words.money import format_ros
 

@@ -14,8 +14,8 @@ import traitlets
 from rios.services.desk import Desk
 from rios.services.feed import Event
 from rios.services.panel import problem
-from rios.services.views import html_table, text_table
 from rios.widgets.base import ALIVE_S, Widget
+from rios.words.display import html_table, text_table
 from rios.words.errors import NetworkClosed, RiosError
 from rios.words.money import format_ros
 

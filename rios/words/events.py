@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, LedgerConflict, RiosError
 
 
 @dataclass(frozen=True, slots=True)
-class UsageEvent:
+class UsageEvent(Shown):
     """One accepted reply's share of one request.
 
     `rows` are (token, expert) pairs counted by the trunk; `compute_ns` and `wire_bytes` are the host's measurements of
@@ -39,7 +40,7 @@ _CELL_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class UsageEvents(Sequence[UsageEvent]):
+class UsageEvents(Shown, Sequence[UsageEvent]):
     """The events of one request, in the order of step, layer and host, each once.
 
     They are kept as numbers, because a request has one for each step, layer and host: as objects they took longer than
@@ -78,6 +79,9 @@ class UsageEvents(Sequence[UsageEvent]):
         first = found[0] if found else None
         request_id, model = (first.request_id, first.model) if first else ("", "")
         return cls(request_id, model, hosts, b"".join(CELL.pack(*cell) for cell in cells))
+
+    def __repr__(self) -> str:
+        return f"<UsageEvents of {self.request_id}: {len(self)} on {len(self.hosts)} hosts>"
 
     def __len__(self) -> int:
         return len(self.cells) // CELL.size

@@ -13,7 +13,8 @@ import rios
 from rios import demo
 from rios.dmoe.completion import Completion, HostUsage, Timing, Usage
 from rios.services.jobs import JobView
-from rios.services.views import Placement, WorkerInfo, Workers, html_table, text_table
+from rios.services.views import Placement, WorkerInfo, Workers
+from rios.words.display import html_table, text_table
 from rios.words.errors import Cancelled, InvalidRequest
 from tests.waiting import until
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rios.billing.budgets import Period
 from rios.billing.pricing import Terms
 from rios.billing.usage import UsageRecord
+from rios.words.display import Shown, html_line, said
 from rios.words.ids import Address, UsageId
 from rios.words.money import Wei, format_ros
 
@@ -123,7 +124,7 @@ class Balance:
         return f"<Balance of {self.user_id}: {self}>"
 
     def _repr_html_(self) -> str:
-        return f'<span style="color:var(--jp-content-font-color1)">{self}</span>'
+        return html_line(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Shown):
     """One usage record with its price, as it is in the ledger."""
 
     usage_id: UsageId
@@ -180,7 +181,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Budget(Shown):
     """What a user may spend in each period, and what was spent in the one that was asked about."""
 
     user_id: str
@@ -193,7 +194,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreditNote:
+class CreditNote(Shown):
     """A refund: `amount_wei` went back to the user, of it `trial_wei` as trial credit.
 
     The other amounts say who gives it: out of what worker and platform had not been promised by a root yet, and as what
@@ -254,7 +255,7 @@ class EpochCharge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Invoice:
+class Invoice(Shown):
     """An invoice as it was issued, or the draft of one."""
 
     number: int | None
@@ -264,6 +265,14 @@ class Invoice:
     document: Mapping[str, Any]
     digest: str
     created_at: int
+
+    def __repr__(self) -> str:
+        number = "draft" if self.number is None else f"number {self.number}"
+        return f"<Invoice {number} for {self.user_id}, {self.period}: {self.document.get('total', '')}>"
+
+    def _table(self) -> tuple[tuple[str, str], list[tuple[str, str]]]:
+        rows = [(key, said(value)) for key, value in self.document.items() if not key.endswith("_wei")]
+        return ("invoice", "draft" if self.number is None else str(self.number)), rows
 
 
 class Entry(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Literal, Protocol, runtime_checkable
 from pydantic import SecretBytes
 
 from rios.deploy.spec import USER, IsolationName, RuntimeName
+from rios.words.display import Shown
 
 
 class Isolation(enum.IntEnum):
@@ -34,6 +35,7 @@ class Isolation(enum.IntEnum):
 
     @classmethod
     def named(cls, name: IsolationName) -> Isolation:
+        """The level of a name, such as "container"."""
         return cls[name.upper()]
 
 
@@ -68,6 +70,7 @@ class Capabilities:
 
     @property
     def usable(self) -> bool:
+        """Whether it works here."""
         return not self.why_not
 
 
@@ -184,7 +187,9 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Shown):
+    """A line that an instance wrote."""
+
     at: float
     """Seconds since 1970."""
     stream: Literal["stdout", "stderr"]
@@ -213,12 +218,16 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Executed:
+class Executed(Shown):
     """How a command inside an instance ended; at most 1 MiB of each output."""
 
     exit_code: int
     stdout: bytes
     stderr: bytes
+
+    def _table(self) -> tuple[tuple[str, str], list[tuple[str, str]]]:
+        outputs = (("stdout", self.stdout), ("stderr", self.stderr))
+        return ("exit code", str(self.exit_code)), [(name, text.decode(errors="replace")) for name, text in outputs]
 
 
 class Runtime(Protocol):
@@ -282,7 +291,8 @@ class Runtime(Protocol):
     def pause(self, instance: str) -> Status:
         """Freeze all its processes; it uses no CPU time and keeps its memory."""
 
-    def resume(self, instance: str) -> Status: ...
+    def resume(self, instance: str) -> Status:
+        """Let a frozen one go on."""
 
     def logs(self, instance: str, *, since: float = 0.0, follow: bool = False) -> Iterator[LogLine]:
         """Its lines with `at` > since; with follow also those to come, until it ends or the iterator is closed."""

@@ -19,6 +19,7 @@ from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
 from rios.services.edges import edge
+from rios.words.display import Shown
 from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
 
@@ -35,7 +36,7 @@ _LOOK_S = 0.02
 _FRESH = {"failures": 0, "retry_at": 0, "reason": ""}
 
 
-class Cost(int):
+class Cost(Shown, int):
     """Wei, shown as ROS."""
 
     def __repr__(self) -> str:
@@ -44,7 +45,7 @@ class Cost(int):
     __str__ = __repr__
 
 
-class Deployment:
+class Deployment(Shown):
     """A deployment. The handle holds nothing: another one of the same name is as good."""
 
     def __init__(
@@ -64,6 +65,11 @@ class Deployment:
 
     def __repr__(self) -> str:
         return f"<Deployment {self.name!r} {self.status}>"
+
+    def _table(self) -> tuple[tuple[str, str], list[tuple[str, object]]]:
+        app = self._app()
+        names = ("reason", "revision", "replicas", "replicas_max")
+        return ("deployment", self.name), [("status", app.state), *((name, getattr(app, name)) for name in names)]
 
     def widget(self) -> Any:
         """It in the notebook, live: state, replicas, requests, cost, hosts and log, with buttons to scale and stop."""

@@ -26,6 +26,7 @@ from rios.services.deployments.spans import scaled_to
 from rios.services.deployments.values import App
 from rios.services.deployments.views import AppView, views_of
 from rios.services.lazy import Lazy
+from rios.words.display import Shown, said
 from rios.words.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Shown):
     """What applying a file would do to one deployment."""
 
     name: str
@@ -51,7 +52,7 @@ class Change:
         return "\n".join(lines)
 
 
-class Plan(tuple[Change, ...]):
+class Plan(Shown, tuple[Change, ...]):
     """What applying a file would do, in the file's order."""
 
     __slots__ = ()
@@ -63,8 +64,15 @@ class Plan(tuple[Change, ...]):
         counted = {one: sum(change.action == one for change in self) for one in ("create", "update", "nothing")}
         return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
 
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        rows = []
+        for one in self:
+            fields = [(field, said(before), said(after)) for field, before, after in one.fields] or [("", "", "")]
+            rows += [(one.name, one.action, *field) for field in fields]
+        return ("deployment", "action", "field", "before", "after"), rows
 
-class Deployments:
+
+class Deployments(Shown):
     """Applications and models on a network: `net.deploy`."""
 
     def __init__(

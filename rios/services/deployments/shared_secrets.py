@@ -13,6 +13,7 @@ from rios.deploy.spec import SecretName
 from rios.services.deployments.handle import secret_values
 from rios.services.deployments.store import SECRETS, needed_specifications, write_event
 from rios.storage.deployment_models import AppSecretRow
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def shared_values(values: Mapping[str, Any]) -> dict[str, SecretStr]:
     return found
 
 
-class SharedSecrets:
+class SharedSecrets(Shown):
     """The secrets of one organisation. No value comes back out."""
 
     def __init__(self, platform: Callable[[], Platform], *, organisation_id: str, by: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rios.deploy.deciding import Seen
 from rios.deploy.lifecycle import LIVING, State, Wish
+from rios.words.display import Shown
 
 Row = Mapping[Any, Any]
 # Thousands are read in each pass of the reconciler.
@@ -51,7 +52,7 @@ class App:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
+class Replica(Shown):
     """One replica of a deployment."""
 
     id: str
@@ -92,7 +93,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Shown):
     """Something that happened to a deployment or one of its replicas."""
 
     seq: int

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from rios.deploy.lifecycle import State
 from rios.storage.deployment_models import AppLoadRow, AppReplicaRow, AppSpendRow
+from rios.words.display import Shown
 
 if TYPE_CHECKING:
     from rios.services.deployments.store import AppStore
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AppView:
+class AppView(Shown):
     """One deployment. Moments are microseconds of UTC since 1970."""
 
     id: str

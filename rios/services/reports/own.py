@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rios.services.reports.values import ENDED, Line, Made, Past, RunState, Schedule, Wish
-from rios.services.views import html_table, text_table
+from rios.words.display import Shown, html_table, text_table
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, QueueFull
 from rios.words.money import Wei, format_ros
 
@@ -21,7 +21,7 @@ _LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class Kind(Shown):
     """A report that can be made."""
 
     name: str

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from rios.reporting.templates import Template
 from rios.services.reports.periods import Span
 from rios.words.canonical import digest
+from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
 
 
@@ -78,7 +79,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class Past(Shown):
     """One attempt, from the history."""
 
     seq: int
@@ -114,7 +115,7 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Shown):
     """What an attempt wrote at one moment."""
 
     attempt: int
@@ -127,7 +128,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(Shown):
     """A report about one period as a user sees it: its run, and what came of the last attempt."""
 
     id: str
@@ -160,7 +161,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(Shown):
     """A report that is made again and again."""
 
     id: str
