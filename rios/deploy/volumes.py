@@ -30,6 +30,8 @@ _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """How full a volume is."""
+
     used_bytes: int
     size_bytes: int
     """The quota."""

@@ -19,6 +19,7 @@ class Assignment:
         self.on_machine = np.zeros((problem.experts, problem.machines), dtype=np.uint16)
 
     def copy(self) -> Assignment:
+        """Another one of the same problem, which changes by itself."""
         twin = Assignment.__new__(Assignment)
         twin.problem = self.problem
         twin.holders = [list(holders) for holders in self.holders]
@@ -28,18 +29,21 @@ class Assignment:
         return twin
 
     def add(self, expert: int, worker: int) -> None:
+        """Have a worker hold a copy of an expert."""
         self.holders[expert].append(worker)
         self.held[worker].add(expert)
         self.free_bytes[worker] -= self.problem.size_bytes[expert]
         self.on_machine[expert, self.problem.machine[worker]] += 1
 
     def remove(self, expert: int, worker: int) -> None:
+        """Have a worker hold its copy of an expert no longer."""
         self.holders[expert].remove(worker)
         self.held[worker].remove(expert)
         self.free_bytes[worker] += self.problem.size_bytes[expert]
         self.on_machine[expert, self.problem.machine[worker]] -= 1
 
     def move(self, expert: int, source: int, target: int) -> None:
+        """Have a copy held by another worker."""
         self.remove(expert, source)
         self.add(expert, target)
 

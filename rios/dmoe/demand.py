@@ -71,13 +71,16 @@ class Problem:
 
     @property
     def experts(self) -> int:
+        """Experts of all layers together."""
         return len(self.layer)
 
     @property
     def layers(self) -> int:
+        """Layers that have experts."""
         return len(self.first) - 1
 
     def name(self, flat: int) -> str:
+        """An expert for people: "expert 3 of layer 1"."""
         layer = int(self.layer[flat])
         return f"expert {flat - self.first[layer]} of layer {layer}"
 

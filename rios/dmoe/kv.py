@@ -89,6 +89,7 @@ class PoolLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._shape = shape
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make tensors of the pool's shape, as the first forward shows their heads and dim."""
         self.keys = self._empty(key_states)
         self.values = self._empty(value_states)
         self.is_initialized = True
@@ -96,26 +97,32 @@ class PoolLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values, [batch, heads, new, dim]; those that attention is to see."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self.tensors()
         return self._put(keys, key_states), self._put(values, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that the mask covers, and where they begin."""
         return _running.get().stop, 0
 
     def get_seq_length(self) -> int:
+        """Positions before the new tokens."""
         return _running.get().start
 
     def get_max_length(self) -> int:
+        """-1: it grows."""
         return -1
 
     @property
     def nbytes(self) -> int:
+        """Bytes held now."""
         return sum(cells.nbytes for cells in self.tensors())
 
     @property
     def bytes_per_token(self) -> int:
+        """Bytes of one position of one row; 0 before the first forward."""
         return sum(cells.nbytes // (cells.shape[0] * cells.shape[2]) for cells in self.tensors())
 
     def resize(self, rows: int, positions: int) -> None:
@@ -129,10 +136,12 @@ class PoolLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             setattr(self, name, new)
 
     def free(self) -> None:
+        """Give the memory back."""
         self.keys = self.values = None
         self.is_initialized = False
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Keys and values; nothing before the first forward."""
         return () if self.keys is None or self.values is None else (self.keys, self.values)
 
     def _empty(self, like: Tensor) -> Tensor:
@@ -183,6 +192,7 @@ class Pool(Cache):
         return sum(layer.bytes_per_token for layer in self._own)
 
     def open(self, capacity: int) -> Slot:
+        """A row for a request that needs up to `capacity` positions."""
         slot = Slot(capacity=capacity, row=len(self._rows))
         self._rows.append(slot)
         return slot

@@ -31,6 +31,7 @@ class TensorRange:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in the file."""
         return self.stop - self.start
 
     @property
@@ -83,6 +84,7 @@ class Manifest:
 
     @property
     def trunk_bytes(self) -> int:
+        """Bytes on disk of all that are no experts."""
         return sum(part.nbytes for part in self.trunk)
 
     def expert_bytes(self, layer: int, expert: int) -> int:

@@ -29,14 +29,20 @@ class Shelf(Protocol):
     """The experts of one layer on one device. `put` and `drop` are called by one thread at a time."""
 
     @property
-    def held(self) -> Iterable[int]: ...
+    def held(self) -> Iterable[int]:
+        """The experts that are on it."""
+
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+
     def put(self, experts: Sequence[int], tensors: Iterable[Mapping[str, Tensor]]) -> None:
         """Take the parameters of `experts`, in order; nothing is kept if `tensors` raises."""
         ...
 
-    def drop(self, experts: Iterable[int]) -> None: ...
+    def drop(self, experts: Iterable[int]) -> None:
+        """Keep these experts no longer; those that are not there are none."""
+
     def compute(self, hidden: Tensor, slot_rows: Tensor, experts: Sequence[int], counts: Sequence[int]) -> Tensor:
         """See `ExpertStore.compute`."""
         ...

@@ -39,6 +39,8 @@ def version(mount: Path = MOUNT) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
+    """What the kernel counted for a group."""
+
     cpu_seconds: float
     memory_bytes: int
     memory_peak_bytes: int
@@ -113,6 +115,7 @@ class Cgroup:
 
     @property
     def exists(self) -> bool:
+        """Whether it is there, in each hierarchy that it needs."""
         return self.layout != 0 and all(directory.is_dir() for directory in self._directories())
 
     def entrances(self) -> list[str]:
@@ -175,6 +178,7 @@ class Cgroup:
 
     @property
     def frozen(self) -> bool:
+        """Whether its processes stand still."""
         try:
             if self.layout == 2:
                 return self._pairs("freezer", "cgroup.events").get("frozen") == 1

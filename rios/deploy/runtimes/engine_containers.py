@@ -28,6 +28,7 @@ _BUSY = re.compile(r"unlinkat (\S+): device or resource busy")
 
 
 def container_name(instance: str) -> str:
+    """What the engine calls the container of an instance."""
     return f"rios-{instance}"
 
 

@@ -94,6 +94,7 @@ class Kind:
     """Those with which it starts what has a GPU; None where it can start no such thing."""
 
     def found(self) -> str | None:
+        """Where its program is; None where it is not installed."""
         return shutil.which(self.program, path=SEARCHED)
 
     def why_not(self) -> str:

@@ -53,6 +53,7 @@ def _become(task: dict[str, Any], filter_program: bytes) -> None:
 
 
 def main() -> None:
+    """Join the sandbox that its starter tells of, and become the command."""
     task = json.loads(os.read(int(sys.argv[1]), 8 << 20))
     filter_program = Path(task["seccomp"]).read_bytes() if task["seccomp"] else b""
     os.umask(0o022)

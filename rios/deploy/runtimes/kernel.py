@@ -47,14 +47,17 @@ def owner_of(fd: int) -> int:
 
 
 def unshare(flags: int) -> None:
+    """Leave namespaces for new ones, as unshare(2). Raises OSError."""
     _checked(_libc.unshare(flags), "unshare")
 
 
 def die_with_parent(signal_number: int) -> None:
+    """Have this process get a signal when its parent ends. Raises OSError."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
 
 
 def no_new_privileges() -> None:
+    """No program that is executed from now on gains privileges. Raises OSError."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 

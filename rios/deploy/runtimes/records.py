@@ -76,6 +76,7 @@ class Record:
 
     @property
     def exists(self) -> bool:
+        """Whether it is written down what was asked for."""
         return (self.directory / "record.json").exists()
 
     def make(self, launch: Launch) -> bool:
@@ -103,6 +104,7 @@ class Record:
         return asked
 
     def labelled(self, labels: Mapping[str, str] | None) -> bool:
+        """Whether it was started with all of these labels."""
         known = self.read()
         own = known["asked"]["labels"] if known else {}
         return all(own.get(key) == value for key, value in (labels or {}).items())
@@ -189,6 +191,7 @@ class Records:
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
 
     def of(self, instance: str) -> Record:
+        """The record of an instance, whether there is one or not. Raises InvalidRequest for what is no id."""
         return Record(self.directory / check_id(instance))
 
     def all(self, labels: Mapping[str, str] | None = None) -> list[Record]:

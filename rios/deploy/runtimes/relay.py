@@ -92,6 +92,7 @@ class Counters:
             self._map = mmap.mmap(file.fileno(), _COUNTERS.size)
 
     def add(self, *, egress: int = 0, ingress: int = 0) -> None:
+        """Count bytes that were sent out of the sandbox and into it."""
         sent, received = _COUNTERS.unpack(self._map)
         self._map[:] = _COUNTERS.pack(sent + egress, received + ingress)
 
@@ -187,6 +188,7 @@ class Inside:
         return "no answer"
 
     def socket(self) -> socket.socket:
+        """A new TCP socket of the sandbox's network."""
         self._channel.sendall(b"c")
         return _receive_socket(self._channel)
 

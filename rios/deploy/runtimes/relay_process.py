@@ -22,6 +22,7 @@ def _make_namespace() -> None:
 
 
 def main() -> None:
+    """Relay what its starter tells of until the instance has ended."""
     task = told()
     for signal_number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)

@@ -29,11 +29,13 @@ class Wanted(NamedTuple):
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Wanted:
+        """What JSON said."""
         egress = [(str(host), int(port)) for host, port in data["egress"]]
         return cls(data["port"], egress, list(data["private"]), dict(data["names"]), data["outside_port"])
 
     @property
     def needed(self) -> bool:
+        """Whether there is anything to relay."""
         return self.port is not None or bool(self.egress)
 
     def listens(self) -> list[tuple[str, int]]:

@@ -91,6 +91,7 @@ def _known() -> dict[str, int]:
 
 
 def available() -> bool:
+    """Whether this host has the library that makes filters."""
     try:
         return bool(_library())
     except UnsupportedRuntime:
@@ -168,4 +169,5 @@ def profile() -> dict[str, Any]:
 
 
 def write_profile(path: Path) -> None:
+    """Write the filter as engines read it."""
     path.write_text(json.dumps(profile()))

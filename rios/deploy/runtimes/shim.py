@@ -181,6 +181,7 @@ class _Watch:
 
 
 def main() -> None:
+    """Start the sandbox that its starter tells of, keep its lines, and write down its end."""
     task = told()
     for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)
