@@ -38,11 +38,11 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="With TLS: the port whose plain HTTP is sent on to HTTPS.")
     ] = None,
 ) -> None:
-    """Start a network on this machine with its gateway; print its URL and the first admin's token."""
+    """Start a network on this machine with its gateway; print its URL, the first admin's token, and its scheduler."""
     from rios.gateway.serve import up as start
 
-    def ready(url: str, token: str) -> None:
-        sys.stdout.write(f"rios is at {url}\ntoken      {token}\n")
+    def ready(url: str, token: str, scheduler: str) -> None:
+        sys.stdout.write(f"rios is at {url}\ntoken      {token}\nscheduler  {scheduler}\n")
         sys.stdout.flush()
 
     place = home_of(home)

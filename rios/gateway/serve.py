@@ -178,12 +178,13 @@ def up(
     port: int,
     workers: int,
     models: Path | None,
-    ready: Callable[[str, str], None],
+    ready: Callable[[str, str, str], None],
     certificates: Certificates | None = None,
     secured: bool = False,
     redirect: int | None = None,
 ) -> None:
-    """A network of processes on this machine with its gateway. `ready` is told the URL and the first admin's token.
+    """A network of processes on this machine with its gateway. `ready` is told the URL, the first admin's token, and
+    the address of the scheduler, which more workers may join.
 
     secured: TLS between the processes, too. redirect: the port whose plain HTTP is sent on to HTTPS.
     """
@@ -204,7 +205,7 @@ def up(
 
                 def listening() -> None:
                     write_file(home, url=url, token=token, ca=ca)
-                    ready(url, token)
+                    ready(url, token, network.address)
 
                 server = server_of(gate, settings, ready=listening, certificates=certificates, redirect=sent_on)
                 with reporting(gate):

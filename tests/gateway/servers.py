@@ -58,6 +58,8 @@ class Door:
     log: Path = field(default_factory=Path)
     ca: Path | None = None
     """Who certified it, where it speaks TLS."""
+    scheduler: str = ""
+    """Which more workers may join, where `rios up` said so."""
 
     def client(self, token: str | None = None) -> httpx2.Client:
         """Asks with a token; "" for none, the first admin's without."""
@@ -86,8 +88,9 @@ def up(home: Path, *arguments: str, **variables: str) -> Iterator[Door]:
                 assert process.stdout is not None
                 selector.register(process.stdout, selectors.EVENT_READ)
                 assert selector.select(START_S), f"`rios up` was silent for {START_S} s: {log.read_text()}"
-            url, token = (_line(process, word, log) for word in ("rios is at ", "token "))  # written together
-            yield Door(url, token, process=process, log=log)
+            words = ("rios is at ", "token ", "scheduler ")  # written together
+            url, token, scheduler = (_line(process, word, log) for word in words)
+            yield Door(url, token, process=process, log=log, scheduler=scheduler)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(60) == 0, log.read_text()
