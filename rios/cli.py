@@ -73,7 +73,7 @@ def _network(scheduler: str | None, workers: int) -> Iterator[Network | RemoteNe
 def generate(
     prompt: str,
     model: Annotated[str, typer.Option(help="'demo' or the directory of a checkpoint.")] = "demo",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="It ends after so many at the latest.")] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that add up to this.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Sample from this many of the likeliest tokens; 0 is all.")] = 0,
@@ -120,7 +120,7 @@ def generate(
 @app.command()
 def workers(
     scheduler: Scheduler = None,
-    count: Annotated[int, typer.Option("--workers", min=1)] = 2,
+    count: Annotated[int, typer.Option("--workers", min=1, help="To start when there is no --scheduler.")] = 2,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -207,7 +207,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     verbose: Verbose = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Which one this is.")
+    ] = False,
 ) -> None:
     """Run mixture-of-experts models on pooled machines."""
     if not verbose:

@@ -174,7 +174,11 @@ def _asked(what: str) -> str:
     return str(typer.prompt(what, hide_input=True, err=True))
 
 
-def usage(since: Since = None, model: str | None = None, as_json: AsJson = False) -> None:
+def usage(
+    since: Since = None,
+    model: Annotated[str | None, typer.Option(help="Of this model or application alone.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """List usage records with their prices."""
     from rios.words.display import text_table
 
@@ -384,7 +388,11 @@ def propose(file: File, as_json: AsJson = False) -> None:
 
 
 @govern.command()
-def vote(file: File, choice: str = "for", as_json: AsJson = False) -> None:
+def vote(
+    file: File,
+    choice: Annotated[str, typer.Option(help="for, against or abstain.")] = "for",
+    as_json: AsJson = False,
+) -> None:
     """Vote "for", "against" or "abstain"."""
     with _network() as network:
         _say_proposal(network.governance.vote(_book(file), choice), as_json)

@@ -153,7 +153,7 @@ def list_all(as_json: AsJson = False) -> None:
 @report.command()
 def history(
     name: Annotated[str | None, typer.Argument(help="Of this report alone.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="So many at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show what was made, the last first."""

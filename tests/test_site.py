@@ -31,7 +31,10 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 ABSTRACT = {"Protocol", "ABC"}
 # What processes of rios tell their own children.
-OWN: set[str] = set()
+OWN = {
+    "RIOS_DEVICE_INDEX", "RIOS_HOST_CLASS", "RIOS_RAM_BYTES", "RIOS_TEMPLATE", "RIOS_SLOW_FLAGS",
+    "RIOS_UNMETERED_FLAGS",
+}  # fmt: skip
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=20000")
 
 

@@ -169,7 +169,7 @@ class PriceBook(Shown):
     def __repr__(self) -> str:
         return f"<PriceBook version {self.version}, {len(self.classes)} device classes, {self.digest[:12]}>"
 
-    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def _table(self) -> tuple[tuple[str, str, str], list[tuple[str, str, str]]]:
         rows = []
         for key in self.keys():
             line, start = self.line(key), 0

@@ -193,7 +193,7 @@ def exec_(
     name: Name,
     command: Annotated[list[str], typer.Argument(help="After `--`.")],
     replica: Annotated[str | None, typer.Option(help="In this replica.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, max=60)] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds, after which it is ended.")] = 30.0,
 ) -> None:
     """Run a command inside a replica; its exit code is that of this command."""
     with _deploy() as deploy:

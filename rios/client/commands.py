@@ -168,7 +168,7 @@ def show_users(context: typer.Context, as_json: AsJson = False) -> None:
 def add(
     login: str,
     role: Annotated[str, typer.Option(help="admin, developer, worker or viewer.")] = "developer",
-    name: str = "",
+    name: Annotated[str, typer.Option(help="What people call them.")] = "",
     email: Annotated[str | None, typer.Option(help="A link to choose a password is sent there.")] = None,
     password: Annotated[str | None, typer.Option(help="- to be asked for it, or to give it by standard input.")] = None,
     quiet: Quiet = False,

@@ -96,7 +96,7 @@ class Billing:
         return f"<Billing of {self._charging.user}: {self.balance}>"
 
     def _repr_html_(self) -> str:
-        return html_line(self.balance, title="Balance")
+        return html_line(self.balance, title=f"Balance of {self._charging.user}")
 
     @property
     def balance(self) -> Balance:

@@ -74,9 +74,9 @@ class Shown:
 
     def _table(self) -> tuple[Sequence[str], Sequence[Sequence[object]]] | None:
         """Columns and rows; None for the line that `repr` is."""
-        if not dataclasses.is_dataclass(self):
-            return None
         found: Any = self
+        if not dataclasses.is_dataclass(found):
+            return None
         rows = []
         for field in dataclasses.fields(found):
             value = getattr(self, field.name)

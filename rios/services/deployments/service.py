@@ -64,7 +64,7 @@ class Plan(Shown, tuple[Change, ...]):
         counted = {one: sum(change.action == one for change in self) for one in ("create", "update", "nothing")}
         return f"<Plan {', '.join(f'{count} {one}' for one, count in counted.items() if count) or 'of nothing'}>"
 
-    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def _table(self) -> tuple[tuple[str, str, str, str, str], list[tuple[str, str, str, str, str]]]:
         rows = []
         for one in self:
             fields = [(field, said(before), said(after)) for field, before, after in one.fields] or [("", "", "")]
