@@ -67,6 +67,8 @@ def test_a_session_at_the_command_line(door: Door, home: Path, tmp_path: Path) -
     """The lines of the README: commands that see the home act as its first admin."""
     assert call("deploy", "demo", "--dtype", "float32", "--wait", home=home) == "demo serving\n"
     assert call("generate", PROMPT, "--max-new-tokens", "5", "--model", "demo", home=home).startswith(PROMPT)
+    (worker,) = json.loads(call("workers", "--scheduler", door.scheduler, "--json", home=tmp_path))
+    assert worker["state"] == "serving"  # who knows the scheduler joins as this one did
     token = call("token", "create", "--scope", "generate", "--quiet", home=home).strip()
     assert token.startswith("rios_sk_")
     # From elsewhere, by URL and token alone.
