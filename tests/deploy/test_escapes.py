@@ -18,9 +18,10 @@ import psutil
 import pytest
 from pydantic import SecretBytes
 
-from rios.deploy.runtimes.protocol import HostBase, Limits, Mount
+from rios.deploy.runtimes import doors
+from rios.deploy.runtimes.protocol import Allowed, HostBase, Limits, Mount
 from rios.words.errors import SandboxFailed
-from tests.deploy.conftest import Bench
+from tests.deploy.conftest import POLICY, Bench, make_runtime
 from tests.deploy.escapes import ATTEMPTS
 
 
@@ -69,6 +70,7 @@ def outside(bench: Bench, sandbox_directory: Path, monkeypatch: pytest.MonkeyPat
     with socket.create_server(("0.0.0.0", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind("\0rios-test-abstract")
         abstract.listen()
+        gateway, file = doors.bind(sandbox_directory / "ways")
         yield Outside(
             {
                 "canary": str(canary),
@@ -86,21 +88,29 @@ def outside(bench: Bench, sandbox_directory: Path, monkeypatch: pytest.MonkeyPat
                     "/run/podman/podman.sock",
                     *map(str, (sandbox_directory / "engine").glob("*.sock")),
                 ],
+                "gateway_sockets": [str(file)],
                 "disk": disk,
                 "marker": MARKER,
                 "kernel": os.uname().release,
             },
             volume,
         )
+        gateway.close()
+        file.unlink()
 
 
 def test_no_attempt_gets_out(bench: Bench, outside: Outside) -> None:
     assert len(ATTEMPTS) >= 30
+    # Nothing else is open to one that may ask the gateway.
+    policy = replace(POLICY, ways={"gateway": bench.directory / "ways"})
+    bench = replace(bench, runtime=make_runtime(bench.name, bench.directory, policy))
     status, said = bench.run(
         "python3", "-S", "/run/rios/escapes", json.dumps(outside.told), files={"escapes": PROGRAM},
         mounts=(Mount(source=outside.volume, path="/data"),), limits=Limits(cpu=2.0, memory_bytes=256 << 20),
+        egress=(Allowed("gateway", 80),),
     )  # fmt: skip
     errors = [line.text for line in bench.runtime.logs(status.instance) if line.stream == "stderr"]
+    bench.runtime.close()
     assert status.exit_code == 0, errors
     results = json.loads(said)
     assert results.keys() == ATTEMPTS.keys()
@@ -141,7 +151,8 @@ def test_what_cannot_be_made_was_not_started(bench: Bench, tmp_path: Path) -> No
 HAD_OUTSIDE = """
     become_root find_the_environment_of_the_host have_another_network_device have_capabilities
     open_a_packet_socket open_a_raw_socket reach_an_abstract_socket_of_the_host
-    reach_ports_of_the_host reach_the_port_of_another_application read_a_file_of_the_host
+    reach_ports_of_the_host reach_ports_of_the_host_where_the_gateway_is reach_the_socket_of_the_gateway
+    reach_the_port_of_another_application read_a_file_of_the_host
     read_a_volume_of_another_application read_it_by_climbing read_secrets_of_another_application
     read_the_records_of_instances read_the_shadow_of_the_host
     rename_the_host  see_processes_of_the_host set_up_a_ring_of_calls

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretBytes
 
+from rios.deploy.runtimes import doors
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.protocol import Allowed, Isolation, Limits, Mount
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound
@@ -30,6 +31,7 @@ from tests.deploy.conftest import (
     HIDDEN,
     OUTSIDE,
     OWN,
+    POLICY,
     Bench,
     assert_nothing_left,
     every_runtime,
@@ -37,6 +39,7 @@ from tests.deploy.conftest import (
 )
 from tests.waiting import until
 
+PYTHON_S = ("/usr/local/bin/python3", "-S")
 ECHO = """
 import socketserver, sys
 class Echo(socketserver.StreamRequestHandler):
@@ -63,16 +66,16 @@ for host, port in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+class Answer(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while self.request.recv(4096):
+            pass
+        self.request.sendall(b"y" * 5000)
+
+
 @pytest.fixture
 def answering() -> Iterator[int]:
     """A server on this machine's loopback address, which answers with 5,000 bytes: its port."""
-
-    class Answer(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            while self.request.recv(4096):
-                pass
-            self.request.sendall(b"y" * 5000)
-
     with socketserver.ThreadingTCPServer(("0.0.0.0", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -193,6 +196,50 @@ def test_egress_goes_where_it_is_allowed_and_is_counted(bench: Bench, answering:
     assert said.splitlines() == [f"{OUTSIDE} answered 5000", *refused]
     measured = bench.runtime.metrics(status.instance)
     assert (measured.egress_bytes, measured.ingress_bytes) == (1000, 5000)
+
+
+def test_a_name_leads_to_a_socket_of_the_host_and_to_no_port(bench: Bench, answering: int) -> None:
+    place = bench.directory / f"ways-{bench.name}"
+    led = make_runtime(bench.name, bench.directory, replace(POLICY, ways={"gateway": place}))
+    asks = (*PYTHON_S, "-c", CALL, "gateway", "80", "gateway", str(answering), "127.64.0.1", str(answering))
+    shut = ["gateway refused", "gateway refused", "127.64.0.1 refused"]
+    try:
+        status = led.start(bench.launch("sleep", "60", egress=(Allowed("gateway", 80),)))
+
+        def said() -> list[str]:
+            return led.exec(status.instance, asks).stdout.decode().splitlines()
+
+        assert said() == shut, "nobody answers"
+        with _answering_at(place):
+            assert said() == ["gateway answered 5000", *shut[1:]]
+        assert said() == shut
+        with _answering_at(place):  # another process of the network, later
+            assert said() == ["gateway answered 5000", *shut[1:]]
+        measured = led.metrics(status.instance)
+        assert (measured.egress_bytes, measured.ingress_bytes) == (0, 0), "what stays on the host is nobody's traffic"
+        plain = bench.start("sleep", "60", egress=(Allowed("gateway", 80),))
+        with _answering_at(place):
+            found = bench.runtime.exec(plain.instance, asks)
+        assert found.stdout.decode().splitlines() == shut, "a host without such a way"
+    finally:
+        led.close()
+
+
+@contextlib.contextmanager
+def _answering_at(place: Path) -> Iterator[None]:
+    listener, file = doors.bind(place)
+    server = socketserver.ThreadingUnixStreamServer("", Answer, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        file.unlink()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @every_runtime

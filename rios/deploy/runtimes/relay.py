@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rios.deploy.runtimes import kernel
+from rios.deploy.runtimes import doors, kernel
 
 CONNECTIONS_MAX = 512
 """At the same time; more wait in the listeners' queues."""
@@ -235,10 +235,15 @@ class Relay:
         *,
         private: Iterable[str] = (),
         names: Mapping[str, list[str]] | None = None,
+        ways: Mapping[str, str] | None = None,
     ) -> None:
-        """private: networks that count as public here. names: addresses the operator gives for names, before DNS."""
+        """private: networks that count as public here. names: addresses the operator gives for names, before DNS.
+
+        ways: names that lead to sockets in a directory of this machine (`doors`), and not over any network.
+        """
         self._selector, self._counters = selector, counters
         self._private, self._names = tuple(private), dict(names or {})
+        self._ways = {name: Path(directory) for name, directory in (ways or {}).items()}
         self._resolved: dict[str, tuple[float, list[str]]] = {}
         self._flows: dict[socket.socket, tuple[_Flow, _Flow]] = {}
         self._opening = 0
@@ -250,6 +255,9 @@ class Relay:
 
     def listen_inside(self, listener: socket.socket, host: str, port: int) -> None:
         """Lead what connects to `listener`, a socket inside, to `host` outside."""
+        if (door := self._ways.get(host)) is not None:
+            self._listen(listener, lambda: doors.connect(door, CONNECT_TIMEOUT_S), outgoing=True, counted=False)
+            return
         self._listen(listener, lambda: self._dial(host, port), outgoing=True)
 
     def listen_outside(self, listener: socket.socket, inside: Inside, port: int) -> None:
@@ -263,7 +271,10 @@ class Relay:
 
         self._listen(listener, dial, outgoing=False)
 
-    def _listen(self, listener: socket.socket, dial: Callable[[], socket.socket], *, outgoing: bool) -> None:
+    def _listen(
+        self, listener: socket.socket, dial: Callable[[], socket.socket], *, outgoing: bool, counted: bool = True
+    ) -> None:
+        """counted: where it is outgoing; what goes to this machine alone is nobody's traffic."""
         listener.setblocking(False)
         lock = threading.Lock() if not outgoing else None  # one channel to the process inside
 
@@ -276,18 +287,18 @@ class Relay:
             except OSError:
                 return
             self._opening += 1
-            threading.Thread(target=self._open, args=(near, dial, outgoing, lock), daemon=True).start()
+            threading.Thread(target=self._open, args=(near, dial, outgoing and counted, lock), daemon=True).start()
 
         self._selector.register(listener, selectors.EVENT_READ, accept)
 
     def _open(
-        self, near: socket.socket, dial: Callable[[], socket.socket], outgoing: bool, lock: threading.Lock | None
+        self, near: socket.socket, dial: Callable[[], socket.socket], counted: bool, lock: threading.Lock | None
     ) -> None:
         """In a thread of its own, because names and connections take their time."""
         far = None
         with contextlib.suppress(OSError, UnicodeError, ValueError), lock or contextlib.nullcontext():
             far = dial()
-        self._opened.append((near, far, outgoing))
+        self._opened.append((near, far, counted))
         with contextlib.suppress(OSError):
             self._waker.send(b"w")
 
@@ -316,7 +327,7 @@ class Relay:
         with contextlib.suppress(OSError):
             self._wake.recv(4096)
         while self._opened:
-            near, far, outgoing = self._opened.popleft()
+            near, far, counted = self._opened.popleft()
             self._opening -= 1
             if far is None:
                 # A reset, and no quiet end: the application should see that nobody was reached.
@@ -325,9 +336,10 @@ class Relay:
                 continue
             for connection in (near, far):
                 connection.setblocking(False)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sent = _Flow(near, far, (lambda n: self._counters.add(egress=n)) if outgoing else _uncounted)
-            got = _Flow(far, near, (lambda n: self._counters.add(ingress=n)) if outgoing else _uncounted)
+                if connection.family != socket.AF_UNIX:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sent = _Flow(near, far, (lambda n: self._counters.add(egress=n)) if counted else _uncounted)
+            got = _Flow(far, near, (lambda n: self._counters.add(ingress=n)) if counted else _uncounted)
             self._flows[near], self._flows[far] = (sent, got), (got, sent)
             for connection in (near, far):
                 self._selector.register(connection, selectors.EVENT_READ, self._move(connection))
@@ -371,7 +383,7 @@ class Relay:
 
 
 def _uncounted(_: int) -> None:
-    """What comes in through the gateway is counted there."""
+    """What comes in through the gateway, or goes to it, is counted there."""
 
 
 def run_ready(selector: selectors.BaseSelector, timeout_s: float | None) -> None:

@@ -24,6 +24,8 @@ class Wanted(NamedTuple):
     egress: list[tuple[str, int]]
     private: list[str]
     names: dict[str, list[str]]
+    ways: dict[str, str]
+    """By name, the directory whose sockets it leads to."""
     outside_port: int | None
     """The loopback port that an earlier relay of the instance had."""
 
@@ -31,7 +33,9 @@ class Wanted(NamedTuple):
     def of(cls, data: dict[str, Any]) -> Wanted:
         """What JSON said."""
         egress = [(str(host), int(port)) for host, port in data["egress"]]
-        return cls(data["port"], egress, list(data["private"]), dict(data["names"]), data["outside_port"])
+        return cls(
+            data["port"], egress, list(data["private"]), dict(data["names"]), dict(data["ways"]), data["outside_port"]
+        )
 
     @property
     def needed(self) -> bool:
@@ -78,7 +82,7 @@ def enter_namespaces(pid: int) -> None:
 
 def set_up(wanted: Wanted, inside: Inside, selector: selectors.BaseSelector, counted: Path) -> int | None:
     """Begin to relay. The loopback port that leads to the application, or None where it serves nobody."""
-    relay = Relay(selector, Counters(counted), private=wanted.private, names=wanted.names)
+    relay = Relay(selector, Counters(counted), private=wanted.private, names=wanted.names, ways=wanted.ways)
     for listener, (host, port) in zip(inside.listeners, wanted.egress, strict=True):
         relay.listen_inside(listener, host, port)
     if wanted.port is None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rios.deploy.runtimes.protocol import Allowed, Status
@@ -25,6 +26,8 @@ class Policy:
     """Networks, such as 10.20.0.0/16, that allowed hosts may lie in although they are not public."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Addresses of hosts that no name server knows, as /etc/hosts has them."""
+    ways: Mapping[str, Path] = field(default_factory=dict)
+    """Names that lead to the sockets in a directory (`doors`), whatever the port; no name of a network is like them."""
 
     def relay(self, port: int | None, egress: Iterable[Allowed], outside_port: int | None = None) -> dict[str, Any]:
         """What `relaying.Wanted` reads."""
@@ -33,6 +36,7 @@ class Policy:
             "egress": [[allowed.host, allowed.port] for allowed in egress],
             "private": list(self.private),
             "names": {name: list(addresses) for name, addresses in self.names.items()},
+            "ways": {name: str(directory) for name, directory in self.ways.items()},
             "outside_port": outside_port,
         }
 

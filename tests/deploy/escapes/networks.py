@@ -45,6 +45,17 @@ def reach_ports_of_the_host():
 
 
 @attempt
+def reach_ports_of_the_host_where_the_gateway_is():
+    places = [(name, TOLD[port]) for name in ("gateway", "127.64.0.1") for port in ("host_port", "other_port")]
+    return each(connected, [*places, ("gateway", 443), ("127.64.0.2", 80)])
+
+
+@attempt
+def reach_the_socket_of_the_gateway():
+    return each(lambda path: connected(path, socket.AF_UNIX), TOLD["gateway_sockets"])
+
+
+@attempt
 def reach_the_port_of_another_application():
     return first(
         [lambda: connected(("127.0.0.1", TOLD["other_port"])), lambda: connected(("127.0.0.1", TOLD["other_inside"]))]
