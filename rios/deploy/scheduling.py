@@ -73,6 +73,8 @@ class HostOffer:
     """Whether it takes nothing new."""
     by_name: bool = False
     """Whether it takes only what names one of its runtimes: it cannot run all that others can."""
+    gateway: bool = False
+    """Whether applications there reach the network's own gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class Need:
     runtime: str | None = None
     region: str | None = None
     objective: str = "both"
+    gateway: bool = False
+    """Whether it asks the network's own gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ def missing(need: Need, host: HostOffer) -> tuple[str, ...]:
         found.append(f"has no runtime {need.runtime}, but {', '.join(sorted(host.runtimes)) or 'none'}")
     if need.runtime is None and host.by_name:
         found.append(f"takes only what names its runtime {', '.join(sorted(host.runtimes))}")
+    if need.gateway and not host.gateway:
+        found.append("has no way to the network's gateway, which is on the machine of the gateway alone")
     if host.isolation < need.isolation:
         found.append(f"isolates by rank {host.isolation}; rank {need.isolation} is asked for")
     for name, unit in _UNITS.items():
@@ -138,7 +144,7 @@ def missing(need: Need, host: HostOffer) -> tuple[str, ...]:
 
 
 def _fits(need: Need, host: HostOffer) -> bool:
-    if host.cordoned or host.isolation < need.isolation:
+    if host.cordoned or host.isolation < need.isolation or (need.gateway and not host.gateway):
         return False
     if need.region is not None and host.region != need.region:
         return False

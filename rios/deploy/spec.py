@@ -33,6 +33,10 @@ from rios.words.money import parse_ros
 NAME_MAX = 40
 SECRETS_AT = "/run/secrets"
 """Where secrets are files, in memory: the secret TOKEN is read from /run/secrets/TOKEN."""
+GATEWAY, GATEWAY_PORT = "gateway", 80
+"""What egress calls the network's own gateway, and its name and port inside: models are asked there and no more."""
+TOKEN = "RIOS_TOKEN"  # noqa: S105 -- the name of a secret
+"""The secret that comes with that: a key that may generate, and nothing else."""
 RESERVED_PATHS = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
 """Where no volume can be mounted."""
 MEMORY_MIN = 4 << 20
@@ -101,7 +105,7 @@ class Resources(_Part):
 
 
 class Egress(_Part):
-    """One service outside that may be called: a host by its name, and a TCP port."""
+    """One service outside that may be called: a host by its name, and a TCP port; or the network's own gateway."""
 
     host: str
     port: Port
@@ -111,13 +115,17 @@ class Egress(_Part):
     def _written(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        if value == GATEWAY:
+            return {"host": GATEWAY, "port": GATEWAY_PORT}
         host, colon, port = value.rpartition(":")
         if not colon or not port.isdecimal():
-            raise ValueError(f'{value!r} is no "host:port", such as "api.example.org:443"')
+            raise ValueError(f'{value!r} is no "host:port", such as "api.example.org:443", and not "{GATEWAY}"')
         return {"host": host, "port": int(port)}
 
     @model_validator(mode="after")
     def _named(self) -> Self:
+        if (self.host, self.port) == (GATEWAY, GATEWAY_PORT):
+            return self
         if not re.fullmatch(rf"{_HOST_LABEL}(\.{_HOST_LABEL})+", self.host) or len(self.host) > 253:
             raise ValueError(f"{self.host!r} is no full host name in lower case, such as api.example.org")
         if self.host.rpartition(".")[2].isdecimal():
@@ -127,7 +135,7 @@ class Egress(_Part):
         return self
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return GATEWAY if self.host == GATEWAY else f"{self.host}:{self.port}"
 
 
 class Probe(_Part):
@@ -311,7 +319,10 @@ class App(_Part):
     )
     dtype: Dtype | None = Field(default=None, description="Of a model: the one on disk without.")
     copies: int | None = Field(
-        default=None, ge=1, le=1000, description="Of a model: of each expert in all; the most of `replicas` without."
+        default=None,
+        ge=1,
+        le=1000,
+        description="Of a model: of each expert in all; without, `replicas`, as the load asks.",
     )
     partial: bool = Field(
         default=False, description="Of a model: hosts return one weighted sum per token: less traffic, other rounding."
@@ -376,14 +387,18 @@ class App(_Part):
     def _consistent(self) -> Self:
         if self.health is not None and self.health.http is not None and self.port is None:
             raise ValueError("health asks by http and there is no port: give one")
-        if self.scale.metric is not None and self.port is None:
+        if self.model is not None and self.scale.on not in ("requests", "queue", "tokens"):
+            raise ValueError(f"a model says no {self.scale.on}: scale it on requests, queue or tokens")
+        if self.scale.metric is not None and self.port is None and self.model is None:
             raise ValueError("scale asks for a metric by http and there is no port: give one")
-        if self.scale.on in ("cpu", "tokens", "metric") and self.replicas.min == 0:
+        if self.scale.on in ("cpu", "tokens", "metric") and self.replicas.min == 0 and self.model is None:
             raise ValueError(
                 f"nobody says {self.scale.on} where no replica runs: keep at least 1, or scale on requests or queue"
             )
         if len({str(rule) for rule in self.egress}) != len(self.egress):
             raise ValueError("egress names the same host and port twice")
+        if self.asks_gateway and TOKEN in self.secrets:
+            raise ValueError(f"the secret {TOKEN} comes with egress to the gateway: call yours by another name")
         for outer, inner in itertools.pairwise(sorted((*self.volumes, *self.scratch, "/tmp", "/home"))):  # noqa: S108 -- inside the sandbox
             if inner == outer or inner.startswith(outer + "/"):
                 raise ValueError(f"{inner!r} is, or lies inside, {outer!r}: choose places beside each other")
@@ -393,6 +408,11 @@ class App(_Part):
     def kind(self) -> Literal["model", "application"]:
         """Whether the engine serves it, or a sandbox runs it."""
         return "application" if self.model is None else "model"
+
+    @property
+    def asks_gateway(self) -> bool:
+        """Whether it asks the models of its own network."""
+        return any(rule.host == GATEWAY for rule in self.egress)
 
     def stored(self) -> dict[str, Any]:
         """The specification as JSON values, to be kept. Values of secrets are not in it: each becomes its reference."""

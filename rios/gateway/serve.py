@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from rios.gateway.app import create_app
 from rios.gateway.certs import Certificates
@@ -87,8 +88,17 @@ class _Server(uvicorn.Server):
 
 def config_of(gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None) -> uvicorn.Config:
     """How uvicorn serves `gate`; by TLS 1.3 alone with certificates."""
-    config = uvicorn.Config(
-        create_app(gate, settings),
+    config = configured(create_app(gate, settings), settings)
+    if certificates is not None:
+        config.load()
+        config.ssl = certificates.context()
+    return config
+
+
+def configured(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    """How uvicorn serves an application within the bounds of a gateway."""
+    return uvicorn.Config(
+        app,
         http=bounded(settings),
         loop="rios.gateway.connections:Loop",
         lifespan="on",
@@ -104,10 +114,6 @@ def config_of(gate: Gate, settings: GatewaySettings, certificates: Certificates 
         ws_max_size=MESSAGE_BYTES,
         ws_per_message_deflate=False,
     )
-    if certificates is not None:
-        config.load()
-        config.ssl = certificates.context()
-    return config
 
 
 def server_of(
@@ -120,6 +126,11 @@ def server_of(
 ) -> uvicorn.Server:
     """What serves `gate` when it is run."""
     return _Server(config_of(gate, settings, certificates), ready, certificates, redirect)
+
+
+def server_at(config: uvicorn.Config, ready: Callable[[], None]) -> uvicorn.Server:
+    """What serves as `config` says when it is run. ready: called when it listens."""
+    return _Server(config, ready)
 
 
 def bind(host: str, port: int) -> socket.socket:

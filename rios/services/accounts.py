@@ -65,12 +65,7 @@ class Accounts:
         now = self._ledger.now()
 
         def run(connection: Connection) -> str:
-            if first(connection, PersonRow, PersonRow.id == LOCAL_USER) is None:
-                add(
-                    connection, OrganisationRow, id=FIRST_ORGANISATION, name=FIRST_ORGANISATION, operator=True,
-                    created_at=now,
-                )  # fmt: skip
-                _add_person(connection, LOCAL_USER, FIRST_ORGANISATION, "admin", "", ADMIN, None, now)
+            first_person(connection, at=now)
             key, secret = new_key(connection, LOCAL_USER, "first token", scopes, now)
             record(
                 connection, at=now, organisation_id=FIRST_ORGANISATION, actor=LOCAL_USER, action="token.create",
@@ -319,6 +314,13 @@ def _not_the_last(connection: Connection, organisation_id: str) -> None:
     wanted = select(func.count()).where(row.organisation_id == organisation_id, row.role == ADMIN)
     if connection.scalar(wanted.where(row.closed_at.is_(None))) == 1:
         raise NotAllowed("an organisation keeps its last admin; make another one first")
+
+
+def first_person(connection: Connection, *, at: int) -> None:
+    """The first admin and the organisation that runs the network, where there are none yet."""
+    if first(connection, PersonRow, PersonRow.id == LOCAL_USER) is None:
+        add(connection, OrganisationRow, id=FIRST_ORGANISATION, name=FIRST_ORGANISATION, operator=True, created_at=at)
+        _add_person(connection, LOCAL_USER, FIRST_ORGANISATION, "admin", "", ADMIN, None, at)
 
 
 def _add_person(

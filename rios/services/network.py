@@ -19,7 +19,7 @@ from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.edges import announce, edge
 from rios.services.generation import Model
 from rios.services.jobs import Jobs
-from rios.services.lazy import Lazy
+from rios.services.lazy import Closes, Lazy
 from rios.services.models import Dmoe, starter
 from rios.services.owners import Owners
 from rios.services.purse import Purse
@@ -260,7 +260,14 @@ def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.
         found = network()
         return {} if found is None else found._membership.agents
 
-    return platform_of(purse.charging, owners, options, deploy=starter(network), agents=agents)
+    def door(directory: Path) -> Closes:
+        found = network()
+        if found is None:
+            raise NetworkClosed("this network was closed; make another one")
+        opened: Closes = edge("door")(found, directory)
+        return opened
+
+    return platform_of(purse.charging, owners, options, deploy=starter(network), agents=agents, door=door)
 
 
 def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any]) -> Reports:

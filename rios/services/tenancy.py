@@ -71,16 +71,18 @@ class Deployed:
 class Tenancy:
     """The tenants of a network."""
 
-    def __init__(self, network: Network, store: AccountStore, *, models: Path | None) -> None:
+    def __init__(self, network: Network, store: AccountStore, *, models: Path | None, serves: bool = True) -> None:
         """models: the directory whose folders may be deployed; "demo" alone without it.
 
-        From now on this process serves each model that is bound to no engine, as every gateway does; those that were
-        given up are tried again.
+        serves: from now on this process serves each model that is bound to no engine, as every gateway does; those that
+        were given up are tried again.
         """
         self._purse = network._purse
         self._platform = network._apps
         self._directory = models
         self.quotas = Quotas(store, network._purse.books.ledger)
+        if not serves:
+            return
         platform = self._platform()
         platform.engine.find_by(self._where)
         platform.engine.begin(takes=True)

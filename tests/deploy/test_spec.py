@@ -107,6 +107,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"egress": ["db.internal:5432"]}, "inside some network"),
     ({"egress": ["api.example.org"]}, "host:port"),
     ({"egress": ["api.example.org:443", "api.example.org:443"]}, "twice"),
+    ({"egress": ["gateway", "gateway"]}, "twice"),
+    ({"egress": ["gateway:80", "gateway"]}, "twice"),
+    ({"egress": ["gateway:22"]}, "host name"),
+    ({"egress": [{"host": "gateway", "port": 8123}]}, "host name"),
+    ({"egress": ["gateway"], "secrets": {"RIOS_TOKEN": "mine"}}, "comes with egress to the gateway"),
     ({"volumes": {"/etc/ssl": "1GiB"}}, "place of the system"),
     ({"volumes": {"/proc": "1GiB"}}, "place of the system"),
     ({"volumes": {"/": "1GiB"}}, "root"),
@@ -226,3 +231,12 @@ def test_sizes() -> None:
     for wrong in ("", "GiB", "-1GiB", "1e9", "1 PB", True, 1.5, None):
         with pytest.raises(ValueError, match="no size"):
             parse_size(wrong)
+
+
+def test_the_networks_own_gateway_is_named_by_a_word() -> None:
+    app = read_app({"name": "asks", "command": ["ask"], "egress": ["api.example.org:443", "gateway"]})
+    assert app.asks_gateway
+    assert [str(rule) for rule in app.egress] == ["api.example.org:443", "gateway"]
+    assert app.stored()["egress"][1] == {"host": "gateway", "port": 80}
+    assert App.model_validate(app.stored()) == app
+    assert not read_app({"name": "asks", "command": ["ask"], "egress": ["api.example.org:443"]}).asks_gateway

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from rios.deploy.runtimes.kubernetes_objects import Cluster
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.engine import Deploy
-from rios.services.deployments.local_host import local_hosts
+from rios.services.deployments.local_hosts import local_hosts
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
-from rios.services.lazy import Lazy
+from rios.services.lazy import Closes, Lazy
 from rios.services.purse import Purse
 from rios.words.config import Settings, settings
 
@@ -58,20 +59,23 @@ class Stage:
         period_s: int = 60,
         lease_s: float = 4.0,
         deploy: Deploy | None = None,
+        door: Callable[[Path], Closes] | None = None,
     ) -> None:
-        """deploy: what serves models; none is served without."""
+        """deploy: what serves models; none is served without. door: what answers as the network's gateway."""
         options = settings() if home is None else settings().model_copy(update={"home": home})
         self.options: Settings = options
         self.purse = Purse(options, background=False)
         self._cluster = cluster
-        self._deploy = deploy
+        self._deploy, self._door = deploy, door
         self.lazy = Lazy(lambda: self._made(home, apps, period_s, lease_s))
         self.deploy = Deployments(self.lazy, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
     def _made(self, home: Path | None, apps: Path | None, period_s: int, lease_s: float) -> Platform:
         return Platform(
             self.purse.charging,
-            lambda store: local_hosts(store.network_id(), apps, cluster=self._cluster, lasts=home is not None),
+            lambda store: local_hosts(
+                store.network_id(), apps, cluster=self._cluster, lasts=home is not None, door=self._door
+            ),
             lambda _name: self.purse.books.address,
             home=home,
             deploy=self._deploy,

@@ -27,7 +27,7 @@ from rios.dmoe.peer import Peer
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.agent_keeper import AgentKeeper
 from rios.services.deployments.hosts import Order
-from rios.services.deployments.local_host import LocalHosts
+from rios.services.deployments.local_hosts import LocalHosts
 from rios.services.deployments.machine import clear_up
 from rios.services.deployments.network_hosts import NetworkHosts
 from rios.services.deployments.platform import Platform

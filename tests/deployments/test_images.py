@@ -15,7 +15,8 @@ from rios.deploy.runtimes.engine_service import KINDS, Kind
 from rios.deploy.runtimes.protocol import ImageBase, Isolation
 from rios.deploy.spec import App
 from rios.services.deployments.hosts import Order
-from rios.services.deployments.local_host import LocalHost, LocalHosts
+from rios.services.deployments.local_host import LocalHost
+from rios.services.deployments.local_hosts import LocalHosts
 from rios.services.deployments.machine import clear_up
 from rios.services.deployments.platform import Platform
 from rios.words.errors import NotFound, SandboxFailed

@@ -35,6 +35,30 @@ http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Answer).se
 """
 
 
+TELLER = """
+import http.server, json, os, urllib.error, urllib.request
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.said({})
+    def do_POST(self):
+        wanted = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        token = wanted.get("token", open("/run/secrets/RIOS_TOKEN").read())
+        headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+        data = None if wanted["data"] is None else json.dumps(wanted["data"]).encode()
+        request = urllib.request.Request(os.environ["RIOS_GATEWAY_URL"] + wanted["path"], data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                self.said({"status": answer.status, "body": answer.read().decode()})
+        except urllib.error.HTTPError as error:
+            self.said({"status": error.code, "body": error.read().decode()})
+    def said(self, value):
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *a): pass
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Answer).serve_forever()
+"""
 SOCKET = """
 import base64, hashlib, json, os, socketserver, struct
 class Talk(socketserver.StreamRequestHandler):
@@ -107,6 +131,64 @@ def test_an_application_sees_no_token_and_sets_no_cookie(door: Door, apps: Any) 
     assert found.headers["x-own"] == "kept"
     assert found.headers["content-security-policy"].startswith("sandbox ")
     assert "allow-same-origin" not in found.headers["content-security-policy"]
+
+
+@pytest.fixture(scope="module")
+def teller(door: Door, apps: Any) -> Iterator[Any]:
+    """Asks the gateway of its own network for what it is told to."""
+    fields = {"command": [*WEB, TELLER], "port": 8000, "egress": ["gateway"], "resources": RESOURCES, "grace": 1}
+    made = apps.post("/v1/apps", json={"name": "teller", **fields})
+    assert made.status_code == 202, made.text
+    app = door.gate.network.deploy.get("teller")
+    app.wait(timeout=WAIT_S)
+
+    def ask(path: str, data: Any = None, **more: Any) -> tuple[int, Any]:
+        found = apps.post("/apps/teller/", json={"path": path, "data": data, **more})
+        assert found.status_code == 200, found.text
+        said = found.json()
+        return said["status"], json.loads(said["body"])
+
+    yield ask
+    app.delete()
+
+
+def test_an_application_asks_the_models_of_its_network_and_nothing_else(door: Door, teller: Any) -> None:
+    chat = door.gate.network.deploy.create(name="chat-of-apps", model="demo", dtype="float32").wait(timeout=300)
+    assert [one["id"] for one in teller("/v1/models")[1]["data"]] == ["chat-of-apps"]
+    asked = {"model": "chat-of-apps", "prompt": "It was a fine morning,", "max_tokens": 8, "temperature": 0}
+    status, said = teller("/v1/completions", asked)
+    assert status == 200
+    alone = chat.model.generate("It was a fine morning,", max_new_tokens=8, temperature=0)
+    assert said["choices"][0]["text"] == alone.text
+    used = door.gate.network.billing.usage()
+    paid = used[(used.model == "chat-of-apps") & (used.resource == "tokens_out")]
+    assert paid.quantity.sum() == 2 * alone.usage.completion_tokens, "its user pays for both"
+    for path in ("/", "/v1/apps", "/v1/tokens", "/v1/network", "/docs", "/openapi.json", "/metrics", "/apps/closed/"):
+        assert teller(path)[0] == 404, path
+    assert teller("/v1/models", token="rios_sk_not_a_token")[0] == 401
+    assert teller("/v1/models", token="")[0] == 401
+    chat.delete()
+
+
+def test_the_key_of_an_application_may_no_more_at_the_gateway_itself(door: Door, teller: Any) -> None:
+    found = door.gate.network.deploy.get("teller").exec(["cat", "/run/secrets/RIOS_TOKEN"]).stdout.decode()
+    with door.client(found) as key:
+        assert key.get("/v1/models").status_code == 200
+        for path in ("/v1/tokens", "/v1/audit", "/v1/users"):
+            assert key.get(path).status_code == 403, path
+
+
+def test_nobody_deploys_what_may_more_than_its_user(door: Door, apps: Any) -> None:
+    scopes = ["deployments:write", "models:read"]
+    made = apps.post("/v1/tokens", json={"name": "no models", "scopes": scopes}).json()
+    body = {"name": "sly", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}
+    with door.client(made["token"]) as sly:
+        found = sly.post("/v1/apps", json=body | {"egress": ["gateway"]})
+        assert (found.status_code, "generate" in found.text) == (403, True)
+        assert sly.post("/v1/apps", json=body).status_code == 202
+        found = sly.patch("/v1/apps/sly", json={"fields": {"egress": ["gateway"]}})
+        assert found.status_code == 403
+        assert sly.delete("/v1/apps/sly").status_code == 202
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rios.deploy.lifecycle import State
 from rios.services.deployments import places
 from rios.services.deployments.shares import Shares
-from rios.services.deployments.specified import probes_of
+from rios.services.deployments.specified import asks_gateway, probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
@@ -31,9 +31,11 @@ from rios.words.errors import (
 )
 
 if TYPE_CHECKING:
+    from pydantic import SecretBytes
     from sqlalchemy import Connection
 
     from rios.deploy.runtimes.protocol import Status
+    from rios.services.deployments.gateway_keys import GatewayKeys
     from rios.services.deployments.health import Exec
     from rios.services.deployments.hosts import Host
     from rios.services.deployments.metering import Metering
@@ -246,7 +248,7 @@ class Acting:
             one = self._settled(one, specification, host, lease)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
-            specification=specification, secrets=self._secrets().of(app, specification["secrets"]),
+            specification=specification, secrets=self._secrets_of(app, specification, lease),
             image=image,
         )  # fmt: skip
         status = host.start(order)
@@ -258,6 +260,20 @@ class Acting:
         else:
             step = Step(one, State.STARTING, "its process has started", changes=changes, kind="started")
         self._moved(one, step, lease)
+
+    def _secrets_of(self, app: App, specification: Mapping[str, Any], lease: Lease) -> dict[str, SecretBytes]:
+        """What a replica finds under /run/secrets."""
+        found = self._secrets().of(app, specification["secrets"])
+        if asks_gateway(specification):
+            from rios.deploy.spec import TOKEN
+
+            found[TOKEN] = self._keys().of(app, lease=lease)
+        return found
+
+    def _keys(self) -> GatewayKeys:
+        from rios.services.deployments.gateway_keys import GatewayKeys
+
+        return GatewayKeys(self._store, self._secrets())
 
     def _moved(self, one: Replica, step: Step, lease: Lease) -> Replica:
         """The replica after a step. Raises NotLeader where somebody else changed it meanwhile: this act is over."""
@@ -289,7 +305,7 @@ class Acting:
     def _rotate(
         self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, rotated: int, lease: Lease
     ) -> None:
-        host.put_secrets(one.id, self._secrets().of(app, specification["secrets"]))
+        host.put_secrets(one.id, self._secrets_of(app, specification, lease))
         self._moved(one, Step(one, one.state, "it has its secrets anew", changes={}, kind=ROTATED), lease)
         self._delivered[one.id] = rotated
 
@@ -401,6 +417,7 @@ class Acting:
             require_leader(connection, *lease)
             for name in forgot:
                 places.forgotten(connection, app.id, name)
+            self._keys().revoke(connection, app, at=at)
             self._secrets().drop(connection, app)
             take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at)
 

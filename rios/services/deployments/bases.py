@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rios.deploy.runtimes.protocol import HostBase, ImageBase
-from rios.deploy.spec import App
+from rios.deploy.spec import GATEWAY, App
 from rios.words.errors import InvalidRequest, UnsupportedRuntime
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -46,6 +46,8 @@ def own_env(app: App) -> dict[str, str]:
     found = {"RIOS_APP": app.name}
     if app.port is not None:
         found["PORT"] = str(app.port)
+    if app.asks_gateway:
+        found["RIOS_GATEWAY_URL"] = f"http://{GATEWAY}"
     if app.python is not None and (place := _interpreter(app)) is not None:
         found["PATH"] = f"{place}/bin:{_PATH}"
     return found

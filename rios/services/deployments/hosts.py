@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NETWORK, APP, REVISION = "rios.network", "rios.app", "rios.revision"
 """Labels of instances: a host may serve several networks, and clears away what is of its own alone."""
+ASKS = "rios.asks"
+"""The label of those that ask the network's gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

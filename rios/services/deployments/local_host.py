@@ -6,13 +6,11 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import SecretBytes
 
@@ -35,18 +33,14 @@ from rios.deploy.runtimes.protocol import (
     Runtime,
     Status,
 )
+from rios.deploy.runtimes.watching import begun
 from rios.deploy.scheduling import Amounts, HostOffer
-from rios.deploy.spec import App, RuntimeName
+from rios.deploy.spec import GATEWAY, App, RuntimeName
 from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
-from rios.services.deployments.hosts import APP, NETWORK, REVISION, Ended, Host, Order
-from rios.services.deployments.machine import HOST_BASED, clear_up, gpus_to_offer, promised_here, runtimes_of
-from rios.services.deployments.reaper import end_reaper, start_reaper
+from rios.services.deployments.hosts import APP, ASKS, NETWORK, REVISION, Ended, Order
+from rios.services.deployments.machine import HOST_BASED, gpus_to_offer
 from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
-
-if TYPE_CHECKING:
-    from rios.deploy.runtimes.kubernetes_objects import Cluster
-    from rios.deploy.runtimes.watching import Policy
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +68,13 @@ class LocalHost:
         isolation: Isolation = Isolation.PROCESS,
         gpus: Gpus | None = None,
         unmetered: bool = True,
+        gateway: Callable[[], object] | None = None,
     ) -> None:
         """directory: where sandboxes and volumes lie; made when the first replica starts. runtimes: makes them then.
 
         promised: those that there will be. isolation: no replica runs here with less. gpus: this machine's, without.
-        unmetered: whether replicas may run here where the kernel neither limits nor meters them.
+        unmetered: whether replicas may run here where the kernel neither limits nor meters them. gateway: sees to it
+        that the network's own answers where the runtimes lead to it; without, replicas have no way to it from here.
         """
         self.name = name
         self._directory = directory
@@ -89,6 +85,7 @@ class LocalHost:
         self._least = isolation
         self._unmetered = unmetered
         self._gpus = gpus or Gpus()
+        self._gateway = gateway
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._where: dict[str, Runtime] = {}
         self._bases: dict[tuple[str, str], Base] = {}
@@ -119,7 +116,20 @@ class LocalHost:
             for runtime in self._runtimes:
                 if runtime.instances() and runtime.capabilities().usable:
                     self._where.update({status.instance: runtime for status in runtime.adopt()})
+                    asking = runtime.instances({NETWORK: self._network_id, ASKS: GATEWAY})
+                    if self._gateway is not None and any(one.state != "exited" for one in asking):
+                        begun(
+                            self._gateway_again, "rios-door"
+                        )  # seconds, of which those who serve the others have none
             self._ready = True
+
+    def _gateway_again(self) -> None:
+        """What ran before this process asks the gateway still."""
+        assert self._gateway is not None
+        try:
+            self._gateway()
+        except (RiosError, OSError) as error:
+            log.error("applications do not reach their gateway", extra={"host": self.name, "reason": str(error)})
 
     def offer(self) -> HostOffer:
         """What this machine has. What its engines really can is found out when something is to run on them."""
@@ -138,6 +148,7 @@ class LocalHost:
                 runtimes=frozenset(self._promised),
                 region=self._region,
                 ask_bp=self._ask_bp,
+                gateway=self._gateway is not None,
                 cordoned=max(self._promised.values(), default=0) < self._least
                 or not (self._unmetered or cgroup.version()),
             )
@@ -179,6 +190,8 @@ class LocalHost:
             return "takes no archives: push it to a registry, and give image"
         if app.port is not None and not can.port:
             return "serves no port"
+        if app.asks_gateway and self._gateway is None:
+            return "has no way to the network's gateway, which is on another machine"
         return "has no egress" if app.egress and not can.egress else ""
 
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
@@ -220,6 +233,8 @@ class LocalHost:
         """Start a replica, or find it running."""
         app = App.model_validate(order.specification)
         runtime = self.runtime_for(app)
+        if app.asks_gateway and self._gateway is not None:
+            self._gateway()
         launch = Launch(
             instance=order.replica_id,
             base=self._base(app, runtime, order.image),
@@ -238,7 +253,10 @@ class LocalHost:
             files={} if app.python is None else functions.files(app.python),
             scratch=app.scratch,
             mounts=self._mounts(order, app, runtime),
-            labels={NETWORK: self._network_id, APP: order.app_id, REVISION: str(order.revision)},
+            labels={
+                NETWORK: self._network_id, APP: order.app_id, REVISION: str(order.revision),
+                **({ASKS: GATEWAY} if app.asks_gateway else {}),
+            },
         )  # fmt: skip
         # Known before it is there: whoever ends it meanwhile looks in the right place.
         self._where[order.replica_id] = runtime
@@ -392,89 +410,3 @@ def _kept_lines(path: Path) -> list[LogLine]:
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-class LocalHosts:
-    """This machine, and what else this process can run replicas on."""
-
-    def __init__(self, *hosts: Host, end: Callable[[], None] = lambda: None) -> None:
-        """end: what is done last."""
-        self._hosts = {host.name: host for host in hosts}
-        self._end = end
-
-    def __repr__(self) -> str:
-        return f"<LocalHosts {', '.join(self._hosts)}>"
-
-    def now(self) -> Mapping[str, Host]:
-        """All of them, always."""
-        return self._hosts
-
-    def way(self, host: str, replica_id: str, address: str) -> str:
-        """It is this machine's own, or what its host knows."""
-        found = self._hosts.get(host)
-        return found.way(replica_id, address) if isinstance(found, LocalHost) else address
-
-    def close(self) -> None:
-        """Let go of it."""
-        for host in self._hosts.values():
-            host.close()
-        self._end()
-
-
-def place_of(home: Path | None, network_id: str) -> Path | None:
-    """Where the sandboxes of a network lie; None without a home.
-
-    Sandboxes run as users of their own where they can, who have to pass through; a home is closed to others.
-    """
-    if home is None:
-        return None
-    return Path("/var/lib/rios") / network_id if os.getuid() == 0 else home / "apps"
-
-
-def local_hosts(
-    network_id: str,
-    directory: Path | None,
-    *,
-    engine: Host | None = None,
-    isolation: Isolation = Isolation.PROCESS,
-    cluster: Cluster | None = None,
-    lasts: bool = False,
-    region: str = "",
-    ask_bp: int = 10_000,
-    policy: Policy | None = None,
-) -> LocalHosts:
-    """This machine with the runtimes that it has.
-
-    directory: where sandboxes and volumes lie; a temporary one, that is gone at the end, without. isolation: no replica
-    runs here with less. engine: what runs models. cluster: where Pods run. lasts: whether the network's ledger outlives
-    this process also where this machine has no directory for it: what runs in the cluster is not ended then. region,
-    ask_bp: of this machine, as its own agent would say them. policy: of egress, beyond public addresses.
-    """
-    from rios.services.deployments.kubernetes_host import KubernetesHost
-
-    def hosts(place: Path) -> Iterator[Host]:
-        yield LocalHost(
-            "localhost", place, partial(runtimes_of, policy=policy), promised_here(), network_id=network_id,
-            isolation=isolation, region=region, ask_bp=ask_bp,
-        )  # fmt: skip
-        if engine is not None:
-            yield engine
-        if cluster is not None:
-            ends = directory is None and not lasts
-            yield KubernetesHost(
-                place, cluster, network_id=network_id, isolation=isolation, lasts=not ends, policy=policy
-            )
-
-    if directory is not None:
-        return LocalHosts(*hosts(directory))
-    made = Path(tempfile.mkdtemp(prefix="rios-apps-"))
-    made.chmod(0o711)  # sandboxes have users of their own
-    reaper = start_reaper(made)
-
-    def end() -> None:
-        try:
-            clear_up(made)
-        finally:
-            end_reaper(reaper)
-
-    return LocalHosts(*hosts(made), end=end)

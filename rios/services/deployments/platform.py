@@ -19,7 +19,7 @@ from rios.services.deployments.engine import Deploy, Engine
 from rios.services.deployments.leader import LEASE_S
 from rios.services.deployments.reconciler import Reconciler
 from rios.services.deployments.store import AppStore
-from rios.services.lazy import Lazy
+from rios.services.lazy import Closes, Lazy
 from rios.words.errors import InvalidRequest, LedgerUnavailable, RiosError
 
 if TYPE_CHECKING:
@@ -210,11 +210,12 @@ def platform_of(
     *,
     deploy: Deploy,
     agents: Agents,
+    door: Callable[[Path], Closes] | None = None,
 ) -> Platform:
     """The platform of a network: on this machine, and on those whose agents are announced.
 
-    deploy: deploys a model on the network. Sandboxes and volumes of this machine lie where `options.apps` says; in the
-    home without, or in a temporary place where there is none.
+    deploy: deploys a model on the network. door: as for `local_hosts`. Sandboxes and volumes of this machine lie where
+    `options.apps` says; in the home without, or in a temporary place where there is none.
     """
 
     lasts = options.home is not None or options.database is not None
@@ -226,7 +227,7 @@ def platform_of(
     def hosts(store: AppStore) -> Hosts:
         from rios.deploy.runtimes.protocol import Isolation
         from rios.services.deployments.kubernetes_host import cluster_of
-        from rios.services.deployments.local_host import local_hosts, place_of
+        from rios.services.deployments.local_hosts import local_hosts, place_of
         from rios.services.deployments.machine import policy_of
         from rios.services.deployments.network_hosts import NetworkHosts
 
@@ -234,7 +235,7 @@ def platform_of(
         place = options.apps or place_of(options.home, network_id)
         here = local_hosts(
             network_id, place, isolation=least, cluster=cluster_of(options), lasts=lasts, region=options.region,
-            ask_bp=options.ask_bp, policy=policy_of(options.apps_networks),
+            ask_bp=options.ask_bp, policy=policy_of(options.apps_networks), door=door,
         )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 

@@ -159,6 +159,16 @@ class SecretStore:
                 found[name] = SecretBytes(self._opened(dict(one)))
         return found
 
+    def own(self, connection: Connection, app: App, name: str) -> SecretBytes | None:
+        """A secret of a deployment's own; None where it has none of that name, or one that does not open."""
+        row = AppSecretRow
+        mine = (row.organisation_id == app.organisation_id, row.app_id == app.id, row.name == name)
+        one = connection.execute(select(row.__table__).where(*mine)).mappings().first()
+        try:
+            return None if one is None else SecretBytes(self._opened(dict(one)))
+        except InvalidRequest:  # its key was lost
+            return None
+
     def _opened(self, row: dict[str, Any]) -> bytes:
         mine = {name: row[name] for name in ("organisation_id", "app_id", "name")}
         sealed = bytes(row["sealed"])

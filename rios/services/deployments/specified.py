@@ -100,6 +100,13 @@ def amounts_of(specification: Mapping[str, Any]) -> Amounts:
     )
 
 
+def asks_gateway(specification: Mapping[str, Any]) -> bool:
+    """Whether it asks the models of its own network."""
+    from rios.deploy.spec import GATEWAY  # as below
+
+    return any(rule["host"] == GATEWAY for rule in specification["egress"])
+
+
 def need_of(specification: Mapping[str, Any]) -> Need:
     """What one replica asks of a host."""
     if specification["model"] is not None:
@@ -113,4 +120,5 @@ def need_of(specification: Mapping[str, Any]) -> Need:
         runtime=specification["runtime"],
         region=schedule["region"],
         objective=schedule["objective"],
+        gateway=asks_gateway(specification),
     )

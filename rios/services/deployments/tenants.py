@@ -34,8 +34,10 @@ class TenantRules(Rules):
         self._runs_it = who.operator and "settlement:write" in who.scopes
 
     def checked(self, wanted: Specification) -> Specification:
-        """As it is. Raises InvalidRequest."""
+        """As it is. Raises InvalidRequest, NotAllowed."""
         check(wanted)
+        if wanted.asks_gateway:
+            self._who.require("generate")  # nobody's application may what its user may not
         if wanted.model is not None:
             if Path(wanted.model).is_absolute():
                 raise InvalidRequest(
