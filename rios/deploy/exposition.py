@@ -27,6 +27,17 @@ class Said:
     """Whether it only grows, so that what counts is by how much in a second."""
 
 
+def taken(
+    last: tuple[float, float] | None, said: Said, now: float, before: float | None
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The value that counts, and what the next one of a counter is compared with."""
+    if not said.is_counter:
+        return said.value, None
+    if last is None or said.value < last[1] or now <= last[0]:  # the first one, or a program that began anew
+        return (None if last is None else before), (now, said.value)
+    return (said.value - last[1]) / (now - last[0]), (now, said.value)
+
+
 def read_metric(text: str, name: str = "") -> Said:
     """The metric called `name`, or ending in `*name` where it begins with a star; without a name, the one number.
 

@@ -13,7 +13,7 @@ from typing import Any
 from rios.dmoe.control import HostControl, welcomes
 from rios.dmoe.examined import Examined
 from rios.dmoe.generator import Generator
-from rios.dmoe.member import Member, Shard
+from rios.dmoe.member import Member, Shard, givers_of, spare_of
 from rios.dmoe.membership import Membership
 from rios.dmoe.offer import SourceOffer
 from rios.dmoe.pairs import MeasuredPairs
@@ -88,6 +88,7 @@ class Deployment:
         hosts = self._infos()
         rooms = self._rooms(hosts)
         self._planner.choose_copies(rooms)
+        self._wish = self._planner.replicas
         self._trunk_names: frozenset[str] = frozenset()
         self._shards: dict[str, Shard] = {}
         self.plan: Plan
@@ -204,6 +205,15 @@ class Deployment:
         """Copies of each expert in all; hot ones may have more where nobody said how many."""
         return self._planner.replicas
 
+    def want_copies(self, copies: int) -> None:
+        """Have exactly so many copies of each expert, and beside more than one a stand-by trunk, from soon on.
+
+        Hosts load what is missing and drop what is too much while requests go on. Never more than there are hosts;
+        where there is no room it stays as it is, and is tried again.
+        """
+        self._wish = copies
+        self._wake.set()
+
     def _adopt(self, found: Plan, trunks: frozenset[str]) -> None:
         """A plan comes into force; `_apply` tells the hosts."""
         self.plan, self._trunk_names = found, trunks
@@ -223,7 +233,7 @@ class Deployment:
             pinned=self.pinned,
             options=self._options,
             changed=self._member_changed,
-            spare=self._spare,
+            spare=lambda one: spare_of(one, list(self.members.values()), self.generator.active),
             progress=self._moved,
         )
         self.members = {**self.members, peer.name: member}  # replaced whole: other threads go through it
@@ -234,13 +244,7 @@ class Deployment:
 
         address: how that host sees this machine.
         """
-        others = [m for m in list(self.members.values()) if m is not member and m.state in ("loading", "serving")]
-
-        def order(other: Member) -> tuple[bool, int]:
-            shared = sum(len(other.held.get(layer, frozenset()) & wanted) for layer, wanted in member.wanted.items())
-            return not other.sees_files, -shared
-
-        peers = [other.peer for other in sorted(others, key=order)[:_SOURCES]]
+        peers = [other.peer for other in givers_of(member, list(self.members.values()))[:_SOURCES]]
         try:
             peers.append(self._shard_server.peer(address))
         except HostLost as error:
@@ -252,23 +256,6 @@ class Deployment:
         nothing: Shard = {layer.index: frozenset() for layer in self.manifest.layers}
         for name, member in self.members.items():
             member.want(self._shards.get(name, nothing), trunk=name in self._trunk_names)
-
-    def _spare(self, member: Member) -> tuple[Shard, bool]:
-        """What a host may drop: experts and a trunk that are no longer wanted there, and that others have by now."""
-        others = [m for m in self.members.values() if m is not member and m.state in ("serving", "loading")]
-        spare: Shard = {}
-        for layer, experts in member.surplus.items():
-            kept = [m.held.get(layer, frozenset()) & m.wanted.get(layer, frozenset()) for m in others]
-            if found := experts & frozenset().union(*kept):
-                spare[layer] = found
-        active = self.generator.active
-        trunk = (
-            member.trunk_ready
-            and not member.wants_trunk
-            and active not in (None, member.peer.name)
-            and any(m.trunk_ready and m.wants_trunk for m in others)
-        )
-        return spare, trunk
 
     # --- watching --------------------------------------------------------------------------------------------
 
@@ -285,7 +272,14 @@ class Deployment:
             self._wake.clear()
             if self._stop.is_set():
                 return
-            self._try(self._follow_membership, self._repair, self._recover, self._follow_load, self._tell_news)
+            self._try(
+                self._follow_membership,
+                self._repair,
+                self._recover,
+                self._follow_wish,
+                self._follow_load,
+                self._tell_news,
+            )
 
     def _try(self, *steps: Callable[[], None]) -> None:
         """Whatever it is that fails, the next turn may be better, and without one nothing would be repaired again."""
@@ -330,8 +324,8 @@ class Deployment:
                 threading.Thread(target=member.close, daemon=True).start()
                 self._replan(self._planner.as_it_is(self.plan, {n: m.wanted for n, m in self.members.items()}))
 
-    def _replan(self, current: Plan) -> None:
-        """Plan again for the hosts there are; what can stay of `current` stays."""
+    def _replan(self, current: Plan) -> bool:
+        """Plan again for the hosts there are; what can stay of `current` stays. Whether there was a plan."""
         try:
             hosts = {name: value for name, value in self._infos().items() if name in self.members}
             if hosts:
@@ -339,8 +333,9 @@ class Deployment:
         except (InsufficientMemory, NoWorkers) as error:
             log.warning("no plan for these hosts", extra={"deployment": self.name, "reason": str(error)})
             self._plan_after = time.monotonic() + _AGAIN_S
-            return
+            return False
         self._apply()
+        return True
 
     def _repair(self) -> None:
         """Experts that no live host holds, or will soon, go to a host that has room."""
@@ -378,6 +373,16 @@ class Deployment:
             self._calm_since = None
             log.info("back to the plan", extra={"deployment": self.name})
             self._replan(self.plan)
+
+    def _follow_wish(self) -> None:
+        """As many copies as somebody wishes by now; where there is no room for those, as many as before."""
+        planner, wish = self._planner, self._wish
+        if wish == planner.replicas or time.monotonic() < self._plan_after or not self._calm():
+            return
+        before = planner.exact, planner.replicas
+        planner.exact, planner.replicas = True, wish
+        if not self._replan(self.plan):
+            planner.exact, planner.replicas = before
 
     def _follow_load(self) -> None:
         """Now and then: where the load has become uneven, hot experts get more copies, or some move; where it is even,

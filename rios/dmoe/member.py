@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rios.dmoe.control import HostControl
@@ -253,3 +253,34 @@ class Member:
             self.trunk_ready = False
             self.lost_at = time.monotonic()
             self._changed(self)
+
+
+def givers_of(member: Member, members: Sequence[Member]) -> list[Member]:
+    """Who of a deployment's `members` may give shards to one of them, best first."""
+    others = [m for m in members if m is not member and m.state in ("loading", "serving")]
+
+    def order(other: Member) -> tuple[bool, int]:
+        shared = sum(len(other.held.get(layer, frozenset()) & wanted) for layer, wanted in member.wanted.items())
+        return not other.sees_files, -shared
+
+    return sorted(others, key=order)
+
+
+def spare_of(member: Member, members: Sequence[Member], active: str | None) -> tuple[Shard, bool]:
+    """What a host may drop: experts and a trunk that are no longer wanted there, and that others have by now.
+
+    members: all of the deployment. active: the host whose trunk serves.
+    """
+    others = [m for m in members if m is not member and m.state in ("serving", "loading")]
+    spare: Shard = {}
+    for layer, experts in member.surplus.items():
+        kept = [m.held.get(layer, frozenset()) & m.wanted.get(layer, frozenset()) for m in others]
+        if found := experts & frozenset().union(*kept):
+            spare[layer] = found
+    trunk = (
+        member.trunk_ready
+        and not member.wants_trunk
+        and active not in (None, member.peer.name)
+        and any(m.trunk_ready and m.wants_trunk for m in others)
+    )
+    return spare, trunk

@@ -17,7 +17,7 @@ from rios.dmoe.params import SamplingParams, check_timeout
 from rios.services.charging import Charging, work_of
 from rios.services.edges import edge
 from rios.services.jobs import Jobs, JobView
-from rios.services.prompts import one_of, params_of, prompts_of
+from rios.services.prompts import count_of, one_of, params_of, prompts_of
 from rios.services.tab import Asked
 from rios.services.views import Placement
 from rios.words.display import Shown
@@ -116,6 +116,32 @@ class Model(Shown):
         other = copy.copy(self)
         other._charging = charging
         return other
+
+    @property
+    def copies(self) -> int:
+        """How many copies of each expert its hosts have, or will soon; hot experts may have more."""
+        return self._deployment.replicas
+
+    @property
+    def under_way(self) -> int:
+        """Requests of this process that have not ended, those that wait for a place among them."""
+        return len(self._deployment.generator.jobs)
+
+    @property
+    def hosts_count(self) -> int:
+        """How many hosts serve it."""
+        return len(self._deployment.members)
+
+    def trunk_stats(self) -> dict[str, Any]:
+        """What the trunk that serves says of itself: running, waiting, tokens so far ...; empty while there is none."""
+        return self._deployment.trunk_stats()
+
+    def want_copies(self, copies: int) -> None:
+        """Have so many copies of each expert, and with more than one a stand-by trunk, from soon on; at most as many as
+        there are hosts. Requests go on meanwhile, and no token is another one for that. Raises InvalidRequest,
+        NetworkClosed."""
+        self._open()
+        self._deployment.want_copies(min(count_of("copies", copies) or 1, self.hosts_count))
 
     @property
     def placement(self) -> Placement:

@@ -229,7 +229,7 @@ def test_one_on_each_engine_that_takes(two: tuple[Process, Process]) -> None:
     second.engine.begin(takes=True)
     until(lambda: len(hosts(chat)) == 2, deadline_s=WAIT_S)
     assert second.deploy.get("chat").model.name == first.deploy.get("chat").model.name == "chat"
-    chat.update(replicas=(1, 3))
+    chat.update(replicas=3)
     until(lambda: chat.status == "ready" and {one.revision for one in chat.replicas} == {2}, deadline_s=WAIT_S)
     assert len(hosts(chat)) == 2
     assert first.workers.models[-1].wanted["copies"] == second.workers.models[-1].wanted["copies"] == 3

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rios.deploy.lifecycle import State
 from rios.services.deployments import bound
 from rios.services.deployments.bound import new_id
+from rios.services.deployments.copies import Copies, copies_at_first
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.store import AppStore, NotLeader, require_leader
 from rios.services.deployments.values import App, Replica, Step
@@ -63,11 +64,10 @@ def is_named(checkpoint: str) -> bool:
 
 def model_of(specification: Mapping[str, Any]) -> dict[str, Any]:
     """What a specification says to `start_model`."""
-    most = specification["replicas"]["max"]
     return {
         "path": specification["model"],
         "name": specification.get("served_name") or specification["name"],
-        "copies": specification.get("copies") or (most if most > 1 else None),
+        "copies": copies_at_first(specification),
         **{name: specification.get(name) for name in ("dtype", "wire_dtype")},
         **{name: bool(specification.get(name)) for name in ("partial", "private")},
     }
@@ -106,6 +106,7 @@ class Engine:
         self._store, self._deploy, self._lease_s = store, deploy, lease_s
         self._leasing = threading.Lock()
         self._lease = Leadership(store, name=self.name, lease_s=lease_s)
+        self._copies = Copies(store, lambda: self._lease.lease)
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
         """By replica."""
@@ -229,6 +230,7 @@ class Engine:
         name = str(wanted["name"])
         with self._lock:
             self._served[one.id] = Served(weakref.ref(model), app.id, app.organisation_id, name, bool(app.bound))
+        self._copies.follow(one, specification, model)
 
     def _ready(self, one: Replica) -> bool:
         found = bound.ready(self._store, one, lease=self._lease.lease)
@@ -454,6 +456,7 @@ class Engine:
         if self._thread is None:
             return
         self._thread.join()
+        self._copies.close()
         for pool in (self._starter, self._ender):
             pool.shutdown(wait=True, cancel_futures=True)
         with self._lock:

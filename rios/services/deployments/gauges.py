@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rios.deploy.exposition import TEXT_MAX, Said, read_metric
+from rios.deploy.exposition import TEXT_MAX, Said, read_metric, taken
 from rios.services.deployments.asking import get
 from rios.services.deployments.shares import Shares
 from rios.words.errors import InvalidRequest, RiosError
@@ -106,7 +106,7 @@ class Gauges:
             said = one.read()
             now = time.monotonic()
             with self._lock:
-                one.value, one.last = _taken(one.last, said, now, one.value)
+                one.value, one.last = taken(one.last, said, now, one.value)
                 one.at, one.silent = now, False
         except (RiosError, OSError, http.client.HTTPException) as error:
             if not one.silent:
@@ -116,17 +116,6 @@ class Gauges:
             log.exception("a gauge failed by an error of rios", extra={"replica": name})
         finally:
             one.asking = False
-
-
-def _taken(
-    last: tuple[float, float] | None, said: Said, now: float, before: float | None
-) -> tuple[float | None, tuple[float, float] | None]:
-    """The value that counts, and what the next one of a counter is compared with."""
-    if not said.is_counter:
-        return said.value, None
-    if last is None or said.value < last[1] or now <= last[0]:  # the first one, or a program that began anew
-        return (None if last is None else before), (now, said.value)
-    return (said.value - last[1]) / (now - last[0]), (now, said.value)
 
 
 def cores_of(host: Host, replica_id: str, cores: float) -> Callable[[], Said]:
