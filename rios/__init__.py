@@ -15,14 +15,16 @@ from rios.words import errors
 if TYPE_CHECKING:
     from rios.client import connect
     from rios.client.remote import RemoteNetwork
+    from rios.dmoe.adaptive import TargetTracking
     from rios.services.network import Network, local
 
 __version__ = "0.1.0"
-__all__ = ["Network", "RemoteNetwork", "connect", "errors", "local"]
+__all__ = ["Network", "RemoteNetwork", "TargetTracking", "connect", "errors", "local"]
 
 _HOMES = {
     "Network": "rios.services.network",
     "RemoteNetwork": "rios.client.remote",
+    "TargetTracking": "rios.dmoe.adaptive",
     "connect": "rios.client",
     "local": "rios.services.network",
 }

@@ -31,6 +31,9 @@ from rios.client.money import RemoteBilling, RemoteProof
 from rios.client.remote import RemoteDmoe, RemoteModel, RemoteNetwork
 from rios.client.reports import RemoteReports
 from rios.client.wallet import RemoteEarnings, RemoteWallet
+from rios.deploy.autoscale import Scaler, Target
+from rios.dmoe.adaptive import Change as WorkersChange
+from rios.dmoe.adaptive import TargetTracking
 from rios.dmoe.job import Job
 from rios.dmoe.pieces import Pieces
 from rios.services.billing import Billing
@@ -163,6 +166,8 @@ BOOKS = SimpleNamespace(ledger=LEDGER, address=HOSTILE, started_chain=None, secr
 MANIFEST = SimpleNamespace(model_type=HOSTILE, layers=[SimpleNamespace(num_experts=2)], context_length=7)
 ENGINE = SimpleNamespace(name=HOSTILE, manifest=MANIFEST, members={HOSTILE: None}, replicas=2)
 
+SCALER = Scaler(Target(minimum=1, maximum=3, per_replica=2.0))
+
 
 def of(kind: type, **attributes: Any) -> Any:
     """An object that nothing made, of which nothing is there but these attributes."""
@@ -205,6 +210,7 @@ STANDING: dict[type, Callable[[], Any]] = {
     SharedSecrets: lambda: of(SharedSecrets, _organisation_id=HOSTILE, _platform=SECRET),
     Plan: lambda: Plan([made(Change), Change(HOSTILE, "create")]),
     Cost: lambda: Cost(7),
+    TargetTracking: lambda: of(TargetTracking, state="inactive", _scaler=SCALER, changes=[made(WorkersChange)]),
     UserReports: lambda: of(UserReports, _reports=lambda: SimpleNamespace(store=STORE), _user="x", _everybodys=True),
     RemoteNetwork: lambda: of(
         RemoteNetwork, address=HOSTILE, _closed=False, _http=HTTP, _me={"login": HOSTILE, "role": HOSTILE}
