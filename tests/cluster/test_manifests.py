@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -148,6 +149,22 @@ def test_commands_and_settings_are_those_there_are() -> None:
     containers = [container for spec in pods().values() for container in spec["containers"]]
     variables += [{one["name"]: one for one in container.get("env", ())} for container in containers]
     assert {name for one in variables for name in one if name.startswith("RIOS_")} <= settings
+    units = [path.read_text() for path in (CLUSTER / "systemd").iterdir()]
+    named = {name for text in units for name in re.findall(r"^Environment=(RIOS_\w+)=", text, re.MULTILINE)}
+    assert "RIOS_HOST_APPS" in named
+    # Which the unit's own command takes, and the worker's preload.
+    assert named <= settings | {"RIOS_SCHEDULER", "RIOS_RANK"}
+
+
+def test_units_that_run_applications_leave_their_mounts_to_the_machine() -> None:
+    """Each start would have mounts of its own, and volumes of what goes on stay mounted in those of the one before."""
+    own = re.compile(
+        r"^(Private(Tmp|Devices|Mounts|Users)|Protect\w+|ReadOnlyPaths|InaccessiblePaths|TemporaryFileSystem)="
+    )
+    for name in ("rios-gateway", "rios-apps-host"):
+        lines = (CLUSTER / "systemd" / f"{name}.service").read_text().splitlines()
+        assert not [line for line in lines if own.match(line)], name
+        assert "KillMode=process" in lines, name
 
 
 @pytest.mark.needs("systemd-analyze")
