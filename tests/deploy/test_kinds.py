@@ -16,7 +16,7 @@ from rios.deploy.runtimes.engine_service import GVISOR, KATA, KINDS, RUNC
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import HostBase, ImageBase, Isolation, Launch, Limits, Mount
 from rios.deploy.runtimes.relay import hosts_file, is_public, may_connect
-from rios.words.errors import InvalidRequest, UnsupportedRuntime
+from rios.words.errors import InvalidRequest, SandboxFailed, UnsupportedRuntime
 
 
 def _request(launch: Launch) -> dict[str, object]:
@@ -72,6 +72,25 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "podman is not installed" in able.why_not
     with pytest.raises(UnsupportedRuntime, match="install"):
         runtime.prepare_image("x")
+
+
+def test_an_engine_that_did_not_come_up_once_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its service may have been killed while it started."""
+    monkeypatch.setattr("rios.deploy.runtimes.engine_service.Kind.why_not", lambda _: "")
+    monkeypatch.setattr("rios.deploy.runtimes.cgroup.version", lambda: 2)
+    runtime, tries = EngineRuntime(RUNC, tmp_path), list[str]()
+
+    def client() -> None:
+        tries.append("")
+        if len(tries) == 1:
+            raise SandboxFailed("it was killed")
+
+    monkeypatch.setattr(runtime._service, "client", client)
+    assert [runtime.capabilities().why_not for _ in range(2)] == ["it was killed"] * 2
+    assert len(tries) == 1, "not at once: each try may take as long as it is waited for"
+    runtime._failed_until = 0.0
+    assert [runtime.capabilities().usable for _ in range(2)] == [True, True]
+    assert len(tries) == 2
 
 
 def test_bubblewrap_unshares_all_and_binds_little(tmp_path: Path) -> None:

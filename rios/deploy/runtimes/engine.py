@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 _ENDED_WITHIN_S = 15.0
 _MEND_EVERY_S = 20.0
 """A relay that died is started anew once in this time: longer than that may take."""
+_TRIED_EVERY_S = 5.0
+"""A service that did not come up is not started again before: that takes as long as it is waited for."""
 _PROCESSES_MAX = 1 << 15
 
 
@@ -94,6 +96,7 @@ class EngineRuntime:
             self._starts_gpus = EngineService(kind, self._directory / "engine", for_gpus=True)
         self._containers = Containers(self._service, self._client, kind.name)
         self._mended_at: dict[str, float] = {}
+        self._answered, self._failure, self._failed_until = False, "", 0.0
 
     # What works here.
 
@@ -102,15 +105,28 @@ class EngineRuntime:
         return cgroup.version()
 
     @functools.cached_property
-    def _why_not(self) -> str:
+    def _lacking(self) -> str:
+        """What this machine lacks for it; empty where it lacks nothing."""
         if why_not := self._kind.why_not():
             return why_not
         if not self._layout:
             return "no control group can be made here, and containers are not run without limits: mount the controllers"
+        return ""
+
+    @property
+    def _why_not(self) -> str:
+        """Why it cannot be asked. A service that did not come up is started again, for it may have been killed."""
+        if self._lacking or self._answered:
+            return self._lacking
+        now = time.monotonic()
+        if now < self._failed_until:
+            return self._failure
         try:
             self._service.client()
         except SandboxFailed as error:
-            return str(error)
+            self._failure, self._failed_until = str(error), now + _TRIED_EVERY_S
+            return self._failure
+        self._answered = True
         return ""
 
     @functools.cached_property
