@@ -122,6 +122,12 @@ class AppPlaceRow(Base):
     host: Mapped[str] = mapped_column(Text, primary_key=True)
     volumes: Mapped[bool]
     """Whether its volumes lie there."""
+    sizes: Mapped[str] = mapped_column(Text, default="")
+    """Their quotas in bytes by where they are mounted, as JSON; empty without volumes."""
+    period: Mapped[int] = mapped_column(default=0)
+    """Accounting periods of the volumes begun; each has a hold of its own. 0 without one."""
+    period_at: Mapped[int] = mapped_column(default=0)
+    """When the last of them began."""
 
 
 class AppEventRow(Base):

@@ -812,9 +812,9 @@ CREATE INDEX ix_request_faults_at ON request_faults (at)
 CREATE TABLE app_places (
 	app_id TEXT NOT NULL, 
 	host TEXT NOT NULL, 
-	volumes BOOLEAN NOT NULL, 
+	volumes BOOLEAN NOT NULL, sizes TEXT DEFAULT '' NOT NULL, period INTEGER DEFAULT '0' NOT NULL, period_at INTEGER DEFAULT '0' NOT NULL, 
 	PRIMARY KEY (app_id, host), 
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
 
-INSERT INTO alembic_version VALUES ('0018')
+INSERT INTO alembic_version VALUES ('0019')

@@ -115,6 +115,16 @@ class Settings(BaseSettings):
         description="Networks that applications may reach although they are not public, such as 10.1.0.0/16, by "
         "commas, by names that they give in egress; an address of this machine one by one, such as 127.0.0.1/32.",
     )
+    apps_keep_events: int = Field(default=2000, ge=100, description="Events that are kept of a deployment, the newest.")
+    apps_keep_replicas: int = Field(
+        default=500, ge=50, description="Replicas that have ended of which a deployment's history tells, the newest."
+    )
+    apps_keep_revisions: int = Field(
+        default=100, ge=5, description="Revisions of a deployment to go back to, the newest; those in use stay besides."
+    )
+    apps_keep_days: int = Field(
+        default=30, ge=1, description="How long the history of a deployment is kept after it was deleted."
+    )
     region: str = Field(default="", description="Where this machine is, as specifications name it.")
     ask_bp: int = Field(
         default=10_000, ge=0, description="This machine's price for applications, in basis points of the price book's."

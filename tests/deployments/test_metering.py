@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.ledger import Ledger
 from rios.billing.pricing import Host
 from rios.deploy.lifecycle import State
@@ -22,10 +23,12 @@ from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.charging import Charging
 from rios.services.deployments.leader import Leadership
 from rios.services.deployments.metering import Metering
+from rios.services.deployments.places import settle
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import AppStore
 from rios.services.deployments.values import NewReplica, Replica, Step
+from rios.words.errors import BudgetExceeded
 from rios.words.ids import Address
 from rios.words.keccak import keccak256
 from tests.campaigns import Campaign
@@ -61,6 +64,7 @@ class Month:
         self.lease = leader.lease
         self.cpu_ns: Counter[str] = Counter()
         self.made = 0
+        self.homes: dict[str, str] = {}
 
     def changed(self) -> None:
         """Nobody acts but the test."""
@@ -68,8 +72,18 @@ class Month:
     def begin(self, app: Any) -> str:
         self.made += 1
         name, host = f"r{self.made}", f"host-{self.random.randrange(3)}"
+        if app.specification["volumes"]:
+            host = self.homes.setdefault(app.id, host)
         self.store.write(new=[NewReplica(app._app(), name, host, "chosen")], at=self.at, lease=self.lease)
         self.metering.begin(app._app(), self.replica(app, name), app.specification, self.lease)
+        if app.specification["volumes"]:
+            one, takes = self.replica(app, name), self.metering.rent.taking(app._app(), host, app.specification)
+
+            def run(batch: Batch) -> None:
+                settle(batch.connection, one)
+                takes(batch)
+
+            self.store.transact(run)
         for state in (State.STARTING, State.READY):
             changes = {"started_at": self.at}
             self.store.write(
@@ -79,6 +93,14 @@ class Month:
 
     def turn(self, app: Any, name: str) -> None:
         self.metering.turn(app._app(), self.replica(app, name), app.specification, self.metrics(app, name), self.lease)
+
+    def turn_volumes(self) -> None:
+        for app_id, host in self.metering.rent.due():
+            self.metering.rent.turn(self.store.app(app_id), host, self.lease)
+
+    def delete(self, app: Any) -> None:
+        """What is done last of all for a deployment whose replicas have ended."""
+        self.metering.rent.end(app._app(), lambda _: None, lease=self.lease)
 
     def end(self, app: Any, name: str) -> None:
         step = Step(self.replica(app, name), State.STOPPING, "fewer are wanted", changes={})
@@ -103,7 +125,8 @@ class Month:
 
 
 @pytest.fixture
-def month(tmp_path: Path) -> Iterator[Month]:
+def month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Month]:
+    monkeypatch.setattr("rios.services.deployments.rent._PERIODS", 1)
     found = Month(tmp_path)
     yield found
     found.ledger.close()
@@ -117,6 +140,7 @@ def test_a_month_of_use_agrees_to_the_wei(month: Month) -> None:
         month.deploy.create(name="large", command=["x"], resources={"cpu": 7, "memory": "3GiB", "gpu": 1}),
         month.deploy.create(name="disk", command=["x"], volumes={"/data": "13GiB"}, egress=["api.example.org:443"]),
     ]
+    begun = month.at
     running: dict[str, tuple[Any, int]] = {month.begin(app): (app, month.at) for app in apps}
     lived_us: Counter[str] = Counter()
 
@@ -134,10 +158,12 @@ def test_a_month_of_use_agrees_to_the_wei(month: Month) -> None:
                 running[month.begin(app)] = (app, month.at)
             else:
                 month.turn(app, name)
+        month.turn_volumes()
         if hour % 24 == 0:
             ledger.close_epoch(PLATFORM)
     for name in list(running):
         end(name)
+    month.delete(apps[2])
     ledger.close_epoch(PLATFORM)
     found = reconcile(ledger, None, keccak=keccak256)
     assert found.sound
@@ -153,10 +179,27 @@ def test_a_month_of_use_agrees_to_the_wei(month: Month) -> None:
         wanted = Fraction(app.specification["resources"]["memory"] * lived_us[app.name], SECOND)
         memory = [one.quantity for one in mine if one.resource == "memory"]
         assert 0 <= wanted - sum(memory) < len(memory), "of each period less than a byte-second is rounded away"
+    room = [one for one in usage if one.resource == "storage"]
+    assert {one.request_id for one in room} == {apps[2].id}
+    assert 0 <= Fraction(13 * GIB * (month.at - begun), SECOND) - sum(one.quantity for one in room) < len(room)
     cpu = sum(one.quantity for one in usage if one.resource == "cpu")
     assert abs(cpu - sum(month.cpu_ns.values())) <= len(usage), "all that the kernel counted, to the nanosecond"
     assert {one.resource for one in usage} == {"cpu", "memory", "gpu", "storage", "bytes"}
     assert len(ledger.epochs()) >= 30
+
+
+def test_a_period_that_the_budget_has_no_room_for_costs_nothing(month: Month) -> None:
+    month.ledger.deposit("first", LOCAL_USER, 10**24)
+    app = month.deploy.create(name="poor", command=["x"], budget="100 ROS")
+    name = month.begin(app)
+    little = {**app.specification, "budget": month.ledger.balance(LOCAL_USER).held_wei}
+    for _ in range(3):
+        month.at += HOUR
+        one, used = month.replica(app, name), month.metrics(app, name)
+        with pytest.raises(BudgetExceeded, match="the budget of poor"):
+            month.metering.turn(app._app(), one, little, used, month.lease)
+        assert int(app.cost) == 0 == sum(one.amount_wei for one in month.ledger.usage())
+        assert month.replica(app, name).period == 1
 
 
 MIXED = """

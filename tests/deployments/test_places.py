@@ -105,6 +105,19 @@ def test_replicas_of_one_pass_share_a_volume_and_those_without_any_spread(two: T
     assert two.on(spread) == {"a", "b"}
 
 
+def test_replicas_that_share_a_volume_take_its_disk_once(two: Two) -> None:
+    app = two.deploy.create(name="large", volumes={"/data": "600GiB"}, replicas=2, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    (home,) = two.on(app)
+    app.scale(3)
+    until(lambda: len(app.replicas) == 3, deadline_s=WAIT_S)
+    assert two.on(app) == {home}, "of the 1024 GiB that it has"
+    others = [two.deploy.create(name=f"o{n}", volumes={"/data": "600GiB"}, **FIELDS) for n in range(2)]
+    others[0].wait(timeout=WAIT_S)
+    assert two.on(others[0]).isdisjoint({home})
+    until(lambda: "of 600 GiB" in others[1].reason, "there is no more", deadline_s=WAIT_S)
+
+
 def test_a_volume_is_nowhere_before_what_it_stands_on_is_there(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     first: list[str] = []
 

@@ -181,7 +181,7 @@ def test_volumes_lie_where_a_deployment_ran_last(database: Database) -> None:
         "since",
         "asked_at",
     )
-    volumes = {"kept": {"/data": {}}, "plain": {}, "gone": {"/data": {}}}
+    volumes = {"kept": {"/data": {"size": 5}}, "plain": {}, "gone": {"/data": {"size": 5}}}
     said = {"outcome": "", "address": "", "metered": "", "state": "ready"}
     numbers = dict.fromkeys(("round", "started_at", "ready_at", "ended_at", "period", "period_at"), 0)
     with database.writing() as connection:
@@ -197,9 +197,12 @@ def test_volumes_lie_where_a_deployment_ran_last(database: Database) -> None:
                 connection.execute(insert(replica), [{**said, **numbers, **one}])
     migrate.upgrade(database)
     place = deployment_models.AppPlaceRow
+    rents = select(place.app_id, place.host, place.sizes, place.period).where(place.sizes != "")
     with database.reading() as connection:
         found = {tuple(one) for one in connection.execute(select(place.app_id, place.host, place.volumes))}
+        rented = {(one[0], one[1]): one[2:] for one in connection.execute(rents)}
     assert found == {("plain", host, False) for host in "abc"} | {("kept", host, host == "b") for host in "abc"}
+    assert rented == {("kept", "b"): ('{"/data": 5}', 0)}
 
 
 def test_a_newer_database_is_refused_by_name(database: Database) -> None:

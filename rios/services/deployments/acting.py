@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments import places
+from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.shares import Shares
 from rios.services.deployments.specified import asks_gateway, probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pydantic import SecretBytes
     from sqlalchemy import Connection
 
+    from rios.billing.ledger.batch import Batch
     from rios.deploy.runtimes.protocol import Status
     from rios.services.deployments.gateway_keys import GatewayKeys
     from rios.services.deployments.health import Exec
@@ -51,7 +53,10 @@ _DRAIN_LOOK_S = 0.02
 _OTHERS_S = 0.6
 """Routers of other processes know within this that a replica takes nothing more."""
 _AGAIN_S = 1.0
-_LEFT_S = 5.0
+_LEFT_S = _VOLUMES_S = 5.0
+_HISTORY_S = 600.0
+_OWED_S = 60.0
+"""How often who has no money for volumes that lie there is asked again."""
 _LATER = (LedgerUnavailable, NetworkClosed, NotLeader)
 """Nothing is wrong with the replica: it is tried again, here or by whoever leads now."""
 
@@ -65,15 +70,18 @@ class Acting:
         metering: Callable[[], Metering],
         secrets: Callable[[], SecretStore],
         routes: Callable[[], Routes] | None,
+        keeps: Keeps | None = None,
     ) -> None:
         """routes: those of this process, to know when a replica has answered all that it had in its hands.
 
-        They are asked for when an application is to be done something about.
+        They are asked for when an application is to be done something about. keeps: of what deployments have been
+        through.
         """
         self._store = store
         self._metering = metering
         self._secrets = secrets
         self._routes = routes
+        self._retention = Retention(store, keeps or Keeps())
         self._starts = Shares(_STARTS, _SHARE, name="rios-acting")
         self._ends = Shares(_ENDS, _SHARE, name="rios-ending")
         self._meters = Shares(_METERS, _SHARE, name="rios-metering")
@@ -83,7 +91,8 @@ class Acting:
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         self._hosts: dict[str, Host] = {}
-        self._left_at = 0.0
+        self._left_at = self._volumes_at = 0.0
+        self._history_at = time.monotonic() + _HISTORY_S
         self._delivered: dict[str, int] = {}
         """By replica: the event whose secrets it has."""
         self.done: Callable[[], None] = lambda: None
@@ -183,12 +192,31 @@ class Acting:
             key = f"{one.host} {one.app_id}"
             self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
 
+    def meter_volumes(self, apps: Sequence[App], *, lease: Lease) -> None:
+        """Have the volumes paid for whose period is over. Looked up now and then."""
+        if not apps or time.monotonic() < self._volumes_at:
+            return
+        self._volumes_at = time.monotonic() + _VOLUMES_S
+        found = {app.id: app for app in apps}
+        for app_id, host in self._metering().rent.due():
+            if app_id in found:
+                self._begin(self._meters, host, f"{host} {app_id}", self._rented, found[app_id], host, lease)
+
+    def forget_history(self, *, lease: Lease) -> None:
+        """Have what nobody keeps of what deployments have been through deleted. Done now and then."""
+        if time.monotonic() >= self._history_at:
+            self._history_at = time.monotonic() + _HISTORY_S
+            self._begin(self._ends, "", "history", self._history, lease)
+
     def finish(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], *, lease: Lease) -> None:
         """Take away what is left of a deleted deployment without replicas, and say that it has stopped."""
         self._begin(self._ends, app.organisation_id, app.id, self._finished, app, specification, hosts, lease)
 
-    def _begin(self, pool: Shares, owner: str, key: str, act: Callable[..., None], *what: Any) -> None:
-        """Have an act done, unless one of the key is under way. Beyond the owner's share, a later pass asks again."""
+    def _begin(self, pool: Shares, owner: str, key: str, act: Callable[..., float | None], *what: Any) -> None:
+        """Have an act done, unless one of the key is under way. Beyond the owner's share, a later pass asks again.
+
+        act: may say for how many seconds it is not begun again.
+        """
         with self._lock:
             if key in self._busy or time.monotonic() < self._not_before.get(key, 0.0):
                 return
@@ -197,10 +225,10 @@ class Acting:
             with self._lock:
                 self._busy.discard(key)
 
-    def _run(self, key: str, act: Callable[..., None], what: tuple[Any, ...]) -> None:
+    def _run(self, key: str, act: Callable[..., float | None], what: tuple[Any, ...]) -> None:
         again_s = 0.0
         try:
-            act(*what)
+            again_s = act(*what) or 0.0
         except _LATER as error:
             log.info("an act is put off", extra={"replica": key, "reason": str(error)})
             again_s = _AGAIN_S
@@ -245,7 +273,7 @@ class Acting:
             host.prepare(specification, image)
         self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
-            one = self._settled(one, specification, host, lease)
+            one = self._settled(app, one, specification, host, lease)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
             specification=specification, secrets=self._secrets_of(app, specification, lease),
@@ -281,19 +309,21 @@ class Acting:
             raise NotLeader(f"replica {one.id} is no longer {one.state}")
         return replace(one, state=step.to, **step.changes)
 
-    def _settled(self, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> Replica:
-        """The replica that its host is about to start, and whose volumes lie there from now on; not before, for where
-        something cannot be fetched there is nothing to come back to."""
+    def _settled(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> Replica:
+        """The replica that its host is about to start, and whose volumes lie there, and are paid for, from now on; not
+        before, for where something cannot be fetched there is nothing to come back to."""
         step, at = Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), self._store.ledger.now()
+        takes = self._metering().rent.taking(app, one.host, specification) if specification["volumes"] else None
 
-        def run(connection: Connection) -> None:
-            require_leader(connection, *lease)
-            if not take_step(connection, step, at=at):
+        def run(batch: Batch) -> None:
+            require_leader(batch.connection, *lease)
+            if not take_step(batch.connection, step, at=at):
                 raise NotLeader(f"replica {one.id} is no longer {one.state}")
-            if specification["volumes"]:
-                places.settle(connection, one)
+            if takes is not None:
+                places.settle(batch.connection, one)
+                takes(batch)
 
-        self._store.transact(lambda batch: run(batch.connection))
+        self._store.transact_whole(run)
         return replace(one, state=step.to)
 
     def _meter(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
@@ -301,6 +331,14 @@ class Acting:
             self._metering().turn(app, one, specification, host.metrics(one.id), lease)
         except (InsufficientBalance, BudgetExceeded) as error:
             self._unpaid(app, str(error), lease)
+
+    def _rented(self, app: App, host: str, lease: Lease) -> float:
+        try:
+            self._metering().rent.turn(app, host, lease)
+        except (InsufficientBalance, BudgetExceeded) as error:
+            self._unpaid(app, f"its volumes: {error}", lease)
+            return _OWED_S
+        return 0.0
 
     def _rotate(
         self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, rotated: int, lease: Lease
@@ -381,6 +419,10 @@ class Acting:
             if self._closing.wait(_DRAIN_LOOK_S):
                 raise NotLeader("this process ends: another one goes on")
 
+    def _history(self, lease: Lease) -> None:
+        if gone := self._retention.forget(lease=lease):
+            log.info("old history of deployments was deleted", extra={"rows": gone})
+
     def _cleared(self, host: Host, instance: str) -> None:
         host.end(instance, grace_s=0.0)
         host.clear(instance)
@@ -413,12 +455,19 @@ class Acting:
                 forgot.append(name)
         at = self._store.ledger.now()
 
-        def run(connection: Connection) -> None:
-            require_leader(connection, *lease)
+        def also(connection: Connection) -> None:
             for name in forgot:
                 places.forgotten(connection, app.id, name)
             self._keys().revoke(connection, app, at=at)
             self._secrets().drop(connection, app)
-            take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at)
+            if not take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at):
+                raise NotLeader(f"deployment {app.id} is no longer {app.state}")
 
-        self._store.transact(lambda batch: run(batch.connection))
+        def run(connection: Connection) -> None:
+            require_leader(connection, *lease)
+            also(connection)
+
+        if specification["model"] is None:
+            self._metering().rent.end(app, also, lease=lease)
+        else:
+            self._store.transact(lambda batch: run(batch.connection))

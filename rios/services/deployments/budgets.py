@@ -14,7 +14,7 @@ from rios.billing.budgets import Period, room_wei
 from rios.billing.ledger.holds import LIVE
 from rios.billing.ledger.spending import start_of
 from rios.deploy.deciding import SECOND
-from rios.storage.deployment_models import AppReplicaRow, AppSpendRow
+from rios.storage.deployment_models import AppPlaceRow, AppReplicaRow, AppSpendRow
 from rios.storage.models import HoldRow
 from rios.words.errors import BudgetExceeded
 from rios.words.money import Wei, format_ros
@@ -44,10 +44,13 @@ def spent_today_wei(connection: Connection, app_id: str, *, at: int) -> int:
 
 
 def held_wei(connection: Connection, app_id: str, *, besides: str = "") -> int:
-    """What is held for the periods of its replicas that go on, without the hold `besides`."""
+    """What is held for the periods of its replicas that go on and of its volumes, without the hold `besides`."""
     row = AppReplicaRow
     wanted = select(row.id, row.period).where(row.app_id == app_id, row.ended_at == 0, row.period > 0)
     names = {hold_id(*found) for found in connection.execute(wanted)} - {besides}
+    place = AppPlaceRow
+    rooms = select(place.app_id, place.host, place.period).where(place.app_id == app_id, place.period > 0)
+    names |= {room_hold_id(*found) for found in connection.execute(rooms)}
     live = HoldRow.state.in_([str(state) for state in LIVE])
     return sum(connection.scalars(select(HoldRow.amount_wei).where(HoldRow.id.in_(names), live)))
 
@@ -83,23 +86,30 @@ def replicas_paid(
     app: App,
     specification: Mapping[str, Any],
     price: Callable[[int], int],
+    rent: Callable[[int], int],
     *,
     reserve_us: int,
     at: int,
 ) -> int | None:
     """How many replicas could run for the rest of the day within the budget; None where there is none.
 
-    price: the highest price in wei of one replica for so many microseconds. reserve_us: what is held for beyond.
+    price: the highest price in wei of one replica for so many microseconds; rent: that of what lies there however many
+    run. reserve_us: what is held for beyond.
     """
     limit = specification["budget"]
     if limit is None:
         return None
     rest_us = start_of(Period.DAY, at) + _DAY_US - at
     each = price(rest_us + reserve_us)
-    left = max(limit - spent_today_wei(connection, app.id, at=at), 0)
+    left = max(limit - spent_today_wei(connection, app.id, at=at) - rent(rest_us), 0)
     return left // each if each else None
 
 
 def hold_id(replica_id: str, period: int) -> str:
     """The hold of one period of a replica."""
     return f"{replica_id}:{period}"
+
+
+def room_hold_id(app_id: str, host: str, period: int) -> str:
+    """The hold of one period of a deployment's volumes on a host."""
+    return f"{app_id}@{host}:{period}"

@@ -4,7 +4,7 @@ A replica is held for before it starts: for all that it may use in one period an
 the period is over, the next is held for first; where there is no money for it, the deployment pauses, and what it used
 until its last instruction is covered by what is held already: what is to end runs on for no longer than that, or than
 the next period that is held for meanwhile. Each period is posted together with the row that says so,
-in one transaction: whoever is killed in between posts it once.
+in one transaction: whoever is killed in between posts it once. Volumes are not a replica's: see `rent`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rios.billing.usage import UsageRecord, resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets
+from rios.services.deployments.rent import Rent
 from rios.services.deployments.store import AppStore, Lease, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.storage.deployment_models import AppReplicaRow
@@ -88,6 +89,7 @@ class Metering:
         self._hosts = hosts
         self.period_us = period_s * SECOND
         self._held_us = (period_s + reserve_s) * SECOND
+        self.rent = Rent(store, charging, hosts, period_us=self.period_us, reserve_us=reserve_s * SECOND)
 
     def __repr__(self) -> str:
         return f"<Metering every {self.period_us / SECOND:g} s>"
@@ -110,10 +112,11 @@ class Metering:
             changed = update(row).where(row.id == replica.id, row.period == 0).values(period=1, period_at=at)
             batch.connection.execute(changed)
 
-        self._store.transact(run)
+        self._store.transact_whole(run)
 
     def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
-        """Whether the first period of one replica could be held for now, by the balance and the deployment's budget."""
+        """Whether the first period of one replica could be held for now, by the balance and the deployment's budget,
+        beside what its volumes ask for."""
         terms = self._charging.terms({host: self._hosts(host)})
         ledger, most = self._store.ledger, self._most(terms, host, specification, self._held_us)
         try:
@@ -121,18 +124,18 @@ class Metering:
                 budgets.check(connection, app, specification, most, at=ledger.now())
         except BudgetExceeded:
             return False
-        return ledger.balance(app.user_id).available_wei >= most
+        return ledger.balance(app.user_id).available_wei >= most + self.rent.owed_wei(app, host, specification)
 
     def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
         """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
         if specification["budget"] is None:
             return None
         terms = self._charging.terms({host: self._hosts(host)})
-        ledger = self._store.ledger
+        ledger, rent = self._store.ledger, self.rent.price(app)
         with ledger.database.reading() as connection:
             return budgets.replicas_paid(
                 connection, app, specification, lambda us: self._most(terms, host, specification, us),
-                reserve_us=self._held_us, at=ledger.now(),
+                rent, reserve_us=self._held_us, at=ledger.now(),
             )  # fmt: skip
 
     def covered_s(self, replica: Replica) -> float:
@@ -164,7 +167,7 @@ class Metering:
             batch.connection.execute(update(row).where(row.id == replica.id).values(**values))
             return True
 
-        if not self._store.transact(run):
+        if not self._store.transact_whole(run):
             return replica
         return replace(replica, period=replica.period + 1, period_at=at, metered=taken.to_json())
 
@@ -199,10 +202,10 @@ class Metering:
             take_step(batch.connection, step, at=at)
 
         try:
-            self._store.transact(lambda batch: run(batch, charges))
+            self._store.transact_whole(lambda batch: run(batch, charges))
         except (InsufficientBalance, BudgetExceeded) as error:
             log.warning("what a replica used is not paid for", extra={"replica": replica.id, "reason": str(error)})
-            self._store.transact(lambda batch: run(batch, ()))
+            self._store.transact_whole(lambda batch: run(batch, ()))
 
     # --- what it costs ---------------------------------------------------------------------------------------
 
@@ -275,12 +278,10 @@ class Metering:
 def _rented(specification: Mapping[str, Any], for_us: int) -> dict[str, int]:
     """What is reserved, for so long, in base units: whoever reserves memory keeps others from it."""
     resources = specification["resources"]
-    disk = sum(volume["size"] for volume in specification["volumes"].values())
     seconds = Fraction(for_us, SECOND)
     return {
         "memory": int(resources["memory"] * seconds),
         "gpu": resources["gpu"] * for_us * 1000,
-        "storage": int(disk * seconds),
     }
 
 

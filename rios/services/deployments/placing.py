@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State, Wish
-from rios.deploy.scheduling import HostOffer, choose
+from rios.deploy.scheduling import Amounts, HostOffer, choose
 from rios.services.deployments.engine import is_named
 from rios.services.deployments.engines import Seen, offer_of
 from rios.services.deployments.places import home
-from rios.services.deployments.specified import need_of
+from rios.services.deployments.specified import Specified, need_of
 from rios.services.deployments.values import App, NewReplica, Replica, Step
 
 if TYPE_CHECKING:
@@ -71,6 +71,20 @@ def lost_engines(found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequen
     return found.engines.silent - used
 
 
+def taken_of(
+    replicas: Iterable[Replica], specified: Mapping[tuple[str, int], Specified]
+) -> Iterator[tuple[str, Amounts]]:
+    """What replicas of a deployment take of their hosts: of its volumes' disk once, however many share them."""
+    disk: dict[str, int] = {}
+    for one in replicas:
+        amounts = specified[one.app_id, one.revision].amounts
+        if amounts.disk_bytes:
+            known = disk.get(one.host, 0)
+            disk[one.host] = max(known, amounts.disk_bytes)
+            amounts = replace(amounts, disk_bytes=disk[one.host] - known)
+        yield one.host, amounts
+
+
 def place(
     found: Pass,
     app: App,
@@ -86,6 +100,9 @@ def place(
         if one.lives:
             siblings[one.host] = siblings.get(one.host, 0) + 1
     need = need_of(specification)
+    shared = replace(need, amounts=replace(need.amounts, disk_bytes=0))
+    if homes:
+        need = shared  # its volumes are there, and further replicas take no more of the disk
     beside = siblings if specification["schedule"]["spread"] else {}
     model = specification["model"] is not None
     offers = _engines(found, app, specification, views) if model else found.offers
@@ -108,7 +125,7 @@ def place(
         # Also where `offers` is a part of them: the next deployment of this pass finds what is left.
         found.offers[choice.host] = offers[choice.host] = replace(offer, used=offer.used + need.amounts)
         if specification["volumes"]:
-            offers = {choice.host: offers[choice.host]}
+            offers, need = {choice.host: offers[choice.host]}, shared
     return None
 
 

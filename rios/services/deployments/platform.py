@@ -18,6 +18,7 @@ from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine import Deploy, Engine
 from rios.services.deployments.leader import LEASE_S
 from rios.services.deployments.reconciler import Reconciler
+from rios.services.deployments.retention import Keeps
 from rios.services.deployments.store import AppStore
 from rios.services.lazy import Closes, Lazy
 from rios.words.errors import InvalidRequest, LedgerUnavailable, RiosError
@@ -56,11 +57,13 @@ class Platform:
         deploy: Deploy | None = None,
         period_s: int | None = None,
         lease_s: float = LEASE_S,
+        keeps: Keeps | None = None,
     ) -> None:
         """owner: who is paid for the host of a name. home: where what outlives the process is; nothing does without.
 
         lasts: the ledger does all the same, and other processes may serve its deployments. deploy: deploys a model;
-        without it this process serves none. period_s: of accounting; a minute without.
+        without it this process serves none. period_s: of accounting; a minute without. keeps: of what they have been
+        through.
         """
         ledger = charging.ledger()
         self.store = store = AppStore(ledger)
@@ -75,7 +78,7 @@ class Platform:
         self._scalers: Lazy[Scalers] = Lazy(self._make_scalers)
         self._front: Lazy[Front] = Lazy(self._make_front)
         self._engine = None if deploy is None else Engine(store, deploy, lease_s=lease_s)
-        acting = Acting(store, lambda: self._metering, lambda: self.secrets, self._routes)
+        acting = Acting(store, lambda: self._metering, lambda: self.secrets, self._routes, keeps)
         self.reconciler = Reconciler(
             store, self._hosts, acting, self._prober, self._scalers, engine=self._engine, lease_s=lease_s
         )
@@ -239,4 +242,4 @@ def platform_of(
         )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 
-    return Platform(charging, hosts, owner, home=options.home, lasts=lasts, deploy=deploy)
+    return Platform(charging, hosts, owner, home=options.home, lasts=lasts, deploy=deploy, keeps=Keeps.of(options))

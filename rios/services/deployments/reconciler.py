@@ -24,7 +24,7 @@ from rios.services.deployments.engine import is_engine
 from rios.services.deployments.engines import Engines, Seen
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.places import hosts_of, is_any_left
-from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, why
+from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, taken_of, why
 from rios.services.deployments.spans import span_after
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
 from rios.services.deployments.store import AppStore, NotLeader
@@ -172,6 +172,8 @@ class Reconciler:
         self._use(found, apps, replicas)
         orphans = self._clear_orphans(found, replicas)
         self._acting.forget_left({name: found.hosts[name] for name in found.answers}, lease=self.leadership.lease)
+        self._acting.forget_history(lease=self.leadership.lease)
+        self._acting.meter_volumes(apps if found.asked else (), lease=self.leadership.lease)
         unsettled = [app for app in apps if not self._is_settled(found, app, replicas.get(app.id, []))]
         for app in unsettled:
             self._one(found, app, replicas.get(app.id, []))
@@ -244,16 +246,15 @@ class Reconciler:
 
     def _use(self, found: Pass, apps: Sequence[App], replicas: Mapping[str, Sequence[Replica]]) -> None:
         """Count what replicas take of their hosts, and find out which hosts are lost."""
-        names = set(self._answered_at)
         taken: dict[str, list[Amounts]] = {}
         for app in apps:
-            for one in replicas.get(app.id, ()):
-                names.add(one.host)
-                taken.setdefault(one.host, []).append(self._specifications[app.id, one.revision].amounts)
-        for name, amounts in taken.items():
+            for host, amounts in taken_of(replicas.get(app.id, ()), self._specifications):
+                taken.setdefault(host, []).append(amounts)
+        names = self._answered_at.keys() | taken.keys()
+        for name, all_amounts in taken.items():
             offer = found.offers.get(name)
             if offer is not None:
-                found.offers[name] = replace(offer, used=total((offer.used, *amounts)))
+                found.offers[name] = replace(offer, used=total((offer.used, *all_amounts)))
         clock = time.monotonic()
         engines = {name for name in names if is_engine(name)}
         silent = names - engines - found.answers.keys()

@@ -32,6 +32,8 @@ LOOK_S = 0.2
 """A router knows of a change after so long at the latest."""
 REPORT_S = 1.0
 _STALE_US = 10 * SECOND
+_REPEATED_US = 43_200 * SECOND
+"""What was answered is told again after so long: a router that says nothing for days has ended (`retention`)."""
 FAILURES_OPEN = 3
 """So many failures in a row open a replica's circuit."""
 OPEN_S = 1.0
@@ -95,7 +97,7 @@ class Routes:
         self._hands: dict[str, Endpoint] = {}
         self._staying: set[str] = set()
         self._seq = -1
-        self._reported: dict[str, tuple[int, int, int]] = {}
+        self._reported: dict[str, tuple[tuple[int, int, int], int]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="rios-routes", daemon=True)
         self._thread.start()
@@ -250,8 +252,9 @@ class Routes:
         now, rows = self._store.ledger.now(), []
         for app_id, route in routes.items():
             found = (route.requests, route.running, route.waiting)
-            if found != self._reported.get(app_id, (0, 0, 0)) or route.running or route.waiting:
-                self._reported[app_id] = found
+            known, at = self._reported.get(app_id, ((0, 0, 0), now))
+            if found != known or route.running or route.waiting or (route.requests and now - at > _REPEATED_US):
+                self._reported[app_id] = found, now
                 rows.append(
                     {
                         "app_id": app_id, "router": self.router, "at": now, "requests": found[0], "running": found[1],

@@ -316,8 +316,18 @@ class AppStore:
         return self.transact(lambda batch: run(batch.connection)) if wanted or new or notes else []
 
     def transact(self, run: Callable[[Batch], T]) -> T:
-        """Run `run` in a transaction of its own."""
+        """Run `run` in a transaction of its own. Where it raises, entries of the ledger are undone; rows of these
+        tables stay as it wrote them."""
         return self.ledger.transact(run, alone=True)
+
+    def transact_whole(self, run: Callable[[Batch], T]) -> T:
+        """The same, and of what raises nothing stays: what is paid for and the rows that say so go together."""
+
+        def whole(batch: Batch) -> T:
+            with batch.connection.begin_nested():
+                return run(batch)
+
+        return self.transact(whole)
 
 
 def require_leader(connection: Connection, name: str, holder: str, term: int) -> None:

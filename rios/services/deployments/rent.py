@@ -1,0 +1,259 @@
+"""What volumes cost: the room that a deployment has on a host's disk, posted once, whoever of its replicas mounts it.
+
+A volume takes its room from the moment in which a replica with it is first started until its deployment is deleted:
+also while that is paused, or has no replica, or is at a revision without it, to which it may go back. So each place of
+volumes has periods of its own, held for and posted as those of replicas are. Where the next cannot be held for, nothing
+is lost: the deployment pauses, and what the volumes cost meanwhile is posted when there is money, before anything else
+of it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, update
+
+from rios.billing.ledger import holds, settling
+from rios.billing.ledger.values import Wanted
+from rios.billing.pricing import Host, Terms
+from rios.billing.rating import Charge, rate, total_wei
+from rios.billing.usage import resource_record
+from rios.deploy.deciding import SECOND
+from rios.services.accounting import pinned_terms
+from rios.services.deployments import budgets
+from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
+from rios.storage.deployment_models import AppPlaceRow, AppRow
+from rios.words.errors import BudgetExceeded, InsufficientBalance
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.billing.ledger.batch import Batch
+    from rios.services.charging import Charging
+    from rios.services.deployments.values import App
+
+log = logging.getLogger(__name__)
+
+_PERIODS = 60
+"""Of replicas in one of a volume, which changes seldom: an hour, so that a year is some thousand rows."""
+_DUE_MAX = 200
+_DAY = 86_400 * SECOND
+"""After so long without anybody who meters, a hold ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Volumes of a deployment on a host, and the accounting period that they are in; 0 before the first."""
+
+    app_id: str
+    host: str
+    sizes: Mapping[str, int]
+    """Quotas in bytes, by where they are mounted."""
+    period: int
+    period_at: int
+
+    @property
+    def hold_id(self) -> str:
+        """The hold of its period."""
+        return budgets.room_hold_id(self.app_id, self.host, self.period)
+
+
+class Rent:
+    """Holds for volumes and posts what they took."""
+
+    def __init__(
+        self,
+        store: AppStore,
+        charging: Charging,
+        hosts: Callable[[str], Host],
+        *,
+        period_us: int,
+        reserve_us: int,
+    ) -> None:
+        """hosts: who is paid for the host of a name, and what it asks. period_us: of replicas."""
+        self._store = store
+        self._charging = charging
+        self._hosts = hosts
+        self.period_us = _PERIODS * period_us
+        self._held_us = self.period_us + reserve_us
+
+    def __repr__(self) -> str:
+        return f"<Rent every {self.period_us / SECOND:g} s>"
+
+    def due(self) -> list[tuple[str, str]]:
+        """Deployments and hosts whose volumes' next period is to be held for: the longest due first, some at a time."""
+        row, before = AppPlaceRow, self._store.ledger.now() - self.period_us
+        wanted = (
+            select(row.app_id, row.host)
+            .join(AppRow, AppRow.id == row.app_id)
+            .where(AppRow.ended_at == 0, row.sizes != "", row.period_at <= before)
+            .order_by(row.period_at)
+            .limit(_DUE_MAX)
+        )
+        with self._store.ledger.database.reading() as connection:
+            return [(one[0], one[1]) for one in connection.execute(wanted)]
+
+    def taking(self, app: App, host: str, specification: Mapping[str, object]) -> Callable[[Batch], None]:
+        """What writes, in a transaction, that the volumes of a specification have room on a host from then on.
+
+        It holds for their first period; where a quota has grown, it posts the one that was under way and holds for
+        another. It raises InsufficientBalance, BudgetExceeded, and NotLeader where somebody did so meanwhile.
+        """
+        room = self._room(app.id, host)
+        sizes = dict(room.sizes)
+        for path, size in sizes_of(specification).items():
+            sizes[path] = max(size, sizes.get(path, 0))  # none is ever made smaller
+        if room.period and sizes == room.sizes:
+            return lambda _batch: None
+        return self._turned(app, room, sizes)
+
+    def turn(self, app: App, host: str, lease: Lease) -> None:
+        """Post the period that is over, and hold for the next: both or none.
+
+        Raises InsufficientBalance, BudgetExceeded: what is owed is asked for again, and all of it then.
+        """
+        room = self._room(app.id, host)
+        run = self._turned(app, room, room.sizes)
+
+        def write(batch: Batch) -> None:
+            require_leader(batch.connection, *lease)
+            run(batch)
+
+        self._store.transact_whole(write)
+
+    def end(self, app: App, also: Callable[[Connection], None], *, lease: Lease) -> None:
+        """Post what the volumes of a deleted deployment took up to now, together with what `also` writes.
+
+        It ends in any case: where there is no money for what nobody held for, that is not posted.
+        """
+        at = self._store.ledger.now()
+        rooms = [(room, self._pinned(room)) for room in self._rooms(app.id) if room.period]
+
+        def run(batch: Batch, *, most_us: int | None) -> None:
+            require_leader(batch.connection, *lease)
+            for room, terms in rooms:
+                until = at if most_us is None else min(at, room.period_at + most_us)
+                _write(batch, room, {"period": 0, "period_at": 0})
+                self._post(batch, app, room, self._charges(app, room, terms, until=until), terms, at=at)
+            also(batch.connection)
+
+        for most_us in (None, self._held_us, 0):
+            try:
+                self._store.transact_whole(partial(run, most_us=most_us))
+            except (InsufficientBalance, BudgetExceeded) as error:
+                if not most_us and most_us is not None:
+                    raise
+                log.warning("what volumes took is not all paid for", extra={"app": app.id, "reason": str(error)})
+            else:
+                return
+
+    def owed_wei(self, app: App, host: str, specification: Mapping[str, object]) -> int:
+        """What is to be paid or held for volumes before a replica of `app` can start on `host`, in wei."""
+        now, owed = self._store.ledger.now(), 0
+        rooms = self._rooms(app.id)
+        for room in rooms:
+            if room.period and now - room.period_at >= self.period_us:
+                terms = self._pinned(room)
+                hold = self._store.ledger.hold_of(room.hold_id)
+                held = hold.amount_wei if hold is not None and hold.state in holds.LIVE else 0
+                took = sum(charge.amount_wei for charge in self._charges(app, room, terms, until=now))
+                owed += max(took - held, 0) + self._price(terms, room.host, room.sizes, self._held_us)
+        if not any(room.period for room in rooms) and (sizes := sizes_of(specification)):
+            owed += self._price(self._terms(host), host, sizes, self._held_us)
+        return owed
+
+    def price(self, app: App) -> Callable[[int], int]:
+        """What its volumes cost in wei for so many microseconds, at the prices of now."""
+        rooms = [(self._terms(room.host), room) for room in self._rooms(app.id) if room.period]
+        return lambda for_us: sum(self._price(terms, room.host, room.sizes, for_us) for terms, room in rooms)
+
+    # --- one period ------------------------------------------------------------------------------------------
+
+    def _turned(self, app: App, room: Room, sizes: Mapping[str, int]) -> Callable[[Batch], None]:
+        at = self._store.ledger.now()
+        terms = self._terms(room.host)
+        pinned = self._pinned(room) if room.period else None
+        period = room.period + 1
+        most = self._price(terms, room.host, sizes, self._held_us)
+        name = budgets.room_hold_id(app.id, room.host, period)
+        wanted = Wanted(name, app.user_id, most, request_id=app.id, terms=terms)
+
+        def run(batch: Batch) -> None:
+            _write(batch, room, {"sizes": json.dumps(sizes, sort_keys=True), "period": period, "period_at": at})
+            if pinned is not None:
+                self._post(batch, app, room, self._charges(app, room, pinned, until=at), pinned, at=at)
+            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
+
+        return run
+
+    def _post(self, batch: Batch, app: App, room: Room, charges: tuple[Charge, ...], terms: Terms, *, at: int) -> None:
+        """Post what a room took, in the period that it is in, however long that was."""
+        hold_id, total = room.hold_id, sum(charge.amount_wei for charge in charges)
+        hold = holds.get(batch, hold_id)
+        if charges and (hold["state"] not in holds.LIVE or total > hold["amount_wei"]):
+            # Nobody metered it, or there was no money: the room was taken all the same.
+            settling.settle(batch, hold_id, (), deployment=app.id, final=True, at=at)
+            hold_id = f"{hold_id}:again"
+            wanted = Wanted(hold_id, hold["user_id"], total, request_id=app.id, terms=terms)
+            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
+        settled = settling.settle(batch, hold_id, charges, deployment=app.id, final=True, at=at)
+        if settled.new:
+            budgets.spend(batch.connection, app.id, settled.amount_wei, at=at)
+
+    def _charges(self, app: App, room: Room, terms: Terms, *, until: int) -> tuple[Charge, ...]:
+        return self._rated(terms, app.id, app.name, room.host, room.sizes, max(until - room.period_at, 0), room.period)
+
+    def _price(self, terms: Terms, host: str, sizes: Mapping[str, int], for_us: int) -> int:
+        return total_wei(self._rated(terms, "highest", "", host, sizes, for_us, 1))
+
+    def _rated(
+        self, terms: Terms, source: str, name: str, host: str, sizes: Mapping[str, int], for_us: int, period: int
+    ) -> tuple[Charge, ...]:
+        byte_seconds = int(sum(sizes.values()) * Fraction(for_us, SECOND))
+        if not byte_seconds:
+            return ()
+        who = self._hosts(host)
+        return (rate(resource_record(source, who, "storage", byte_seconds, period=period, model=name), terms),)
+
+    def _pinned(self, room: Room) -> Terms:
+        """Under which its period was held for."""
+        return pinned_terms(self._store.ledger, room.hold_id)
+
+    def _terms(self, host: str) -> Terms:
+        return self._charging.terms({host: self._hosts(host)})
+
+    def _room(self, app_id: str, host: str) -> Room:
+        found = next((room for room in self._rooms(app_id) if room.host == host), None)
+        return found or Room(app_id, host, {}, 0, 0)
+
+    def _rooms(self, app_id: str) -> list[Room]:
+        row = AppPlaceRow
+        wanted = select(row.host, row.sizes, row.period, row.period_at).where(row.app_id == app_id, row.volumes)
+        with self._store.ledger.database.reading() as connection:
+            return list(_read(app_id, connection.execute(wanted.order_by(row.host))))
+
+
+def sizes_of(specification: Mapping[str, object]) -> dict[str, int]:
+    """The quotas of a specification's volumes in bytes, by where they are mounted."""
+    volumes = specification["volumes"]
+    assert isinstance(volumes, Mapping)
+    return {path: volume["size"] for path, volume in volumes.items()}
+
+
+def _read(app_id: str, rows: object) -> Iterator[Room]:
+    for host, sizes, period, period_at in rows:  # type: ignore[attr-defined]
+        yield Room(app_id, host, json.loads(sizes) if sizes else {}, period, period_at)
+
+
+def _write(batch: Batch, room: Room, values: Mapping[str, object]) -> None:
+    """Change the row of a room. Raises NotLeader where somebody else has posted its period meanwhile."""
+    row = AppPlaceRow
+    mine = (row.app_id == room.app_id, row.host == room.host, row.period == room.period)
+    if batch.connection.execute(update(row).where(*mine).values(**values)).rowcount != 1:
+        raise NotLeader(f"the volumes of {room.app_id} on {room.host} are no longer in period {room.period}")
