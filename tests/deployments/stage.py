@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from rios.deploy.runtimes.kubernetes_objects import Cluster
+from rios.deploy.runtimes.protocol import Isolation
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.engine import Deploy
+from rios.services.deployments.hosts import Hosts
 from rios.services.deployments.local_hosts import local_hosts
+from rios.services.deployments.network_hosts import Agents, NetworkHosts
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
 from rios.services.lazy import Closes, Lazy
@@ -60,28 +63,38 @@ class Stage:
         lease_s: float = 4.0,
         deploy: Deploy | None = None,
         door: Callable[[Path], Closes] | None = None,
+        agents: Agents | None = None,
+        region: str = "",
     ) -> None:
-        """deploy: what serves models; none is served without. door: what answers as the network's gateway."""
+        """deploy: what serves models; none is served without. door: what answers as the network's gateway.
+
+        agents: of further hosts. region: of this machine.
+        """
         options = settings() if home is None else settings().model_copy(update={"home": home})
         self.options: Settings = options
         self.purse = Purse(options, background=False)
         self._cluster = cluster
         self._deploy, self._door = deploy, door
+        self._agents, self._region = agents, region
         self.lazy = Lazy(lambda: self._made(home, apps, period_s, lease_s))
         self.deploy = Deployments(self.lazy, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
 
     def _made(self, home: Path | None, apps: Path | None, period_s: int, lease_s: float) -> Platform:
         return Platform(
             self.purse.charging,
-            lambda store: local_hosts(
-                store.network_id(), apps, cluster=self._cluster, lasts=home is not None, door=self._door
-            ),
+            lambda store: self._hosts(store.network_id(), apps, lasts=home is not None),
             lambda _name: self.purse.books.address,
             home=home,
             deploy=self._deploy,
             period_s=period_s,
             lease_s=lease_s,
         )
+
+    def _hosts(self, network_id: str, apps: Path | None, *, lasts: bool) -> Hosts:
+        here = local_hosts(network_id, apps, cluster=self._cluster, lasts=lasts, region=self._region, door=self._door)
+        if self._agents is None:
+            return here
+        return NetworkHosts(here, self._agents, network_id, self.options, isolation=Isolation.PROCESS)
 
     @property
     def platform(self) -> Platform:
