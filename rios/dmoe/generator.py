@@ -30,6 +30,9 @@ _HOLD_THREADS = 8
 _REFRESH_S = 0.05
 # Who refuses to be a stand-by is not asked at every look.
 _AGAIN_S = 1.0
+# Whoever waits for a trunk is woken when there is one; who runs one is looked at this often meanwhile.
+_LOOK_S = 0.02
+_NO_TRUNK = "no host runs a trunk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class Generator:
         self._sinks = sinks
         self._handles = itertools.count(1)
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # a trunk was connected to
+        self._submitting: set[int] = set()  # handles of those whose caller waits, by a deadline of its own
+        self._connecting = False
+        self._why = _NO_TRUNK  # there is none, while there is none
         self._refreshing = threading.Lock()
         self._refresh_at = 0.0
         self._active: TrunkSession | None = None
@@ -109,14 +116,18 @@ class Generator:
         if self._closed:
             raise NetworkClosed(f"the model {self._deployment} was closed; deploy it again")
         jobs = [self._job(order) for order in orders]
+        handles = {job.handle for job in jobs}
         with self._lock:
             self.jobs |= {job.handle: job for job in jobs}
+            self._submitting |= handles
             try:
                 self._carry_on(raising=jobs)
             except BaseException:
                 for job in jobs:
                     self.jobs.pop(job.handle, None)
                 raise
+            finally:
+                self._submitting -= handles
         return jobs
 
     def _job(self, order: Order) -> Job:
@@ -138,32 +149,63 @@ class Generator:
         )
 
     def _connected(self) -> TrunkSession:
-        """The active session, made if there is none. Waits up to `trunk_timeout_s`."""
+        """The active session, made if there is none. Waits up to `trunk_timeout_s`.
+
+        Called with the lock held, which others have meanwhile: a thread connects, and whoever waits goes on with the
+        first trunk that there is, by whomever it was connected to.
+        """
         deadline = time.monotonic() + self._settings.trunk_timeout_s
-        reason = "no host runs a trunk"
         while not self._closed:
             if self._active is not None and self._active.alive:
                 return self._active
             if self._standby is not None and self._standby.alive:
                 self._active, self._standby = self._standby, None
                 return self._active
-            peers = self._trunks()
-            for peer in peers:
-                try:
-                    self._active = self._open(peer)
-                except RiosError as error:
-                    reason = f"{peer.name}: {error}"
-                    continue
-                return self._active
             if time.monotonic() > deadline:
                 raise TrunkLost(
                     f"{self._deployment}: no trunk within {self._settings.trunk_timeout_s:g} s "
-                    f"(RIOS_TRUNK_TIMEOUT_S): {reason}"
+                    f"(RIOS_TRUNK_TIMEOUT_S): {self._why}"
                 )
-            if not peers:
-                self._want_trunk()
-            time.sleep(0.02)
+            if not self._connecting:
+                self._connect_to(self._trunks())
+            self._changed.wait(_LOOK_S)
         raise NetworkClosed(f"the model {self._deployment} was closed")
+
+    def _connect_to(self, peers: list[Peer]) -> None:
+        """Begin an attempt at each of these; where there are none, one is asked for. Called with the lock held."""
+        if not peers:
+            self._why = _NO_TRUNK
+            self._want_trunk()
+            return
+        if self._why == _NO_TRUNK:
+            self._why = f"no answer so far from {', '.join(peer.name for peer in peers)}"
+        self._connecting = True
+        try:
+            threading.Thread(target=self._attempt, args=(peers,), name="rios-trunk", daemon=True).start()
+        except RuntimeError as error:  # out of threads
+            self._connecting, self._why = False, str(error)
+
+    def _attempt(self, peers: Sequence[Peer]) -> None:
+        why: str | None = "connecting failed; the log says how"
+        try:
+            why = self._first_of(peers)
+        finally:
+            with self._lock:
+                self._connecting, self._why = False, why or _NO_TRUNK
+
+    def _first_of(self, peers: Sequence[Peer]) -> str | None:
+        """Connect to the first of these that answers, and keep that as what is missing; or why none was kept."""
+        why = "it was there already"
+        for peer in peers:
+            try:
+                session = self._open(peer)
+            except RiosError as error:
+                log.info("no trunk there", extra={"trunk": peer.name, "reason": str(error)})
+                why = f"{peer.name}: {error}"
+                continue
+            if self._stands_by(session):
+                return None
+        return why
 
     def _open(self, peer: Peer) -> TrunkSession:
         session = TrunkSession(
@@ -217,15 +259,8 @@ class Generator:
 
     def _prepare(self, peers: Sequence[Peer]) -> None:
         try:
-            for peer in peers:
-                try:
-                    session = self._open(peer)
-                except RiosError as error:
-                    log.info("no stand-by trunk there", extra={"trunk": peer.name, "reason": str(error)})
-                    continue
-                if self._stands_by(session):
-                    return
-            self._refresh_at = time.monotonic() + _AGAIN_S
+            if self._first_of(peers) is not None:
+                self._refresh_at = time.monotonic() + _AGAIN_S
         finally:
             self._refreshing.release()
 
@@ -238,6 +273,7 @@ class Generator:
                     self._active = session
                 else:
                     self._standby = session
+                self._changed.notify_all()
                 if not self._closed:  # looked at last: whoever closes says so first, and then closes what is here
                     return True
         session.close()
@@ -254,17 +290,18 @@ class Generator:
     def _carry_on(self, *, raising: Sequence[Job] = ()) -> None:
         """Called with the lock held: every open job that the active trunk does not serve is sent to it.
 
-        Where no trunk can be had these jobs fail with the reason; for the jobs `raising` it is raised.
+        Where no trunk can be had these jobs fail with the reason, but those whose callers wait for one themselves; for
+        the jobs `raising` it is raised.
         """
         while True:
             try:
                 session = self._connected()
             except RiosError as error:
-                for job in list(self.jobs.values()):
-                    if job not in raising:
-                        job.fail(error)
-                self.jobs.clear()
-                if raising:
+                for job in [job for job in self.jobs.values() if job.handle not in self._submitting]:
+                    self.jobs.pop(job.handle, None)
+                    job.fail(error)
+                # Whoever else had a trunk for a moment may have sent these along, and they were answered.
+                if self._closed or any(not job.ended for job in raising):
                     raise
                 return
             waiting = [job for job in list(self.jobs.values()) if job.server is not session]

@@ -14,7 +14,7 @@ from rios.dmoe.params import SamplingParams
 from rios.dmoe.peer import Peer
 from rios.dmoe.tokenizer import Tokenizing
 from rios.words.config import Settings
-from rios.words.errors import HostLost, NetworkClosed, TrunkLost
+from rios.words.errors import HostLost, NetworkClosed, RiosError, TrunkLost
 from tests.waiting import until
 
 PEERS = [Peer(name, ("127.0.0.1", 1), "key", "machine") for name in "abc"]
@@ -102,6 +102,100 @@ def test_nobody_waits_for_a_stand_by_that_does_not_answer(monkeypatch: pytest.Mo
     assert opened[1].sent == [(job.handle, [1])]
     thawed.set()
     until(lambda: generator._standby is not None, "the stand-by, once it answers", deadline_s=10.0)
+    generator.close()
+
+
+class Frozen:
+    """Hosts that accept a connection and say nothing, until told otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *peers: Peer) -> None:
+        self.opened: list[Session] = []
+        self.reached, self.thawed = threading.Event(), threading.Event()
+
+        def open_(generator: Generator, peer: Peer) -> Session:
+            if peer in peers:
+                self.reached.set()
+                if not self.thawed.wait(60.0):
+                    raise HostLost("nobody has thawed it")
+            self.opened.append(Session(peer))
+            return self.opened[-1]
+
+        monkeypatch.setattr(Generator, "_open", open_)
+
+
+class Asking:
+    """A request that is submitted in a thread, and what came of it."""
+
+    def __init__(self, generator: Generator, prompt: int) -> None:
+        self.job: Job | None = None
+        self.error: RiosError | None = None
+        self._thread = threading.Thread(target=self._ask, args=(generator, prompt), daemon=True)
+        self._thread.start()
+
+    def _ask(self, generator: Generator, prompt: int) -> None:
+        try:
+            self.job = generator.submit([prompt], PARAMS)
+        except RiosError as error:
+            self.error = error
+
+    def ended(self) -> bool:
+        self._thread.join(20.0)
+        return not self._thread.is_alive()
+
+
+def test_each_request_waits_for_a_frozen_trunk_by_a_deadline_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None waits behind another one's connection, and each is told whom it was for."""
+    frozen = Frozen(monkeypatch, PEERS[0])
+    generator = make(PEERS[:1], trunk_timeout_s=0.2)
+    asking = [Asking(generator, prompt) for prompt in range(3)]
+    assert all(one.ended() for one in asking), "somebody waits for the connection of somebody else"
+    for one in asking:
+        assert isinstance(one.error, TrunkLost)
+        assert "no answer so far from a" in str(one.error)
+    assert not generator.jobs
+    frozen.thawed.set()
+    generator.close()
+
+
+def test_all_go_on_with_another_trunk_while_one_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks after the hosts has found another: it takes requests that wait, and those that come."""
+    frozen = Frozen(monkeypatch, PEERS[0])
+    peers = PEERS[:1]
+    generator = make(peers)
+    generator._trunks = lambda: peers
+    first = Asking(generator, 1)
+    assert frozen.reached.wait(20.0)
+    peers = PEERS[1:2]
+    generator.refresh()
+    assert first.ended(), "it waits for the frozen one"
+    second = generator.submit([2], PARAMS)
+    assert first.job is not None
+    (session,) = frozen.opened
+    assert session.peer is PEERS[1]
+    assert session.sent == [(first.job.handle, [1]), (second.handle, [2])]
+    assert not frozen.thawed.is_set()
+    frozen.thawed.set()
+    until(lambda: not generator._connecting, "the end of the attempt", deadline_s=10.0)
+    assert generator._active is session
+    generator.close()
+
+
+def test_who_gives_up_leaves_those_alone_who_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of a lost trunk fail with whoever gives up; one whose caller came later has a deadline of its own."""
+    frozen = Frozen(monkeypatch, PEERS[0])
+    generator = make(PEERS[:1], trunk_timeout_s=0.5)
+    early = Asking(generator, 1)
+    assert frozen.reached.wait(20.0)
+    generator._settings = Settings(trunk_timeout_s=60.0)
+    late = Asking(generator, 2)
+    until(lambda: len(generator.jobs) == 2 or early.error is not None, "both wait", deadline_s=10.0)
+    assert early.ended()
+    assert isinstance(early.error, TrunkLost)
+    frozen.thawed.set()
+    assert late.ended()
+    assert late.job is not None, late.error
+    assert late.job.server is frozen.opened[0]
+    assert frozen.opened[0].sent == [(late.job.handle, [2])]
     generator.close()
 
 
