@@ -22,6 +22,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from rios.dmoe.manifest import TensorRange
+
 NAMED = (
     "mixtral",
     "olmoe",
@@ -282,3 +284,12 @@ def quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(verbosity)
         if bars:
             transformers.logging.enable_progress_bar()
+
+
+def flip(path: Path, part: TensorRange) -> None:
+    """Change a bit of a tensor on disk, or change it back."""
+    with (path / part.file).open("r+b") as file:
+        file.seek(part.start)
+        (byte,) = file.read(1)
+        file.seek(part.start)
+        file.write(bytes([byte ^ 1]))

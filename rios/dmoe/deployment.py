@@ -61,6 +61,7 @@ class Deployment:
         self.tokenizing = Tokenizing(tokenizer_files)
         self.members: dict[str, Member] = {}
         self.pinned: dict[tuple[int, int], str] = {}
+        self.trunk_pinned: dict[str, str] = {}
         self._id = f"{name}-{uuid.uuid4().hex[:8]}"
         self._path = path
         self._membership = membership
@@ -231,6 +232,7 @@ class Deployment:
             sources=self._sources,
             manifest_json=self.manifest.to_json().encode(),
             pinned=self.pinned,
+            trunk_pinned=self.trunk_pinned,
             options=self._options,
             changed=self._member_changed,
             spare=lambda one: spare_of(one, list(self.members.values()), self.generator.active),
@@ -303,7 +305,7 @@ class Deployment:
         hosts = self._membership.hosts
         for name, (peer, _) in hosts.items():
             member = self.members.get(name)
-            if member is not None and member.peer != peer and member.state in ("lost", "connecting"):
+            if member is not None and member.has_moved(peer):
                 wanted, trunk = member.wanted, member.wants_trunk
                 threading.Thread(target=member.close, daemon=True).start()
                 member = self._add(peer)
@@ -315,8 +317,9 @@ class Deployment:
                 member.want({layer.index: frozenset() for layer in self.manifest.layers}, trunk=False)
                 member.start()
                 self._replan(self.plan)
-        gone = [name for name, m in self.members.items() if name not in hosts and m.away_for(_REPLACE_AFTER_S)]
-        for name in gone if self._membership.scheduler_alive else ():
+        there = self.members.items() if self._membership.scheduler_alive else ()
+        left = [(name, m) for name, m in there if name not in hosts]
+        for name in [name for name, m in left if m.away_for(_REPLACE_AFTER_S) or m.has_moved(None)]:
             if len(self.members) > 1:
                 log.info("host replaced", extra={"deployment": self.name, "host": name})
                 member = self.members[name]

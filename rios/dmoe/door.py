@@ -35,10 +35,12 @@ class Door:
     def __repr__(self) -> str:
         return f"<Door of {len(self._connections)} connections>"
 
-    def run(self) -> None:
-        """Accept connections until `stop`."""
+    def run(self, beat: Callable[[], None] | None = None) -> None:
+        """Accept connections until `stop`. beat: called at each turn, and twice a second where nobody comes."""
         self._listener.settimeout(_LOOK_S)
         while not self.stopped.is_set():
+            if beat is not None:
+                beat()
             try:
                 sock, peer = self._listener.accept()
             except TimeoutError:

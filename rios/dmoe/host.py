@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import platform
 import socket
@@ -50,6 +51,9 @@ from rios.words.errors import (
 
 log = logging.getLogger(__name__)
 
+# A client that lost its connection is back before; without it an orphan would end in the midst of an answer.
+_BETWEEN_S = 5.0
+
 
 def machine_id() -> str:
     """The same for two processes exactly when they can share memory: boot, IPC and PID namespace."""
@@ -86,6 +90,8 @@ class Host:
         self.rows = 0
         self.started = time.time()
         self.orphaned_at: float | None = None
+        self._work_seen = 0
+        self._used_at = -math.inf
         self._door = Door(listener, self._role, key=key, settings=settings, name="rios-serve")
         self._handles = itertools.count(1)
         self._lock = threading.RLock()
@@ -119,10 +125,10 @@ class Host:
 
     # --- life ------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Accept connections until `stop`."""
+    def run(self, beat: Callable[[], None] | None = None) -> None:
+        """Accept connections until `stop`. beat: called whenever it turns to them, at least twice a second."""
         threading.Thread(target=self._reap, name="rios-reaper", daemon=True).start()
-        self._door.run()
+        self._door.run(beat)
 
     def stop(self) -> None:
         """End `run` and close every connection."""
@@ -138,10 +144,22 @@ class Host:
                     with self._lock:
                         self.deployments.pop(hosted.name, None)
                     hosted.close()
-            if self.orphaned_at is not None:
-                used = self._controls > 0 and now - self.orphaned_at < self.settings.orphan_s
-                if not used:
-                    self.stop()
+            self._look_at_use(now)
+            if self.orphaned_at is not None and self._is_left(now, self.orphaned_at):
+                self.stop()
+
+    def _look_at_use(self, now: float) -> None:
+        """Calls that were answered and steps that trunks made: a client that is merely connected uses nothing."""
+        trunks = [hosted.trunk for hosted in list(self.deployments.values()) if hosted.trunk is not None]
+        work = self.calls + sum(trunk.batch.steps for trunk in trunks)
+        if work != self._work_seen:
+            self._work_seen, self._used_at = work, now
+
+    def _is_left(self, now: float, orphaned_at: float) -> bool:
+        """Whether an orphan may end: nobody is connected, or it was not used for `orphan_s`."""
+        if not self._controls:
+            return not self.deployments or now - self._used_at > _BETWEEN_S
+        return now - max(self._used_at, orphaned_at) > self.settings.orphan_s
 
     def _role(self, connection: Connection, hello: dict[str, Any]) -> None:
         role = hello.get("role")
@@ -285,19 +303,23 @@ class Host:
         return {}
 
     def _trunk(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
-        """Build the trunk here (once); it answers requests as soon as a client sends some."""
+        """Build the trunk here (once); it answers requests as soon as a client sends some.
+
+        pinned: as of `Trunk`; it is told what was read, so that no other trunk is made of other bytes.
+        """
         hosted = self._hosted(request)
         with hosted.lock:
             if hosted.trunk is None:
                 need = hosted.size(sum(part.values for part in hosted.manifest.trunk))
                 self.budget.reserve(need, f"the trunk of {hosted.name}")
                 try:
-                    hosted.trunk = TrunkService(self, hosted, dict(request.get("options", {})))
+                    options, pinned = dict(request.get("options", {})), dict(request.get("pinned", {}))
+                    hosted.trunk = TrunkService(self, hosted, options, pinned)
                 except BaseException:
                     self.budget.release(need)
                     raise
                 hosted.trunk_bytes = need + hosted.trunk.kv_bytes
-        return hosted.trunk.stats()
+        return {**hosted.trunk.stats(), "sha256": hosted.trunk.trunk.sha256}
 
     def _untrunk(self, request: dict[str, Any], frame: Frame, session: str) -> dict[str, Any]:
         """End the trunk here; the experts stay."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 import transformers
@@ -19,8 +20,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from rios.dmoe.architecture import experts_modules
 from rios.dmoe.device import return_freed
 from rios.dmoe.manifest import Manifest, TensorRange
-from rios.dmoe.source import ByteSource
-from rios.words.errors import CheckpointCorrupt
+from rios.dmoe.source import ByteSource, shard_sha256
+from rios.words.errors import CheckpointCorrupt, ShardMismatch
 
 _DTYPES = {
     "F64": torch.float64,
@@ -43,14 +44,17 @@ def load(
     *,
     dtype: torch.dtype,
     device: torch.device,
-) -> None:
-    """Give `model`, built on `meta`, every weight that is not an expert's.
+    pinned: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """Give `model`, built on `meta`, every weight that is not an expert's. Returns each one's SHA-256, by its name on
+    disk, over the bytes that were read there: once.
 
     Buffers that no checkpoint holds (rotary frequencies) are computed, embeddings tied, parameters that the
     architecture keeps in float32 kept. Raises CheckpointCorrupt for a tensor that is missing or of another shape:
-    transformers would start it at random, with a warning.
+    transformers would start it at random, with a warning. `pinned` holds the hashes that some of them must have:
+    ShardMismatch where one differs.
     """
-    reader = _Reader(source)
+    reader = _Reader(source, pinned)
     state = {part.key: _Lazy(reader, part) for part in manifest.trunk}
     config = LoadStateDictConfig(
         device_map={"": device},
@@ -70,12 +74,15 @@ def load(
     return_freed()
     if info.missing_keys:
         raise CheckpointCorrupt(f"{manifest.model_type}: no tensor for {', '.join(sorted(info.missing_keys))}")
+    return reader.hashes
 
 
 class _Reader:
     """Reads for transformers' loading threads, which would turn an error into a line of a report: so it keeps it."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, pinned: Mapping[str, str]) -> None:
+        self.hashes: dict[str, str] = {}
+        self._pinned = pinned
         self._source = source
         self._lock = threading.Lock()  # a ByteSource need not be thread-safe
         self._error: BaseException | None = None
@@ -84,6 +91,7 @@ class _Reader:
         try:
             with self._lock:
                 (buffer,) = self._source.read([part])
+            self._check_hash(part, shard_sha256([buffer]))
         except BaseException as error:
             self._error = error
             raise
@@ -92,6 +100,14 @@ class _Reader:
         )
         # A copy, as torch aligns to 64 bytes: matmuls over unaligned weights are slower and may round differently.
         return flat.clone().view(part.shape)
+
+    def _check_hash(self, part: TensorRange, found: str) -> None:
+        expected = self._pinned.get(part.key, found)
+        if found != expected:
+            raise ShardMismatch(
+                f"{part.file}: {part.key} has SHA-256 {found}, its first read had {expected}: the file was changed"
+            )
+        self.hashes[part.key] = found
 
     def check(self) -> None:
         if self._error is not None:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 Shard = dict[int, frozenset[int]]
 _PING_S = 0.5
 _PING_TIMEOUT_S = 2.0  # a host that computes answers in between; one that is stopped does not
+_MISMATCH_S = 30.0
 
 
 class Member:
@@ -46,6 +47,7 @@ class Member:
         sources: Callable[[Member, str], list[Peer]],
         manifest_json: bytes,
         pinned: dict[tuple[int, int], str],
+        trunk_pinned: dict[str, str],
         options: Mapping[str, Any],
         changed: Callable[[Member], None],
         spare: Callable[[Member], tuple[Shard, bool]],
@@ -60,6 +62,7 @@ class Member:
         self.info: dict[str, Any] = {}
         self.lost_at: float | None = time.monotonic()
         self.refused_at: float | None = None
+        self._moved_at: float | None = None
         self._settings = settings
         self._deployment = deployment
         self._session = session
@@ -68,6 +71,7 @@ class Member:
         self._sources = sources
         self._manifest_json = manifest_json
         self._pinned = pinned
+        self._trunk_pinned = trunk_pinned
         self._options = options
         self._changed = changed
         self._spare = spare
@@ -115,6 +119,21 @@ class Member:
         """Whether it has been out of reach for longer than that."""
         return self.lost_at is not None and time.monotonic() - self.lost_at > seconds
 
+    def has_moved(self, peer: Peer | None) -> bool:
+        """Whether the host is to be met at `peer` from now on, which its worker announces; None: by nobody there is.
+
+        Where it is out of reach, that is at once. A serving process whose worker has gone serves on while it is used:
+        whoever uses it lets it go after `orphan_s`.
+        """
+        if peer == self.peer:
+            self._moved_at = None
+            return False
+        if self._moved_at is None:
+            self._moved_at = time.monotonic()
+        if self.state in ("lost", "connecting"):
+            return peer is not None
+        return time.monotonic() - self._moved_at > self._settings.orphan_s
+
     def refused_within(self, seconds: float) -> bool:
         """Whether it had no room for something within that."""
         return self.refused_at is not None and time.monotonic() - self.refused_at < seconds
@@ -157,7 +176,8 @@ class Member:
     def _pause(self, error: RiosError) -> None:
         """Before the next attempt to connect; a new wish cuts it short."""
         self._lose(error)
-        self._wake.wait(self._settings.reconnect_s)
+        # To read wrong bytes again and again would keep a host busy until somebody puts the right ones there.
+        self._wake.wait(_MISMATCH_S if isinstance(error, ShardMismatch) else self._settings.reconnect_s)
         self._wake.clear()
 
     def _serve(self, control: HostControl) -> None:
@@ -168,7 +188,9 @@ class Member:
             opening["sources"] = [peer.to_dict() for peer in self._sources(self, control.local_address)]
         answer = control.call("open", deployment=self._deployment, body=self._manifest_json, **opening)
         self.held = {int(layer): frozenset(experts) for layer, experts in answer["held"].items()}
-        self.trunk_ready = bool(answer["trunk"])
+        self.trunk_ready = False
+        if answer["trunk"]:  # it may have been built without a word to this process
+            self._start_trunk(control)
         while not self._stop.is_set():
             self._wake.clear()
             self._follow(control)
@@ -213,8 +235,7 @@ class Member:
                 if not self._stop.is_set():
                     self._load(control, layer, missing[first : first + step])
         if wants_trunk and not self.trunk_ready:
-            control.call("trunk", deployment=self._deployment, options=self._options)
-            self.trunk_ready = True
+            self._start_trunk(control)
 
     def _give_back(self, control: HostControl) -> None:
         """Drop what is no longer wanted and can be spared. Trunks are told before, so that they stop asking for it."""
@@ -244,6 +265,21 @@ class Member:
                 )
         self.held = {**self.held, layer: self.held.get(layer, frozenset()) | frozenset(experts)}
         self._progress(len(experts))
+
+    def _start_trunk(self, control: HostControl) -> None:
+        """Build the trunk there, of the bytes that the first one was built of."""
+        pinned = dict(self._trunk_pinned)
+        answer = control.call("trunk", deployment=self._deployment, options=self._options, pinned=pinned)
+        for tensor, digest in answer["sha256"].items():
+            # Two hosts that built theirs at the same time both knew of no hash, and who had one built it unasked.
+            first = self._trunk_pinned.setdefault(str(tensor), str(digest))
+            if digest != first:
+                control.call("untrunk", deployment=self._deployment)
+                raise ShardMismatch(
+                    f"{tensor} has SHA-256 {digest} in the trunk of {self.peer.name}, in the first one it had {first}: "
+                    "the hosts see different files"
+                )
+        self.trunk_ready = True
 
     def _lose(self, error: RiosError) -> None:
         if self.state not in ("lost", "closed"):

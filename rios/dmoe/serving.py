@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,8 @@ _REQUEST_ID_MAX = 64
 class TrunkService:
     """One trunk with its links, its batch and its clients."""
 
-    def __init__(self, host: Host, hosted: Hosted, options: dict[str, Any]) -> None:
+    def __init__(self, host: Host, hosted: Hosted, options: dict[str, Any], pinned: Mapping[str, str]) -> None:
+        """pinned: as of `Trunk`."""
         manifest, settings = hosted.manifest, host.settings
         self.settings = settings
         self.vocab_size = manifest.vocab_size
@@ -77,6 +78,7 @@ class TrunkService:
                 device=host.device,
                 experts=self.dispatcher,
                 name=hosted.name,
+                pinned=pinned,
             )
         except BaseException:
             self.links.close()

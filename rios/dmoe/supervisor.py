@@ -1,7 +1,8 @@
 """The parent of a host process: `python -m rios.dmoe.supervisor`, started by the Dask preload, or a fork of a template.
 
 It owns the listening port and imports torch once; the host is a fork of it. A host that dies is forked again in
-milliseconds, on the same port, so whoever reconnects finds it. It reads its orders from standard input:
+milliseconds, on the same port, so whoever reconnects finds it. One that has not turned to its connections for
+`RIOS_HOST_SILENCE_S`, frozen for good, is killed, and so followed by another. It reads its orders from standard input:
 
     first line   JSON: name, key, bind, port, threads, memory_bytes, ram_bytes, device_index, host_class
     "stop"       end now
@@ -26,6 +27,7 @@ import sys
 import time
 from typing import Any
 
+from rios.dmoe.pulse import Pulse
 from rios.words.config import settings
 from rios.words.logs import configure
 
@@ -87,6 +89,7 @@ class _Supervisor:
         self.listener = listener
         self.machine = machine
         self.child = 0
+        self.pulse = Pulse()
         self.orphaned = False
         self.stopping = False
 
@@ -118,9 +121,22 @@ class _Supervisor:
                 if not self.orphaned:
                     pause = min(2 * pause, 1.0) if time.monotonic() - born < 1.0 else _FORK_PAUSE_S
                     time.sleep(pause)
+            elif self.child:
+                self.end_frozen()
         if self.child:
             os.kill(self.child, signal.SIGKILL)
             os.waitpid(self.child, 0)
+
+    def end_frozen(self) -> None:
+        """A host that is silent for too long is killed; it is followed by another as any that ended."""
+        silent_s, most_s = self.pulse.silent_s(), settings().host_silence_s
+        if not self.pulse.beats:  # what it takes to begin, such as a GPU's driver, is none of its turns
+            most_s = max(most_s, settings().start_timeout_s)
+        if silent_s > most_s:
+            about = {"pid": self.child, "silent_s": round(silent_s, 1), "bound": "RIOS_HOST_SILENCE_S"}
+            log.error("host process does not answer; starting another", extra=about)
+            os.kill(self.child, signal.SIGKILL)
+            self.pulse = Pulse()  # it is collected at the next turn; one that even this does not end is told of again
 
     def orders_arrive(self) -> None:
         data = os.read(sys.stdin.fileno(), 4096)
@@ -135,6 +151,7 @@ class _Supervisor:
         self.stopping = True
 
     def fork(self) -> None:
+        self.pulse = Pulse()
         child = os.fork()
         if child == 0:
             code = 1
@@ -178,7 +195,7 @@ class _Supervisor:
         signal.signal(signal.SIGUSR1, orphan)
         signal.signal(signal.SIGTERM, lambda *_: host.stop())
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        host.run()
+        host.run(self.pulse.beat)
 
 
 if __name__ == "__main__":

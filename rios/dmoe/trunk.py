@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class Trunk:
                          may be given in several steps
     kv_bytes_per_token   cache bytes per token of a request, and
     kv_bytes_fixed       per request whatever its length
+    sha256               of the bytes of each tensor, by its name on disk
     """
 
     def __init__(
@@ -48,15 +50,17 @@ class Trunk:
         device: torch.device,
         experts: ExpertsFn,
         name: str,
+        pinned: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Build the model, load the trunk's weights from `source` and try out whether requests may share a forward.
 
-        Raises CheckpointCorrupt and UnsupportedCheckpoint.
+        pinned: the SHA-256 that tensors must have, by their names on disk. Raises CheckpointCorrupt, of which
+        is ShardMismatch, and UnsupportedCheckpoint.
         """
         self.name = name
         self._vocab_size = manifest.vocab_size
         model = build(manifest.config, dtype=dtype)
-        load(model, manifest, source, dtype=dtype, device=device)
+        self.sha256 = load(model, manifest, source, dtype=dtype, device=device, pinned=pinned)
         quicken(model)
         seam = Seam(experts)
         seam.attach(model, {layer.module: layer.index for layer in manifest.layers})

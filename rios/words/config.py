@@ -177,7 +177,15 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="A host drops a deployment this long after its client has gone."
     )
     orphan_s: float = Field(
-        default=600.0, ge=0, description="A host whose Dask worker has gone serves its clients this long."
+        default=600.0,
+        ge=0,
+        description="A host whose Dask worker has gone serves its clients this long after it was last used.",
+    )
+    host_silence_s: float = Field(
+        default=30.0,
+        ge=2,
+        description="A serving process that has not turned to its connections for so long, as one that was stopped and "
+        "is not continued, is killed and replaced; more where somebody debugs it.",
     )
 
     # TLS between clients, scheduler, workers and hosts.

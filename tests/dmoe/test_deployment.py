@@ -22,10 +22,10 @@ from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.control import HostControl
 from rios.dmoe.member import Member
 from rios.words.config import settings
-from rios.words.errors import DeadlineExceeded
+from rios.words.errors import DeadlineExceeded, ShardMismatch
 from tests import waiting
 from tests.campaigns import ROOT
-from tests.checkpoints import make
+from tests.checkpoints import flip, make
 
 DEMO = ROOT / "rios" / "demo" / "model"
 PROMPT = "It was a fine morning,"
@@ -250,6 +250,42 @@ def test_a_worker_that_leaves_while_a_model_is_deployed_is_done_without(
     assert three.cluster is not None
     three.cluster.add_worker(f"after-{begun[0]}")
     three.wait_for_workers(3)
+
+
+def test_two_trunks_are_of_the_same_bytes(
+    three: rios.Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stand-by that is built again finds another embedding in the file: no trunk is made of it, and it is named."""
+    path = make("olmoe", tmp_path)
+    with three.dmoe.deploy(path, replicas=2, progress=False) as model:
+        kept = model._deployment
+        prompt = [5, 6, 7, 8]
+        expected = model.generate(prompt, **PARAMS)
+        until(lambda: bool(model.placement.standby), "no stand-by")
+        member = kept.members[model.placement.standby[0]]
+        embedding = next(part for part in kept.manifest.trunk if "embed_tokens" in part.key)
+        flip(path, embedding)
+        os.kill(member.info["pid"], signal.SIGKILL)
+        until(lambda: isinstance(member.error, ShardMismatch), "a trunk of other bytes was built")
+        assert answers(model, prompt, expected)
+        assert not model.placement.standby
+        assert not member.trunk_ready
+        assert f"model.safetensors: {embedding.key} has SHA-256" in " ".join(
+            record.reason for record in caplog.records if record.message == "host out of reach"
+        )
+        flip(path, embedding)
+        member.want(member.wanted, trunk=True)  # sooner than it would look again
+        until(lambda: as_planned(model) and bool(model.placement.standby), "no stand-by of the right bytes")
+        assert member.error is None
+        # As if both had been built at the same time.
+        monkeypatch.setitem(kept.trunk_pinned, embedding.key, 64 * "0")
+        with (
+            HostControl(member.peer, settings(), session=kept._session) as control,
+            pytest.raises(ShardMismatch, match=rf"{embedding.key} .* trunk of {member.peer.name}.*the hosts see"),
+        ):
+            member._start_trunk(control)
+        with HostControl(member.peer, settings(), session=kept._session) as control:
+            assert control.welcome["deployments"][kept._id]["trunk"] is None
 
 
 def calls_of(net: rios.Network, name: str) -> int:

@@ -20,9 +20,9 @@ from rios.dmoe.architecture import experts_modules
 from rios.dmoe.checkpoint import read_manifest
 from rios.dmoe.manifest import Manifest, TensorRange
 from rios.dmoe.seam import ExpertsFn, StepContext
-from rios.dmoe.source import FileSource
+from rios.dmoe.source import FileSource, shard_sha256
 from rios.dmoe.trunk import Slot, Trunk, partition
-from rios.words.errors import CheckpointCorrupt, ExpertsUnavailable, InvalidRequest
+from rios.words.errors import CheckpointCorrupt, ExpertsUnavailable, InvalidRequest, ShardMismatch
 from tests import checkpoints
 
 torch.set_num_threads(1)
@@ -399,6 +399,27 @@ def test_an_error_of_the_source_comes_through(tmp_path: Path) -> None:
     source = Broken(tmp_path, manifest.files)
     with pytest.raises(CheckpointCorrupt, match="the disk is on fire"):
         Trunk(manifest, source, dtype=torch.float32, device=CPU, experts=unasked, name="tiny")
+
+
+def test_hashes_are_those_of_the_bytes_and_pins_hold(tmp_path: Path) -> None:
+    """A file of the same size whose embedding changed makes no second trunk of other answers."""
+    path = checkpoints.make("olmoe", tmp_path)
+    manifest = read_manifest(path)
+    source = FileSource(path, manifest.files)
+    hashes = trunk_of(path, unasked).sha256
+    assert hashes == {part.key: shard_sha256(source.read([part])) for part in manifest.trunk}
+
+    def again() -> Trunk:
+        made: dict[str, Any] = {"dtype": torch.float32, "device": CPU, "experts": unasked, "name": "tiny"}
+        return Trunk(manifest, source, pinned=hashes | {"of another": "unused"}, **made)
+
+    assert again().sha256 == hashes
+    embedding = next(part for part in manifest.trunk if "embed_tokens" in part.key)
+    checkpoints.flip(path, embedding)
+    with pytest.raises(ShardMismatch, match=rf"model\.safetensors: {embedding.key} .*{hashes[embedding.key]}"):
+        again()
+    checkpoints.flip(path, embedding)
+    assert again().sha256 == hashes
 
 
 def test_loading_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
