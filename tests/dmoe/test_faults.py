@@ -25,9 +25,10 @@ from rios.storage.report_models import RequestFaultRow
 from rios.words.config import settings
 from rios.words.errors import Cancelled, DeadlineExceeded, ExpertsUnavailable, InsufficientMemory, TrunkLost
 from tests.campaigns import Campaign
-from tests.faults import STREAMS, campaign, figures, wait_whole
+from tests.faults import FROZEN_ALONE_S, STREAMS, campaign, figures, wait_whole
 from tests.waiting import until
 
+ALONE = {"one copy": "kill", "one copy, frozen": "freeze"}  # parts of the campaign without replicas
 PROMPT = "It was a fine morning,"
 PARAMS: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True}
 
@@ -61,14 +62,15 @@ def test_kills_and_freezes(three: rios.Network, model: Any) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("part", [*range(10), "one copy"])
+@pytest.mark.parametrize("part", [*range(10), *ALONE])
 def test_the_whole_campaign(three: rios.Network, campaign_record: Campaign, part: int | str) -> None:
-    """200 kills and freezes with two copies, and 20 kills with one; a part is 20 of them."""
-    alone: dict[str, Any] = {"copies": 1, "kinds": ("kill",)} if part == "one copy" else {"copies": 2}
+    """200 kills and freezes with two copies, and 20 of each with one; a part is 20 of them."""
+    alone: dict[str, Any] = {"copies": 1, "kinds": (ALONE[part],)} if isinstance(part, str) else {"copies": 2}
+    seed = 110 + [*ALONE].index(part) if isinstance(part, str) else 100 + part
 
     def run() -> dict[str, Any]:
         with three.dmoe.deploy("demo", dtype="float32", replicas=alone["copies"], progress=False) as model:
-            report = campaign(three, model, faults=20, seed=110 if part == "one copy" else 100 + int(part), **alone)
+            report = campaign(three, model, faults=20, seed=seed, **alone)
         return {
             "wrong": report.wrong,
             "streams": report.streams,
@@ -81,11 +83,15 @@ def test_the_whole_campaign(three: rios.Network, campaign_record: Campaign, part
 
 
 def test_without_a_replica_shards_are_loaded_again(three: rios.Network) -> None:
-    """The only holder of some experts dies: requests wait while it is forked again and reads its shards."""
+    """The only holder of some experts dies: requests wait while it is forked again and reads its shards.
+
+    When it is frozen, others read them, and nobody waits for the thaw.
+    """
     with three.dmoe.deploy("demo", dtype="float32", replicas=1, progress=False) as model:
-        report = campaign(three, model, faults=4, seed=5, copies=1, kinds=("kill",))
+        report = campaign(three, model, faults=4, seed=5, copies=1)
     assert report.wrong == 0
     assert report.streams > 0
+    assert min(stall.stall_s for stall in report.stalls if stall.kind == "freeze") < FROZEN_ALONE_S
 
 
 def test_usage_counts_every_row_once_whatever_happens(three: rios.Network, model: Any) -> None:
