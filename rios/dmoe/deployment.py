@@ -317,12 +317,11 @@ class Deployment:
                 member.want({layer.index: frozenset() for layer in self.manifest.layers}, trunk=False)
                 member.start()
                 self._replan(self.plan)
-        there = self.members.items() if self._membership.scheduler_alive else ()
-        left = [(name, m) for name, m in there if name not in hosts]
-        for name in [name for name, m in left if m.away_for(_REPLACE_AFTER_S) or m.has_moved(None)]:
+        for name, member in list(self.members.items()) if self._membership.scheduler_alive else ():
+            if name in hosts or not (member.away_for(_REPLACE_AFTER_S) or member.has_moved(None)):
+                continue
             if len(self.members) > 1:
                 log.info("host replaced", extra={"deployment": self.name, "host": name})
-                member = self.members[name]
                 self.members = {other: kept for other, kept in self.members.items() if other != name}
                 threading.Thread(target=member.close, daemon=True).start()
                 self._replan(self._planner.as_it_is(self.plan, {n: m.wanted for n, m in self.members.items()}))
@@ -461,13 +460,16 @@ class Deployment:
         with self._lock:
             members = [m for m in self.members.values() if m.state in ("serving", "loading")]
             held = {m.peer.name: {str(layer): sorted(experts) for layer, experts in m.held.items()} for m in members}
-            peers = [m.peer.to_dict() for m in self.members.values()]
+            met = [m.peer for m in self.members.values()]
+            peers = [peer.to_dict() for peer in met]
+            for name in [name for name, router in self._routers.items() if router.peer not in met]:
+                self._routers.pop(name).close()
             for member in members:
                 if not member.trunk_ready:
                     continue
                 try:
                     router = self._routers.get(member.peer.name)
-                    if router is None or router.closed or router.peer != member.peer:
+                    if router is None or router.closed:
                         router = HostControl(member.peer, self._settings, session=self._session)
                         self._routers[member.peer.name] = router
                     router.call("route", deployment=self._id, peers=peers, held=held, timeout_s=2.0)
