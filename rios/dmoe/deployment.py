@@ -274,14 +274,8 @@ class Deployment:
             self._wake.clear()
             if self._stop.is_set():
                 return
-            self._try(
-                self._follow_membership,
-                self._repair,
-                self._recover,
-                self._follow_wish,
-                self._follow_load,
-                self._tell_news,
-            )
+            self._try(self._follow_membership, self._repair, self._recover)
+            self._try(self._follow_wish, self._follow_load, self._tell_news)
 
     def _try(self, *steps: Callable[[], None]) -> None:
         """Whatever it is that fails, the next turn may be better, and without one nothing would be repaired again."""
