@@ -69,17 +69,29 @@ function WorkerView(props: { worker: Worker }): React.ReactElement {
       <br />
       {memory}
       <Bar share={part} label={trans.__('Memory of %1: %2', worker.name, memory)} level={part > 0.9 ? 'bad' : 'ok'} />
-      {worker.gpu ? (
-        <div className="rios-gpu">
-          {trans.__(
-            'GPU %1 %, %2 of %3',
-            worker.gpu.percent,
-            size(worker.gpu.used_bytes),
-            size(worker.gpu.total_bytes)
-          )}
-          <Bar share={worker.gpu.percent / 100} label={trans.__('GPU load of %1', worker.name)} />
-        </div>
-      ) : null}
+      {worker.gpu ? <GpuView name={worker.name} gpu={worker.gpu} /> : null}
     </li>
+  );
+}
+
+function GpuView(props: { name: string; gpu: NonNullable<Worker['gpu']> }): React.ReactElement {
+  const { trans } = useEnv();
+  const { name, gpu } = props;
+  if ('error' in gpu) {
+    return (
+      <div className="rios-gpu">
+        {trans.__('Its GPU gives no figures:')} <span lang="en">{gpu.error}</span>
+      </div>
+    );
+  }
+  const memory = trans.__('%1 of %2', size(gpu.used_bytes), size(gpu.total_bytes));
+  const part = gpu.total_bytes ? gpu.used_bytes / gpu.total_bytes : 0;
+  return (
+    <div className="rios-gpu">
+      {trans.__('GPU load %1 %', gpu.percent)}
+      <Bar share={gpu.percent / 100} label={trans.__('GPU load of %1', name)} />
+      {trans.__('GPU memory %1', memory)}
+      <Bar share={part} label={trans.__('GPU memory of %1: %2', name, memory)} level={part > 0.9 ? 'bad' : 'ok'} />
+    </div>
   );
 }

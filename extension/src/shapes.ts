@@ -83,7 +83,12 @@ const Worker = z.object({
   experts: z.number(),
   memory_bytes: z.number(),
   reserved_bytes: z.number(),
-  gpu: z.nullable(z.object({ percent: z.number(), used_bytes: z.number(), total_bytes: z.number() }))
+  gpu: z.nullable(
+    z.union([
+      z.object({ percent: z.number(), used_bytes: z.number(), total_bytes: z.number() }),
+      z.object({ error: z.string() }) // why there are no figures: a container may hide them
+    ])
+  )
 });
 export type Worker = z.infer<typeof Worker>;
 

@@ -9,7 +9,7 @@ function named(names: Record<string, string>, code: string): string {
 /** The state of a generation, or of what jobs are filtered by. */
 export function stateName(state: string, trans: Trans): string {
   const names = {
-    all: trans.__('all'),
+    all: trans.__('all states'),
     live: trans.__('going on'),
     queued: trans.__('queued'),
     running: trans.__('running'),

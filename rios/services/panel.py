@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rios.services.views import Placement, WorkerInfo
 
 SPEND_DAYS = 30
+_WHY_MAX = 200
 
 
 def everything(_: str) -> None:
@@ -240,8 +241,7 @@ def budget_of(budget: Budget) -> dict[str, Any]:
 
 
 def worker_of(worker: WorkerInfo) -> dict[str, Any]:
-    """A worker: bytes as numbers, a GPU's load in percent."""
-    gpu = worker.gpu or {}
+    """A worker: bytes as numbers, a GPU's load in percent, or the `error` that it has instead of figures."""
     return {
         "name": worker.name,
         "state": worker.state,
@@ -249,8 +249,18 @@ def worker_of(worker: WorkerInfo) -> dict[str, Any]:
         "experts": worker.experts,
         "memory_bytes": worker.memory_bytes,
         "reserved_bytes": worker.reserved_bytes,
-        "gpu": {name: value for name, value in gpu.items() if isinstance(value, (int, float, str))} or None,
+        "gpu": _gpu_of(worker.gpu),
     }
+
+
+def _gpu_of(said: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a host says of its GPU, in a form that holds whatever it says: hosts are their owners' machines."""
+    if not said:
+        return None
+    figures = {name: said.get(name) for name in ("percent", "used_bytes", "total_bytes")}
+    if all(type(value) in (int, float) for value in figures.values()):
+        return figures
+    return {"error": str(said.get("error") or "the host gives no figures of it")[:_WHY_MAX]}
 
 
 def placement_of(placement: Placement) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import rios
 from rios import demo
 from rios.dmoe.completion import Completion, HostUsage, Timing, Usage
 from rios.services.jobs import JobView
+from rios.services.panel import worker_of
 from rios.services.views import Placement, WorkerInfo, Workers
 from rios.words.display import html_table, text_table
 from rios.words.errors import Cancelled, InvalidRequest
@@ -41,6 +42,21 @@ def test_workers_are_escaped() -> None:
     frame = Workers([worker]).to_frame()
     assert list(frame["memory"]) == [worker.memory]
     assert {"name", "pid", "address", "device", "state", "experts"} < set(frame.columns)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (None, None),
+        ({"percent": 87, "used_bytes": 6, "total_bytes": 8}, {"percent": 87, "used_bytes": 6, "total_bytes": 8}),
+        ({"error": "no NVML"}, {"error": "no NVML"}),
+        ({"percent": EVIL, "used_bytes": 6, "total_bytes": 8}, {"error": "the host gives no figures of it"}),
+        ({"error": "x" * 10_000}, {"error": "x" * 200}),
+    ],
+)
+def test_what_a_host_says_of_its_gpu_has_a_form_that_panels_can_read(said: Any, shown: Any) -> None:
+    worker = WorkerInfo("w", 7, "w:1", "cuda", 1 << 30, 1 << 20, "serving", 3, 1.0, "m", "tcp://x:1", said)
+    assert worker_of(worker)["gpu"] == shown
 
 
 def test_placements_are_escaped() -> None:
