@@ -156,14 +156,15 @@ export function DeedDialog(props: { action: Action; onClose: () => void }): Reac
     <Modal title={titleOf(action, trans)} onClose={props.onClose}>
       <Trouble fault={fault} trans={trans} />
       {done !== null ? (
-        <>
+        // A key of its own: buttons of the plan that were taken over would not get the focus.
+        <React.Fragment key="done">
           <p role="status">{doneOf(done, trans)}</p>
           <footer>
             <button className="rios-button rios-primary" autoFocus onClick={props.onClose}>
               {trans.__('Close')}
             </button>
           </footer>
-        </>
+        </React.Fragment>
       ) : plan !== null ? (
         <>
           <PlanTable plan={plan} />
@@ -199,16 +200,16 @@ function PlanTable(props: { plan: Plan }): React.ReactElement {
         <thead>
           <tr>
             <th scope="col">{trans.__('What')}</th>
-            <th scope="col">{trans.__('now')}</th>
-            <th scope="col">{trans.__('then')}</th>
+            <th scope="col" className="rios-number">{trans.__('now')}</th>
+            <th scope="col" className="rios-number">{trans.__('then')}</th>
           </tr>
         </thead>
         <tbody>
           {props.plan.changes.map(change => (
             <tr key={change.what}>
               <th scope="row">{whatOf(change.what, trans)}</th>
-              <td>{shown(change.before_wei)}</td>
-              <td>{shown(change.after_wei)}</td>
+              <td className="rios-number">{shown(change.before_wei)}</td>
+              <td className="rios-number">{shown(change.after_wei)}</td>
             </tr>
           ))}
         </tbody>

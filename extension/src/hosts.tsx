@@ -65,9 +65,9 @@ function WorkerView(props: { worker: Worker }): React.ReactElement {
       <span className={worker.state === 'serving' ? 'rios-good' : 'rios-bad'} aria-hidden="true">
         ●
       </span>{' '}
-      <b>{worker.name}</b> {hostState(worker.state, trans)} · {worker.device} · {trans.__('%1 experts', worker.experts)}
+      <b>{worker.name}</b> {hostState(worker.state, trans)} · {worker.device}
       <br />
-      {memory}
+      {trans.__('%1 experts', worker.experts)} · {memory}
       <Bar share={part} label={trans.__('Memory of %1: %2', worker.name, memory)} level={part > 0.9 ? 'bad' : 'ok'} />
       {worker.gpu ? <GpuView name={worker.name} gpu={worker.gpu} /> : null}
     </li>

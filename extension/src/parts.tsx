@@ -175,6 +175,7 @@ export function Modal(props: { title: string; onClose: () => void; children: Rea
     const dialog = box.current;
     const before = document.activeElement;
     dialog?.showModal();
+    dialog?.querySelector<HTMLElement>('input')?.focus(); // a browser chooses the first button, which closes it
     return () => {
       dialog?.close();
       if (before instanceof HTMLElement) {

@@ -59,7 +59,7 @@ function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): Rea
               <th scope="col">{trans.__('model')}</th>
               <th scope="col">{trans.__('worker')}</th>
               <th scope="col">{trans.__('for')}</th>
-              <th scope="col">{trans.__('amount')}</th>
+              <th scope="col" className="rios-number">{trans.__('amount')}</th>
               <th scope="col">{trans.__('proof')}</th>
             </tr>
           </thead>
@@ -70,7 +70,7 @@ function UsageTable(props: { usage: Usage; onProve: (id: string) => void }): Rea
                 <td>{row.model}</td>
                 <td>{row.worker}</td>
                 <td title={`${row.quantity} · ${row.price} / ${row.unit}`}>{resourceName(row.resource, trans)}</td>
-                <td>
+                <td className="rios-number">
                   <Amount wei={row.amount_wei} />
                 </td>
                 <td>
@@ -109,7 +109,7 @@ export function EarnedDialog(props: { onClose: () => void }): React.ReactElement
                     <th scope="col">{trans.__('worker')}</th>
                     <th scope="col">{trans.__('model')}</th>
                     <th scope="col">{trans.__('for')}</th>
-                    <th scope="col">{trans.__('amount')}</th>
+                    <th scope="col" className="rios-number">{trans.__('amount')}</th>
                   </tr>
                 </thead>
                 <tbody>
@@ -118,7 +118,7 @@ export function EarnedDialog(props: { onClose: () => void }): React.ReactElement
                       <td>{one.worker}</td>
                       <td>{one.model}</td>
                       <td>{resourceName(one.resource, trans)}</td>
-                      <td>
+                      <td className="rios-number">
                         <Amount wei={one.wei} exact />
                       </td>
                     </tr>

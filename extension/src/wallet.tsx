@@ -72,32 +72,31 @@ function Figures(props: {
               <OnChain />
             </Line>
             <Line label={trans.__('Deposited')}>
-              <Amount wei={data.deposited_wei} exact />
+              <Amount wei={data.deposited_wei} />
             </Line>
             {data.trial_wei !== '0' ? (
               <Line label={trans.__('Trial credit')}>
-                <Amount wei={data.trial_wei} exact />
+                <Amount wei={data.trial_wei} />
               </Line>
             ) : null}
             <Line label={trans.__('Available')}>
               <Amount
                 wei={data.available_wei}
-                exact
                 label={trans.__('Usage of the last 30 days:')}
                 {...(since ? { onOpen: () => props.onUsage(trans.__('Used in the last 30 days'), { since }) } : {})}
               />
             </Line>
             <Line label={trans.__('Held')}>
-              <Amount wei={data.held_wei} exact label={trans.__('What it is held for:')} onOpen={props.onHeld} />
+              <Amount wei={data.held_wei} label={trans.__('What it is held for:')} onOpen={props.onHeld} />
             </Line>
             {data.withdrawing_wei !== '0' ? (
               <Line label={trans.__('Being withdrawn')}>
-                <Amount wei={data.withdrawing_wei} exact />
+                <Amount wei={data.withdrawing_wei} />
               </Line>
             ) : null}
             {data.overdrawn_wei !== '0' ? (
               <Line label={trans.__('Overdrawn')}>
-                <Amount wei={data.overdrawn_wei} exact />
+                <Amount wei={data.overdrawn_wei} />
               </Line>
             ) : null}
           </dl>
@@ -151,7 +150,7 @@ function OnChain(): React.ReactElement {
     }
   };
   if (onChainWei !== null) {
-    return <Amount wei={onChainWei} exact />;
+    return <Amount wei={onChainWei} />;
   }
   return (
     <>
