@@ -5,20 +5,16 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.lab.browser import (
     LOAD_MS,
     command,
     execute,
-    notebook,
-    open_lab,
     ready,
-    run_all,
     said,
     scrolled,
     shot,
@@ -26,31 +22,19 @@ from tests.lab.browser import (
     violations,
 )
 from tests.lab.jupyter import Jupyter
-from tests.reports import notebooks
+from tests.lab.sidebar import closed, line, log_of, notifications, row_of, wallet_of
 from tests.waiting import until
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
+COMMANDS = [
+    f"rios:{name}"
+    for name in (
+        "wallet", "jobs", "hosts", "start", "connect", "refresh", "deposit", "withdraw", "settle", "claim", "budget",
+        "copy-address",
+    )
+]  # fmt: skip
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>'
-MADE = """
-import json, pathlib, time, rios
-net = rios.local(workers=2)
-model = net.dmoe.deploy("demo", progress=False)
-def write(name, **said):
-    part = pathlib.Path(name + ".part")
-    part.write_text(json.dumps(said))
-    part.rename(name)
-answer = model.generate("It was a fine morning,", max_new_tokens=24, seed=1)
-rows = net.billing.usage(request_id=answer.request_id)
-write("first.json", id=answer.request_id, wei=str(sum(rows.amount_wei)), tokens=len(answer.token_ids),
-      available=str(net.wallet.available), address=net.wallet.address, text=answer.text)
-"""
-
-WIDGET = """
-widget = model.widget()
-widget.prompt, widget.params = "Once upon a time", {"max_new_tokens": 60}
-widget
-"""
 # A server that writes a line each second, and answers.
 APP = """
 app = net.deploy.create(
@@ -61,56 +45,19 @@ app = net.deploy.create(
              "http.server.test(http.server.SimpleHTTPRequestHandler, port=8000, bind='0.0.0.0')"])
 app.wait()
 """
+GPUS = """
+import dataclasses
+from rios.services import panel
+plain = panel.worker_of
+gpus = {"worker-0": {"percent": 87, "used_bytes": 60 << 30, "total_bytes": 80 << 30},
+        "worker-1": {"error": "NVML was not found"}}
+panel.worker_of = lambda worker: plain(dataclasses.replace(worker, gpu=gpus[worker.name]))
+"""
 SMALL = """
 made = net.reports.run("small", "today")
 assert made.state == "ok", made
 write("report.json", id=made.id, wei=str(made.cost_wei), label=made.label)
 """
-
-
-@pytest.fixture(scope="module")
-def heard() -> list[str]:
-    """All that came to the browser: bodies of answers, and frames of sockets."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, server: Jupyter, heard: list[str]) -> Iterator[Page]:
-    """Lab, with a notebook that made a network and generated once."""
-    page = open_lab(browser, server, heard=heard, permissions=["clipboard-read", "clipboard-write"])
-    command(page, "rios:jobs")
-    expect(page.locator(".rios-empty")).to_contain_text("rios.local()")
-    for name in ("cost", "small"):  # a folder with a notebook of costs is one of reports
-        notebooks.write(server.work / "reports", name, *notebooks.SMALL)
-    run_all(page, notebook(server, "first.ipynb", MADE, WIDGET))
-    yield page
-    page.context.close()
-
-
-@pytest.fixture(scope="module")
-def first(page: Page, server: Jupyter) -> dict[str, Any]:
-    """What the notebook says of its first generation."""
-    return said(server, "first.json")
-
-
-def row_of(page: Page, request_id: str) -> Locator:
-    """The row of a job."""
-    return page.get_by_role("option").filter(has_text=request_id[:8])
-
-
-def wallet_of(page: Page) -> Locator:
-    """The wallet's section."""
-    return page.locator(".rios-view-wallet")
-
-
-def log_of(page: Page) -> Locator:
-    """The log of the job that is open in the panel; a widget of the notebook has one too."""
-    return page.locator(".rios-detail").get_by_role("log")
-
-
-def line(page: Page, label: str) -> Locator:
-    """The amount in a line of the wallet."""
-    return wallet_of(page).locator(".rios-line").filter(has=page.get_by_text(label, exact=True)).locator("[data-wei]")
 
 
 def test_a_generation_in_a_kernel_shows_with_its_cost(page: Page, first: dict[str, Any]) -> None:
@@ -121,6 +68,13 @@ def test_a_generation_in_a_kernel_shows_with_its_cost(page: Page, first: dict[st
     expect(wallet_of(page)).to_contain_text(first["address"][:6])
     expect(line(page, "Today")).to_have_attribute("data-wei", first["wei"])
     shot(page, "light")
+    row.click()
+    detail = page.locator(".rios-detail")
+    expect(detail.locator(".rios-line").filter(has_text="Tokens a second")).to_have_text(re.compile(r"\d\.\d$"))
+    expect(detail.locator(".rios-line").filter(has_text="Owner")).to_contain_text("local")
+    expect(detail.locator(".rios-line").filter(has_text="Hosts")).to_contain_text("worker-0")
+    expect(log_of(page)).to_contain_text(f"It was a fine morning,{first['text']}")
+    page.get_by_role("button", name="All jobs").click()
 
 
 def test_a_job_shows_while_it_runs_and_is_cancelled_from_the_panel(page: Page, first: dict[str, Any]) -> None:
@@ -140,121 +94,31 @@ def test_a_job_shows_while_it_runs_and_is_cancelled_from_the_panel(page: Page, f
     expect(row_of(page, first["id"])).to_be_visible()
 
 
-def test_a_deposit_is_shown_asked_for_once_and_done_once(page: Page, server: Jupyter, first: dict[str, Any]) -> None:
-    command(page, "rios:deposit")
-    dialog = page.get_by_role("dialog", name="Deposit")
-    dialog.get_by_label("Amount in ROS").fill("1.5e3")
-    dialog.get_by_role("button", name="What will happen").click()
-    expect(dialog.get_by_role("alert")).to_contain_text("is not an amount")
-    dialog.get_by_label("Amount in ROS").fill("25.000000000000000001")
-    dialog.get_by_role("button", name="What will happen").click()
-    row = dialog.get_by_role("row").filter(has_text="Deposited")
-    expect(row).to_contain_text("25.000000000000000001 ROS")
-    assert not violations(page, ".rios-dialog")
-    shot(page, "deposit")
-    dialog.get_by_role("button", name="Deposit").dblclick()
-    expect(dialog.get_by_role("status")).to_contain_text("has moved", timeout=LOAD_MS)
-    dialog.get_by_role("button", name="Close").last.click()
-    expect(line(page, "Deposited")).to_have_attribute("data-wei", "25000000000000000001")
-    execute(page, "write('money.json', on_chain=str(net.wallet.on_chain), deposited=str(net.wallet.deposited))")
-    money = said(server, "money.json")
-    assert money["deposited"] == "25000000000000000001"
-    expect(line(page, "On chain")).to_have_attribute("data-wei", money["on_chain"])
-
-
-def test_a_budget_and_the_usage_behind_an_amount_with_its_proof(page: Page, first: dict[str, Any]) -> None:
-    command(page, "rios:budget")
-    dialog = page.get_by_role("dialog", name="Set a budget")
-    dialog.get_by_label("Limit in ROS").fill("3")
-    dialog.get_by_role("button", name="What will happen").click()
-    expect(dialog).to_contain_text("refused before they start")
-    dialog.get_by_role("button", name="Set a budget").click()
-    dialog.get_by_role("button", name="Close").last.click()
-    expect(wallet_of(page).get_by_role("meter", name=re.compile("Budget a month"))).to_be_visible()
-    execute(page, "assert net.billing.budgets[0].limit_wei == 3 * 10**18; net.billing.settle()")
-    line(page, "Today").click()
-    dialog = page.get_by_role("dialog", name="Used today")
-    expect(dialog).to_contain_text("records, together")
-    dialog.get_by_role("button", name=re.compile("^Prove")).last.click()
-    expect(dialog).to_contain_text("Every link that exists holds.", timeout=LOAD_MS)
-    shot(page, "proof")
-    page.keyboard.press("Escape")
-    expect(dialog).to_be_hidden()
-
-
-def deed(page: Page, name: str, amount: str | None = None) -> Locator:
-    """A deed of the wallet as a user does it: its command, what will happen, yes; the dialog that says it is done."""
-    dialog = page.get_by_role("dialog", name=name)
-    if amount is not None:
-        dialog.get_by_role("textbox").fill(amount)
-        dialog.get_by_role("button", name="What will happen").click()
-    dialog.get_by_role("button", name=name).click()
-    expect(dialog.get_by_role("status")).to_contain_text("Done", timeout=LOAD_MS)
-    return dialog
-
-
-def closed(dialog: Locator) -> None:
-    """Close a dialog by its own button."""
-    dialog.get_by_role("button", name="Close").last.click()
-    expect(dialog).to_have_count(0)
-
-
-def test_withdrawing_settling_claiming_and_a_budget_taken_away(page: Page, first: dict[str, Any]) -> None:
-    execute(page, "model.generate('And', max_new_tokens=4)")
-    command(page, "rios:withdraw")
-    closed(deed(page, "Withdraw", "5"))
-    expect(line(page, "Deposited")).to_have_attribute("data-wei", re.compile(r"^(19|20)\d{18}$"))
-    # An embedded chain has no delay; where there is one, a withdrawal waits, as this one that was only asked for.
-    execute(
-        page,
-        "s = net._purse.settlement; s.chain.as_wallet('asked', 'RiosEscrow', 'requestWithdrawal', 10**18); s.sync()",
-    )
-    wallet_of(page).get_by_role("button", name="Finish the withdrawal").click()
-    closed(deed(page, "Finish the withdrawal"))
-    expect(wallet_of(page).get_by_role("button", name="Finish the withdrawal")).to_have_count(0)
-    execute(page, "assert net.wallet.balance.withdrawing_wei == 0")
-    wallet_of(page).get_by_role("button", name="Settle").click()
-    closed(deed(page, "Settle"))
-    before = line(page, "Claimed").get_attribute("data-wei")
-    wallet_of(page).get_by_role("button", name="Claim earnings").click()
-    dialog = deed(page, "Claim earnings")
-    expect(dialog.get_by_role("status")).to_contain_text("ROS were paid")
-    closed(dialog)
-    expect(line(page, "Claimed")).not_to_have_attribute("data-wei", before or "")
-    expect(line(page, "Claimable")).to_have_attribute("data-wei", "0")
-    command(page, "rios:budget")
-    closed(deed(page, "Set a budget", ""))
-    expect(wallet_of(page).get_by_role("meter", name=re.compile("Budget a month"))).to_have_count(0)
-    execute(page, "assert not net.billing.budgets; assert net.billing.reconcile().sound")
-
-
-def test_what_is_behind_what_is_available_held_and_earned(page: Page, first: dict[str, Any]) -> None:
-    for label, title, text in (
-        ("Available", "Used in the last 30 days", "records, together"),
-        ("Held", "Held for what goes on", "Nothing goes on|demo"),
-        ("In all", "Earned by own workers", "worker-0"),
-    ):
-        line(page, label).click()
-        dialog = page.get_by_role("dialog", name=title)
-        expect(dialog).to_contain_text(re.compile(text))
-        closed(dialog)
-
-
-def test_on_a_slow_network_what_is_asked_for_says_so_and_the_rest_stays(page: Page, first: dict[str, Any]) -> None:
-    slow = page.context.new_cdp_session(page)
-    slow.send("Network.enable")
-    conditions = {"offline": False, "downloadThroughput": -1, "uploadThroughput": -1}
-    slow.send("Network.emulateNetworkConditions", {**conditions, "latency": 3000})
-    command(page, "rios:refresh")
-    line(page, "Today").click()
-    dialog = page.get_by_role("dialog", name="Used today")
-    expect(dialog.get_by_role("status")).to_have_text("Looking …")
-    expect(line(page, "Available")).to_have_attribute("data-wei", re.compile(r"\d+"))
-    expect(page.locator(".rios-view-network [role=alert]")).to_have_count(0)
-    expect(dialog).to_contain_text("records, together")
-    slow.send("Network.emulateNetworkConditions", {**conditions, "latency": 0})
-    slow.detach()
-    closed(dialog)
+def test_jobs_are_found_sorted_and_grouped(page: Page, first: dict[str, Any]) -> None:
+    """Of one that is done, two that were cancelled, and the deployment of the model."""
+    rows = page.get_by_role("listbox", name="Jobs").get_by_role("option")
+    expect(rows).to_have_count(4)
+    page.get_by_label("Search jobs").fill(f"DEMO {first['id'][:8]}")
+    expect(rows).to_have_count(1)
+    page.get_by_label("Search jobs").fill("")
+    page.get_by_label("State", exact=True).select_option("cancelled")
+    expect(rows).to_have_count(2)
+    expect(rows.get_by_role("img", name="cancelled")).to_have_count(2)
+    page.get_by_label("State", exact=True).select_option("all")
+    page.get_by_label("Order").select_option("oldest")
+    expect(rows.nth(1)).to_contain_text(first["id"][:8])
+    for order, wanted in (("cost", r".rios-cost [data-wei]"), ("tokens", ".rios-row-low")):
+        page.get_by_label("Order").select_option(order)
+        shown = [
+            int((one.get_attribute("data-wei") or one.inner_text()).split("/")[0])
+            for one in rows.filter(has_text="tokens").locator(wanted).all()
+        ]
+        assert shown == sorted(shown, reverse=True), order
+        assert len(shown) == 3
+    page.get_by_label("Order").select_option("newest")
+    page.get_by_label("Groups").select_option("state")
+    expect(page.locator("#rios-sidebar .rios-heading")).to_have_text(["cancelled · 2", "done · 1", "running · 1"])
+    page.get_by_label("Groups").select_option("none")
 
 
 def test_palette_menu_shortcuts_and_the_address(page: Page, first: dict[str, Any]) -> None:
@@ -265,12 +129,16 @@ def test_palette_menu_shortcuts_and_the_address(page: Page, first: dict[str, Any
     expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="rios", exact=True).click()
+    expect(page.locator(".lm-Menu-item[data-command^='rios:']")).to_have_count(len(COMMANDS))
+    assert page.evaluate("names => names.filter(one => !window.jupyterapp.commands.label(one))", COMMANDS) == []
     page.locator(".lm-Menu-item", has_text="Copy the address of the wallet").click()
     assert page.evaluate("navigator.clipboard.readText()") == first["address"]
     page.evaluate("navigator.clipboard.writeText('')")
     wallet_of(page).get_by_role("button", name="Copy the address").click()
     expect(wallet_of(page).get_by_role("button", name="Copy the address")).to_have_text("copied")
     assert page.evaluate("navigator.clipboard.readText()") == first["address"]
+    page.keyboard.press("Control+Alt+w")
+    expect(wallet_of(page).get_by_role("button", name="Copy the address")).to_be_focused()
     page.keyboard.press("Control+Alt+j")
     expect(page.get_by_label("Search jobs")).to_be_focused()
     page.get_by_label("Groups").select_option("kind")
@@ -293,7 +161,7 @@ def test_no_key_or_token_of_rios_reaches_the_browser(page: Page, server: Jupyter
 def test_a_deployment_shows_with_its_log_and_is_scaled_and_stopped(page: Page, first: dict[str, Any]) -> None:
     execute(page, APP)
     expect(page.locator(".rios-row").filter(has_text="deployment")).to_have_count(2)  # the model is one, too
-    row = page.locator(".rios-row").filter(has_text="deployment").filter(has_text="web")
+    row = page.locator(".rios-row").filter(has=page.get_by_text("web", exact=True))
     expect(row).to_contain_text("1/1 ready")
     row.click()
     detail = page.locator(".rios-detail")
@@ -311,6 +179,12 @@ def test_a_deployment_shows_with_its_log_and_is_scaled_and_stopped(page: Page, f
     for press, phase in (("Pause", "paused"), ("Resume", "ready"), ("Restart", "ready")):
         detail.get_by_role("button", name=press, exact=True).click()
         expect(detail.locator(".rios-line").filter(has_text="State")).to_contain_text(phase)
+    detail.get_by_role("button", name="Duplicate").click()
+    expect(detail.locator("h3")).to_have_text("web-2")
+    expect(detail).to_contain_text("1 of 1 replicas ready")
+    execute(page, "net.deploy.get('web-2').delete()")
+    page.get_by_role("button", name="All jobs").click()
+    row.click()
     detail.get_by_role("button", name="Stop").click()
     execute(page, "assert app.status in ('ready', 'updating'), app.status")  # it is asked once more
     detail.get_by_role("button", name="Stop it").click()
@@ -416,6 +290,20 @@ def test_hosts_and_placement(page: Page, first: dict[str, Any]) -> None:
     hosts.get_by_role("button", name="demo").click()
 
 
+def test_load_and_memory_of_gpus_are_shown_and_why_there_are_none(page: Page, first: dict[str, Any]) -> None:
+    """Of hosts that say they have some: what they say comes from their owners' machines."""
+    execute(page, GPUS)
+    hosts = page.locator(".rios-view-hosts")
+    expect(hosts.get_by_role("meter", name="GPU load of worker-0")).to_have_attribute("aria-valuenow", "87")
+    memory = hosts.get_by_role("meter", name="GPU memory of worker-0: 60.0 GiB of 80.0 GiB")
+    expect(memory).to_have_attribute("aria-valuenow", "75")
+    expect(hosts).to_contain_text("Its GPU gives no figures: NVML was not found")
+    assert not violations(page, ".rios-view-hosts")
+    shot(page, "hosts")
+    execute(page, "panel.worker_of = plain")
+    expect(hosts.get_by_role("meter", name="GPU load of worker-0")).to_have_count(0)
+
+
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast"])
 def test_nothing_for_axe_to_find(page: Page, first: dict[str, Any], theme: str) -> None:
     command(page, "apputils:change-theme", theme=theme)
@@ -423,13 +311,6 @@ def test_nothing_for_axe_to_find(page: Page, first: dict[str, Any], theme: str) 
     page.wait_for_timeout(500)  # colours fade
     assert not violations(page, ".rios-view")
     shot(page, theme.removeprefix("JupyterLab ").lower().replace(" ", "-"))
-
-
-def notifications(page: Page) -> Locator:
-    """Lab's list of what it has told, unfolded."""
-    command(page, "apputils:display-notifications")
-    expect(page.locator(".jp-Notification-Center")).to_be_visible()
-    return page.locator(".jp-Notification-List li")
 
 
 def test_scripts_in_names_and_prompts_are_text(page: Page, first: dict[str, Any]) -> None:
@@ -441,7 +322,7 @@ evil.close()""",
     )
     # A generation is told of at its end, by the name of its model.
     told = notifications(page)
-    expect(told.filter(has_text="onerror").first).to_contain_text(EVIL)
+    expect(told.filter(has_text="is done").filter(has_text="onerror")).to_contain_text(EVIL)
     expect(page.locator(".jp-Notification-Center").locator("img[src=x], script")).to_have_count(0)
     page.get_by_title("Hide notifications").click()
     execute(page, f"widget.prompt, widget.params = {EVIL!r}, {{'max_new_tokens': 4}}; widget.start()")
@@ -513,6 +394,26 @@ def test_a_reload_restores_and_who_wants_no_notifications_gets_none(
     assert server.ask("PUT", "/lab/api/settings/rios-lab:panel", json={"raw": "{}"}).is_success
 
 
+def test_what_fails_is_told_of_by_who_wants_only_that(page: Page, server: Jupyter, first: dict[str, Any]) -> None:
+    failed = {"raw": json.dumps({"notify": "failed"})}
+    assert server.ask("PUT", "/lab/api/settings/rios-lab:panel", json=failed).is_success
+    page.reload(timeout=LOAD_MS)
+    ready(page)
+    page.evaluate("window.jupyterapp.shell.currentWidget.context.sessionContext.ready")
+    execute(page, "done = model.generate('And', max_new_tokens=2)")
+    execute(page, "net.deploy.create(name='broken', command=['false'], restart='never', resources={'memory': '64MiB'})")
+    told = notifications(page)
+    expect(told.filter(has_text="broken failed")).to_have_count(1, timeout=LOAD_MS)
+    expect(told.filter(has_text="is done")).to_have_count(0)
+    command(page, "rios:wallet")
+    told.get_by_role("button", name="Show").click()
+    expect(page.get_by_label("Search jobs")).to_be_focused()
+    page.get_by_label("Search jobs").fill("broken")
+    expect(page.get_by_role("option").get_by_role("img", name="failed")).to_have_count(1)
+    page.get_by_label("Search jobs").fill("")
+    assert server.ask("PUT", "/lab/api/settings/rios-lab:panel", json={"raw": "{}"}).is_success
+
+
 def test_an_outage_shows_old_figures_with_their_age_and_ends(page: Page, server: Jupyter, first: Any) -> None:
     widget = page.locator(".jp-Notebook .rios-generation")
     widget.get_by_label("demo").fill("Once upon a time")
@@ -529,6 +430,10 @@ def test_an_outage_shows_old_figures_with_their_age_and_ends(page: Page, server:
     shot(page, "stale")
     server.start()
     expect(page.locator(".rios-empty")).to_be_visible(timeout=LOAD_MS)  # the kernel went with its server
+    command(page, "rios:start")  # by its command: what Lab says of its server covers the button
+    expect(line(page, "Available")).to_have_attribute("data-wei", str(10 * 10**18), timeout=LOAD_MS)
+    expect(page.locator(".rios-stale")).to_have_count(0)
+    expect(page.get_by_role("button", name="Deposit")).to_be_enabled()
 
 
 def test_who_is_signed_out_is_told_so(page: Page, server: Jupyter, first: Any) -> None:

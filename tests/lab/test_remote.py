@@ -15,6 +15,7 @@ from tests.gateway.browsing import Person, close_all, person
 from tests.gateway.servers import Door, lean
 from tests.lab.browser import LOAD_MS, command, open_lab, shot, violations
 from tests.lab.jupyter import Jupyter
+from tests.lab.sidebar import line
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
@@ -74,12 +75,6 @@ def network_of(page: Page, url: str) -> Any:
     return page.get_by_label("Network", exact=True).locator("option").filter(has_text=url)
 
 
-def available(page: Page) -> Any:
-    """What the wallet shows as available."""
-    line = page.locator(".rios-view-wallet .rios-line").filter(has=page.get_by_text("Available", exact=True))
-    return line.locator("[data-wei]")
-
-
 def end(page: Page) -> None:
     """End the network that is looked at."""
     page.get_by_role("button", name="End", exact=True).click()
@@ -90,7 +85,7 @@ def test_a_network_by_url_shows_and_its_token_stays_on_the_server(
 ) -> None:
     connect(page, door.url, ann.token)
     expect(network_of(page, door.url)).to_have_count(1, timeout=LOAD_MS)
-    expect(available(page)).to_have_attribute("data-wei", str(3 * 10**18), timeout=LOAD_MS)
+    expect(line(page, "Available")).to_have_attribute("data-wei", str(3 * 10**18), timeout=LOAD_MS)
     kept = page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie")
     for place, text in (("page", page.content()), ("stores", kept), ("log", server.log.read_text())):
         assert ann.token not in text, place
@@ -107,7 +102,7 @@ def test_a_token_that_ends_is_said_so_and_the_old_figures_stay(page: Page, door:
             assert own.delete(f"/v1/tokens/{key['id']}").status_code in (204, 401)
     wallet = page.locator(".rios-view-wallet")
     expect(wallet.locator(".rios-forbidden").first).to_contain_text("Stale since", timeout=LOAD_MS)
-    expect(available(page)).to_have_attribute("data-wei", str(3 * 10**18))
+    expect(line(page, "Available")).to_have_attribute("data-wei", str(3 * 10**18))
     shot(page, "token-over")
     end(page)
     expect(network_of(page, door.url)).to_have_count(0, timeout=LOAD_MS)
@@ -117,7 +112,7 @@ def test_a_token_that_ends_is_said_so_and_the_old_figures_stay(page: Page, door:
 @pytest.mark.parametrize("role", ["viewer", "worker"])
 def test_who_may_not_generate_sees_the_panel_too(page: Page, door: Door, role: str) -> None:
     connect(page, door.url, person(door, role).token)
-    expect(available(page)).to_have_attribute("data-wei", "0", timeout=LOAD_MS)
+    expect(line(page, "Available")).to_have_attribute("data-wei", "0", timeout=LOAD_MS)
     expect(page.locator(".rios-view-network [role=alert]")).to_have_count(0)
     assert not violations(page, ".rios-view-wallet")
     end(page)
@@ -128,7 +123,7 @@ def test_who_may_not_generate_sees_the_panel_too(page: Page, door: Door, role: s
 def test_a_gateway_whose_authority_is_its_own_is_reached_by_the_file_of_that(page: Page, files: Certificates) -> None:
     with lean(files.certificate.parent.parent, certificates=files) as secured:
         connect(page, secured.url, secured.token, str(files.ca))
-        expect(available(page)).to_have_attribute("data-wei", re.compile(r"^\d+$"), timeout=LOAD_MS)
+        expect(line(page, "Available")).to_have_attribute("data-wei", re.compile(r"^\d+$"), timeout=LOAD_MS)
         connect(page, secured.url, secured.token, "/no/such/file")
         expect(page.locator(".rios-picker [role=alert]")).to_contain_text("no certificate", timeout=LOAD_MS)
         end(page)
