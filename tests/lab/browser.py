@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -26,6 +26,12 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
+
+
+class Workplace(Protocol):
+    """A user's folder of notebooks, as its Jupyter Server shows it."""
+
+    work: Path
 
 
 @contextlib.contextmanager
@@ -91,7 +97,7 @@ def command(page: Page, name: str, **args: Any) -> None:
     page.evaluate("([name, args]) => { window.jupyterapp.commands.execute(name, args); }", [name, args])
 
 
-def notebook(server: Jupyter, name: str, *cells: str) -> str:
+def notebook(server: Workplace, name: str, *cells: str) -> str:
     """A notebook with these cells in the server's folder; its path there."""
     made = [
         {"cell_type": "code", "id": f"c{place}", "source": cell, "metadata": {}, "outputs": [], "execution_count": None}
@@ -117,7 +123,7 @@ def run_all(page: Page, path: str) -> None:
     )
 
 
-def said(server: Jupyter, name: str, deadline_s: float = 120.0) -> dict[str, Any]:
+def said(server: Workplace, name: str, deadline_s: float = 120.0) -> dict[str, Any]:
     """What a notebook wrote into a JSON file beside it."""
     file = server.work / name
     until(file.exists, f"{name} written by the notebook", deadline_s=deadline_s, pause_s=0.1)

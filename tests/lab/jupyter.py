@@ -29,6 +29,18 @@ _OVERRIDES = {
 }
 
 
+def without_news(folder: Path) -> list[str]:
+    """Options for a Lab that asks nobody for news, says nothing by itself, and has its `app` in the page for tests."""
+    settings = folder / "overrides"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "overrides.json").write_text(json.dumps(_OVERRIDES))
+    return [
+        "--LabApp.news_url=null", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly", f"--LabApp.app_settings_dir={settings}",
+        "--ServerApp.terminals_enabled=False", "--LabApp.expose_app_in_browser=True",
+    ]  # fmt: skip
+
+
 def free_port() -> int:
     """A port that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -60,9 +72,6 @@ class Jupyter:
         self.log = folder / "jupyter.log"
         for one in (self.runtime, self.work, folder / "config", folder / "data"):
             one.mkdir(parents=True, exist_ok=True)
-        settings = folder / "overrides"
-        settings.mkdir(exist_ok=True)
-        (settings / "overrides.json").write_text(json.dumps(_OVERRIDES))
         self._python, self._environment, self._quiet = python, environment, quiet
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -83,11 +92,7 @@ class Jupyter:
             f"--ServerApp.root_dir={self.work}", f"--ServerApp.base_url={self.base_url}",
         ]  # fmt: skip
         if self._quiet:
-            command += [
-                "--LabApp.news_url=null", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-                "--LabApp.extension_manager=readonly", f"--LabApp.app_settings_dir={self.folder / 'overrides'}",
-                "--ServerApp.terminals_enabled=False", "--LabApp.expose_app_in_browser=True",
-            ]  # fmt: skip
+            command += without_news(self.folder)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, cwd=self.work, stdout=log, stderr=log, start_new_session=True
