@@ -292,6 +292,7 @@ def test_hosts_and_placement(page: Page, first: dict[str, Any]) -> None:
 
 def test_load_and_memory_of_gpus_are_shown_and_why_there_are_none(page: Page, first: dict[str, Any]) -> None:
     """Of hosts that say they have some: what they say comes from their owners' machines."""
+    command(page, "rios:hosts")
     execute(page, GPUS)
     hosts = page.locator(".rios-view-hosts")
     expect(hosts.get_by_role("meter", name="GPU load of worker-0")).to_have_attribute("aria-valuenow", "87")
