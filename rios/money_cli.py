@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,8 @@ import typer
 from rios.words.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from rios.billing.books import PriceBook
     from rios.client.remote import RemoteNetwork
+    from rios.services.governance import Proposal, Subject
     from rios.services.purse import Purse
     from rios.words.config import Settings
 
@@ -27,14 +28,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; amounts in it 
 Key = Annotated[str | None, typer.Option(help="A name of your own: by the same one it is done once.")]
 Since = Annotated[str | None, typer.Option(help='From this moment on, such as "2026-11-01".')]
 wallet = typer.Typer(help="Show the wallet, deposit and withdraw.", invoke_without_command=True)
-govern = typer.Typer(help="Vote over the network's price book.", no_args_is_help=True)
+govern = typer.Typer(help="Vote over the network's price book and parameters.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add all of them to the command line."""
     app.add_typer(wallet, name="wallet")
     app.add_typer(govern, name="govern")
-    for command in (usage, costs, settle, reconcile, prove, export, claim, refund, invoice, verify):
+    for command in (
+        usage,
+        costs,
+        settle,
+        reconcile,
+        prove,
+        export,
+        claim,
+        refund,
+        invoice,
+        verify,
+        discount,
+        discounts,
+    ):
         app.command()(command)
     app.command("price-book")(price_book)
 
@@ -353,6 +367,10 @@ def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11
     with _network() as network:
         found = network.billing.invoice(period)
     lines = [(line["model"], line["line"], format_ros(int(line["amount_wei"]))) for line in found.document["lines"]]
+    lines += [
+        ("", f"discount {one['discount']}, in these already", format_ros(-int(one["off_wei"])))
+        for one in found.document.get("discounts", ())
+    ]
     lines.append(("", "refunded", format_ros(-int(found.document["refunded_wei"]))))
     for one in found.document.get("credits", ()):
         what = f"credit note {one['credit_note']}, {one['line']} of {one['period']}"
@@ -364,55 +382,104 @@ def invoice(period: Annotated[str, typer.Argument(help='A month such as "2026-11
 
 
 def price_book(as_json: AsJson = False) -> None:
-    """The price book in force now: its prices in ROS for one unit."""
-    from rios.words.display import text_table
-    from rios.words.money import format_ros
+    """The price book in force now: its prices in ROS for one unit; and the network's own parameters."""
+    from rios.services.prices import book_text
 
     with _network() as network:
-        book = network.billing.price_book
-    rows = []
-    for key in book.keys():  # noqa: SIM118  a price book is no mapping
-        line = book.line(key)
-        rows.append((key, f"{format_ros(line.tiers[0].price_wei)} a {line.unit}"))
-    _say(book.to_dict(), as_json, f"price book {book.version}, {book.digest}\n{text_table(('line', 'price'), rows)}")
+        book, parameters = network.billing.price_book, network.billing.parameters
+    _say(book.to_dict(), as_json, book_text(book, parameters))
 
 
-File = Annotated[Path, typer.Argument(help="A price book as JSON, such as `rios price-book --json` prints.")]
+def discounts(as_json: AsJson = False) -> None:
+    """The discounts that users and organisations have, or had."""
+    from rios.services.moments import moment_of
+    from rios.words.display import text_table
+
+    with _network() as network:
+        found = network.billing.discounts
+    rows = [
+        (
+            one.discount,
+            f"user {one.user}" if one.user is not None else f"organisation {one.organisation}",
+            moment_of(one.since).isoformat(),
+            "" if one.until is None else moment_of(one.until).isoformat(),
+        )
+        for one in found
+    ]
+    _say([asdict(one) for one in found], as_json, text_table(("discount", "of", "since", "until"), rows))
+
+
+def discount(
+    name: Annotated[str, typer.Argument(help="Of the price book.")],
+    user: Annotated[str | None, typer.Option(help="Whose; one's own account without.")] = None,
+    organisation: Annotated[str | None, typer.Option(help="All of it.")] = None,
+    since: Annotated[str | None, typer.Option(help="Now without.")] = None,
+    until: Annotated[str | None, typer.Option(help="Itself excluded; for ever without.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a user or an organisation a discount; the same since the same moment with an earlier --until ends it."""
+    with _network() as network:
+        given = network.billing.grant_discount(name, user=user, organisation=organisation, since=since, until=until)
+    whose = f"user {given.user}" if given.user is not None else f"organisation {given.organisation}"
+    _say(asdict(given), as_json, f"{whose} has the discount {given.discount}")
+
+
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="BOOK|NAME=VALUE",
+        help="A price book as JSON, such as `rios price-book --json` prints, or a parameter: `payout_min_wei=2 ROS`.",
+    ),
+]
 
 
 @govern.command()
-def propose(file: File, as_json: AsJson = False) -> None:
-    """Put a price book to the vote."""
+def propose(what: What, as_json: AsJson = False) -> None:
+    """Put a price book or a parameter to the vote."""
     with _network() as network:
-        _say_proposal(network.governance.propose(_book(file)), as_json)
+        _say_proposal(network.governance.propose(_subject(what)), as_json)
 
 
 @govern.command()
 def vote(
-    file: File,
+    what: What,
     choice: Annotated[str, typer.Option(help="for, against or abstain.")] = "for",
     as_json: AsJson = False,
 ) -> None:
     """Vote "for", "against" or "abstain"."""
     with _network() as network:
-        _say_proposal(network.governance.vote(_book(file), choice), as_json)
+        _say_proposal(network.governance.vote(_subject(what), choice), as_json)
 
 
 @govern.command()
-def execute(file: File, as_json: AsJson = False) -> None:
-    """Publish a price book whose vote was won."""
+def execute(what: What, as_json: AsJson = False) -> None:
+    """Put in force what has won its vote."""
     with _network() as network:
-        _say_proposal(network.governance.execute(_book(file)), as_json)
+        _say_proposal(network.governance.execute(_subject(what)), as_json)
 
 
-def _book(file: Path) -> PriceBook:
+@govern.command()
+def parameters(as_json: AsJson = False) -> None:
+    """What a vote can set besides the price book, and what the contracts fix."""
+    from rios.services.prices import parameters_text
+
+    with _network() as network:
+        found = network.governance.parameters()
+    _say([one.to_dict() for one in found], as_json, parameters_text(found))
+
+
+def _subject(what: str) -> Subject:
     from rios.billing.books import PriceBook
+    from rios.billing.parameters import Change
 
+    file = Path(what)
+    if "=" in what and not file.exists():
+        return Change.parse(what)
     try:
         return PriceBook.from_json(file.read_text())
     except OSError as error:
         raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
 
 
-def _say_proposal(found: Any, as_json: bool) -> None:
-    _say(found.to_dict(), as_json, f"price book {found.book.version} is {found.state} (proposal {found.id})")
+def _say_proposal(found: Proposal, as_json: bool) -> None:
+    _say(found.to_dict(), as_json, found)

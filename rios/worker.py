@@ -171,6 +171,7 @@ class HostPlugin(WorkerPlugin):
             "key": self.key,
             "worker_pid": os.getpid(),
             "owner": _OWNER,
+            "ask_bp": settings().ask_bp,
         }
 
     def teardown(self, worker: Worker) -> None:

@@ -23,7 +23,7 @@ ADAPTERS = """
     pulse quantized ram rotary safetensors sampling scheduler sealed seam serving session shard_cache shard_server
     shelves shm source supervisor template tensors tls tokenizer trunk trust warm wire
 """
-BILLING_DOMAIN = "books budgets estimate merkle pricing rating recursion split usage verify"
+BILLING_DOMAIN = "books budgets estimate merkle parameters pricing rating recursion split usage verify"
 REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf telling templates"
 DEPLOY_DOMAIN = "__init__ autoscale confined deciding lifecycle quantity scheduling spec"
 # A module's floor, or that of a whole package: the longest name that fits holds.

@@ -15,6 +15,7 @@ from rios.services.purse import Purse
 from rios.words.config import settings
 from rios.words.errors import RiosError
 from rios.words.ids import check_address
+from rios.words.money import WEI_PER_ROS
 
 OWNER = check_address("0x" + "a1" * 20)
 
@@ -110,6 +111,19 @@ def test_votes(home: Path, tmp_path: Path) -> None:
     for step, state in (("propose", "pending"), ("vote", "active"), ("execute", "executed")):
         assert as_json(home, "govern", step, str(file))["state"] == state
     assert as_json(home, "price-book")["minimum_wei"] == "1000000"
+    change = "payout_min_wei=0.5 ROS"
+    for step, state in (("propose", "pending"), ("vote", "active"), ("execute", "executed")):
+        found = as_json(home, "govern", step, change)
+        assert (found["state"], found["parameter"], found["value"]) == (state, "payout_min_wei", str(WEI_PER_ROS // 2))
+    shown = {one["name"]: one for one in as_json(home, "govern", "parameters")}
+    assert (shown["payout_min_wei"]["by"], shown["unbonding_delay_s"]["by"]) == ("vote", "fixed")
+
+
+def test_discounts(home: Path) -> None:
+    given = as_json(home, "discount", "research", "--since", "2026-11-01")
+    assert (given["discount"], given["user"], given["until"]) == ("research", "local", None)
+    ended = as_json(home, "discount", "research", "--since", "2026-11-01", "--until", "2026-11-02")
+    assert as_json(home, "discounts") == [ended]
 
 
 def test_keys_are_for_their_owner_alone(home: Path) -> None:

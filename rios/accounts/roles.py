@@ -47,7 +47,7 @@ TABLE = (
     Right("audit:read", "read the audit log of the organisation", _ADMINS),
     Right("webhooks:write", "have URLs told what happens in the organisation", _ADMINS, recent=True),
     Right("organisations:write", "make organisations, each with its first admin", _ADMINS, network=True, recent=True),
-    Right("credit:write", "give trial credit to any user", _ADMINS, network=True, recent=True),
+    Right("credit:write", "give trial credit and discounts to any user", _ADMINS, network=True, recent=True),
     Right(
         "settlement:write", "settle, reconcile, pay owners, refund, prove everybody's use", _ADMINS,
         network=True, recent=True,

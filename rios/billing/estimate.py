@@ -9,7 +9,7 @@ division into hold steps, can cost more than what was held.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from rios.billing.books import BYTES, EXPERT, MINIMUM, TOKENS_IN, TOKENS_OUT
@@ -18,7 +18,7 @@ from rios.billing.split import BASIS_POINTS
 from rios.billing.usage import Work
 from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
-from rios.words.money import Wei, format_ros
+from rios.words.money import NOTHING, Wei, format_ros
 
 # Typical, for the expected price only: a row of 2-byte numbers, there and back.
 _NUMBER_BYTES = 2
@@ -47,6 +47,10 @@ class Estimate(Shown):
     """What a request will cost. `highest_wei` is a bound; the other two say what to expect."""
 
     lines: tuple[EstimateLine, ...]
+    discount: str | None = None
+    """The discount that the prices are with; None where none applies."""
+    discount_wei: Wei = NOTHING
+    """How much more the expected price were without it."""
 
     @property
     def lowest_wei(self) -> Wei:
@@ -65,12 +69,16 @@ class Estimate(Shown):
 
     def __repr__(self) -> str:
         lowest, expected, highest = map(format_ros, (self.lowest_wei, self.expected_wei, self.highest_wei))
-        return f"<Estimate {lowest} to {highest}, expected {expected}>"
+        less = f", {format_ros(self.discount_wei)} less by discount {self.discount}" if self.discount else ""
+        return f"<Estimate {lowest} to {highest}, expected {expected}{less}>"
 
     def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         found = [(line.line, line.lowest_wei, line.expected_wei, line.highest_wei) for line in self.lines]
         found.append(("total", self.lowest_wei, self.expected_wei, self.highest_wei))
-        return ("line", "lowest", "expected", "highest"), [(name, *map(format_ros, prices)) for name, *prices in found]
+        rows = [(name, *map(format_ros, prices)) for name, *prices in found]
+        if self.discount is not None:
+            rows.insert(-1, (f"discount {self.discount}, in these prices", "", format_ros(-self.discount_wei), ""))
+        return ("line", "lowest", "expected", "highest"), rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,8 @@ def estimate(
     usual = max_new_tokens if expected_new_tokens is None else min(max(expected_new_tokens, 1), max_new_tokens)
     least, most = prompt_tokens, prompt_tokens + max_new_tokens - 1
     low = _lowest(work, terms, positions=least, tokens_in=prompt_tokens)
-    mid = _expected(work, terms, list(hosts), prompt_tokens + usual - 1, prompt_tokens, usual)
+    serving = list(hosts)
+    mid = _expected(work, terms, serving, prompt_tokens + usual - 1, prompt_tokens, usual)
     high = _highest(work, terms, positions=most, tokens_in=prompt_tokens, tokens_out=max_new_tokens)
     quantities = {
         EXPERT: (least * work.flops_per_position, most * work.flops_per_position),
@@ -121,7 +130,18 @@ def estimate(
             unit = terms.book.line(resource).unit
         wei = low[resource], min(max(mid[resource], low[resource]), high[resource]), high[resource]
         lines.append(EstimateLine(key, unit, fewest, largest, *map(Wei, wei)))
-    return Estimate(tuple(lines) + _minimum(terms, lines))
+    found = Estimate(tuple(lines) + _minimum(terms, lines))
+    if not any(terms.off_bp(resource) for resource in quantities):
+        return found
+    full = estimate(
+        work,
+        replace(terms, discount=None),
+        prompt_tokens=prompt_tokens,
+        max_new_tokens=max_new_tokens,
+        hosts=serving,
+        expected_new_tokens=expected_new_tokens,
+    )
+    return replace(found, discount=terms.discount, discount_wei=Wei(full.expected_wei - found.expected_wei))
 
 
 def hold_step(

@@ -139,9 +139,13 @@ class Terms(Shown):
         """What of a worker's `ask_bp` counts: within the book's bounds, and at most what was asked at the hold."""
         return min(max(ask_bp, self.book.ask_min_bp), self.ask_max_bp)
 
+    def off_bp(self, resource: str) -> int:
+        """Basis points that the pinned discount takes off `resource`; 0 without one."""
+        return self.book.off_bp(self.discount, resource)
+
     def factor(self, resource: str, ask_bp: int) -> Fraction:
         """What the book's price of `resource` is multiplied by, for a worker's ask and the discount."""
-        return Fraction(ask_bp * (BASIS_POINTS - self.book.off_bp(self.discount, resource)), BASIS_POINTS**2)
+        return Fraction(ask_bp * (BASIS_POINTS - self.off_bp(resource)), BASIS_POINTS**2)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the book, which its digest stands for."""

@@ -8,15 +8,15 @@ the work rests on that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from rios.billing.books import EXPERT, MINIMUM, RESOURCE_LINES
 from rios.billing.pricing import Host, Terms
-from rios.billing.split import split
+from rios.billing.split import BASIS_POINTS, split
 from rios.billing.usage import Request, UsageRecord, Work, fold, minimum_record
 from rios.words.events import UsageEvent
-from rios.words.money import Wei, check_wei
+from rios.words.money import NOTHING, Wei, check_wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class Charge:
     amount_wei: Wei
     worker_wei: Wei
     platform_wei: Wei
+    discount: str | None = None
+    """The discount that took something off; None where none did."""
+    discount_wei: Wei = NOTHING
+    """What it took off: the price without it, rounded as `amount_wei` is, is the two together."""
 
 
 def rate(record: UsageRecord, terms: Terms) -> Charge:
@@ -47,11 +51,15 @@ def rate(record: UsageRecord, terms: Terms) -> Charge:
         return _charge(record, MINIMUM, "wei", Fraction(record.quantity), Fraction(record.quantity), book.platform_bp)
     key = terms.expert_line(record.device_class) if record.resource == EXPERT else record.resource
     line = book.line(key)
-    exact = line.price(record.quantity, before=terms.before.get(key, 0))
-    exact *= terms.factor(record.resource, terms.ask(record.ask_bp))
-    if record.quantity and record.resource in RESOURCE_LINES:
-        exact = max(exact, Fraction(line.minimum_wei))
-    return _charge(record, key, line.unit, Fraction(record.quantity, line.size), exact, book.platform_bp)
+    ask_bp = terms.ask(record.ask_bp)
+    worked = line.price(record.quantity, before=terms.before.get(key, 0))
+    least = Fraction(line.minimum_wei if record.quantity and record.resource in RESOURCE_LINES else 0)
+    exact = max(worked * terms.factor(record.resource, ask_bp), least)
+    charge = _charge(record, key, line.unit, Fraction(record.quantity, line.size), exact, book.platform_bp)
+    if not terms.off_bp(record.resource):
+        return charge
+    full = max(worked * Fraction(ask_bp, BASIS_POINTS), least)
+    return replace(charge, discount=terms.discount, discount_wei=Wei(_wei(full) - charge.amount_wei))
 
 
 def rate_request(
@@ -81,7 +89,11 @@ def total_wei(charges: Iterable[Charge]) -> Wei:
 
 
 def _charge(record: UsageRecord, key: str, unit: str, units: Fraction, exact: Fraction, platform_bp: int) -> Charge:
-    amount = check_wei(exact.numerator // exact.denominator, name=f"the price of {record.usage_id}")
+    amount = check_wei(_wei(exact), name=f"the price of {record.usage_id}")
     shares = split(amount, platform_bp)
     price = exact / units if units else Fraction(0)
     return Charge(record, key, unit, units, price, amount, shares.worker_wei, shares.platform_wei)
+
+
+def _wei(exact: Fraction) -> int:
+    return exact.numerator // exact.denominator

@@ -176,6 +176,11 @@ class Entry(Shown):
         return {**found, "amount_wei": str(self.amount_wei)}
 
 
+def less(off: Mapping[str, int]) -> str:
+    """What discounts took off, by their names, for people; "" where none did."""
+    return "".join(f", {format_ros(wei)} less by discount {name}" for name, wei in sorted(off.items()))
+
+
 def concerns(entry: Entry, account: str) -> bool:
     """Whether an entry belongs into the account's export: one that changes its earnings, or has them repay a refund.
 
@@ -312,12 +317,16 @@ def _check_prices(export: Export) -> str:
     books = {book.digest for book in export.books}
     _need(len(books) == len(export.books), "a price book is there twice")
     _need({terms.book.digest for terms in export.terms} == books, "a price book is there that no charge was rated by")
+    off: dict[str, int] = {}
     for rated in export.charges:
-        again = Rated.of(rate(rated.record, known[rated.terms]), known[rated.terms])
+        charge = rate(rated.record, known[rated.terms])
+        again = Rated.of(charge, known[rated.terms])
+        if charge.discount is not None:
+            off[charge.discount] = off.get(charge.discount, 0) + charge.discount_wei
         _need(
             again == rated, f"{rated.record.usage_id} costs {again.amount_wei} wei by its terms, not {rated.amount_wei}"
         )
-    return f"rated again by {len(books)} price books, equal to the wei"
+    return f"rated again by {len(books)} price books, equal to the wei{less(off)}"
 
 
 def _check_postings(export: Export) -> str:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from rios.billing.books import PriceBook
     from rios.billing.estimate import Estimate
-    from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice
+    from rios.billing.ledger.values import Balance, Budget, CreditNote, Grant, Invoice
+    from rios.billing.parameters import Setting
     from rios.billing.verify import Export, Link
     from rios.client.remote import RemoteModel
     from rios.services.accounting import Reconciliation
@@ -84,6 +85,29 @@ class RemoteBilling(Shown):
         from rios.billing.books import PriceBook
 
         return PriceBook.from_dict(self._http.get("/v1/prices")["book"])
+
+    @property
+    def parameters(self) -> list[Setting]:
+        """The network's own parameters: as a vote has set each, else as the gateway is set."""
+        return [reading.setting_of(one) for one in self._http.get("/v1/prices")["parameters"]]
+
+    @property
+    def discounts(self) -> list[Grant]:
+        """The discounts that were given to users and organisations. For admins of the network."""
+        return [reading.grant_of(one) for one in self._http.get("/v1/discounts")["data"]]
+
+    def grant_discount(
+        self,
+        discount: str,
+        *,
+        user: str | None = None,
+        organisation: str | None = None,
+        since: Moment = None,
+        until: Moment = None,
+    ) -> Grant:
+        """As `net.billing.grant_discount` of a local network, to whom is named. For admins of the network."""
+        body = {"user": user, "organisation": organisation, "since": text_of(since), "until": text_of(until)}
+        return reading.grant_of(self._http.ask("PUT", f"/v1/discounts/{quote(discount, safe='')}", json=body))
 
     def estimate(self, model: RemoteModel, *, prompt_tokens: int, max_new_tokens: int = 64) -> Estimate:
         """The lowest, expected and highest price of a request, with its price lines. The highest is what is held."""

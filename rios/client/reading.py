@@ -11,7 +11,8 @@ from rios.words.money import Wei, format_ros
 
 if TYPE_CHECKING:
     from rios.billing.estimate import Estimate
-    from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice
+    from rios.billing.ledger.values import Balance, Budget, CreditNote, Grant, Invoice
+    from rios.billing.parameters import Setting
     from rios.services.accounting import Reconciliation
     from rios.services.alerts import Alert
     from rios.services.payouts import PaidOut
@@ -58,6 +59,7 @@ def usage_row(said: Said) -> tuple[Any, ...]:
     return (
         said["usage_id"], moment_of(said["at"]), said["user"], said["model"], said["worker"], said["resource"],
         int(said["quantity"]), said["unit"], said["price"], amount, format_ros(amount), said["epoch"],
+        said["discount"], int(said["discount_wei"]),
     )  # fmt: skip
 
 
@@ -69,7 +71,23 @@ def estimate_of(said: Said) -> Estimate:
         {name: value if name in ("line", "unit") else Wei(int(value)) for name, value in line.items()}
         for line in said["lines"]
     ]
-    return Estimate(tuple(EstimateLine(**line) for line in lines))
+    return Estimate(tuple(EstimateLine(**line) for line in lines), said["discount"], Wei(int(said["discount_wei"])))
+
+
+def grant_of(said: Said) -> Grant:
+    """A discount that was given."""
+    from rios.billing.ledger.values import Grant
+
+    return Grant(**said)
+
+
+def setting_of(said: Said) -> Setting:
+    """A parameter of the network."""
+    from rios.billing.parameters import Setting
+
+    text = said["value"]
+    value = None if text is None else int(text) if text.isdecimal() else float(text)
+    return Setting(said["name"], value, said["by"])
 
 
 def settled_of(said: Said) -> Settled | None:

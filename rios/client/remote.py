@@ -17,7 +17,7 @@ from rios.client.wallet import RemoteEarnings, RemoteWallet
 from rios.dmoe.completion import Completion, Piece, Timing, Usage
 from rios.dmoe.params import check_timeout
 from rios.services.edges import announce, edge
-from rios.services.prompts import count_of, one_of, params_of, prompts_of
+from rios.services.prompts import count_of, max_price_of, one_of, params_of, prompts_of
 from rios.words.display import Shown
 from rios.words.errors import (
     AlreadyExists,
@@ -312,8 +312,12 @@ class RemoteModel(Shown):
 
     def _submitted(self, what: dict[str, Any], params: dict[str, Any]) -> RemoteJob:
         self._open()
+        params = dict(params)
+        most = max_price_of(params)
         plain = params_of(params)
         given = {name: getattr(plain, name) for name in params}
+        if most is not None:
+            given["max_price"] = f"{most} wei"
         for name in ("stop", "stop_token_ids"):
             if name in given:
                 given[name] = list(given[name])
@@ -334,6 +338,8 @@ class RemoteModel(Shown):
     def _empty(self, prompt: str | list[int], params: dict[str, Any]) -> Completion:
         """The answer of no tokens, which costs nothing."""
         ids, context = self._read(prompt)
+        params = dict(params)
+        max_price_of(params)
         params_of({**params, "max_new_tokens": 1}).validate(1 << 31)
         if len(ids) > context:
             raise InvalidRequest(f"{len(ids)} prompt tokens exceed the context of {context}; shorten the prompt")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from rios.billing.books import PriceBook
 from rios.billing.estimate import Estimate
-from rios.billing.ledger.values import CreditNote, Invoice
+from rios.billing.ledger.values import CreditNote, Grant, Invoice
+from rios.billing.parameters import Change
 from rios.gateway.schemas import Strict, usage_of
 from rios.services.accounting import Proof, Reconciliation
 from rios.services.alerts import Alert
@@ -20,13 +22,31 @@ from rios.words.money import format_ros
 _AMOUNT = Field(description='Such as "5 ROS" or "1000 wei".', min_length=1, max_length=100)
 
 
-class Book(Strict):
-    """A price book, as `GET /v1/prices` shows one."""
+class Subject(Strict):
+    """What is voted on: a price book, as `GET /v1/prices` shows one, or a parameter and its value."""
 
-    book: dict[str, Any] = Field(examples=[{"version": 2}])
+    book: dict[str, Any] | None = Field(None, examples=[{"version": 2}])
+    parameter: str | None = Field(None, min_length=1, max_length=64, examples=["payout_min_wei"])
+    value: str | None = Field(
+        None, pattern=r"^[0-9]{1,78}$", description="A whole number, in the unit that the parameter's name ends with."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.book is None) == (self.parameter is None) or (self.parameter is None) != (self.value is None):
+            raise ValueError("a vote is over a book, or over a parameter with its value")
+        return self
+
+    def subject(self) -> PriceBook | Change:
+        """What it stands for. Raises PriceBookError, InvalidRequest."""
+        if self.book is not None:
+            return PriceBook.from_dict(self.book)
+        assert self.parameter is not None
+        assert self.value is not None
+        return Change(self.parameter, int(self.value))
 
 
-class Vote(Book):
+class Vote(Subject):
     """How to vote over it."""
 
     choice: Literal["for", "against", "abstain"] = "for"
@@ -74,6 +94,15 @@ class PayOut(Strict):
     minimum: str | None = Field(None, max_length=100)
 
 
+class Discount(Strict):
+    """For whom a discount holds, one user or one organisation, and from when until when."""
+
+    user: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[^\x00]+$")
+    organisation: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[^\x00]+$")
+    since: str | None = Field(None, max_length=40, description="Now without.")
+    until: str | None = Field(None, max_length=40, description="Itself excluded; for ever without.")
+
+
 class Claim(Strict):
     """Whose earnings are paid; the user's own without."""
 
@@ -87,7 +116,8 @@ def estimate_of(found: Estimate) -> dict[str, Any]:
         for line in found.lines
     ]
     sums = ("lowest_wei", "expected_wei", "highest_wei")
-    return {"lines": lines, **{name: str(getattr(found, name)) for name in sums}}
+    prices = {name: str(getattr(found, name)) for name in (*sums, "discount_wei")}
+    return {"lines": lines, "discount": found.discount, **prices}
 
 
 def settled_of(found: Settled | None) -> dict[str, Any]:
@@ -155,6 +185,11 @@ def invoice_of(invoice: Invoice) -> dict[str, Any]:
         "digest": invoice.digest,
         "created_at": invoice.created_at,
     }
+
+
+def grant_of(given: Grant) -> dict[str, Any]:
+    """A discount that was given."""
+    return asdict(given)
 
 
 def alert_of(alert: Alert) -> dict[str, Any]:

@@ -224,6 +224,8 @@ def usage_of(usage: Usage) -> dict[str, Any]:
         "unit": usage.unit,
         "price": str(usage.price),
         "amount_wei": str(usage.amount_wei),
+        "discount": usage.discount,
+        "discount_wei": str(usage.discount_wei),
         "refunded_wei": str(usage.refunded_wei),
         "epoch": usage.epoch,
     }

@@ -23,6 +23,7 @@ from rios.billing.verify import (
     Point,
     Rated,
     concerns,
+    less,
     verified,
     verify,
 )
@@ -314,7 +315,8 @@ def _without_root(ledger: Ledger, usage: values.Usage, state: str, why: str) -> 
         usage.platform_wei,
     )
     yield Link("usage", OK, f"{usage.events} events, digest {usage.events_digest[:16]}")
-    yield Link("price", OK if same else FAILED, f"rated again to {format_ros(charge.amount_wei)}")
+    off = less({} if charge.discount is None else {charge.discount: charge.discount_wei})
+    yield Link("price", OK if same else FAILED, f"rated again to {format_ros(charge.amount_wei)}{off}")
     posted = sum(entry.amount_wei for entry in ledger.postings(usage.usage_id))
     agrees = posted == usage.amount_wei
     yield Link(

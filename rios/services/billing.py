@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.billing.budgets import asked_for
 from rios.billing.estimate import Estimate
+from rios.billing.ledger.values import Grant
 from rios.billing.pricing import DEFAULT_BOOK
 from rios.services.accounting import Proof, Reconciliation, prove
 from rios.services.alerts import Alert, Alerts
@@ -29,18 +30,19 @@ if TYPE_CHECKING:
 
     from rios.billing.books import PriceBook
     from rios.billing.ledger.values import Balance, Budget, CreditNote, Invoice, Usage
+    from rios.billing.parameters import Setting
     from rios.services.generation import Model
     from rios.services.plots import Plots
 
 USAGE_COLUMNS = (
     "usage_id", "time", "user", "model", "worker", "resource", "quantity", "unit", "price", "amount_wei", "amount",
-    "epoch",
+    "epoch", "discount", "discount_wei",
 )  # fmt: skip
 
 
 def usage_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """Usage records as a frame with `USAGE_COLUMNS`; what is a whole number stays a Python int."""
-    return exact_frame(rows, USAGE_COLUMNS, whole=("quantity", "amount_wei", "epoch"))
+    return exact_frame(rows, USAGE_COLUMNS, whole=("quantity", "amount_wei", "epoch", "discount", "discount_wei"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,45 @@ class Billing:
         ledger = self._books.ledger
         return ledger.price_book_at(ledger.now()) or DEFAULT_BOOK
 
+    @property
+    def parameters(self) -> list[Setting]:
+        """The network's own parameters: as a vote has set each, else as this process is set."""
+        return self._books.parameters()
+
+    @property
+    def discounts(self) -> list[Grant]:
+        """The discounts that were given to accounts and organisations, ended ones too."""
+        return self._books.ledger.discounts()
+
+    def grant_discount(
+        self,
+        discount: str,
+        *,
+        user: str | None = None,
+        organisation: str | None = None,
+        since: str | date | datetime | None = None,
+        until: str | date | datetime | None = None,
+    ) -> Grant:
+        """Let a discount of the price book hold for a user, or for all of an organisation; for this account without.
+
+        It holds for what is held for from `since` (now without) until `until`, itself excluded (for ever without). The
+        same with an earlier `until` ends it. An account has one at a time: its own comes before its organisation's, and
+        of several the one that began last.
+
+        Raises PriceBookError where the price book in force has no such discount, and InvalidRequest.
+        """
+        ledger = self._books.ledger
+        self.price_book.off_bp(discount, "")
+        given = Grant(
+            discount=discount,
+            user=self._charging.user if user is None and organisation is None else user,
+            organisation=organisation,
+            since=ledger.now() if since is None else parse_moment(since, name="since"),
+            until=None if until is None else parse_moment(until, name="until"),
+        )
+        ledger.grant_discount(given)
+        return given
+
     def estimate(self, model: Model, *, prompt_tokens: int, max_new_tokens: int = 64) -> Estimate:
         """The lowest, expected and highest price of a request, with its price lines. The highest is what is held."""
         return self._charging.estimate(
@@ -122,7 +163,8 @@ class Billing:
     def usage(
         self, *, since: str | date | datetime | None = None, until: str | date | datetime | None = None, **filters: Any
     ) -> pd.DataFrame:
-        """Usage records: usage_id, time, user, model, worker, resource, quantity, unit, price, amount_wei, epoch.
+        """Usage records: usage_id, time, user, model, worker, resource, quantity, unit, price, amount_wei, epoch,
+        and what a discount took off: discount, discount_wei (`amount_wei` is without it).
 
         filters: model, deployment, worker, owner, resource, request_id, epoch. Amounts are Python ints of wei.
         """
@@ -266,4 +308,5 @@ class Billing:
         return (
             usage.usage_id, moment_of(usage.at), usage.user_id, usage.model, usage.worker, usage.resource,
             usage.quantity, usage.unit, usage.price, usage.amount_wei, format_ros(usage.amount_wei), usage.epoch,
+            usage.discount, usage.discount_wei,
         )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from rios.billing.parameters import Setting
 from rios.storage.breaker import Breaker
 from rios.words.config import Settings
 from rios.words.errors import LedgerUnavailable, NetworkClosed
@@ -67,8 +68,22 @@ class Books:
 
     @property
     def payout_min_wei(self) -> Wei:
-        """From how much on the operator pays an owner (`RIOS_PAYOUT_MIN`). Raises InvalidAmount."""
-        return parse_ros(self._options.payout_min, name="RIOS_PAYOUT_MIN")
+        """From how much on the operator pays an owner: by a vote, else `RIOS_PAYOUT_MIN`. Raises InvalidAmount."""
+        voted = self.ledger.parameters().get("payout_min_wei")
+        return parse_ros(self._options.payout_min, name="RIOS_PAYOUT_MIN") if voted is None else Wei(voted)
+
+    def parameters(self) -> list[Setting]:
+        """The network's own parameters: as a vote has set each, else as this process is set."""
+        voted, options = self.ledger.parameters(), self._options
+        local = {
+            "payout_min_wei": parse_ros(options.payout_min, name="RIOS_PAYOUT_MIN"),
+            "epoch_interval_s": options.epoch_interval_s,
+            "hold_grace_s": options.hold_grace_s,
+        }
+        return [
+            Setting(name, voted[name], "vote") if name in voted else Setting(name, value, "setting")
+            for name, value in local.items()
+        ]
 
     @property
     def ledger(self) -> Ledger:

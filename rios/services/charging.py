@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +22,8 @@ from rios.services.faults import Faults
 from rios.services.late import Late, Posting
 from rios.services.living import Living
 from rios.services.tab import Asked, RequestTab
-from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
+from rios.words.errors import BudgetExceeded, LedgerUnavailable, NetworkClosed, RiosError
+from rios.words.money import format_ros
 
 if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
@@ -44,6 +45,12 @@ def work_of(name: str, manifest: Manifest) -> Work:
     return Work.of(name, manifest.hidden_size, layers)
 
 
+def terms_of(ledger: Ledger, user: str, hosts: Iterable[Host]) -> Terms:
+    """The terms under which `hosts` could serve `user` now: the price book in force, its discount, its month so far."""
+    standing = ledger.standing(user, ledger.now())
+    return Terms.of(standing.book or DEFAULT_BOOK, hosts, discount=standing.discount, before=standing.used)
+
+
 class TokenQuota(Protocol):
     """What bounds the tokens of users by day."""
 
@@ -52,6 +59,21 @@ class TokenQuota(Protocol):
 
     def give_back(self, user_id: str, tokens: int) -> None:
         """What was taken and not needed."""
+
+
+def _check_price(asked: Asked, work: Work, terms: Terms) -> None:
+    """Raise BudgetExceeded where a request can cost more, all steps of its hold together, than it pays at most."""
+    if asked.max_price_wei is None:
+        return
+    most = estimate(work, terms, prompt_tokens=asked.prompt_tokens, max_new_tokens=asked.max_new_tokens)
+    highest = most.highest_wei
+    if highest > asked.max_price_wei:
+        raise BudgetExceeded(
+            f"a request of {asked.prompt_tokens} prompt tokens and up to {asked.max_new_tokens} new ones can cost "
+            f"{format_ros(highest)}, where its workers ask up to {terms.ask_max_bp / 100:g} % of the price book's "
+            f"prices, and it pays {format_ros(asked.max_price_wei)} at most (max_price): ask for fewer tokens, or pay "
+            "more"
+        )
 
 
 class Charging:
@@ -69,7 +91,8 @@ class Charging:
         """ledger: the open ledger; it may take a moment the first time.
 
         home: where prices that cannot be posted yet outlive the process. step_tokens: a request of more new tokens is
-        held for in steps. grace_s: how long a paused request waits for money.
+        held for in steps. grace_s: how long a paused request waits for money, unless
+        a vote has set that.
         """
         self.user = user
         self.ledger = ledger
@@ -86,6 +109,14 @@ class Charging:
         self._expire_at = 0.0
         if self._late:
             self.again.add(self._is_posted)
+
+    def grace_now_s(self) -> float:
+        """How long a request that pauses now waits for money: by a vote, else `grace_s`."""
+        try:
+            voted = self.ledger().parameters().get("hold_grace_s")
+        except LedgerUnavailable:  # which may be why it pauses
+            return self.grace_s
+        return self.grace_s if voted is None else float(voted)
 
     def of(self, user: str) -> Charging:
         """The same for another account of this ledger. It ends with this one."""
@@ -110,10 +141,9 @@ class Charging:
         self.ledger()
         return self._living[0].request_id() if self._living else uuid.uuid4().hex
 
-    def terms(self, hosts: Mapping[str, Host]) -> Terms:
-        """The terms of a request that `hosts` could serve now, under the price book in force."""
-        ledger = self.ledger()
-        return Terms.of(ledger.price_book_at(ledger.now()) or DEFAULT_BOOK, hosts.values())
+    def terms(self, hosts: Mapping[str, Host], *, user: str | None = None) -> Terms:
+        """The terms of a request that `hosts` could serve now; see `terms_of`. user: who pays; this account without."""
+        return terms_of(self.ledger(), self.user if user is None else user, hosts.values())
 
     def estimate(self, work: Work, hosts: Mapping[str, Host], *, prompt_tokens: int, max_new_tokens: int) -> Estimate:
         """The lowest, expected and highest price of a request, before it is made."""
@@ -128,7 +158,8 @@ class Charging:
     def open(self, asked: Sequence[Asked], work: Work, hosts: Callable[[], Mapping[str, Host]]) -> list[RequestTab]:
         """Hold the highest price of each request, or of its first step where it is long: all of them or none.
 
-        Raises InsufficientBalance or BudgetExceeded: then nothing starts.
+        Raises InsufficientBalance or BudgetExceeded: then nothing starts. So it is where one could cost more than it
+        pays at most.
 
         hosts: who could serve, by the names in usage events; asked again when the requests have ended.
         """
@@ -136,6 +167,8 @@ class Charging:
         self._expire()
         known = dict(hosts())
         terms = self.terms(known)
+        for one in asked:
+            _check_price(one, work, terms)
         tabs = [RequestTab(self, one, work, hosts, known=known, terms=terms) for one in asked]
         tokens = sum(one.tokens for one in asked)
         if self.quota is not None:

@@ -37,11 +37,14 @@ class EpochSchedule:
         settlement: Settlement,
         settle: Callable[[], Settled | None],
         *,
-        interval_s: float,
+        interval_s: float | None,
         pause_s: float = _PAUSE_S,
         look_s: float = _LOOK_S,
     ) -> None:
-        """settle: closes an epoch. pause_s: after a first failure. look_s: how often it is seen whether one is due."""
+        """settle: closes an epoch. interval_s: unless a vote has set another; None: only as a vote has set it.
+
+        pause_s: after a first failure. look_s: how often it is seen whether one is due.
+        """
         self._books = books
         self._settlement = settlement
         self._settle = settle
@@ -56,7 +59,8 @@ class EpochSchedule:
         self._thread = threading.Thread(target=self._run, name="rios-epochs", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<EpochSchedule every {self._interval_s:g} s>"
+        every = "as a vote says" if self._interval_s is None else f"every {self._interval_s:g} s"
+        return f"<EpochSchedule {every}>"
 
     def start(self) -> None:
         """Begin, in a thread."""
@@ -70,7 +74,8 @@ class EpochSchedule:
             log.warning("an epoch is left as it is: the next schedule, or settle(), goes on with it")
 
     def _run(self) -> None:
-        wait_s, pause_s = 0.0, self._pause_s
+        # A vote is no hurry, and most networks have none.
+        wait_s, pause_s = self._look_s if self._interval_s is None else 0.0, self._pause_s
         while not self._stop.wait(wait_s):
             try:
                 wait_s = self.step()
@@ -92,11 +97,15 @@ class EpochSchedule:
         """Do what is due now; after how many seconds to look again. Raises whatever settling raises."""
         ledger = self._books.ledger
         now = ledger.now()
-        left_s = self._left_s(ledger, now)
+        voted = ledger.parameters().get("epoch_interval_s")
+        interval_s = self._interval_s if voted is None else float(voted)
+        if interval_s is None:
+            return self._look_s
+        left_s = self._left_s(ledger, now, interval_s)
         if left_s <= 0:
             self._close_epoch()
             self._since, self._tried_at, self._owing = time.monotonic(), now, True
-            left_s = self._interval_s
+            left_s = interval_s
         if self._owing:
             done = self._settlement.pay_out()
             if done.paid:
@@ -113,7 +122,7 @@ class EpochSchedule:
         if settled is not None:
             log.info("settled", extra={"epoch": settled.epoch, "root": settled.root, "wei": str(settled.total_wei)})
 
-    def _left_s(self, ledger: Ledger, now: int) -> float:
+    def _left_s(self, ledger: Ledger, now: int, interval_s: float) -> float:
         """Seconds until an epoch is due by the ledger's clock; where that was set back, in two intervals at most."""
         epochs = ledger.epochs()
         if epochs:
@@ -121,5 +130,5 @@ class EpochSchedule:
         else:
             first = next(iter(ledger.entries(up_to=1)), None)
             begun_at = now if first is None else first.at
-        by_clock_s = (max(begun_at, self._tried_at) - now) / 1e6 + self._interval_s
-        return min(by_clock_s, 2 * self._interval_s - (time.monotonic() - self._since))
+        by_clock_s = (max(begun_at, self._tried_at) - now) / 1e6 + interval_s
+        return min(by_clock_s, 2 * interval_s - (time.monotonic() - self._since))

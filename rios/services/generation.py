@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Self, overload
+from typing import Any, Protocol, Self, overload
 
 from rios.billing.pricing import Host
 from rios.billing.usage import Work
@@ -17,7 +17,7 @@ from rios.dmoe.params import SamplingParams, check_timeout
 from rios.services.charging import Charging, work_of
 from rios.services.edges import edge
 from rios.services.jobs import Jobs, JobView
-from rios.services.prompts import count_of, one_of, params_of, prompts_of
+from rios.services.prompts import count_of, max_price_of, one_of, params_of, prompts_of
 from rios.services.tab import Asked
 from rios.services.views import Placement
 from rios.words.display import Shown
@@ -25,8 +25,16 @@ from rios.words.errors import InvalidRequest, NetworkClosed, RiosError
 from rios.words.ids import Address
 
 Prompt = str | Sequence[int]
-Owners = Callable[[str], Address]
-"""Who is paid for the work of the host of a name."""
+
+
+class Owners(Protocol):
+    """Who is paid for the work of the host of a name, and what it asks."""
+
+    def __call__(self, name: str) -> Address:
+        """The owner's address."""
+
+    def ask_bp(self, name: str) -> int:
+        """In basis points of the price book's prices."""
 
 
 class Model(Shown):
@@ -95,10 +103,10 @@ class Model(Shown):
         return self._work
 
     def hosts(self) -> dict[str, Host]:
-        """Its hosts as pricing sees them, by name: who is paid for their work, and of which class they are."""
-        members = self._deployment.members.items()
+        """Its hosts as pricing sees them, by name: who is paid, of which class they are, and what they ask."""
+        owners, members = self._owners, self._deployment.members.items()
         return {
-            name: Host(name, self._owners(name), str(member.info.get("device", "cpu")).partition(":")[0])
+            name: Host(name, owners(name), str(member.info.get("device", "cpu")).partition(":")[0], owners.ask_bp(name))
             for name, member in list(members)
         }
 
@@ -178,7 +186,8 @@ class Model(Shown):
 
         prompt: text, or token ids; a list of texts or of lists of ids gives a list of completions.
         params: max_new_tokens=64, temperature=0 (greedy), top_k, top_p, min_p, repetition_penalty, seed, stop,
-            stop_token_ids, logprobs, ignore_eos: see `rios.dmoe.params.SamplingParams`; `timeout` in seconds.
+            stop_token_ids, logprobs, ignore_eos: see `rios.dmoe.params.SamplingParams`; `timeout` in seconds;
+            `max_price`, such as "0.01 ROS": the most that each prompt pays. BudgetExceeded where it could cost more.
 
         The highest price is held before, the actual one posted before this returns, the rest released. A request of
         more than RIOS_HOLD_STEP_TOKENS new tokens is held for step by step: when money runs out it pauses, goes on by
@@ -188,9 +197,9 @@ class Model(Shown):
         Raises InvalidRequest, InsufficientBalance, BudgetExceeded, QueueFull, InsufficientMemory, ExpertsUnavailable,
         TrunkLost, DeadlineExceeded.
         """
-        timeout = check_timeout(params.pop("timeout", None))
+        timeout, most = check_timeout(params.pop("timeout", None)), max_price_of(params)
         prompts, one = prompts_of(prompt)
-        started = self._started([self._prepared(ids, params) for ids in prompts])
+        started = self._started([self._prepared(ids, params) for ids in prompts], most)
         try:
             answers = [job if isinstance(job, Completion) else job.result(timeout) for job in started]
         except BaseException:
@@ -202,8 +211,8 @@ class Model(Shown):
 
     def stream(self, prompt: Prompt, **params: Any) -> Iterator[Piece]:
         """Pieces of the answer as they come. Leaving the loop, or dropping what this returns, cancels the rest."""
-        timeout = check_timeout(params.pop("timeout", None))
-        (job,) = self._started([self._prepared(one_of(prompt, "stream"), params)])
+        timeout, most = check_timeout(params.pop("timeout", None)), max_price_of(params)
+        (job,) = self._started([self._prepared(one_of(prompt, "stream"), params)], most)
         if isinstance(job, Completion):
             return iter(())
         return _Answer(job, timeout)
@@ -215,10 +224,11 @@ class Model(Shown):
 
         A job whose status is "paused" waits for money: see `generate`.
         """
+        most = max_price_of(params)
         ids, wanted = self._prepared(one_of(prompt, "submit"), params)
         if wanted.max_new_tokens == 0:
             raise InvalidRequest("max_new_tokens is 0; a submitted request generates at least 1 token")
-        return self._submitted([(ids, wanted)], request_id)[0]
+        return self._submitted([(ids, wanted)], most, request_id)[0]
 
     def chat(self, messages: Sequence[dict[str, str]], **params: Any) -> Completion:
         """Answer a conversation through the checkpoint's chat template.
@@ -247,21 +257,27 @@ class Model(Shown):
             ids = self.encode(text)
         return [int(token) for token in ids]
 
-    def _started(self, prepared: Sequence[tuple[list[int], SamplingParams]]) -> Sequence[Job | Completion]:
+    def _started(
+        self, prepared: Sequence[tuple[list[int], SamplingParams]], max_price_wei: int | None
+    ) -> Sequence[Job | Completion]:
         """All of them at once; parameters are the same for all."""
         if any(params.max_new_tokens == 0 for _, params in prepared):
             text = "" if self._deployment.tokenizing.present else None
             timing = Timing(None, 0.0, None)
             return [Completion(text, (), "length", Usage(len(ids), 0, 0, 0, 0), timing) for ids, _ in prepared]
-        return self._submitted(prepared)
+        return self._submitted(prepared, max_price_wei)
 
     def _submitted(
-        self, prepared: Sequence[tuple[list[int], SamplingParams]], request_id: str | None = None
+        self,
+        prepared: Sequence[tuple[list[int], SamplingParams]],
+        max_price_wei: int | None,
+        request_id: str | None = None,
     ) -> list[Job]:
         """Hold the highest prices, all or none, then send the requests, which begin together."""
         charging = self._charging
         asked = [
-            Asked(request_id or charging.request_id(), len(ids), params.max_new_tokens) for ids, params in prepared
+            Asked(request_id or charging.request_id(), len(ids), params.max_new_tokens, max_price_wei)
+            for ids, params in prepared
         ]
         tabs = charging.open(asked, self._work, self.hosts)
         try:
@@ -277,10 +293,10 @@ class Model(Shown):
             raise
         for job in jobs:
             job.keeps = self  # whoever holds but the request still gets its answer
-            self._remember(job)
+            self._remember(job, max_price_wei)
         return jobs
 
-    def _remember(self, job: Job) -> None:
+    def _remember(self, job: Job, max_price_wei: int | None) -> None:
         """Show a request in `net.jobs`."""
         model, prompt, params = self, list(job.prompt), asdict(job.params)
         self._jobs.add(
@@ -288,7 +304,7 @@ class Model(Shown):
             owner=self._charging.user,
             model=self.name,
             decode=self._decoded,
-            again=lambda: model.submit(prompt, **params),
+            again=lambda: model.submit(prompt, max_price=max_price_wei, **params),
             cost=self._cost,
             hosts=lambda: tuple(sorted(model._deployment.members)),
         )

@@ -119,6 +119,13 @@ class NetworkChain(SettlementView):
         """The newest block. Raises ChainUnavailable."""
         return self._chain.block_number()
 
+    def now_s(self) -> int:
+        """The time of the newest block, in seconds since 1970. Raises ChainUnavailable."""
+        found = self._chain.block(self._chain.block_number())
+        if found is None:
+            raise ChainUnavailable(f"{self._chain!r} changed its blocks while they were read; try again")
+        return found.timestamp
+
     def close(self) -> None:
         """Let go of the node, or of the embedded chain's file."""
         self._chain.close()

@@ -1,4 +1,7 @@
-"""Who is paid for the work of a host: the address that its worker announces, else the owner of the local wallet."""
+"""Who is paid for the work of a host, and what it asks: as its worker announces.
+
+Without a word of it the owner of the local wallet is paid, at the price book's prices.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rios.billing.split import BASIS_POINTS
 from rios.words.errors import InvalidRequest
 from rios.words.ids import Address, check_address
 
 log = logging.getLogger(__name__)
 
+_ASK_MAX_BP = 100 * BASIS_POINTS  # no price book allows more
 
 Announced = Mapping[str, tuple[object, Mapping[str, Any]]]
 """By the name of a host, as `Membership.hosts` has it: how to reach it, and what its worker says."""
@@ -24,6 +29,7 @@ class Owners:
         self._hosts = hosts
         self._wallet = wallet
         self._known: dict[str, tuple[object, Address | None]] = {}
+        self._asks: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Owners of {len(self._known)} hosts>"
@@ -31,18 +37,30 @@ class Owners:
     def learn(self) -> None:
         """Remember what is announced now."""
         for name, (_, said) in self._hosts().items():
-            self._take(name, said.get("owner"))
+            self._take(name, said)
 
     def __call__(self, name: str) -> Address:
         """The address that is paid for what the host called `name` does."""
-        found = self._hosts().get(name)
-        if found is not None:
-            self._take(name, found[1].get("owner"))
+        self._look(name)
         return self._known.get(name, (None, None))[1] or self._wallet()
 
-    def _take(self, name: str, announced: object) -> None:
+    def ask_bp(self, name: str) -> int:
+        """What the host called `name` asks, in basis points of the price book's prices."""
+        self._look(name)
+        return self._asks.get(name, BASIS_POINTS)
+
+    def _look(self, name: str) -> None:
+        found = self._hosts().get(name)
+        if found is not None:
+            self._take(name, found[1])
+
+    def _take(self, name: str, said: Mapping[str, Any]) -> None:
+        announced, ask = said.get("owner"), said.get("ask_bp")
         if name not in self._known or self._known[name][0] != announced:
             self._known[name] = (announced, _checked(name, announced))
+        # Of any other word the book's price is taken: who announces nonsense earns nothing by it. What a book allows
+        # is looked at where terms are made.
+        self._asks[name] = ask if type(ask) is int and 0 <= ask <= _ASK_MAX_BP else BASIS_POINTS
 
 
 def _checked(name: str, said: object) -> Address | None:

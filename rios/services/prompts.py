@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 
 from rios.dmoe.params import SamplingParams
 from rios.words.errors import InvalidRequest
+from rios.words.money import Wei, parse_ros
 
 _BYTES = (bytes, bytearray, memoryview)
 _INTEGERS = ("top_k", "max_new_tokens", "seed", "logprobs")
@@ -67,7 +68,13 @@ def params_of(given: Mapping[str, Any]) -> SamplingParams:
         return SamplingParams(**plain)
     except TypeError as error:
         known = ", ".join(SamplingParams.__dataclass_fields__)
-        raise InvalidRequest(f"unknown parameter ({error}); known are {known}, timeout") from error
+        raise InvalidRequest(f"unknown parameter ({error}); known are {known}, timeout, max_price") from error
+
+
+def max_price_of(params: dict[str, Any]) -> Wei | None:
+    """Take `max_price`, the most that a request pays, out of its parameters; None without. Raises InvalidAmount."""
+    said = params.pop("max_price", None)
+    return None if said is None else parse_ros(said, name="max_price")
 
 
 def count_of(field: str, value: object) -> int | None:

@@ -23,7 +23,7 @@ class Purse:
         """Nothing is waited for: the ledger opens in the background, the chain starts when it is first needed.
 
         background: alerts are told as they come, the chain is followed every `options.chain_look_s` seconds where there
-        is one, and epochs are settled every `options.epoch_interval_s`.
+        is one, and epochs are settled as often as a vote says, else every `options.epoch_interval_s`.
         """
         self.books = books = Books(options)
         self.charging = Charging(
@@ -45,7 +45,6 @@ class Purse:
         if background:
             self.alerts.start()
             self.follower.start()
-        if background and options.epoch_interval_s is not None:
             self.epochs = EpochSchedule(
                 books, self.settlement, self.billing.settle, interval_s=options.epoch_interval_s
             )

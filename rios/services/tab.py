@@ -41,6 +41,8 @@ class Asked:
     request_id: str
     prompt_tokens: int
     max_new_tokens: int
+    max_price_wei: int | None = None
+    """The most that it pays; no bound without."""
 
     @property
     def tokens(self) -> int:
@@ -96,7 +98,7 @@ class RequestTab:
         if self._goes_on(stream):
             return
         stream.pause()
-        grace_s = self._charging.grace_s
+        grace_s = self._charging.grace_now_s()
         log.warning(
             "request %s pauses at %d tokens: %s; it goes on by itself when this has changed, and ends with what it has "
             "after %g s",
@@ -159,7 +161,7 @@ class RequestTab:
             try:
                 held = self._hold_next()
                 if not held and not self._marked:
-                    grace_us = int((self._charging.grace_s + _SLACK_S) * 1e6)
+                    grace_us = int((self._charging.grace_now_s() + _SLACK_S) * 1e6)
                     self._charging.ledger().pause(self.hold_id, grace_us=grace_us)
                     self._marked = True
             except LedgerUnavailable as error:

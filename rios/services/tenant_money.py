@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rios.accounts.store import AccountStore, record
+from rios.accounts.store import AccountStore, must, record
 from rios.accounts.values import Principal
 from rios.services.accounting import Proof, Reconciliation
 from rios.services.books import LOCAL_USER
 from rios.services.linking import Linking
 from rios.services.wallet import Earnings
-from rios.words.errors import NotAllowed, NotFound, NotProvable
+from rios.storage.models import OrganisationRow, PersonRow
+from rios.words.errors import InvalidRequest, NotAllowed, NotFound, NotProvable
 from rios.words.ids import Address, check_address
 from rios.words.money import Wei
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from rios.billing.books import PriceBook
-    from rios.billing.ledger.values import Balance, CreditNote
-    from rios.services.governance import Proposal
+    from rios.billing.ledger.values import Balance, CreditNote, Grant
+    from rios.billing.parameters import Setting
+    from rios.services.governance import Proposal, Subject
     from rios.services.payouts import PaidOut
     from rios.services.purse import Purse
     from rios.services.settlement import Settled
 
-_OPERATE = "settlement:write"
+_OPERATE, _GIVE = "settlement:write", "credit:write"
 
 
 class TenantMoney:
@@ -153,30 +154,66 @@ class TenantMoney:
         self._log(who, "usage.refund", usage_id, wei=str(note.amount_wei), note=note.id)
         return note
 
+    def grant_discount(
+        self,
+        who: Principal,
+        discount: str,
+        *,
+        user: str | None,
+        organisation: str | None,
+        since: str | None,
+        until: str | None,
+    ) -> Grant:
+        """As `net.billing.grant_discount`, to whom is named. Raises NotFound."""
+        who.require(_GIVE)
+        if user is not None:
+            must(self._store.row(PersonRow, PersonRow.id == user), f"user {user!r}")
+        if organisation is not None:
+            must(self._store.row(OrganisationRow, OrganisationRow.id == organisation), f"organisation {organisation!r}")
+        if user is None and organisation is None:
+            raise InvalidRequest("a discount is for one user or for one organisation: name one of the two")
+        billing = self._purse.billing
+        given = billing.grant_discount(discount, user=user, organisation=organisation, since=since, until=until)
+        subject, until_us = user or f"organisation:{organisation}", str(given.until)
+        self._log(who, "discount.grant", subject, discount=discount, since_us=str(given.since), until_us=until_us)
+        return given
+
+    def discounts(self, who: Principal) -> list[Grant]:
+        """As `net.billing.discounts`."""
+        who.require(_GIVE)
+        return self._purse.billing.discounts
+
     # --- governance ------------------------------------------------------------------------------------------
 
-    def propose(self, who: Principal, book: PriceBook) -> Proposal:
+    def propose(self, who: Principal, what: Subject) -> Proposal:
         """As `net.governance.propose`."""
         who.require(_OPERATE)
-        return self._voted(who, "governance.propose", self._purse.governance.propose(book))
+        return self._voted(who, "governance.propose", self._purse.governance.propose(what))
 
-    def vote(self, who: Principal, book: PriceBook, choice: str) -> Proposal:
+    def vote(self, who: Principal, what: Subject, choice: str) -> Proposal:
         """As `net.governance.vote`."""
         who.require(_OPERATE)
-        return self._voted(who, "governance.vote", self._purse.governance.vote(book, choice), choice=choice)
+        return self._voted(who, "governance.vote", self._purse.governance.vote(what, choice), choice=choice)
 
-    def execute(self, who: Principal, book: PriceBook) -> Proposal:
+    def execute(self, who: Principal, what: Subject) -> Proposal:
         """As `net.governance.execute`."""
         who.require(_OPERATE)
-        return self._voted(who, "governance.execute", self._purse.governance.execute(book))
+        return self._voted(who, "governance.execute", self._purse.governance.execute(what))
 
-    def proposal(self, who: Principal, book: PriceBook) -> Proposal:
+    def proposal(self, who: Principal, what: Subject) -> Proposal:
         """As `net.governance.proposal`."""
         who.require(_OPERATE)
-        return self._purse.governance.proposal(book)
+        return self._purse.governance.proposal(what)
+
+    def parameters(self, who: Principal) -> list[Setting]:
+        """As `net.governance.parameters`."""
+        who.require(_OPERATE)
+        return self._purse.governance.parameters()
 
     def _voted(self, who: Principal, action: str, found: Proposal, **detail: str) -> Proposal:
-        self._log(who, action, found.id, version=str(found.book.version), state=found.state, **detail)
+        said = found.to_dict()
+        about = {name: str(said[name]) for name in ("version", "parameter", "value") if name in said}
+        self._log(who, action, found.id, **about, state=found.state, **detail)
         return found
 
     @staticmethod

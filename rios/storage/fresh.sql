@@ -111,7 +111,7 @@ CREATE TABLE usage (
 	at INTEGER NOT NULL, 
 	price_book TEXT NOT NULL, 
 	digest BLOB NOT NULL, 
-	epoch INTEGER, 
+	epoch INTEGER, discount TEXT, discount_wei TEXT DEFAULT '0' NOT NULL, 
 	PRIMARY KEY (id), 
 	FOREIGN KEY(hold_id) REFERENCES holds (id)
 )
@@ -817,4 +817,20 @@ CREATE TABLE app_places (
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
 
-INSERT INTO alembic_version VALUES ('0019')
+CREATE TABLE discounts (
+	subject TEXT NOT NULL, 
+	since INTEGER NOT NULL, 
+	until INTEGER, 
+	name TEXT NOT NULL, 
+	granted_at INTEGER NOT NULL, 
+	PRIMARY KEY (subject, since)
+)
+
+CREATE TABLE volumes (
+	user_id TEXT NOT NULL, 
+	start INTEGER NOT NULL, 
+	quantities TEXT NOT NULL, 
+	PRIMARY KEY (user_id, start)
+)
+
+INSERT INTO alembic_version VALUES ('0020')

@@ -130,6 +130,10 @@ class UsageRow(Base):
     platform_wei: Mapped[int] = mapped_column(Whole)
     trial_wei: Mapped[int] = mapped_column(Whole)
     """How much of the amount trial credit paid."""
+    discount: Mapped[str | None]
+    """Its name, where one took something off."""
+    discount_wei: Mapped[int] = mapped_column(Whole, server_default="0")
+    """What it took off: it is not in `amount_wei`."""
     refunded_wei: Mapped[int] = mapped_column(Whole)
     rows: Mapped[int]
     measured_ns: Mapped[int] = mapped_column(Whole)
@@ -164,6 +168,30 @@ class SpendingRow(Base):
     start: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
     spent_wei: Mapped[int] = mapped_column(Whole)
     most_wei: Mapped[int] = mapped_column(Whole)
+
+
+class VolumeRow(Base):
+    """What a user used in one month (UTC): where in the tiers of the price lines further use starts."""
+
+    __tablename__ = "volumes"
+    user_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    start: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    """When the month began."""
+    quantities: Mapped[str]
+    """By price line, in its base units: JSON, the numbers as decimal text."""
+
+
+class DiscountRow(Base):
+    """That a discount of the price book holds for an account, or for all of an organisation, for a while."""
+
+    __tablename__ = "discounts"
+    subject: Mapped[str] = mapped_column(Text, primary_key=True)
+    """"user:ID" or "organisation:ID"."""
+    since: Mapped[int] = mapped_column(Big, primary_key=True, autoincrement=False)
+    until: Mapped[int | None]
+    """When it ends, itself excluded; never without."""
+    name: Mapped[str]
+    granted_at: Mapped[int]
 
 
 class AlertRow(Base):

@@ -127,7 +127,10 @@ class Settings(BaseSettings):
     )
     region: str = Field(default="", description="Where this machine is, as specifications name it.")
     ask_bp: int = Field(
-        default=10_000, ge=0, description="This machine's price for applications, in basis points of the price book's."
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="What this machine asks, in basis points of the price book's prices, within the book's bounds.",
     )
 
     # Applications in a cluster of Kubernetes.

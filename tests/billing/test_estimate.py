@@ -184,3 +184,18 @@ def test_shown() -> None:
     assert repr(found) == "<Estimate 0.1 ROS to 0.1 ROS, expected 0.1 ROS>"
     assert found._repr_html_().count("<tr>") == 7
     assert "0.1 ROS" in found._repr_html_()
+
+
+def test_an_estimate_says_what_a_discount_takes_off() -> None:
+    full, less = (
+        estimate(DEMO, Terms.of(DEFAULT_BOOK, discount=name), prompt_tokens=20, max_new_tokens=9)
+        for name in (None, "research")
+    )
+    assert (full.discount, full.discount_wei) == (None, 0)
+    assert less.discount == "research"
+    assert less.expected_wei + less.discount_wei == full.expected_wei
+    assert abs(less.discount_wei * 5 - full.expected_wei) < 50, "a fifth, each line rounded down"
+    assert less.highest_wei < full.highest_wei
+    assert "less by discount research" in repr(less)
+    assert "discount research, in these prices" in less._repr_html_()
+    assert "discount" not in full._repr_html_()

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rios.billing.books import DeviceClass, Discount, Line
+from rios.billing.books import DeviceClass, Discount, Line, Tier
 from rios.billing.pricing import DEFAULT_BOOK, Terms
 from rios.billing.rating import rate, rate_request, total_wei
 from rios.billing.usage import Request, UsageRecord, fold, resource_record
 from rios.words.errors import PriceBookError
+from rios.words.events import UsageEvent
 from rios.words.money import Wei
 from tests.billing import make
 from tests.billing.make import DEMO, HOSTS, event
@@ -51,6 +52,43 @@ def test_rounded_down_by_less_than_a_wei(terms: Terms, host: str, quantity: int,
     assert 0 <= exact - charge.amount_wei < 1
     assert charge.worker_wei + charge.platform_wei == charge.amount_wei
     assert charge.units * charge.price_wei == exact
+
+
+@settings(max_examples=150, deadline=None)
+@given(make.terms(), st.sampled_from(sorted(HOSTS)), st.integers(0, 10**18), st.data())
+def test_what_a_discount_takes_off_is_said_to_the_wei(
+    terms: Terms, host: str, quantity: int, data: st.DataObject
+) -> None:
+    resource = data.draw(st.sampled_from(["expert", "tokens_in", "bytes", "memory", "gpu"]))
+    record = dataclasses.replace(resource_record("d", HOSTS[host], "cpu", quantity, period=0), resource=resource)
+    charge, full = rate(record, terms), rate(record, dataclasses.replace(terms, discount=None))
+    assert charge.amount_wei + charge.discount_wei == full.amount_wei
+    assert charge.discount_wei >= 0
+    assert charge.discount == (terms.discount if terms.off_bp(resource) else None)
+    assert (full.discount, full.discount_wei) == (None, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(make.terms(), st.permutations(EVENTS), st.lists(st.sampled_from(EVENTS), max_size=3))
+def test_neither_the_order_of_events_nor_their_repetition_changes_a_price(
+    terms: Terms, events: list[UsageEvent], again: list[UsageEvent]
+) -> None:
+    wanted = rate_request(REQUEST, EVENTS, work=DEMO, hosts=HOSTS, terms=terms)
+    assert rate_request(REQUEST, [*events, *again], work=DEMO, hosts=HOSTS, terms=terms) == wanted
+
+
+@pytest.mark.parametrize(
+    ("before", "quantity", "wei"),
+    [
+        (0, 10, 100), (0, 11, 107), (9, 1, 10), (9, 2, 17), (10, 1, 7), (10, 20, 140), (29, 2, 10), (30, 1, 3),
+        (31, 5, 15), (0, 31, 243), (10**30, 2, 6),
+    ],
+)  # fmt: skip
+def test_each_tier_is_for_the_part_inside_it(before: int, quantity: int, wei: int) -> None:
+    tiered = Line("token", 1, (Tier(10, Wei(10)), Tier(30, Wei(7)), Tier(None, Wei(3))))
+    terms = Terms(make.book(lines={**DEFAULT_BOOK.lines, "tokens_out": tiered}), before={"tokens_out": before})
+    record = dataclasses.replace(_records()[REQUEST.trunk, "tokens_out"], quantity=quantity)
+    assert rate(record, terms).amount_wei == wei
 
 
 def test_asks_count_within_bounds() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rios.billing.books import PriceBook
+from rios.billing.parameters import Change
 from rios.billing.verify import verified, verify
 from rios.words.errors import (
     BudgetExceeded,
@@ -17,6 +19,7 @@ from rios.words.errors import (
     InvalidRequest,
     LedgerConflict,
     NotProvable,
+    PriceBookError,
     TransactionFailed,
 )
 from rios.words.money import WEI_PER_ROS
@@ -189,6 +192,59 @@ def test_a_price_book_is_voted_in(network: Any) -> None:
     assert (done.state, done.book.digest) == ("executed", new.digest)
     assert network.governance.proposal(new).state == "executed"
     assert network.billing.price_book.version == new.version
+
+
+def test_votes_over_parameters(network: Any) -> None:
+    """By each way another value; every process of the network follows it, and shows it."""
+    before = {one.name: one for one in network.governance.parameters()}
+    assert {"payout_min_wei", "voting_delay_blocks", "challenge_window_s"} <= before.keys()
+    for wrong in (Change("payout_min_wei", 987), Change("quorum_percent", 99)):
+        with pytest.raises(TransactionFailed, match="never proposed"):
+            network.governance.vote(wrong)
+    known = {one.name: one for one in network.billing.parameters}["payout_min_wei"].value
+    change = Change("payout_min_wei", known - 1)
+    assert network.governance.propose(change).state in ("pending", "active")
+    assert network.governance.vote(change, "for").for_votes > 0
+    done = network.governance.execute(change)
+    assert (done.state, done.subject) == ("executed", change)
+    found = {one.name: one for one in network.billing.parameters}
+    assert (found["payout_min_wei"].value, found["payout_min_wei"].by) == (known - 1, "vote")
+    assert found["hold_grace_s"].by == "setting"
+    with pytest.raises(InvalidRequest, match="about payout_min_wei, not about a price book"):
+        _ = done.book
+
+
+def test_a_discount_is_granted_and_ended(network: Any, model: Any) -> None:
+    user = network.billing.balance.user_id
+    since = datetime.now(UTC) - timedelta(hours=1)
+    given = network.billing.grant_discount("research", user=user, since=since)
+    assert (given.user, given.organisation, given.until) == (user, None, None)
+    assert given in network.billing.discounts
+    found = network.billing.estimate(model, prompt_tokens=9, max_new_tokens=5)
+    assert (found.discount, found.discount_wei > 0) == ("research", True)
+    used = network.billing.usage(request_id=model.generate(PROMPT, max_new_tokens=3).request_id)
+    assert set(used["discount"]) == {"research"}
+    assert all(
+        off * 4 - amount in range(5) for off, amount in zip(used["discount_wei"], used["amount_wei"], strict=True)
+    )
+    ended = network.billing.grant_discount("research", user=user, since=since, until=since)
+    assert ended.until == ended.since == given.since
+    assert network.billing.estimate(model, prompt_tokens=9, max_new_tokens=5).discount is None
+    with pytest.raises(PriceBookError, match="no discount"):
+        network.billing.grant_discount("tea", user=user)
+    with pytest.raises(InvalidRequest, match="one of the two"):
+        network.billing.grant_discount("research", user=user, organisation="network")
+
+
+def test_a_request_pays_no_more_than_it_says(network: Any, model: Any) -> None:
+    before = network.billing.balance
+    for ask in (model.generate, model.submit, model.stream):
+        with pytest.raises(BudgetExceeded, match="max_price"):
+            ask(PROMPT, max_new_tokens=20, max_price="1 wei")
+    with pytest.raises(InvalidAmount, match="max_price"):
+        model.generate(PROMPT, max_price=1.5)
+    assert network.billing.balance == before
+    assert len(model.generate(PROMPT, max_new_tokens=2, max_price="1 ROS").token_ids) == 2
 
 
 def _far(book: PriceBook) -> PriceBook:

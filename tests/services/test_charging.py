@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 
 import rios
-from rios.words.errors import BudgetExceeded, Cancelled, InsufficientBalance, InvalidRequest, RiosError, TrunkLost
-from rios.words.money import WEI_PER_ROS
+from rios.services.moments import moment_of
+from rios.words.errors import (
+    BudgetExceeded,
+    Cancelled,
+    InsufficientBalance,
+    InvalidAmount,
+    InvalidRequest,
+    PriceBookError,
+    RiosError,
+    TrunkLost,
+)
+from rios.words.money import WEI_PER_ROS, format_ros
 from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
@@ -113,6 +123,59 @@ def test_a_hard_budget_refuses_before_anything_starts(net: rios.Network, model: 
     finally:
         net.billing.budget(None, period="total")
     model.generate(PROMPT, max_new_tokens=5)
+
+
+def test_a_request_pays_no_more_than_it_says(net: rios.Network, model: Any) -> None:
+    """Refused before anything is held, also where it would be held for in steps, and where it is a list."""
+    before = net.billing.balance
+    running = model._deployment.trunk_stats()["running"]
+    asks: tuple[Any, ...] = (
+        lambda: model.generate(PROMPT, max_new_tokens=50, max_price="1 wei"),
+        lambda: model.generate([PROMPT, PROMPT], max_new_tokens=50, max_price="1 wei"),
+        lambda: model.submit(PROMPT, max_new_tokens=400, max_price=1),
+        lambda: model.stream(PROMPT, max_new_tokens=400, max_price=1),
+    )
+    for ask in asks:
+        with pytest.raises(BudgetExceeded, match=r"pays 0\.000000000000000001 ROS at most \(max_price\)"):
+            ask()
+    assert (net.billing.balance, model._deployment.trunk_stats()["running"]) == (before, running)
+    with pytest.raises(InvalidAmount, match="max_price"):
+        model.generate(PROMPT, max_price=0.5)
+    tokens = len(model.tokens(PROMPT))
+    highest = net.billing.estimate(model, prompt_tokens=tokens, max_new_tokens=5).highest_wei
+    answer = model.generate(PROMPT, max_new_tokens=5, max_price=f"{highest} wei")
+    assert sum(net.billing.usage(request_id=answer.request_id)["amount_wei"]) <= highest
+
+
+def test_a_discount_is_seen_all_the_way(net: rios.Network, model: Any) -> None:
+    """In the estimate, on each record, in its proof and on the invoice; pinned, whatever is granted afterwards."""
+    answer = model.generate(PROMPT, max_new_tokens=5)
+    full = net.billing.usage(request_id=answer.request_id)
+    assert set(full["discount_wei"]) == {0}
+    assert set(full["discount"]) == {None}
+    with pytest.raises(PriceBookError, match="no discount 'tea'"):
+        net.billing.grant_discount("tea")
+    given = net.billing.grant_discount("research")
+    try:
+        estimate = net.billing.estimate(model, prompt_tokens=answer.usage.prompt_tokens, max_new_tokens=5)
+        assert (estimate.discount, estimate.discount_wei > 0) == ("research", True)
+        job = model.submit(PROMPT, max_new_tokens=5)
+        net.billing.grant_discount("research", since=moment_of(given.since), until=moment_of(given.since))
+        found = net.billing.usage(request_id=job.result(30).request_id)
+        assert set(found["discount"]) == {"research"}
+        prices = {row.resource: row.amount_wei + row.discount_wei for row in found.itertuples()}
+        assert prices["tokens_out"] == {row.resource: row.amount_wei for row in full.itertuples()}["tokens_out"]
+        assert all(row.discount_wei * 4 - row.amount_wei in range(5) for row in found.itertuples())
+        token = next(row for row in found.itertuples() if row.resource == "tokens_out")
+        links = {link.name: link for link in net.billing.prove(token.usage_id).links}
+        assert f"{format_ros(token.discount_wei)} less by discount research" in links["price"].reason
+        period = found.time.iloc[-1].strftime("%Y-%m")
+        (line,) = net.billing.invoice(period).document["discounts"]
+        assert (line["discount"], int(line["off_wei"])) == ("research", sum(found["discount_wei"]))
+    finally:
+        net.billing.grant_discount("research", since=moment_of(given.since), until=moment_of(given.since))
+    assert net.billing.estimate(model, prompt_tokens=9, max_new_tokens=5).discount is None
+    assert [one.until for one in net.billing.discounts if one.since == given.since] == [given.since]
 
 
 def test_a_refund_gives_the_price_back(net: rios.Network, model: Any) -> None:

@@ -126,10 +126,29 @@ def test_owners_are_paid_when_the_challenge_window_is_over(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("background", [True, False])
 def test_a_purse_has_a_schedule_where_it_was_asked_for(background: bool) -> None:
-    with purse_of(background=background) as purse:
-        assert purse.epochs is None
-    with purse_of(background=background, epoch_interval_s=HOUR_S) as purse:
-        assert (purse.epochs is not None) is background
+    """A vote may set an interval where no process has one."""
+    for options in ({}, {"epoch_interval_s": HOUR_S}):
+        with purse_of(background=background, **options) as purse:
+            assert (purse.epochs is not None) is background
+
+
+def test_without_an_interval_there_is_an_epoch_when_a_vote_sets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with purse_of(home=tmp_path) as purse:
+        clock = Clock(purse, monkeypatch)
+        schedule = EpochSchedule(purse.books, purse.settlement, purse.billing.settle, interval_s=None)
+        earn(purse, "first", {ANN: 100})
+        clock.now_us += 100 * HOUR_US
+        assert schedule.step() == 60
+        assert epochs_of(purse) == []
+        monkeypatch.setattr(purse.books.ledger, "parameters", lambda: {"epoch_interval_s": HOUR_S})
+        schedule.step()
+        assert epochs_of(purse) == [(1, EpochState.FINAL)]
+        clock.now_us += HOUR_US - 2_000_000
+        earn(purse, "second", {ANN: 100})
+        assert 0 < schedule.step() <= 2
+        assert len(epochs_of(purse)) == 1
 
 
 def test_an_epoch_is_closed_in_the_background() -> None:

@@ -6,15 +6,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 import rios
 from rios import worker
+from rios.services.accounting import pinned_terms
 from rios.services.owners import Owners
 from rios.words.config import settings
-from rios.words.errors import InvalidRequest, RiosError
+from rios.words.errors import BudgetExceeded, InvalidRequest, RiosError
 from rios.words.ids import Address, check_address
 
 PROMPT = "It was a fine morning,"
@@ -34,7 +36,9 @@ def net() -> Iterator[rios.Network]:
             environment.setenv("RIOS_OWNER", BOB)
             net.cluster.add_worker("bobs")
             environment.delenv("RIOS_OWNER")
+            environment.setenv("RIOS_ASK_BP", "12000")
             net.cluster.add_worker("ours")
+            environment.delenv("RIOS_ASK_BP")
             net.wait_for_workers(3)
             yield net
 
@@ -60,6 +64,24 @@ def test_each_owner_gets_nine_tenths_of_what_its_workers_did(net: rios.Network, 
         assert earned.now.earned_wei == sum(row.worker_wei for row in mine) > 0
         assert sum(earned.to_frame().wei) == earned.now.earned_wei
     assert net.earnings.owner == net.wallet.address
+
+
+def test_a_worker_is_paid_what_it_asks(net: rios.Network, model: Any) -> None:
+    """It is pinned at the hold, with the most that anybody asked; who pays sees the highest price before."""
+    answer = model.generate(PROMPT, max_new_tokens=8)
+    ledger = net._purse.books.ledger
+    rows = list(ledger.usage(request_id=answer.request_id))
+    asks = {row.worker: row.ask_bp for row in rows}
+    assert asks == {"worker-0": 10_000, "bobs": 10_000, "ours": 12_000}
+    terms = pinned_terms(ledger, rows[0].hold_id)
+    assert (terms.ask_min_bp, terms.ask_max_bp) == (10_000, 12_000)
+    prices = {row.worker: Fraction(row.price) for row in rows if row.resource == "expert"}
+    assert prices["ours"] * 10 == prices["bobs"] * 12 > 0
+    highest = net.billing.estimate(model, prompt_tokens=answer.usage.prompt_tokens, max_new_tokens=8).highest_wei
+    with pytest.raises(BudgetExceeded, match=r"ask up to 120 % of the price book's prices.*max_price"):
+        model.generate(PROMPT, max_new_tokens=8, max_price=highest - 1)
+    again = model.generate(PROMPT, max_new_tokens=8, max_price=highest)
+    assert again.token_ids == answer.token_ids
 
 
 def test_each_owner_is_paid(net: rios.Network, model: Any) -> None:
@@ -95,6 +117,27 @@ def test_what_a_worker_announces_is_checked(said: object, paid: Address) -> None
     owners = Owners(lambda: {"a": (None, {"owner": said})}, wallet=lambda: WALLET)
     assert owners("a") == paid
     assert owners("b") == WALLET
+
+
+@pytest.mark.parametrize(
+    ("said", "ask_bp"),
+    [
+        (None, 10_000),
+        (9_000, 9_000),
+        (0, 0),
+        (-1, 10_000),
+        (True, 10_000),
+        ("9", 10_000),
+        (1.5, 10_000),
+        (2**70, 10_000),
+    ],
+)
+def test_what_a_worker_asks_is_checked(said: object, ask_bp: int) -> None:
+    hosts: dict[str, tuple[object, dict[str, Any]]] = {"a": (None, {"ask_bp": said})}
+    owners = Owners(lambda: hosts, wallet=lambda: WALLET)
+    assert (owners.ask_bp("a"), owners.ask_bp("b")) == (ask_bp, 10_000)
+    hosts.clear()
+    assert owners.ask_bp("a") == ask_bp, "a host that outlives its worker"
 
 
 def test_who_announces_another_owner_has_that_from_then_on() -> None:

@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 import rios
+from rios.billing.books import Line, PriceBook, Tier
+from rios.billing.parameters import Change
 from rios.billing.pricing import DEFAULT_BOOK
+from rios.services.accounting import pinned_terms
+from rios.services.moments import moment_of
 from rios.services.stranger import check_file
 from rios.words.config import settings
 from rios.words.errors import (
@@ -24,7 +28,7 @@ from rios.words.errors import (
     NotProvable,
     TransactionFailed,
 )
-from rios.words.money import WEI_PER_ROS, parse_ros
+from rios.words.money import WEI_PER_ROS, Wei, parse_ros
 from tests.billing.chain.anvil import Anvil
 from tests.services.earning import purse_of
 from tests.services.places import PLACES, Place, place_of
@@ -200,17 +204,30 @@ def test_another_process_with_the_same_home_finds_everything(place: Place, net: 
         assert purse.billing.reconcile().sound
 
 
-def test_votes_change_the_price_book(place: Place, net: rios.Network) -> None:
+@pytest.fixture(scope="module")
+def book(place: Place, net: rios.Network) -> PriceBook:
+    """Of tiers and a minimum, in force by a vote."""
     governance = net.governance
-    book = dataclasses.replace(DEFAULT_BOOK, version=1, minimum_wei=parse_ros("0.0001 ROS"))
+    tiered = Line("token", 1, (Tier(30, Wei(10**11)), Tier(None, Wei(10**10))))
+    found = dataclasses.replace(
+        DEFAULT_BOOK,
+        version=1,
+        minimum_wei=parse_ros("0.0001 ROS"),
+        lines={**DEFAULT_BOOK.lines, "tokens_in": tiered, "tokens_out": tiered},
+    )
     with pytest.raises(InvalidRequest, match="next one"):
-        governance.propose(dataclasses.replace(book, version=7))
-    governance.propose(book)
+        governance.propose(dataclasses.replace(found, version=7))
+    governance.propose(found)
     place.mine(2)
-    governance.vote(book)
+    governance.vote(found)
     assert net.billing.price_book.version == DEFAULT_BOOK.version
     place.mine(11)
-    assert governance.execute(book).state == "executed"
+    assert governance.execute(found).state == "executed"
+    return found
+
+
+def test_votes_change_the_price_book(place: Place, net: rios.Network, book: PriceBook) -> None:
+    governance = net.governance
     assert net.billing.price_book == book
     lost = dataclasses.replace(book, version=2)
     governance.propose(lost)
@@ -220,6 +237,112 @@ def test_votes_change_the_price_book(place: Place, net: rios.Network) -> None:
     with pytest.raises(TransactionFailed, match="is defeated"):
         governance.execute(lost)
     assert net.billing.price_book == book
+
+
+def test_tiers_and_discounts_hold_all_the_way(
+    place: Place,
+    net: rios.Network,
+    model: Any,
+    book: PriceBook,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under the book that was voted on: in the proof, in the sum of all books, and for a stranger."""
+    ledger = net._purse.books.ledger
+    model.generate(PROMPT, max_new_tokens=40)
+    now = ledger.now()
+    net.billing.grant_discount("research", since=moment_of(now))
+    answer = model.generate(PROMPT, max_new_tokens=20)
+    rows = {row.line: row for row in ledger.usage(request_id=answer.request_id)}
+    (hold,) = {row.hold_id for row in rows.values()}
+    terms = pinned_terms(ledger, hold)
+    assert (terms.book, terms.discount) == (book, "research")
+    assert terms.before["tokens_out"] >= 40
+    token = rows["tokens_out"]
+    assert token.amount_wei == 20 * 10**10 * 8 // 10
+    assert (token.discount, token.discount_wei) == ("research", 20 * 10**10 * 2 // 10)
+    net.billing.grant_discount("research", since=moment_of(now), until=moment_of(now))
+    net.billing.settle()
+    assert net.billing.reconcile().difference_wei == 0
+    proof = net.billing.prove(token.usage_id)
+    assert proof.verified
+    assert "less by discount research" in {link.name: link.reason for link in proof.links}["price"]
+    file = net.billing.export(token.usage_id, tmp_path / "proof.json")
+    monkeypatch.setenv("RIOS_HOME", str(home))
+    settings.cache_clear()
+    try:
+        url = None if place.node is None else place.node.url
+        assert {link.state for link in check_file(file, url)} <= {"ok", "pending"}
+        document = json.loads(file.read_text())
+        for terms_said in document["terms"]:
+            terms_said["discount"] = None
+        file.write_text(json.dumps(document))
+        assert "failed" in {link.state for link in check_file(file, url)}
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+
+
+def test_votes_set_parameters(place: Place, net: rios.Network) -> None:
+    """Of the network, which all processes follow and which wins over what they are set to, and of voting."""
+    governance = net.governance
+    before = {one.name: one for one in governance.parameters()}
+    assert (before["payout_min_wei"].value, before["payout_min_wei"].by) == (WEI_PER_ROS, "setting")
+    assert (before["voting_period_blocks"].value, before["voting_period_blocks"].by) == (10, "contract")
+    assert {name for name, one in before.items() if one.by == "fixed"} == {
+        "challenge_window_s", "withdrawal_delay_s", "unbonding_delay_s", "cap_wei",
+    }  # fmt: skip
+    with pytest.raises(TransactionFailed, match="never proposed"):
+        governance.vote(Change("payout_min_wei", 5))
+
+    changes = {
+        "payout_min_wei": 5, "hold_grace_s": 77, "voting_period_blocks": 9, "proposal_threshold_wei": 3,
+    }  # fmt: skip
+    for name, value in changes.items():
+        assert {one.name: one.by for one in net.billing.parameters}.get(name, "setting") == "setting"
+        _voted(place, net, Change(name, value))
+    now = {one.name: one for one in governance.parameters()}
+    assert {name: now[name].value for name in changes} == changes
+    assert {one.name: (one.value, one.by) for one in net.billing.parameters} == {
+        "payout_min_wei": (5, "vote"), "epoch_interval_s": (None, "setting"), "hold_grace_s": (77, "vote"),
+    }  # fmt: skip
+    assert net._purse.books.payout_min_wei == 5
+    assert net._purse.charging.grace_now_s() == 77.0
+
+    # A vote that is over can be held again, and 0 leaves it to each process.
+    for change in (Change("hold_grace_s", 0), Change("hold_grace_s", 77), Change("hold_grace_s", 0)):
+        _voted(place, net, change)
+    assert net._purse.charging.grace_now_s() == 3600.0
+    assert {one.name: (one.value, one.by) for one in net.billing.parameters}["hold_grace_s"] == (3600.0, "setting")
+
+
+def _voted(place: Place, net: rios.Network, change: Change) -> None:
+    """Propose, vote, execute."""
+    governance = net.governance
+    begun = governance.propose(change)
+    assert governance.propose(change).id == begun.id, "the same again is the same one while it is voted on"
+    place.mine(2)
+    assert governance.vote(change).id == begun.id
+    place.mine(11)
+    done = governance.execute(change)
+    assert (done.id, done.state) == (begun.id, "executed")
+
+
+def test_the_timelock_keeps_what_has_won(place: Place, net: rios.Network) -> None:
+    governance = net.governance
+    for change in (Change("timelock_delay_s", 3000), Change("quorum_percent", 3)):
+        governance.propose(change)
+        place.mine(2)
+        governance.vote(change)
+        place.mine(11)
+        if change.name == "quorum_percent" and place.node is not None:
+            with pytest.raises(TransactionFailed, match="the timelock keeps proposal"):
+                governance.execute(change)
+            assert governance.proposal(change).state == "queued"
+            place.advance(net._purse, 3001)
+        assert governance.execute(change).state == "executed"
+    assert {one.name: one.value for one in governance.parameters()}["quorum_percent"] == 3
 
 
 def test_another_chain_is_refused(place: Place, home: Path, tmp_path: Path) -> None:

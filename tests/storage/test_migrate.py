@@ -14,9 +14,10 @@ from sqlalchemy import Connection, insert, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from rios.deploy.reading import read_app
+from rios.services.moments import month
 from rios.storage import deployment_models, gateway_models, migrate, report_models, sign_in_models
 from rios.storage.engine import Database
-from rios.storage.models import AccountRow, Base, EpochRow, HoldRow, TransferRow, UsageRow
+from rios.storage.models import AccountRow, Base, EpochRow, HoldRow, TransferRow, UsageRow, VolumeRow
 from rios.words.errors import LedgerUnavailable
 from tests.storage import fresh
 
@@ -44,10 +45,15 @@ def _fill(connection: Connection) -> None:
     hold = {"id": "h", "user_id": "ann", "request_id": "r", "amount_wei": BIG, "trial_wei": BIG, "posted_wei": 0}
     more = {"trial_posted_wei": 0, "released_wei": 0, "state": "open", "price_book": "p", "terms": "{}"}
     connection.execute(insert(HoldRow), [{**hold, **more, "created_at": 1, "expires_at": 2, "grace_until": None}])
+    connection.execute(insert(UsageRow), [_used("u")])
+
+
+def _used(name: str, **changes: object) -> dict[str, object]:
+    """A usage record of version 0001."""
     texts = ("request_id", "user_id", "model", "deployment", "worker", "owner", "resource", "device_class", "line")
     wei = ("amount_wei", "worker_wei", "platform_wei", "trial_wei", "refunded_wei")
     amounts = (*wei, "quantity", "rows", "measured_ns", "events", "ask_bp")
-    usage = {**dict.fromkeys(texts, "x"), **dict.fromkeys(amounts, 5), "id": "u", "hold_id": "h", "step": 0, "at": 1}
+    usage = {**dict.fromkeys(texts, "x"), **dict.fromkeys(amounts, 5), "id": name, "hold_id": "h", "step": 0, "at": 1}
     usage |= {
         "unit": "x",
         "units": "1",
@@ -57,11 +63,15 @@ def _fill(connection: Connection) -> None:
         "digest": b"d",
         "epoch": None,
     }
-    connection.execute(insert(UsageRow), [usage])
+    return {**usage, **changes}
 
 
 def _content(connection: Connection) -> list[object]:
-    return [connection.execute(select(table.__table__)).all() for table in (AccountRow, TransferRow, HoldRow, UsageRow)]
+    """Of the tables of version 0001, by the columns that they had then."""
+    later = {"discount", "discount_wei"}
+    tables = [table.__table__ for table in (AccountRow, TransferRow, HoldRow, UsageRow)]
+    wanted = [select(*(column for column in table.columns if column.name not in later)) for table in tables]
+    return [connection.execute(one).all() for one in wanted]
 
 
 def test_the_tables_are_those_of_the_models(database: Database) -> None:
@@ -109,6 +119,32 @@ def test_an_older_database_is_migrated_with_what_is_in_it_and_back(database: Dat
     migrate.upgrade(database)
     with database.reading() as connection:
         assert _content(connection) == [[], [], [], []]
+
+
+def test_what_was_used_before_counts_in_its_month(database: Database) -> None:
+    october, november, december = (month(name)[0] for name in ("2026-10", "2026-11", "2026-12"))
+    used = [
+        ("ann", november - 1, "tokens_in", 3), ("ann", november, "tokens_in", BIG), ("bob", november, "tokens_in", 7),
+        ("ann", december - 1, "tokens_in", 4), ("ann", november + 5, "minimum", 9), ("ann", november, "expert:cpu", 2),
+    ]  # fmt: skip
+    migrate.upgrade(database, "0001")
+    with database.writing() as connection:
+        _fill(connection)
+        for number, (user, at, line, quantity) in enumerate(used):
+            row = _used(f"u{number}", user_id=user, at=at, line=line, quantity=quantity)
+            connection.execute(insert(UsageRow), [row])
+    migrate.upgrade(database)
+    row = VolumeRow
+    with database.reading() as connection:
+        wanted = select(row.user_id, row.start, row.quantities).where(row.start > 0)
+        found = {(user, start): json.loads(said) for user, start, said in connection.execute(wanted)}
+    assert found == {
+        ("ann", october): {"tokens_in": "3"},
+        ("ann", november): {"expert:cpu": "2", "tokens_in": str(BIG + 4)},
+        ("bob", november): {"tokens_in": "7"},
+    }
+    migrate.downgrade(database, "0019")
+    migrate.upgrade(database)
 
 
 def test_models_of_organisations_become_deployments_and_back(database: Database) -> None:

@@ -84,13 +84,16 @@ def _noted(connection: Connection, invoice: Invoice) -> int:
 
 def _drawn(connection: Connection, user: str, period: str, since: int, until: int) -> dict[str, Any]:
     usage = UsageRow
-    wanted = select(usage.model, usage.line, usage.amount_wei, usage.refunded_wei)
+    wanted = select(usage.model, usage.line, usage.amount_wei, usage.refunded_wei, usage.discount, usage.discount_wei)
     lines: dict[tuple[str, str], int] = {}
+    discounts: dict[str, int] = {}
     refunded = 0
     for row in connection.execute(wanted.where(usage.user_id == user, usage.at >= since, usage.at < until)):
         key = (row.model, row.line)
         lines[key] = lines.get(key, 0) + row.amount_wei
         refunded += row.refunded_wei
+        if row.discount is not None:
+            discounts[row.discount] = discounts.get(row.discount, 0) + row.discount_wei
     given = list(_credits(connection, user, period))
     total = sum(lines.values()) - refunded - sum(int(one["amount_wei"]) for one in given)
     return {
@@ -99,6 +102,8 @@ def _drawn(connection: Connection, user: str, period: str, since: int, until: in
         "lines": [
             {"model": model, "line": line, "amount_wei": str(amount)} for (model, line), amount in sorted(lines.items())
         ],
+        # What is not in the lines: without it they would be so much more.
+        "discounts": [{"discount": name, "off_wei": str(off)} for name, off in sorted(discounts.items())],
         "refunded_wei": str(refunded),
         "credits": given,
         "credit_notes_up_to": _last_note(connection, user),

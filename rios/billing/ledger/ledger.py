@@ -26,6 +26,7 @@ from rios.billing.ledger import (
     refunds,
     settling,
     spending,
+    volumes,
     withdrawals,
 )
 from rios.billing.ledger.accounts import SPENDABLE, earned, owed
@@ -33,14 +34,14 @@ from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.chain import ChainCursor, ChainEvent
 from rios.billing.ledger.entries import Transfer
 from rios.billing.ledger.queries import Queries
-from rios.billing.ledger.values import CreditNote, Epoch, EpochState, Hold, HoldState, Invoice, Settled, Wanted
+from rios.billing.ledger.values import CreditNote, Epoch, EpochState, Grant, Hold, HoldState, Invoice, Settled, Wanted
 from rios.billing.ledger.withdrawals import Asked
 from rios.billing.ledger.writer import Reads, Request, Writer
 from rios.billing.pricing import Terms
 from rios.billing.rating import Charge
 from rios.storage import migrate
 from rios.storage.engine import Database
-from rios.storage.models import HoldRow, HoldStepRow, UsageRow, UserRow
+from rios.storage.models import HoldRow, HoldStepRow, UsageRow, UserRow, VolumeRow
 from rios.words.errors import InvalidRequest, LedgerUnavailable
 from rios.words.ids import Address
 from rios.words.keccak import Hash, keccak256
@@ -240,6 +241,7 @@ class Ledger(Queries):
             hold = batch.rows(HoldRow).get(hold_id)
             if hold is not None:
                 batch.rows(UserRow).load([(hold["user_id"],)])
+                batch.rows(VolumeRow).load([volumes.key_of(hold["user_id"], when)])
                 accounts.extend(f"user:{hold['user_id']}:{kind}" for kind in SPENDABLE)
             batch.load_accounts(accounts)
 
@@ -319,6 +321,14 @@ class Ledger(Queries):
     def publish_price_book(self, book: PriceBook) -> None:
         """Keep a price book that is in force from its moment on. Raises PriceBookError for a version given twice."""
         self._do(lambda batch: documents.publish(batch, book), alone=True)
+
+    def grant_discount(self, given: Grant, *, at: int | None = None) -> None:
+        """Let a discount of the price book hold for an account or an organisation.
+
+        One for the same that begins at the same moment takes the place of the other, so `until` ends it early.
+        """
+        when = self._at(at)
+        self._do(lambda batch: volumes.grant(batch, given, at=when))
 
     # Epochs and the chain.
 

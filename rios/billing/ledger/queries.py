@@ -28,7 +28,7 @@ from sqlalchemy.orm import aliased
 
 from rios.billing.books import TOKENS_IN, TOKENS_OUT, PriceBook
 from rios.billing.budgets import Period
-from rios.billing.ledger import audit, epochs, holds, invoices, refunds, settling
+from rios.billing.ledger import audit, epochs, holds, invoices, refunds, settling, volumes
 from rios.billing.ledger.accounts import Kind, check_user, kind_of, user_account
 from rios.billing.ledger.chain import ChainCursor, ChainEvent, as_event
 from rios.billing.ledger.spending import start_of
@@ -39,14 +39,18 @@ from rios.billing.ledger.values import (
     Entry,
     Epoch,
     EpochCharge,
+    Grant,
     Hold,
     HoldState,
     HoldStep,
     Invoice,
+    Standing,
     StatementLine,
     Totals,
     Usage,
 )
+from rios.billing.parameters import PARAMETERS
+from rios.billing.pricing import DEFAULT_BOOK
 from rios.storage import models as m
 from rios.storage.engine import Database
 from rios.words.errors import InvalidRequest, PriceBookError
@@ -54,6 +58,8 @@ from rios.words.ids import Address
 from rios.words.money import Wei
 
 _STREAM = 5_000
+PARAMETER_SET = "ParameterSet"
+"""The event by which a vote sets one of the network's own parameters."""
 GROUPS = ("worker", "owner", "user", "model", "deployment", "day", "resource", "line")
 """What costs can be grouped by."""
 _DAY_US = 86_400 * 10**6
@@ -287,6 +293,29 @@ class Queries:
         """The published price book in force at `at`: the latest that had begun, of equal ones the higher version."""
         document = self._scalar(_BOOK_AT, {"second": at // 10**6})
         return None if document is None else PriceBook.from_dict(json.loads(document))
+
+    def standing(self, user: str, at: int) -> Standing:
+        """What the prices of `user` depend on at `at`: the book in force, its discount, what it used in the month."""
+        with self._database.reading() as connection:
+            document = connection.scalar(_BOOK_AT, {"second": at // 10**6})
+            book = None if document is None else PriceBook.from_dict(json.loads(document))
+            priced = book or DEFAULT_BOOK
+            return Standing(
+                book=book,
+                discount=volumes.discount_of(connection, user, priced, at=at),
+                used=volumes.used_of(connection, user, priced, at=at),
+            )
+
+    def discounts(self) -> list[Grant]:
+        """The discounts that were given to accounts and organisations, ended ones too."""
+        with self._database.reading() as connection:
+            return volumes.grants(connection)
+
+    def parameters(self) -> dict[str, int]:
+        """The parameters of the network that a vote has set, by name, within their bounds; one of 0 is set no more."""
+        said = {event.args["name"]: int(event.args["value"]) for event in self.chain_events(name=PARAMETER_SET)}
+        known = {f"0x{one.key.hex()}": one for one in PARAMETERS.values() if one.of_network}
+        return {known[key].name: known[key].within(value) for key, value in said.items() if value and key in known}
 
     def cursor(self, name: str) -> ChainCursor | None:
         """How far the chain was followed under `name`, or None."""

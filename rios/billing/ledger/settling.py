@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rios.billing.ledger import holds, spending
+from rios.billing.ledger import holds, spending, volumes
 from rios.billing.ledger.accounts import REFUNDS, REVENUE, Kind, earned, owed, user_account
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.entries import Transfer
@@ -56,23 +56,22 @@ def settle(batch: Batch, hold_id: str, charges: Sequence[Charge], *, deployment:
 
 def usage_digest(charge: Charge, *, user: str, hold_id: str, deployment: str) -> bytes:
     """SHA-256 of what a usage row says, but for its moment and what happens to it later: the entries carry it."""
-    return bytes.fromhex(
-        digest(
-            {
-                "record": charge.record.to_dict(),
-                "user": user,
-                "hold": hold_id,
-                "deployment": deployment,
-                "line": charge.line,
-                "unit": charge.unit,
-                "units": str(charge.units),
-                "price": str(charge.price_wei),
-                "amount_wei": str(charge.amount_wei),
-                "worker_wei": str(charge.worker_wei),
-                "platform_wei": str(charge.platform_wei),
-            }
-        )
-    )
+    said = {
+        "record": charge.record.to_dict(),
+        "user": user,
+        "hold": hold_id,
+        "deployment": deployment,
+        "line": charge.line,
+        "unit": charge.unit,
+        "units": str(charge.units),
+        "price": str(charge.price_wei),
+        "amount_wei": str(charge.amount_wei),
+        "worker_wei": str(charge.worker_wei),
+        "platform_wei": str(charge.platform_wei),
+    }
+    if charge.discount is not None:  # what is in ledgers from before there were any keeps its digest
+        said |= {"discount": charge.discount, "discount_wei": str(charge.discount_wei)}
+    return bytes.fromhex(digest(said))
 
 
 def as_usage(row: Row) -> Usage:
@@ -105,7 +104,7 @@ def _check(charge: Charge, hold: Row) -> None:
     record = charge.record
     if _spelling(record.owner) != record.owner:
         raise InvalidRequest(f"usage {record.usage_id}: spell the owner {record.owner} as {_spelling(record.owner)}")
-    for name in ("amount_wei", "worker_wei", "platform_wei"):
+    for name in ("amount_wei", "worker_wei", "platform_wei", "discount_wei"):
         check_wei(getattr(charge, name), name=f"{name} of {record.usage_id}")
     if charge.worker_wei + charge.platform_wei != charge.amount_wei:
         raise InvalidRequest(
@@ -151,6 +150,7 @@ def _post(batch: Batch, row: Row, new: list[tuple[Charge, bytes]], *, deployment
         unsettled_trial_wei=account["unsettled_trial_wei"] + trial_total,
     )
     spending.spend(batch, user, total, at=at)
+    volumes.count(batch, user, (charge for charge, _ in new), at=at)
     lowered(batch, user, at=at)
     return batch.rows(HoldRow).change(
         row,
@@ -202,6 +202,8 @@ def _row(charge: Charge, mark: bytes, hold: Row, *, deployment: str, trial_wei: 
         "worker_wei": charge.worker_wei,
         "platform_wei": charge.platform_wei,
         "trial_wei": trial_wei,
+        "discount": charge.discount,
+        "discount_wei": charge.discount_wei,
         "refunded_wei": 0,
         "at": at,
         "price_book": hold["price_book"],

@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from rios.billing.books import PriceBook
 from rios.billing.budgets import Period
 from rios.billing.pricing import Terms
 from rios.billing.usage import UsageRecord
@@ -163,6 +164,10 @@ class Usage(Shown):
     worker_wei: Wei
     platform_wei: Wei
     trial_wei: Wei
+    discount: str | None
+    """The discount that took something off; None where none did."""
+    discount_wei: Wei
+    """What it took off: `amount_wei` is without it."""
     refunded_wei: Wei
     rows: int
     measured_ns: int
@@ -191,6 +196,31 @@ class Budget(Shown):
     hard: bool
     spent_wei: Wei
     held_wei: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Shown):
+    """That a discount of the price book in force holds for an account, or for all accounts of an organisation."""
+
+    discount: str
+    """Its name in the price book. While a book has none of that name, there is nothing off."""
+    user: str | None
+    organisation: str | None
+    """One of the two."""
+    since: int
+    until: int | None
+    """Itself excluded; None for no end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing(Shown):
+    """What the prices of an account depend on at a moment, besides who serves it."""
+
+    book: PriceBook | None
+    """The published book in force; None before the first."""
+    discount: str | None
+    used: Mapping[str, int]
+    """What it used in the month (UTC) so far: base units by the key of each price line that has tiers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

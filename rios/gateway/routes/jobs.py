@@ -59,6 +59,10 @@ class NewJob(Strict):
         default_factory=list, max_length=1024, description="Pairs of a token id and what is added to its logit."
     )
 
+    max_price: str | None = Field(
+        None, min_length=1, max_length=100, description='The most that it pays, such as "0.01 ROS"; refused above that.'
+    )
+
     def params(self) -> dict[str, Any]:
         """As `Model.submit` takes them."""
         return self.model_dump(exclude={"model", "prompt", "messages"})

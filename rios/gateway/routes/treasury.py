@@ -22,6 +22,7 @@ UsageReader = Annotated[Principal, Depends(needs("usage:read"))]
 WalletReader = Annotated[Principal, Depends(needs("wallet:read"))]
 WalletWriter = Annotated[Principal, Depends(needs("wallet:write"))]
 Operator = Annotated[Principal, Depends(needs("settlement:write"))]
+Giver = Annotated[Principal, Depends(needs("credit:write"))]
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 Owner = Annotated[str | None, Query(max_length=100, description="An address; the user's own without.")]
 Tokens = Annotated[int, Query(ge=0, lt=2**31)]
@@ -29,9 +30,10 @@ Tokens = Annotated[int, Query(ge=0, lt=2**31)]
 
 @router.get("/prices", summary="The price book in force")
 def get_prices(request: Request, who: ModelsReader) -> dict[str, Any]:
-    """As it was published, with its digest."""
-    book = gate_of(request).tenancy.billing(who.user_id).price_book
-    return {"book": book.to_dict(), "digest": book.digest}
+    """As it was published, with its digest; and the network's own parameters, as votes have set them."""
+    billing = gate_of(request).tenancy.billing(who.user_id)
+    book, parameters = billing.price_book, [one.to_dict() for one in billing.parameters]
+    return {"book": book.to_dict(), "digest": book.digest, "parameters": parameters}
 
 
 @router.get("/deployments/{name}/estimate", summary="What a request will cost")
@@ -132,6 +134,18 @@ def get_proof(request: Request, who: UsageReader, usage_id: str) -> dict[str, An
 def put_refund(request: Request, who: Operator, usage_id: str, body: m.Refund) -> dict[str, Any]:
     """By a credit note: the same again changes nothing, another amount or reason is another note."""
     return m.note_of(gate_of(request).money.refund(who, usage_id, body.reason, body.amount, key=body.key))
+
+
+@router.get("/discounts", summary="The discounts of users and organisations")
+def get_discounts(request: Request, who: Giver) -> dict[str, Any]:
+    """Ended ones too; moments are microseconds of UTC."""
+    return {"data": [m.grant_of(one) for one in gate_of(request).money.discounts(who)]}
+
+
+@router.put("/discounts/{discount}", summary="Give a user or an organisation a discount")
+def put_discount(request: Request, who: Giver, discount: str, body: m.Discount) -> dict[str, Any]:
+    """One of the price book's. The same from the same moment on takes its place: an earlier end ends it."""
+    return m.grant_of(gate_of(request).money.grant_discount(who, discount, **body.model_dump()))
 
 
 @router.get("/earnings", summary="What the workers of an owner have earned")

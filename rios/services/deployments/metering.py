@@ -117,7 +117,7 @@ class Metering:
     def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
         """Whether the first period of one replica could be held for now, by the balance and the deployment's budget,
         beside what its volumes ask for."""
-        terms = self._charging.terms({host: self._hosts(host)})
+        terms = self._charging.terms({host: self._hosts(host)}, user=app.user_id)
         ledger, most = self._store.ledger, self._most(terms, host, specification, self._held_us)
         try:
             with ledger.database.reading() as connection:
@@ -130,7 +130,7 @@ class Metering:
         """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
         if specification["budget"] is None:
             return None
-        terms = self._charging.terms({host: self._hosts(host)})
+        terms = self._charging.terms({host: self._hosts(host)}, user=app.user_id)
         ledger, rent = self._store.ledger, self.rent.price(app)
         with ledger.database.reading() as connection:
             return budgets.replicas_paid(
@@ -225,7 +225,7 @@ class Metering:
             budgets.spend(batch.connection, app.id, settled.amount_wei, at=at)
 
     def _wanted(self, app: App, replica: Replica, specification: Mapping[str, Any], period: int) -> Wanted:
-        terms = self._charging.terms({replica.host: self._hosts(replica.host)})
+        terms = self._charging.terms({replica.host: self._hosts(replica.host)}, user=app.user_id)
         most = self._most(terms, replica.host, specification, self._held_us)
         return Wanted(budgets.hold_id(replica.id, period), app.user_id, most, request_id=replica.id, terms=terms)
 

@@ -165,19 +165,19 @@ class Rent:
                 took = sum(charge.amount_wei for charge in self._charges(app, room, terms, until=now))
                 owed += max(took - held, 0) + self._price(terms, room.host, room.sizes, self._held_us)
         if not any(room.period for room in rooms) and (sizes := sizes_of(specification)):
-            owed += self._price(self._terms(host), host, sizes, self._held_us)
+            owed += self._price(self._terms(app, host), host, sizes, self._held_us)
         return owed
 
     def price(self, app: App) -> Callable[[int], int]:
         """What its volumes cost in wei for so many microseconds, at the prices of now."""
-        rooms = [(self._terms(room.host), room) for room in self._rooms(app.id) if room.period]
+        rooms = [(self._terms(app, room.host), room) for room in self._rooms(app.id) if room.period]
         return lambda for_us: sum(self._price(terms, room.host, room.sizes, for_us) for terms, room in rooms)
 
     # --- one period ------------------------------------------------------------------------------------------
 
     def _turned(self, app: App, room: Room, sizes: Mapping[str, int]) -> Callable[[Batch], None]:
         at = self._store.ledger.now()
-        terms = self._terms(room.host)
+        terms = self._terms(app, room.host)
         pinned = self._pinned(room) if room.period else None
         period = room.period + 1
         most = self._price(terms, room.host, sizes, self._held_us)
@@ -225,8 +225,8 @@ class Rent:
         """Under which its period was held for."""
         return pinned_terms(self._store.ledger, room.hold_id)
 
-    def _terms(self, host: str) -> Terms:
-        return self._charging.terms({host: self._hosts(host)})
+    def _terms(self, app: App, host: str) -> Terms:
+        return self._charging.terms({host: self._hosts(host)}, user=app.user_id)
 
     def _room(self, app_id: str, host: str) -> Room:
         found = next((room for room in self._rooms(app_id) if room.host == host), None)

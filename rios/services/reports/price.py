@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rios.billing.ledger import settling
-from rios.billing.pricing import DEFAULT_BOOK, Host, Terms
+from rios.billing.pricing import Host
 from rios.billing.rating import Charge, rate
 from rios.billing.usage import resource_record
+from rios.services.charging import terms_of
 
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
@@ -30,7 +31,7 @@ class Price:
         self._run = run
         self._id = f"{run.id}:{run.attempts}"
         self._host = Host(WORKER, payee, "cpu")
-        self._terms = Terms.of(ledger.price_book_at(ledger.now()) or DEFAULT_BOOK, [self._host])
+        self._terms = terms_of(ledger, run.owner, [self._host])
 
     def hold(self, cpu_s: int) -> None:
         """Set the price of `cpu_s` seconds aside. Raises InsufficientBalance, BudgetExceeded."""
