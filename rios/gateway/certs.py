@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from rios.dmoe.authority import DAYS, RENEW_DAYS, Authority, alternative, pem_of, write_pair
 from rios.dmoe.trust import REVOKED, TlsFiles
+from rios.gateway.places import is_everywhere
 from rios.words.errors import InvalidRequest
 
 ALWAYS = ("localhost", "127.0.0.1", "::1")
@@ -51,14 +52,16 @@ class Certificates:
         return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in (self.certificate, self.key))
 
     def certified(self) -> tuple[str, ...]:
-        """The names and addresses that the certificate is for, those of every machine last."""
+        """The names and addresses that the certificate is for, those of every machine last; none that stands for all
+        addresses of one."""
         found = x509.load_pem_x509_certificate(self.certificate.read_bytes())
         try:
             names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             return ()
         addresses = map(str, names.get_values_for_type(x509.IPAddress))
-        return tuple(sorted((*names.get_values_for_type(x509.DNSName), *addresses), key=ALWAYS.__contains__))
+        found_names = (*names.get_values_for_type(x509.DNSName), *addresses)
+        return tuple(sorted((name for name in found_names if not is_everywhere(name)), key=ALWAYS.__contains__))
 
     def host(self, host: str) -> str:
         """What to call a gateway that listens at `host`, so that its certificate is for that; `host` where it has no

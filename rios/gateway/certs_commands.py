@@ -25,6 +25,7 @@ def chosen(
     What is wrong with them is said before anything starts. Raises InvalidRequest.
     """
     from rios.gateway.certs import Certificates, init
+    from rios.gateway.places import own_names
     from rios.words.errors import InvalidRequest
 
     if (certificate is None) != (key is None):
@@ -34,7 +35,7 @@ def chosen(
     if certificate is not None and key is not None:
         found = Certificates(certificate, key)
     elif tls:
-        found = init(home, names=[host])
+        found = init(home, names=own_names(host))
     else:
         return None
     found.context()

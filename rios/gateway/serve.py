@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from rios.gateway.app import create_app
 from rios.gateway.certs import Certificates
 from rios.gateway.connections import bounded, look
+from rios.gateway.places import own_names, shown_url, url_of
 from rios.gateway.redirect import Redirect
 from rios.gateway.reports import reporting
 from rios.gateway.settings import GatewaySettings
@@ -152,17 +153,6 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
-def url_of(host: str, port: int, settings: GatewaySettings, certificates: Certificates | None) -> str:
-    """Where the commands of this machine find a gateway, by a name that its certificate is for."""
-    if certificates is not None:
-        certified = certificates.host(host)
-        if certified != host and settings.url:
-            return settings.url
-        host = certified
-    name = f"[{host}]" if ":" in host else host
-    return f"{'http' if certificates is None else 'https'}://{name}:{port}"
-
-
 def serve(server: uvicorn.Server, place: socket.socket) -> None:
     """Serve at `place` until SIGINT or SIGTERM."""
     # What is there by now stays: half a million objects of libraries, through which a full collection would walk for
@@ -194,8 +184,8 @@ def up(
     secured: bool = False,
     redirect: int | None = None,
 ) -> None:
-    """A network of processes on this machine with its gateway. `ready` is told the URL, the first admin's token, and
-    the address of the scheduler, which more workers may join.
+    """A network of processes on this machine with its gateway. `ready` is told where a browser finds it, the first
+    admin's token, and the address of the scheduler, which more workers may join.
 
     secured: TLS between the processes, too. redirect: the port whose plain HTTP is sent on to HTTPS.
     """
@@ -203,12 +193,14 @@ def up(
         place = places.enter_context(bind(host, port))
         plain = None if redirect is None else places.enter_context(bind(host, redirect))
         settings = GatewaySettings()
-        url = url_of(host, place.getsockname()[1], settings, certificates)
+        port = place.getsockname()[1]
+        url = url_of(host, port, settings, certificates)
+        shown = shown_url(host, port, settings, certificates)
         ca = "" if certificates is None or certificates.ca is None else str(certificates.ca)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         sent_on = None
         if plain is not None and certificates is not None:
-            sent_on = Redirect(plain, names=certificates.certified() or (host,), port=place.getsockname()[1])
+            sent_on = Redirect(plain, names=certificates.certified() or own_names(host), port=port)
         with local(workers=workers, home=home, tls=secured) as network:
             gate = Gate.open(network, models=models)
             try:
@@ -216,7 +208,7 @@ def up(
 
                 def listening() -> None:
                     write_file(home, url=url, token=token, ca=ca)
-                    ready(url, token, network.address)
+                    ready(shown, token, network.address)
 
                 server = server_of(gate, settings, ready=listening, certificates=certificates, redirect=sent_on)
                 with reporting(gate):

@@ -22,8 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 import rios
 from rios.client import where
 from rios.dmoe.authority import Authority
-from rios.gateway import certs, serve
+from rios.gateway import certs, places, serve
 from rios.gateway.certs import Certificates, init
+from rios.gateway.certs_commands import chosen
 from rios.gateway.redirect import Redirect
 from rios.gateway.settings import GatewaySettings
 from rios.services.gate_file import write_file
@@ -144,11 +145,38 @@ def test_a_gateway_is_called_by_a_name_that_it_is_certified_for(tmp_path: Path, 
     ):
         usages = [ExtendedKeyUsageOID.SERVER_AUTH]
         given.certificate.write_bytes(authority.certify("x", key.public_key(), names=names, usages=usages, days=1))
-        assert serve.url_of("127.0.0.1", 8443, settings, given) == url
+        assert places.url_of("127.0.0.1", 8443, settings, given) == url
     elsewhere = settings.model_copy(update={"url": "https://rios.example"})
     given.certificate.write_bytes(files.certificate.read_bytes())
-    assert serve.url_of("10.9.9.9", 8443, elsewhere, given) == "https://rios.example"
-    assert serve.url_of("::1", 80, elsewhere, None) == "http://[::1]:80"
+    assert places.url_of("10.9.9.9", 8443, elsewhere, given) == "https://rios.example"
+    assert places.url_of("::1", 80, elsewhere, None) == "http://[::1]:80"
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "::"])
+def test_a_gateway_at_all_addresses_is_shown_by_one_that_a_browser_can_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, everywhere: str
+) -> None:
+    """`rios up --host 0.0.0.0`, with and without --tls: no browser opens https://0.0.0.0."""
+    settings, here = GatewaySettings(url=""), "[::1]" if ":" in everywhere else "127.0.0.1"
+    monkeypatch.setattr(socket, "gethostname", lambda: "trunk-7")
+    assert places.own_names("192.168.7.8") == ("192.168.7.8",)
+    assert places.own_names(everywhere)[0] == "trunk-7"
+    assert places.shown_url(everywhere, 8080, settings, None) == "http://trunk-7:8080"
+    assert places.url_of(everywhere, 8080, settings, None) == f"http://{here}:8080"
+    made = chosen(tmp_path, everywhere, tls=True, certificate=None, key=None, redirect=None)
+    assert made is not None
+    assert "trunk-7" in made.certified()
+    assert not any(map(places.is_everywhere, made.certified()))
+    assert places.shown_url(everywhere, 8443, settings, made) == "https://trunk-7:8443"
+    assert places.url_of(everywhere, 8443, settings, made) == f"https://{here}:8443"
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")  # the certificate is still for the name before
+    assert places.shown_url(everywhere, 8443, settings, made).partition(":8443")[0] in {
+        f"https://{name}" for name in made.certified()
+    }
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    assert not any(map(places.is_everywhere, places.own_names(everywhere)))
+    published = settings.model_copy(update={"url": "https://rios.lab.example/"})
+    assert places.shown_url(everywhere, 8443, published, made) == "https://rios.lab.example"
 
 
 def test_the_authority_of_a_running_gateway_may_be_named(
