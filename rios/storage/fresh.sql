@@ -833,4 +833,12 @@ CREATE TABLE volumes (
 	PRIMARY KEY (user_id, start)
 )
 
-INSERT INTO alembic_version VALUES ('0020')
+CREATE INDEX ix_report_runs_created ON report_runs (created_at, id)
+
+CREATE INDEX ix_report_runs_owner ON report_runs (owner, created_at, id)
+
+CREATE INDEX ix_report_runs_subject ON report_runs (subject, created_at, id)
+
+CREATE INDEX ix_report_schedules_created ON report_schedules (created_at, id)
+
+INSERT INTO alembic_version VALUES ('0021')

@@ -34,6 +34,7 @@ class ReportScheduleRow(Base):
     paused_at: Mapped[int | None]
     closed_at: Mapped[int | None]
     next_at: Mapped[int] = mapped_column(Big, index=True)
+    __table_args__ = (Index("ix_report_schedules_created", "created_at", "id"),)
 
 
 class ReportRunRow(Base):
@@ -64,7 +65,12 @@ class ReportRunRow(Base):
     """The pin: which entries count, and what was true besides them. Kept, so that it can be made again as it was."""
     version: Mapped[int | None]
     """Of what was published last."""
-    __table_args__ = (Index("ix_report_runs_state", "state", "not_before"),)
+    __table_args__ = (
+        Index("ix_report_runs_state", "state", "not_before"),
+        Index("ix_report_runs_created", "created_at", "id"),
+        Index("ix_report_runs_owner", "owner", "created_at", "id"),
+        Index("ix_report_runs_subject", "subject", "created_at", "id"),
+    )
 
 
 class ReportDueRow(Base):

@@ -131,13 +131,16 @@ class SecretStore:
                 '`net.deploy.secrets.put({"NAME": ...})` or `rios org-secret NAME`'
             )
 
-    def names(self, app_id: str, *, organisation_id: str | None = None) -> list[dict[str, Any]]:
-        """The secrets of a deployment, or with an empty id of an organisation: name and changed_at of each."""
+    def names(
+        self, app_id: str, *, organisation_id: str | None = None, after: str = "", limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The secrets of a deployment, or with an empty id of an organisation, by name, those after a name: name and
+        changed_at of each."""
         row = AppSecretRow
         mine = () if organisation_id is None else (row.organisation_id == organisation_id,)
-        wanted = select(row.name, row.changed_at).where(row.app_id == app_id, *mine).order_by(row.name)
+        wanted = select(row.name, row.changed_at).where(row.app_id == app_id, row.name > after, *mine)
         with self._store.ledger.database.reading() as connection:
-            return [dict(one) for one in connection.execute(wanted).mappings()]
+            return [dict(one) for one in connection.execute(wanted.order_by(row.name).limit(limit)).mappings()]
 
     def of(self, app: App, references: Mapping[str, Mapping[str, str]]) -> dict[str, SecretBytes]:
         """The secrets that a specification refers to, by the names they have inside. Raises NotFound."""

@@ -24,7 +24,7 @@ from rios.services.deployments.served import require_free
 from rios.services.deployments.shared_secrets import SharedSecrets
 from rios.services.deployments.spans import scaled_to
 from rios.services.deployments.values import App
-from rios.services.deployments.views import AppView, views_of
+from rios.services.deployments.views import AppView, AppWhole, views_of, wholes_of
 from rios.services.lazy import Lazy
 from rios.words.display import Shown, said
 from rios.words.errors import InvalidRequest, NotFound
@@ -148,6 +148,14 @@ class Deployments(Shown):
             return ()  # it is made where there is a deployment, and to look is no reason to make it
         store = self._platform().store
         return tuple(views_of(store, store.apps(self._organisation_id)))
+
+    def rows(self, *, after: str, limit: int) -> builtins.list[App]:
+        """So many of the deployments of the organisation, by name, that follow the name `after`."""
+        return self._platform().store.apps(self._organisation_id, after=after, limit=limit)
+
+    def wholes(self, apps: Sequence[App]) -> builtins.list[AppWhole]:
+        """All that a gateway says of these, in their order."""
+        return wholes_of(self._platform().store, apps, self._rules)
 
     def plan(self, source: str | Path | Sequence[Specification]) -> Plan:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""

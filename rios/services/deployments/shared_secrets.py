@@ -46,9 +46,9 @@ class SharedSecrets(Shown):
     def __repr__(self) -> str:
         return f"<SharedSecrets of {self._organisation_id}>"
 
-    def list(self) -> builtins.list[dict[str, Any]]:
-        """A row with name and changed_at of each."""
-        return self._platform().secrets.names("", organisation_id=self._organisation_id)
+    def list(self, *, after: str = "", limit: int | None = None) -> builtins.list[dict[str, Any]]:
+        """A row with name and changed_at of each, by name; of so many after a name."""
+        return self._platform().secrets.names("", organisation_id=self._organisation_id, after=after, limit=limit)
 
     def put(self, values: Mapping[str, str]) -> None:
         """Keep values by their names, such as {"TOKEN": "..."}, in place of those that are. Running replicas of

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, or_, select, tuple_, update
 
 from rios.deploy.lifecycle import LIVING, State, Wish, check_step
 from rios.deploy.spec import bounded
@@ -122,19 +122,24 @@ class AppStore:
         with self.ledger.database.reading() as connection:
             return [Replica.of(one) for one in connection.execute(wanted).mappings()]
 
-    def apps(self, organisation_id: str) -> list[App]:
-        """The deployments of an organisation that have not ended, by name."""
-        wanted = (AppRow.organisation_id == organisation_id, AppRow.ended_at == 0)
+    def apps(self, organisation_id: str, *, after: str = "", limit: int | None = None) -> list[App]:
+        """The deployments of an organisation that have not ended, by name; those after a name."""
+        row = AppRow
+        wanted = (row.organisation_id == organisation_id, row.name > after, row.ended_at == 0)
         with self.ledger.database.reading() as connection:
-            found = connection.execute(_rows(AppRow).where(*wanted).order_by(AppRow.name)).mappings().all()
-        return [App.of(row) for row in found]
+            found = connection.execute(_rows(row).where(*wanted).order_by(row.name).limit(limit)).mappings().all()
+        return [App.of(one) for one in found]
 
-    def replicas(self, app_id: str, *, ended: bool = False) -> list[Replica]:
-        """The replicas of a deployment, oldest first. ended: those too that have."""
+    def replicas(
+        self, app_id: str, *, ended: bool = False, after: tuple[int, str] = (-1, ""), limit: int | None = None
+    ) -> list[Replica]:
+        """The replicas of a deployment, oldest first; those after a moment and id. ended: those too that have."""
         row = AppReplicaRow
-        wanted = (row.app_id == app_id,) if ended else (row.app_id == app_id, row.ended_at == 0)
+        wanted = [row.app_id == app_id, tuple_(row.created_at, row.id) > after]
+        wanted += [] if ended else [row.ended_at == 0]
+        query = _rows(row).where(*wanted).order_by(row.created_at, row.id).limit(limit)
         with self.ledger.database.reading() as connection:
-            found = connection.execute(_rows(row).where(*wanted).order_by(row.created_at, row.id)).mappings().all()
+            found = connection.execute(query).mappings().all()
         return [Replica.of(one) for one in found]
 
     def logged(self, app_id: str) -> list[Replica]:
@@ -166,12 +171,14 @@ class AppStore:
             found = connection.execute(select(row.app_id, row.number, row.specification).where(mine))
             return {(one[0], one[1]): bounded(json.loads(one[2])) for one in found if (one[0], one[1]) in wanted}
 
-    def revisions(self, app_id: str) -> list[dict[str, Any]]:
-        """All revisions, oldest first: number, digest, created_by, created_at, image (its digest, or None)."""
+    def revisions(self, app_id: str, *, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+        """The revisions after a number, oldest first: number, digest, created_by, created_at, image (its digest, or
+        None)."""
         row, image = AppRevisionRow, AppImageRow
         columns = (row.number, row.digest, row.created_by, row.created_at, image.digest.label("image"))
         same = (image.app_id == row.app_id) & (image.revision == row.number)
-        wanted = select(*columns).outerjoin(image, same).where(row.app_id == app_id).order_by(row.number)
+        mine = (row.app_id == app_id, row.number > after)
+        wanted = select(*columns).outerjoin(image, same).where(*mine).order_by(row.number).limit(limit)
         with self.ledger.database.reading() as connection:
             found = connection.execute(wanted).mappings()
             return [dict(one) for one in found]

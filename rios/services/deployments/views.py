@@ -13,6 +13,8 @@ from rios.storage.deployment_models import AppLoadRow, AppReplicaRow, AppSpendRo
 from rios.words.display import Shown
 
 if TYPE_CHECKING:
+    from rios.services.deployments.handle import Deployment
+    from rios.services.deployments.rules import Rules
     from rios.services.deployments.store import AppStore
     from rios.services.deployments.values import App
 
@@ -49,6 +51,29 @@ class AppView(Shown):
         """What `to_dict` wrote, also after it was JSON."""
         known = {name: said[name] for name in cls.__slots__}
         return cls(**{**known, "cost_wei": int(said["cost_wei"]), "hosts": tuple(said["hosts"])})
+
+
+@dataclass(frozen=True, slots=True)
+class AppWhole:
+    """One deployment with all that a gateway says of it: also what is wanted, secrets by their names alone."""
+
+    app: App
+    view: AppView
+    specification: dict[str, Any]
+
+
+def wholes_of(store: AppStore, apps: Sequence[App], rules: Rules) -> list[AppWhole]:
+    """These deployments as they are now, in their order: four questions, however many they are."""
+    wanted = store.specifications([(app.id, app.revision) for app in apps]) if apps else {}
+    return [
+        AppWhole(app, view, rules.shown(wanted[app.id, app.revision]))
+        for app, view in zip(apps, views_of(store, apps), strict=True)
+    ]
+
+
+def whole_of(app: Deployment) -> AppWhole:
+    """One of them, by its handle."""
+    return wholes_of(app._store, [app._app()], app._rules)[0]
 
 
 def views_of(store: AppStore, apps: Sequence[App]) -> list[AppView]:

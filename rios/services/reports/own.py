@@ -146,17 +146,24 @@ class UserReports:
             raise self._missing(run_id)
         return found[0]
 
-    def list(self, limit: int = 100) -> tuple[Made, ...]:
-        """What was asked for, the last first."""
-        return tuple(self._reports().store.made(user=self._seen, limit=limit))
+    def list(self, limit: int = 100, *, after: tuple[int, str] | None = None) -> tuple[Made, ...]:
+        """What was asked for, the last first. after: moment and id of the last one before these."""
+        return tuple(self._reports().store.made(user=self._seen, limit=limit, after=after))
 
-    def history(self, name: str | None = None, *, run_id: str | None = None, limit: int = 100) -> tuple[Past, ...]:
-        """Each attempt, the last first."""
-        return tuple(self._reports().store.history(name=name, run_id=run_id, user=self._seen, limit=limit))
+    def history(
+        self, name: str | None = None, *, run_id: str | None = None, limit: int = 100, after: int = 0
+    ) -> tuple[Past, ...]:
+        """Each attempt, the last first. after: the number of the last one before these."""
+        found = self._reports().store.history(name=name, run_id=run_id, user=self._seen, limit=limit, after=after)
+        return tuple(found)
 
     def lines(self, run_id: str) -> tuple[Line, ...]:
         """What the last attempt has written, also while it is made. Raises NotFound."""
-        return tuple(self._reports().store.lines(self.get(run_id).id))
+        return tuple(line for _, line in self.numbered_lines(run_id))
+
+    def numbered_lines(self, run_id: str, *, after: int = -1, limit: int | None = None) -> Sequence[tuple[int, Line]]:
+        """The same, each with its number; those after a number."""
+        return self._reports().store.lines(self.get(run_id).id, after=after, limit=limit)
 
     def file(self, run_id: str, kind: str = "html") -> bytes:
         """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none, and Elsewhere
@@ -192,9 +199,9 @@ class UserReports:
         self._checked(wish)
         return self._reports().schedule(replace(wish, subject=about), owner=self._user)
 
-    def schedules(self) -> tuple[Schedule, ...]:
-        """Those that were not deleted, oldest first."""
-        return tuple(self._reports().store.schedules(self._seen))
+    def schedules(self, *, after: tuple[int, str] = (-1, ""), limit: int | None = None) -> tuple[Schedule, ...]:
+        """Those that were not deleted, oldest first; those after a moment and id."""
+        return tuple(self._reports().store.schedules(self._seen, after=after, limit=limit))
 
     def get_schedule(self, schedule_id: str) -> Schedule:
         """One of them. Raises NotFound."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, tuple_, update
 
 from rios.services.reports.cron import dues
 from rios.services.reports.due import owed
@@ -33,6 +33,10 @@ Tell = Callable[["Batch", Schedule, Run, int], None]
 """Puts what came of a run into the outbox, for the moment at which a schedule was due."""
 
 
+_LAST = (2**53, "")
+"""After every moment and every number."""
+
+
 class Store:
     """The tables of reports."""
 
@@ -47,14 +51,16 @@ class Store:
         row = {**asdict(schedule), "emails": json.dumps(schedule.emails), "webhooks": json.dumps(schedule.webhooks)}
         self._write(lambda batch: batch.connection.execute(insert(m.ReportScheduleRow), [row]))
 
-    def schedules(self, owner: str | None = None) -> list[Schedule]:
-        """The schedules that were not deleted, oldest first."""
+    def schedules(
+        self, owner: str | None = None, *, after: tuple[int, str] = (-1, ""), limit: int | None = None
+    ) -> list[Schedule]:
+        """The schedules that were not deleted, oldest first; those after a moment and id."""
         row = m.ReportScheduleRow
-        wanted = select(row.__table__).where(row.closed_at.is_(None)).order_by(row.created_at, row.id)
-        if owner is not None:
-            wanted = wanted.where(row.owner == owner)
+        wanted = [row.closed_at.is_(None), tuple_(row.created_at, row.id) > after]
+        wanted += [] if owner is None else [row.owner == owner]
+        query = select(row.__table__).where(*wanted).order_by(row.created_at, row.id).limit(limit)
         with self._ledger.database.reading() as connection:
-            return [_schedule(found) for found in connection.execute(wanted).mappings()]
+            return [_schedule(found) for found in connection.execute(query).mappings()]
 
     def schedule(self, name: str) -> Schedule:
         """A schedule that was not deleted. Raises NotFound."""
@@ -209,12 +215,13 @@ class Store:
 
         return self._write(write)
 
-    def lines(self, run_id: str) -> list[Line]:
-        """What the last attempt at a run has written, in its order."""
+    def lines(self, run_id: str, *, after: int = -1, limit: int | None = None) -> list[tuple[int, Line]]:
+        """What the last attempt at a run has written, in its order, each with its number; those after a number."""
         row = m.ReportLineRow
-        wanted = select(row.attempt, row.at, row.text).where(row.run_id == run_id).order_by(row.seq)
+        wanted = select(row.seq, row.attempt, row.at, row.text).where(row.run_id == run_id, row.seq > after)
         with self._ledger.database.reading() as connection:
-            return [Line(**found) for found in connection.execute(wanted).mappings()]
+            found = connection.execute(wanted.order_by(row.seq).limit(limit))
+            return [(one.seq, Line(attempt=one.attempt, at=one.at, text=one.text)) for one in found]
 
     def finish(
         self,
@@ -267,12 +274,23 @@ class Store:
         wanted = update(row).where(row.id == run_id, or_(row.state.in_(ENDED), later))
         self._write(lambda batch: batch.connection.execute(wanted.values(state=RunState.QUEUED, not_before=now)))
 
-    def made(self, *, user: str | None = None, run_id: str | None = None, limit: int = 100) -> list[Made]:
-        """Runs with what came of them, the last first; those that a user asked for or is the subject of, or all."""
+    def made(
+        self,
+        *,
+        user: str | None = None,
+        run_id: str | None = None,
+        limit: int = 100,
+        after: tuple[int, str] | None = None,
+    ) -> list[Made]:
+        """Runs with what came of them, the last first; those that a user asked for or is the subject of, or all.
+
+        after: moment and id of the last one before these.
+        """
         row, past = m.ReportRunRow, m.ReportHistoryRow
-        wanted = [] if user is None else [or_(row.owner == user, row.subject == user)]
+        wanted: list[ColumnElement[bool]] = [tuple_(row.created_at, row.id) < (after or _LAST)]
+        wanted += [] if user is None else [or_(row.owner == user, row.subject == user)]
         wanted += [] if run_id is None else [row.id == run_id]
-        query = select(row.__table__).where(*wanted).order_by(row.created_at.desc(), row.id).limit(limit)
+        query = select(row.__table__).where(*wanted).order_by(row.created_at.desc(), row.id.desc()).limit(limit)
         with self._ledger.database.reading() as connection:
             runs = [_run(found) for found in connection.execute(query).mappings()]
             ids = [run.id for run in runs]
@@ -283,11 +301,20 @@ class Store:
     # --- the history -----------------------------------------------------------------------------------------
 
     def history(
-        self, *, name: str | None = None, run_id: str | None = None, user: str | None = None, limit: int = 100
+        self,
+        *,
+        name: str | None = None,
+        run_id: str | None = None,
+        user: str | None = None,
+        limit: int = 100,
+        after: int = 0,
     ) -> list[Past]:
-        """Attempts, the last first; those of what a user asked for or is the subject of, or all."""
+        """Attempts, the last first; those of what a user asked for or is the subject of, or all.
+
+        after: the number of the last one before these; 0 for the first ones.
+        """
         row = m.ReportHistoryRow
-        wanted: list[ColumnElement[bool]] = []
+        wanted: list[ColumnElement[bool]] = [row.seq < (after or _LAST[0])]
         if name is not None:
             wanted.append(row.name == name)
         if run_id is not None:
