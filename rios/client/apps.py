@@ -70,7 +70,7 @@ class RemoteDeployments(Shown):
 
     def list(self) -> tuple[RemoteDeployment, ...]:
         """The deployments of the organisation, by name."""
-        return tuple(RemoteDeployment(self._http, one["name"]) for one in self._http.get("/v1/apps")["data"])
+        return tuple(RemoteDeployment(self._http, one["name"]) for one in self._http.pages("/v1/apps"))
 
     @property
     def secrets(self) -> RemoteSecrets:
@@ -79,7 +79,7 @@ class RemoteDeployments(Shown):
 
     def views(self) -> tuple[AppView, ...]:
         """All that a panel shows of those that there are, by name."""
-        return tuple(AppView.from_dict(one) for one in self._http.get("/v1/apps")["data"])
+        return tuple(AppView.from_dict(one) for one in self._http.pages("/v1/apps"))
 
     def plan(self, source: str | Path | Sequence[App]) -> Plan:
         """What `apply` would do. Nothing is changed."""
@@ -110,8 +110,7 @@ class RemoteSecrets(Shown):
 
     def list(self) -> builtins.list[dict[str, Any]]:
         """A row with name and changed_at of each."""
-        found: builtins.list[dict[str, Any]] = self._http.get("/v1/secrets")["data"]
-        return found
+        return self._http.pages("/v1/secrets")
 
     def put(self, values: Mapping[str, str]) -> None:
         """Keep values by their names, in place of those that are; running replicas have them at once."""
@@ -176,8 +175,7 @@ class RemoteDeployment(Shown):
     def revisions(self) -> list[dict[str, Any]]:
         """All revisions: number, digest, created_by, created_at; image: the digest that its name led to when it was
         first started, which every replica of it runs."""
-        found: list[dict[str, Any]] = self._http.get(f"{self._path}/revisions")["data"]
-        return found
+        return self._http.pages(f"{self._path}/revisions")
 
     @property
     def specification(self) -> dict[str, Any]:
@@ -188,7 +186,7 @@ class RemoteDeployment(Shown):
     @property
     def replicas(self) -> list[RemoteReplica]:
         """The replicas that have not ended."""
-        rows = self._http.get(f"{self._path}/replicas")["data"]
+        rows = self._http.pages(f"{self._path}/replicas")
         return [RemoteReplica(**{**row, "state": State(row["state"])}) for row in rows]
 
     @property
@@ -218,10 +216,7 @@ class RemoteDeployment(Shown):
     @property
     def events(self) -> list[Event]:
         """What happened to it and to its replicas, oldest first, with causes."""
-        found: list[Event] = []
-        while rows := self._http.get(f"{self._path}/events", after=found[-1].seq if found else 0)["data"]:
-            found += [Event(**row) for row in rows]
-        return found
+        return [Event(**row) for row in self._http.pages(f"{self._path}/events")]
 
     @property
     def cost(self) -> Cost:
@@ -310,8 +305,7 @@ class RemoteDeployment(Shown):
     @property
     def secrets(self) -> list[dict[str, Any]]:
         """The secrets that are kept for it: a row with name and changed_at, and no value."""
-        found: list[dict[str, Any]] = self._http.get(f"{self._path}/secrets")["data"]
-        return found
+        return self._http.pages(f"{self._path}/secrets")
 
     def rotate_secrets(self, values: Mapping[str, str], *, wait: bool = True, timeout: float = 60.0) -> None:
         """Give secrets anew while replicas run. wait: until all that run have them."""

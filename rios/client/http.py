@@ -50,15 +50,16 @@ class Http:
         """What a path answers; repeated after a lost connection."""
         return self.ask("GET", path, params={name: value for name, value in params.items() if value is not None})
 
-    def pages(self, path: str, **params: Any) -> list[Any]:
-        """All rows of a list, page by page."""
+    def pages(self, path: str, *, most: int | None = None, **params: Any) -> list[Any]:
+        """All rows of a list, page by page; the first `most` of them."""
         found: list[Any] = []
         after: str | int | None = None
         while True:
-            page = self.get(path, after=after, limit=_PAGE, **params)
+            limit = _PAGE if most is None else min(_PAGE, most - len(found))
+            page = self.get(path, after=after, limit=limit, **params)
             found += page["data"]
             after = page["next"]
-            if after is None:
+            if after is None or len(found) == most:
                 return found
 
     def post(self, path: str, body: Any, *, key: str | None = None, timeout: float = _ANSWER_S) -> Any:

@@ -84,16 +84,16 @@ class RemoteReports:
 
     def list(self, limit: int = 100) -> tuple[Made, ...]:
         """What was asked for, the last first."""
-        return tuple(self._made(one) for one in self._http.get("/v1/reports/runs", limit=limit)["data"])
+        return tuple(self._made(one) for one in self._http.pages("/v1/reports/runs", most=limit))
 
     def history(self, name: str | None = None, *, run_id: str | None = None, limit: int = 100) -> tuple[Past, ...]:
         """Each attempt, the last first."""
-        rows = self._http.get("/v1/reports/history", name=name, run_id=run_id, limit=limit)["data"]
+        rows = self._http.pages("/v1/reports/history", most=limit, name=name, run_id=run_id)
         return tuple(Past.from_dict(one) for one in rows)
 
     def lines(self, run_id: str) -> tuple[Line, ...]:
         """What the last attempt has written, also while it is made. Raises NotFound."""
-        return tuple(Line(**one) for one in self._http.get(f"{_run(run_id)}/lines")["data"])
+        return tuple(Line(**one) for one in self._http.pages(f"{_run(run_id)}/lines"))
 
     def file(self, run_id: str, kind: str = "html") -> bytes:
         """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none."""
@@ -120,7 +120,7 @@ class RemoteReports:
 
     def schedules(self) -> tuple[Schedule, ...]:
         """Those that were not deleted, oldest first."""
-        return tuple(self._schedule(one) for one in self._http.get("/v1/reports/schedules")["data"])
+        return tuple(self._schedule(one) for one in self._http.pages("/v1/reports/schedules"))
 
     def get_schedule(self, schedule_id: str) -> Schedule:
         """One of them. Raises NotFound."""

@@ -26,6 +26,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from rios.deploy.quantity import Bytes, parse_size
 from rios.words.money import parse_ros
@@ -292,13 +293,16 @@ class Replicas(_Part):
         return self
 
 
+_EXAMPLE: JsonDict = {"name": "hello", "command": ["python3", "-m", "http.server", "8000"], "port": 8000}
+
+
 def _budget(value: Any) -> Any:
     if isinstance(value, float):
         raise ValueError('a float is no amount of money; write "5 ROS"')
     return parse_ros(value)
 
 
-class App(_Part):
+class App(_Part, json_schema_extra={"examples": [_EXAMPLE]}):
     """One deployment. Exactly one of `image`, `rootfs`, `python`, `model`, or `command` alone, says what runs."""
 
     version: Literal[1] = 1
@@ -435,7 +439,7 @@ class App(_Part):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class AppFile(_Part):
+class AppFile(_Part, json_schema_extra={"examples": [{"version": 1, "apps": [_EXAMPLE]}]}):
     """A whole file: `version: 1` and a list of `apps` with different names."""
 
     version: Literal[1]

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI finds out, with the errors that every route may answer, and no other."""
+"""The OpenAPI document: what FastAPI finds out, with the answers and errors of every route, and an example of each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from rios.accounts.roles import RECENT
 from rios.gateway.errors import OPENAI_PATHS
+from rios.gateway.examples import add_examples
 
 STREAMS = frozenset(("/v1/events", "/v1/jobs/{job_id}/events"))
 """What answers by server-sent events,"""
@@ -96,6 +97,7 @@ def described(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
                 elif path in MAY_STREAM:
                     operation["responses"]["200"]["content"]["text/event-stream"] = {}
                 operation["responses"].setdefault("default", _error(path))
+        add_examples(found)
         app.openapi_schema = found
     return app.openapi_schema
 

@@ -22,7 +22,7 @@ from rios.words.money import format_ros
 _AMOUNT = Field(description='Such as "5 ROS" or "1000 wei".', min_length=1, max_length=100)
 
 
-class Subject(Strict):
+class Subject(Strict, json_schema_extra={"examples": [{"book": {"version": 2}}]}):
     """What is voted on: a price book, as `GET /v1/prices` shows one, or a parameter and its value."""
 
     book: dict[str, Any] | None = Field(None, examples=[{"version": 2}])
@@ -46,38 +46,45 @@ class Subject(Strict):
         return Change(self.parameter, int(self.value))
 
 
-class Vote(Subject):
+class Vote(Subject, json_schema_extra={"examples": [{"book": {"version": 2}, "choice": "for"}]}):
     """How to vote over it."""
 
     choice: Literal["for", "against", "abstain"] = "for"
 
 
-class Prompt(Strict):
+class Prompt(Strict, json_schema_extra={"examples": [{"prompt": "Once upon a time"}]}):
     """What is to be counted."""
 
     prompt: Annotated[str, Field(max_length=1_000_000)] | list[int]
 
 
-class Amount(Strict):
+class Amount(Strict, json_schema_extra={"examples": [{"amount": "5 ROS"}]}):
     """ROS to be moved."""
 
     amount: str = _AMOUNT
 
 
-class NewAddress(Strict):
+class NewAddress(Strict, json_schema_extra={"examples": [{"address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"}]}):
     """An address on the chain."""
 
     address: str = Field(min_length=1, max_length=100)
 
 
-class SignedAddress(Strict):
+class SignedAddress(
+    Strict,
+    json_schema_extra={
+        "examples": [
+            {"nonce": "4f1c…", "signature": "0x4355c47d63924e8a72e509b65029052eb6c299d53a04e167c5775fd466751c9d…"}
+        ]
+    },
+):
     """That the key of an address has signed the message with this nonce."""
 
     nonce: str = Field(min_length=1, max_length=200)
     signature: str = Field(min_length=1, max_length=200, description="65 bytes as hex digits.")
 
 
-class Refund(Strict):
+class Refund(Strict, json_schema_extra={"examples": [{"reason": "The answer was cut off.", "amount": "1000 wei"}]}):
     """Why, and how much of the price is given back; what is left of it without an amount.
 
     The same again is the same credit note; a key tells two of the same amount apart.
@@ -88,13 +95,13 @@ class Refund(Strict):
     key: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[^\x00]+$")
 
 
-class PayOut(Strict):
+class PayOut(Strict, json_schema_extra={"examples": [{"minimum": "1 ROS"}]}):
     """From how much on owners are paid; the network's setting without."""
 
     minimum: str | None = Field(None, max_length=100)
 
 
-class Discount(Strict):
+class Discount(Strict, json_schema_extra={"examples": [{"user": "user-3f9a1c0e5b7d2468"}]}):
     """For whom a discount holds, one user or one organisation, and from when until when."""
 
     user: str | None = Field(None, min_length=1, max_length=100, pattern=r"^[^\x00]+$")
@@ -103,7 +110,7 @@ class Discount(Strict):
     until: str | None = Field(None, max_length=40, description="Itself excluded; for ever without.")
 
 
-class Claim(Strict):
+class Claim(Strict, json_schema_extra={"examples": [{"owner": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"}]}):
     """Whose earnings are paid; the user's own without."""
 
     owner: str | None = Field(None, max_length=100)

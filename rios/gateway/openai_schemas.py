@@ -95,7 +95,9 @@ class Sampling(Strict):
         return found
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(
+    Sampling, json_schema_extra={"examples": [{"model": "demo", "prompt": "Once upon a time", "max_tokens": 16}]}
+):
     """POST /v1/completions."""
 
     prompt: (
@@ -137,7 +139,12 @@ class Message(Strict):
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class ChatRequest(Sampling):
+class ChatRequest(
+    Sampling,
+    json_schema_extra={
+        "examples": [{"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16}]
+    },
+):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=1000)

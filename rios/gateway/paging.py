@@ -10,7 +10,13 @@ from fastapi import Query
 from rios.words.errors import InvalidRequest
 
 T = TypeVar("T")
-After = Annotated[str, Query(max_length=300, description="The `next` of the page before; nothing for the first one.")]
+After = Annotated[
+    str,
+    Query(
+        max_length=300, pattern=r"^[^\x00]*$", description="The `next` of the page before; nothing for the first one."
+    ),
+]
+AfterNumber = Annotated[int, Query(ge=0, lt=2**53, description="The `next` of the page before; 0 for the first one.")]
 Limit = Annotated[int, Query(ge=1, le=500)]
 _DIGITS_MAX = 16
 
@@ -29,6 +35,11 @@ def page_of(
 def moment_cursor(at: int, id: str) -> str:  # noqa: A002
     """A place in a list that is ordered by moment and id."""
     return f"{at}:{id}"
+
+
+def read_last_first(after: str) -> tuple[int, str] | None:
+    """As `read_moment_cursor`, of a list that begins with the last one; None before all rows."""
+    return read_moment_cursor(after) if after else None
 
 
 def read_moment_cursor(after: str) -> tuple[int, str]:

@@ -1,7 +1,8 @@
-"""The OpenAPI document as people read it: operations by tag, with their parameters, fields and scopes."""
+"""The OpenAPI document as people read it: operations by tag, with their parameters, fields, answers and scopes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,12 @@ class Operation:
     open: bool
     parameters: tuple[Item, ...]
     fields: tuple[Item, ...]
+    asked: str
+    """An example of the body, as JSON or as a form has it; empty without one."""
+    status: str
+    """Of a good answer, and what is in it where that is JSON."""
+    answer: tuple[Item, ...]
+    answered: str
 
 
 def groups_of(specification: Mapping[str, Any]) -> list[tuple[str, list[Operation]]]:
@@ -49,16 +56,27 @@ def _operation(specification: Mapping[str, Any], method: str, path: str, said: M
     )
     body = said.get("requestBody", {}).get("content", {})
     content: Mapping[str, Any] = next(iter(body.values()), {})
+    answers: Mapping[str, Any] = said.get("responses", {})
+    status = next((one for one in answers if one.startswith("2")), "")
+    told: Mapping[str, Any] = answers.get(status, {}).get("content", {}).get("application/json", {})
+    return Operation(
+        method, path, said.get("summary", ""), said.get("description", ""), said.get("x-rios-scope", ""),
+        "security" not in said, parameters, _fields(specification, content), _example(content), status,
+        _fields(specification, told), _example(told),
+    )  # fmt: skip
+
+
+def _fields(specification: Mapping[str, Any], content: Mapping[str, Any]) -> tuple[Item, ...]:
     schema = resolved(specification, content.get("schema", {}))
     wanted = schema.get("required", ())
-    fields = tuple(
+    return tuple(
         Item(name, kind_of(specification, one), _words(one), name in wanted)
         for name, one in schema.get("properties", {}).items()
     )
-    return Operation(
-        method, path, said.get("summary", ""), said.get("description", ""), said.get("x-rios-scope", ""),
-        "security" not in said, parameters, fields,
-    )  # fmt: skip
+
+
+def _example(content: Mapping[str, Any]) -> str:
+    return json.dumps(content["example"], indent=2, ensure_ascii=False) if "example" in content else ""
 
 
 def _words(*places: Mapping[str, Any]) -> str:

@@ -29,27 +29,34 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Role = Literal["admin", "developer", "worker", "viewer"]
 
 
-class SignIn(Strict):
+class SignIn(Strict, json_schema_extra={"examples": [{"login": "ada", "password": "four words nobody guesses"}]}):
     """Who signs in."""
 
     login: Name
     password: Secret
 
 
-class Refresh(Strict):
+class Refresh(Strict, json_schema_extra={"examples": [{"refresh_token": "rios_refresh_Zk3…"}]}):
     """A refresh token, which is used up."""
 
     refresh_token: Secret
 
 
-class NewPassword(Strict):
+class NewPassword(
+    Strict, json_schema_extra={"examples": [{"old": "four words nobody guesses", "new": "four other words, please"}]}
+):
     """The user's own password, old and new."""
 
     old: Secret | None = Field(None, description="Left out where there is none yet.")
     new: Secret
 
 
-class NewToken(Strict):
+class NewToken(
+    Strict,
+    json_schema_extra={
+        "examples": [{"name": "notebook", "scopes": ["generate", "models:read"], "expires_in_s": 2592000}]
+    },
+):
     """An API key to be made."""
 
     name: Name = "token"
@@ -57,7 +64,12 @@ class NewToken(Strict):
     expires_in_s: int | None = Field(None, ge=1, le=10 * 366 * 86_400)
 
 
-class NewUser(Strict):
+class NewUser(
+    Strict,
+    json_schema_extra={
+        "examples": [{"login": "ada", "role": "developer", "name": "Ada Lovelace", "email": "ada@lab.example"}]
+    },
+):
     """A user to be made in the organisation."""
 
     login: Name
@@ -67,7 +79,19 @@ class NewUser(Strict):
     email: str | None = Field(None, min_length=3, max_length=254, description="An invitation is sent there.")
 
 
-class NewClient(Strict):
+class NewClient(
+    Strict,
+    json_schema_extra={
+        "examples": [
+            {
+                "name": "Dashboard",
+                "scopes": ["generate", "models:read"],
+                "grants": ["authorization_code", "refresh_token"],
+                "redirect_uris": ["https://dashboard.example/back"],
+            }
+        ]
+    },
+):
     """A program to be registered."""
 
     name: Name
@@ -77,7 +101,9 @@ class NewClient(Strict):
     public: bool = Field(False, description="It can keep no secret: a program in a browser or on a user's machine.")
 
 
-class ProfileChange(Strict):
+class ProfileChange(
+    Strict, json_schema_extra={"examples": [{"affiliation": "Analytical Engines", "website": "https://ada.example"}]}
+):
     """What a user says about itself; what is left out stays as it is."""
 
     name: str | None = Field(None, max_length=200, pattern=SEEN)
@@ -88,46 +114,48 @@ class ProfileChange(Strict):
     password: Secret | None = Field(None, description="The own one, which another e-mail address takes.")
 
 
-class OrganisationChange(Strict):
+class OrganisationChange(Strict, json_schema_extra={"examples": [{"name": "Analytical Engines"}]}):
     """What of an organisation can be changed."""
 
     name: Name
 
 
-class Closing(Strict):
+class Closing(Strict, json_schema_extra={"examples": [{"login": "ada", "password": "four words nobody guesses"}]}):
     """Closing the own account cannot be undone."""
 
     login: Name = Field(description="The own login, so that it does not happen by mistake.")
     password: Secret | None = Field(None, description="The own password, where there is one.")
 
 
-class UserChange(Strict):
+class UserChange(Strict, json_schema_extra={"examples": [{"role": "viewer"}]}):
     """What of a user can be changed."""
 
     role: Role
 
 
-class NewOrganisation(Strict):
+class NewOrganisation(Strict, json_schema_extra={"examples": [{"name": "Analytical Engines", "admin": "ada"}]}):
     """An organisation to be made."""
 
     name: Name
     admin: Name = Field(description="The login of its first admin.")
 
 
-class Credit(Strict):
+class Credit(Strict, json_schema_extra={"examples": [{"amount": "5 ROS"}]}):
     """Trial credit to be given."""
 
     amount: str = Field(description='Such as "5 ROS".', max_length=100)
 
 
-class NewQuota(Strict):
+class NewQuota(Strict, json_schema_extra={"examples": [{"tokens": 1000000, "spend": "5 ROS"}]}):
     """What a user may ask for in a day."""
 
     tokens: int | None = Field(None, ge=0, lt=2**53, description="Prompt and answer together.")
     spend: str | None = Field(None, max_length=100, description='Such as "5 ROS".')
 
 
-class NewDeployment(Strict):
+class NewDeployment(
+    Strict, json_schema_extra={"examples": [{"name": "demo", "checkpoint": "demo", "dtype": "float32"}]}
+):
     """A model to be deployed."""
 
     name: str = Field(max_length=96)
@@ -139,7 +167,7 @@ class NewDeployment(Strict):
     private: bool = Field(False, description="Hosts keep its shards on disk encrypted, or not at all.")
 
 
-class NewBudget(Strict):
+class NewBudget(Strict, json_schema_extra={"examples": [{"limit": "5 ROS", "hard": True}]}):
     """A budget to be set; without a limit it is taken away."""
 
     limit: str | None = Field(None, max_length=100)

@@ -94,13 +94,13 @@ def _begun(case: Any, door: Door) -> str:
 
 
 def whole(door: Door, *, examples: int, seconds: float) -> Counter[str]:
-    """All operations as three roles, `examples` of each as the network's admin and one as others; statuses of all
+    """All operations as the network's admin, `examples` of each, and one of each as those who may less; statuses of all
     answers. Raises AssertionError after `seconds`."""
     statuses: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
     wanted = operations(door)
     tokens = roles(door)
-    for role in ("operator", "viewer", "nobody"):
+    for role in ("operator", "worker", "viewer", "nobody"):
         token = tokens[role]
         for operation in wanted:
             assert time.monotonic() < deadline, f"{sum(statuses.values())} requests took {seconds:g} s"

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import uvicorn
 
 from rios.gateway.certs import Certificates
 from rios.gateway.serve import bind, server_of
@@ -37,6 +38,7 @@ from rios.words.errors import NoWorkers
 from tests.campaigns import ROOT
 from tests.deployments.simulated_hosts import SimulatedHosts
 from tests.gateway.secrets_seen import FILES
+from tests.gateway.truth import Held
 
 START_S = 200
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -153,11 +155,12 @@ def _no_workers(*_: Any, **__: Any) -> Any:
 def serving(
     gate: Gate, settings: GatewaySettings, certificates: Certificates | None = None, *, port: int = 0
 ) -> Iterator[str]:
-    """Serve `gate` in a thread; its URL."""
+    """Serve `gate` in a thread; its URL. Every answer has to be as the OpenAPI document says."""
     listening = bind("127.0.0.1", port)
     listening.listen()  # who asks before the server runs waits for it
     listens = threading.Event()
     server = server_of(gate, settings, certificates=certificates, ready=listens.set)
+    held = _held(server.config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="test-gateway")
     thread.start()
     try:
@@ -168,6 +171,18 @@ def serving(
         thread.join(30)
         listening.close()
         assert not thread.is_alive()
+    assert not held.wrong, held.wrong[:5]
+
+
+def _held(config: uvicorn.Config) -> Held:
+    """Stand around the application of a server."""
+    app: Any = config.app
+    found = Held(config.loaded_app if config.loaded else app, app.openapi())
+    if config.loaded:
+        config.loaded_app = found
+    else:
+        config.app = found
+    return found
 
 
 def deploy(door: Door, name: str = "demo") -> None:

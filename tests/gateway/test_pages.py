@@ -171,3 +171,6 @@ def test_the_api_is_described_whole(door: Door) -> None:
         for path in http.get("/openapi.json").json()["paths"]:
             assert f"<code>{path}</code>" in text
     assert "scope <code>settlement:write</code>" in text
+    assert "<h3>Answer 201</h3>" in text
+    assert "Shown in this answer alone." in text
+    assert "&#34;object&#34;: &#34;chat.completion&#34;" in text  # an example of an answer

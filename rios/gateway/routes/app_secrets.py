@@ -7,7 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 
 from rios.accounts.values import Principal
+from rios.gateway.answers import apps as apps_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
+from rios.gateway.paging import After, Limit, page_of
 from rios.gateway.routes.apps import Deployer, Values
 from rios.services.deployments.shared_secrets import SharedSecrets
 
@@ -19,13 +22,18 @@ def _secrets(request: Request, who: Principal) -> SharedSecrets:
     return gate_of(request).tenancy.deployments(who).secrets
 
 
-@router.get("", summary="The organisation's secrets")
-def get_secrets(request: Request, who: Reader) -> dict[str, Any]:
-    """Names and when they changed."""
-    return {"data": _secrets(request, who).list()}
+@router.get("", summary="The organisation's secrets", responses=says(apps_answers.OrganisationSecrets))
+def get_secrets(request: Request, who: Reader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
+    """Names and when they changed, by name, in pages."""
+    found = _secrets(request, who).list(after=after, limit=limit + 1)
+    return page_of(found, limit, shown=dict, cursor=lambda one: str(one["name"]))
 
 
-@router.put("", summary="Keep secrets for all applications of the organisation")
+@router.put(
+    "",
+    summary="Keep secrets for all applications of the organisation",
+    responses=says(apps_answers.OrganisationSecretsNow),
+)
 def put_secrets(request: Request, who: Deployer, body: Values) -> dict[str, Any]:
     """In place of those of the same names; running replicas that refer to them have them at once."""
     found = _secrets(request, who)
@@ -33,7 +41,7 @@ def put_secrets(request: Request, who: Deployer, body: Values) -> dict[str, Any]
     return {"data": found.list()}
 
 
-@router.delete("", summary="Keep a secret no longer")
+@router.delete("", summary="Keep a secret no longer", responses=says(apps_answers.OrganisationSecretsNow))
 def delete_secret(request: Request, who: Deployer, name: Annotated[str, Query(max_length=128)]) -> dict[str, Any]:
     """Refused while an application refers to it."""
     found = _secrets(request, who)

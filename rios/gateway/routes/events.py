@@ -11,6 +11,8 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from rios.accounts.values import Principal
+from rios.gateway.answers import models as models_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.events import EventStream, event
 from rios.gateway.schemas import Strict
@@ -27,7 +29,7 @@ _PAGE = 100
 STREAMS_PER_USER = 8
 
 
-class NewWebhook(Strict):
+class NewWebhook(Strict, json_schema_extra={"examples": [{"url": "https://hooks.example/rios", "events": ["budget"]}]}):
     """A URL to be told."""
 
     url: str = Field(min_length=1, max_length=2000)
@@ -83,13 +85,18 @@ def _said(one: Webhook) -> dict[str, Any]:
     return {"id": one.id, "url": one.url, "events": list(one.topics), "created_at": one.created_at}
 
 
-@router.get("/webhooks", summary="The organisation's webhooks")
+@router.get("/webhooks", summary="The organisation's webhooks", responses=says(models_answers.Webhooks))
 def get_webhooks(request: Request, who: Hooker) -> dict[str, Any]:
     """All of them: an organisation has 20 at most."""
     return {"data": [_said(one) for one in _webhooks(request).all(who)]}
 
 
-@router.post("/webhooks", status_code=201, summary="Have a URL told what happens")
+@router.post(
+    "/webhooks",
+    status_code=201,
+    summary="Have a URL told what happens",
+    responses=says(models_answers.WebhookMade, 201),
+)
 def post_webhook(request: Request, who: Hooker, body: NewWebhook) -> dict[str, Any]:
     """The answer alone has the secret that signs what it is told."""
     made, secret = _webhooks(request).create(who, body.url, body.events)

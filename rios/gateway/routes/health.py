@@ -7,6 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from rios.gateway.answers import models as models_answers
+from rios.gateway.answers import oauth as oauth_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of
 from rios.services.gate import Gate
 from rios.words.errors import RiosError
@@ -14,7 +17,7 @@ from rios.words.errors import RiosError
 router = APIRouter(tags=["health"])
 
 
-@router.get("/live", summary="Whether the process answers")
+@router.get("/live", summary="Whether the process answers", responses=says(models_answers.Live))
 async def live() -> dict[str, str]:
     """Always "live"."""
     return {"status": "live"}
@@ -23,7 +26,7 @@ async def live() -> dict[str, str]:
 @router.get(
     "/ready",
     summary="Whether requests can be served, and what is missing",
-    responses={503: {"description": "Not ready.", "content": {"application/json": {"schema": {"type": "object"}}}}},
+    responses={**says(models_answers.Ready), 503: {"description": "Not ready.", "model": models_answers.Ready}},
 )
 async def ready(request: Request) -> JSONResponse:
     """Whether the database answers, once a second at most, and whether there are workers; no model is needed."""
@@ -57,7 +60,11 @@ async def metrics(request: Request) -> Response:
     return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-@router.get("/.well-known/jwks.json", summary="The public keys that check access tokens")
+@router.get(
+    "/.well-known/jwks.json",
+    summary="The public keys that check access tokens",
+    responses=says(oauth_answers.PublicKeys),
+)
 def jwks(request: Request) -> dict[str, Any]:
     """A JSON Web Key Set (RFC 7517)."""
     return gate_of(request).accounts.signer.jwks()

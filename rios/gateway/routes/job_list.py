@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from rios.accounts.values import Principal
+from rios.gateway.answers import jobs as jobs_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.events import unless_gone
 from rios.services.jobs import Jobs, JobView
@@ -21,7 +23,7 @@ _LOOK_S = 0.25
 _WAIT_MAX_S = 60.0
 
 
-@router.get("", summary="The user's own generations, or what of them changed")
+@router.get("", summary="The user's own generations, or what of them changed", responses=says(jobs_answers.JobRows))
 async def get_jobs(
     request: Request,
     who: Reader,
@@ -41,14 +43,18 @@ async def get_jobs(
     return {"data": [one.to_dict() for one in found], **said}
 
 
-@router.get("/{job_id}/view", summary="A generation as the list has it")
+@router.get("/{job_id}/view", summary="A generation as the list has it", responses=says(jobs_answers.JobRow))
 async def get_view(request: Request, who: Reader, job_id: str) -> dict[str, Any]:
     """Of any gateway."""
     jobs = gate_of(request).network.jobs  # its price is the ledger's, which may take a while
     return (await run_in_threadpool(jobs.view, job_id, who.user_id)).to_dict()
 
 
-@router.get("/{job_id}/request", summary="What a generation was asked for with, and its answer so far")
+@router.get(
+    "/{job_id}/request",
+    summary="What a generation was asked for with, and its answer so far",
+    responses=says(jobs_answers.JobAsked),
+)
 async def get_request(request: Request, who: User, job_id: str) -> dict[str, Any]:
     """Of a job that ended too, for as long as it is remembered. 421 says at which gateway, where that is not this one:
     prompts are in its memory alone.

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from rios.accounts.values import Principal
+from rios.gateway.answers import jobs as jobs_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.errors import answer, status_of
 from rios.gateway.events import EventStream, event, unless_gone
@@ -38,7 +40,9 @@ _ALIVE_S = 15.0
 _LOOK_S = 0.25
 
 
-class NewJob(Strict):
+class NewJob(
+    Strict, json_schema_extra={"examples": [{"model": "demo", "prompt": "Once upon a time", "max_new_tokens": 64}]}
+):
     """A generation to be started: greedy unless told otherwise."""
 
     model: str = Field(min_length=1, max_length=200)
@@ -81,7 +85,7 @@ class NewJob(Strict):
         return self.prompt
 
 
-@router.post("", status_code=201, summary="Start a generation")
+@router.post("", status_code=201, summary="Start a generation", responses=says(jobs_answers.JobState, 201))
 async def post_job(
     request: Request,
     who: User,
@@ -118,7 +122,9 @@ async def post_job(
     return _said(job)
 
 
-@router.get("/{job_id}", summary="How far a job is, and its result", response_model=None)
+@router.get(
+    "/{job_id}", summary="How far a job is, and its result", response_model=None, responses=says(jobs_answers.JobState)
+)
 async def get_job(
     request: Request, who: User, job_id: str, wait_s: Annotated[float, Query(ge=0, le=_WAIT_MAX_S)] = 0
 ) -> dict[str, Any] | Response:
@@ -156,7 +162,7 @@ async def _wait_elsewhere(records: JobRecords, job: JobRecord, seconds: float) -
     return job
 
 
-@router.get("/{job_id}/status", summary="How far a job is")
+@router.get("/{job_id}/status", summary="How far a job is", responses=says(jobs_answers.JobState))
 async def get_status(request: Request, who: User, job_id: str) -> dict[str, Any]:
     """Of a job that failed or was lost, too."""
     job = await _found(request, who, job_id)

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
+from rios.gateway.answers import models as models_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.paging import After, Limit, page_of
 from rios.services.tenancy import Specification
@@ -21,14 +23,20 @@ Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
 WorkersReader = Annotated[Principal, Depends(needs("workers:read"))]
 
 
-@router.get("/deployments", summary="The models that the organisation wants deployed")
+@router.get(
+    "/deployments",
+    summary="The models that the organisation wants deployed",
+    responses=says(models_answers.Deployments),
+)
 def get_deployments(request: Request, who: Reader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
     """By name, with their states: starting, serving or failed; in pages."""
     found = [one for one in gate_of(request).tenancy.models(who) if one.name > after]
     return page_of(found, limit, shown=s.deployed_of, cursor=lambda one: one.name)
 
 
-@router.post("/deployments", status_code=202, summary="Deploy a model")
+@router.post(
+    "/deployments", status_code=202, summary="Deploy a model", responses=says(models_answers.DeploymentRow, 202)
+)
 def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> dict[str, Any]:
     """It starts in the background, and again whenever the network starts."""
     wanted = Specification(
@@ -38,7 +46,7 @@ def post_deployment(request: Request, who: Deployer, body: s.NewDeployment) -> d
     return s.deployed_of(gate_of(request).tenancy.deploy(who, body.name, wanted))
 
 
-@router.get("/deployments/{name}", summary="How far a deployment is")
+@router.get("/deployments/{name}", summary="How far a deployment is", responses=says(models_answers.DeploymentRow))
 def get_deployment(request: Request, who: Reader, name: str) -> dict[str, Any]:
     """One deployment."""
     return s.deployed_of(gate_of(request).tenancy.deployed(who, name))
@@ -51,7 +59,7 @@ def delete_deployment(request: Request, who: Deployer, name: str) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/workers", summary="The workers of the network")
+@router.get("/workers", summary="The workers of the network", responses=says(models_answers.Workers))
 def get_workers(request: Request, who: WorkersReader, after: After = "", limit: Limit = 100) -> dict[str, Any]:
     """Name, device, memory, state and experts of each, by name, in pages; for admins of the network processes and
     addresses too."""

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from rios.accounts.values import Principal
 from rios.gateway import schemas as s
+from rios.gateway.answers import money as money_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.money_schemas import settled_of
 from rios.gateway.paging import After, moment_cursor, page_of, read_moment_cursor
@@ -23,7 +25,7 @@ Filter = Annotated[str | None, Query(max_length=200)]
 Period = Literal["day", "week", "month", "total"]
 
 
-@router.get("/usage", summary="The user's own usage records")
+@router.get("/usage", summary="The user's own usage records", responses=says(money_answers.UsageRows))
 def get_usage(
     request: Request,
     who: UsageReader,
@@ -56,7 +58,7 @@ def get_usage(
     return page_of(found, limit, shown=s.usage_of, cursor=lambda one: moment_cursor(one.at, one.usage_id))
 
 
-@router.get("/costs", summary="What the user spent, by one thing")
+@router.get("/costs", summary="What the user spent, by one thing", responses=says(money_answers.Costs))
 def get_costs(
     request: Request,
     who: UsageReader,
@@ -75,7 +77,7 @@ def get_costs(
     }  # fmt: skip
 
 
-@router.get("/budgets", summary="The user's own budgets")
+@router.get("/budgets", summary="The user's own budgets", responses=says(money_answers.Budgets))
 def get_budgets(request: Request, who: UsageReader) -> dict[str, Any]:
     """With what is spent and held in their periods."""
     return {"data": [s.budget_of(one) for one in gate_of(request).tenancy.billing(who.user_id).budgets]}
@@ -89,14 +91,18 @@ def put_budget(request: Request, who: BudgetWriter, period: Period, body: s.NewB
     return Response(status_code=204)
 
 
-@router.get("/wallet", summary="What the user has")
+@router.get("/wallet", summary="What the user has", responses=says(money_answers.Wallet))
 def get_wallet(request: Request, who: WalletReader) -> dict[str, Any]:
     """Deposits, trial credit, and what is held for running requests."""
     ledger = gate_of(request).tenancy.ledger
     return {**s.balance_of(ledger.balance(who.user_id)), "address": ledger.address_of(who.user_id)}
 
 
-@router.post("/settlement", summary="Close an epoch over all that was used, and post its root")
+@router.post(
+    "/settlement",
+    summary="Close an epoch over all that was used, and post its root",
+    responses=says(money_answers.EpochClosed),
+)
 def post_settlement(request: Request, who: Settler) -> dict[str, Any]:
     """Again where nothing was used meanwhile: the same, and nothing happens twice."""
     return settled_of(gate_of(request).money.settle(who))

@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from rios.accounts.values import Principal
+from rios.gateway.answers import openai as openai_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.choices import ChatShape, Choices, CompletionShape, Shape
 from rios.gateway.events import EventStream, unless_gone
@@ -27,14 +29,14 @@ User = Annotated[Principal, Depends(needs("generate"))]
 _COMPLETION_TOKENS = 16  # OpenAI's own default on this route
 
 
-@router.get("/models", summary="The models that serve")
+@router.get("/models", summary="The models that serve", responses=says(openai_answers.ModelList))
 def get_models(request: Request, who: Reader) -> dict[str, Any]:
     """Of the user's organisation."""
     found = [one for one in gate_of(request).tenancy.models(who) if one.state == SERVING]
     return {"object": "list", "data": [_model(one) for one in found]}
 
 
-@router.get("/models/{name}", summary="A model")
+@router.get("/models/{name}", summary="A model", responses=says(openai_answers.ModelRow))
 def get_model(request: Request, who: Reader, name: str) -> dict[str, Any]:
     """One model."""
     return _model(gate_of(request).tenancy.deployed(who, name))
@@ -44,7 +46,7 @@ def _model(one: Deployed) -> dict[str, Any]:
     return {"id": one.name, "object": "model", "created": one.created_at // 10**6, "owned_by": one.organisation_id}
 
 
-@router.post("/completions", summary="Go on from a prompt")
+@router.post("/completions", summary="Go on from a prompt", responses=says(openai_answers.CompletionAnswer))
 async def post_completion(request: Request, who: User, body: CompletionRequest) -> Response:
     """Text, or token ids, is continued; several prompts and n choices of each run at the same time."""
 
@@ -56,7 +58,7 @@ async def post_completion(request: Request, who: User, body: CompletionRequest) 
     return await _answer(request, who, body, prompts, lambda model, ids: max_tokens, extra, CompletionShape)
 
 
-@router.post("/chat/completions", summary="Answer a conversation")
+@router.post("/chat/completions", summary="Answer a conversation", responses=says(openai_answers.ChatAnswer))
 async def post_chat(request: Request, who: User, body: ChatRequest) -> Response:
     """By the model's chat template; a model without one gets `role: content` lines."""
 

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Request
 
 from rios.accounts.values import Organisation, Principal
 from rios.gateway import schemas as s
+from rios.gateway.answers import accounts as accounts_answers
+from rios.gateway.answers.words import says
 from rios.gateway.auth import SIGNED_IN, gate_of, needs
 from rios.gateway.forms import base_url
 from rios.gateway.signing_in import forget_mail
@@ -25,13 +27,13 @@ def _people(request: Request) -> People:
     return People(gate_of(request).accounts)
 
 
-@router.get("/users/me/profile", summary="What the user says about itself")
+@router.get("/users/me/profile", summary="What the user says about itself", responses=says(accounts_answers.Profile))
 def get_profile(request: Request, who: SignedIn) -> dict[str, Any]:
     """With the address, and when it was confirmed."""
     return _profile(request, who)
 
 
-@router.patch("/users/me/profile", summary="Change it")
+@router.patch("/users/me/profile", summary="Change it", responses=says(accounts_answers.Profile))
 def patch_profile(request: Request, who: Own, body: s.ProfileChange) -> dict[str, Any]:
     """A new e-mail address takes the own password, and counts once the link that is sent there was opened."""
     changes = {name: text for name, text in body.model_dump(exclude={"password"}).items() if text is not None}
@@ -39,13 +41,13 @@ def patch_profile(request: Request, who: Own, body: s.ProfileChange) -> dict[str
     return _profile(request, who)
 
 
-@router.get("/users/me/export", summary="All that is kept of the user")
+@router.get("/users/me/export", summary="All that is kept of the user", responses=says(accounts_answers.Everything))
 def get_export(request: Request, who: Own) -> dict[str, Any]:
     """Account, profile, keys, sessions, identities elsewhere, acts, and what was spent; no secret."""
     return _people(request).export(who)
 
 
-@router.post("/users/me/close", summary="Close the own account")
+@router.post("/users/me/close", summary="Close the own account", responses=says(accounts_answers.Everything))
 def post_close(request: Request, who: Own, body: s.Closing) -> dict[str, Any]:
     """The answer is the export, which is nowhere else afterwards; what was spent stays in the ledger, under an id."""
     accounts = gate_of(request).accounts
@@ -58,13 +60,15 @@ def post_close(request: Request, who: Own, body: s.Closing) -> dict[str, Any]:
     return found
 
 
-@router.get("/organisation", summary="The own organisation")
+@router.get("/organisation", summary="The own organisation", responses=says(accounts_answers.OrganisationRow))
 def get_organisation(request: Request, who: SignedIn) -> dict[str, Any]:
     """Its name, and how many members it has; `/v1/users` lists them for admins."""
     return _organisation(*gate_of(request).accounts.organisation(who))
 
 
-@router.patch("/organisation", summary="Give the own organisation another name")
+@router.patch(
+    "/organisation", summary="Give the own organisation another name", responses=says(accounts_answers.OrganisationRow)
+)
 def patch_organisation(request: Request, who: UsersWriter, body: s.OrganisationChange) -> dict[str, Any]:
     """Names are unique in the network."""
     return _organisation(*gate_of(request).accounts.rename_organisation(who, body.name))

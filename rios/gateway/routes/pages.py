@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from rios.gateway.answers import models as models_answers
+from rios.gateway.answers.words import says
 from rios.gateway.pages import IMMUTABLE, POLICY, assets, render
 from rios.gateway.reference import groups_of
 from rios.services.published import KEPT_S, Published
@@ -30,7 +32,7 @@ async def get_page(request: Request) -> Response:
     return _page(text, _SHARED)
 
 
-@router.get("/v1/network", summary="What the network publishes")
+@router.get("/v1/network", summary="What the network publishes", responses=says(models_answers.PublishedNetwork))
 async def get_network(request: Request, response: Response) -> dict[str, Any]:
     """Models, hosts, tokens served, ROS paid out, the last root and whether all books agree."""
     response.headers["Cache-Control"] = _SHARED

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
+from rios.gateway.answers.oauth import form
 from rios.gateway.auth import gate_of
 from rios.gateway.errors import status_of
 from rios.gateway.forms import (
@@ -34,12 +35,13 @@ from rios.services.people import People
 from rios.words.errors import InvalidRequest, NotFound, NotSignedIn, RiosError
 
 router = APIRouter(tags=["pages"])
+_PAGE_OR_PROBLEM = {
+    "text/html": {"schema": {"type": "string"}},
+    "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     303: {"description": "Go on elsewhere."},
-    "default": {"description": "What is wrong.", "content": {"text/html": {}, "application/problem+json": {}}},
-}
-_FORM: dict[str, Any] = {
-    "requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}
+    "default": {"description": "What is wrong.", "content": _PAGE_OR_PROBLEM},
 }
 _HOME = "/account"
 _PLACES = (_HOME, "/dashboard", "/oauth/authorize", "/oauth/device")
@@ -80,8 +82,10 @@ def _get(path: str, summary: str) -> Callable[[Callable[..., Any]], Callable[...
     return router.get(path, summary=summary, response_class=HTMLResponse, responses=_ANSWERS)
 
 
-def _post(path: str, summary: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return router.post(path, summary=summary, response_class=HTMLResponse, responses=_ANSWERS, openapi_extra=_FORM)
+def _post(path: str, summary: str, *fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """fields: those of the form besides `csrf`."""
+    taken = form("csrf", *fields)
+    return router.post(path, summary=summary, response_class=HTMLResponse, responses=_ANSWERS, openapi_extra=taken)
 
 
 def safe_next(wanted: str) -> str:
@@ -142,7 +146,7 @@ def get_login(request: Request) -> Response:
     return shown(request, "login", next=next_, outside=_outside_name(request))
 
 
-@_post("/login", "Sign in in a browser")
+@_post("/login", "Sign in in a browser", "login", "password", "next")
 @_page
 def post_login(request: Request, form: Form) -> Response:
     """Sets a cookie, and goes on."""
@@ -171,7 +175,7 @@ def post_logout(request: Request, form: Form) -> Response:
     return response
 
 
-@_post("/login/outside", "Sign in through another provider")
+@_post("/login/outside", "Sign in through another provider", "next")
 @_page
 def post_outside(request: Request, form: Form) -> Response:
     """Goes there; who is signed in already links the account there."""
@@ -217,7 +221,7 @@ def get_authorize(request: Request) -> Response:
     return _asked(request, question, browser, action="/oauth/authorize", asked=urlencode(parameters))
 
 
-@_post("/oauth/authorize", "The user's word")
+@_post("/oauth/authorize", "The user's word", "decision", "request")
 @_page
 def post_authorize(request: Request, form: Form) -> Response:
     """Goes back to the program, with a code or a refusal."""
@@ -243,7 +247,7 @@ def get_device(request: Request) -> Response:
     return _asked(request, question, browser, action="/oauth/device", asked=row["user_code"], code=row["user_code"])
 
 
-@_post("/oauth/device", "The user's word about a program that waits")
+@_post("/oauth/device", "The user's word about a program that waits", "decision", "request")
 @_page
 def post_device(request: Request, form: Form) -> Response:
     """The program gets its tokens, or is refused."""
@@ -287,7 +291,7 @@ def get_account(request: Request) -> Response:
     )  # fmt: skip
 
 
-@_post("/account/sessions", "End a session")
+@_post("/account/sessions", "End a session", "session_id")
 @_page
 def post_account_session(request: Request, form: Form) -> Response:
     """All its tokens end within 5 seconds."""
@@ -304,7 +308,7 @@ def get_forgot(request: Request) -> Response:
     return shown(request, "forgot")
 
 
-@_post("/account/forgot", "Ask for a link by mail")
+@_post("/account/forgot", "Ask for a link by mail", "login")
 @_page
 def post_forgot(request: Request, form: Form) -> Response:
     """The answer is the same whether there is such a user or not."""
@@ -321,7 +325,7 @@ def get_reset(request: Request) -> Response:
     return shown(request, "reset", ticket=_ticket(query_of(request)))
 
 
-@_post("/account/reset", "Choose a password")
+@_post("/account/reset", "Choose a password", "ticket", "password")
 @_page
 def post_reset(request: Request, form: Form) -> Response:
     """All sessions end; the link is used up."""
@@ -340,7 +344,7 @@ def get_confirm(request: Request) -> Response:
     return shown(request, "confirm", ticket=_ticket(query_of(request)))
 
 
-@_post("/account/confirm", "Confirm an address")
+@_post("/account/confirm", "Confirm an address", "ticket")
 @_page
 def post_confirm(request: Request, form: Form) -> Response:
     """The link is used up."""
