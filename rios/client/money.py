@@ -94,7 +94,7 @@ class RemoteBilling(Shown):
     @property
     def discounts(self) -> list[Grant]:
         """The discounts that were given to users and organisations. For admins of the network."""
-        return [reading.grant_of(one) for one in self._http.get("/v1/discounts")["data"]]
+        return [reading.grant_of(one) for one in self._http.pages("/v1/discounts")]
 
     def grant_discount(
         self,

@@ -178,10 +178,10 @@ class TenantMoney:
         self._log(who, "discount.grant", subject, discount=discount, since_us=str(given.since), until_us=until_us)
         return given
 
-    def discounts(self, who: Principal) -> list[Grant]:
-        """As `net.billing.discounts`."""
+    def discounts(self, who: Principal, *, after: tuple[int, str], limit: int) -> list[Grant]:
+        """As `net.billing.discounts`, those after `since` and `subject` of another."""
         who.require(_GIVE)
-        return self._purse.billing.discounts
+        return self._purse.books.ledger.discounts(after=after, limit=limit)
 
     # --- governance ------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ WHOLE = {
     "/v1/jobs": "what changed since a version, `limit` at once",
     "/v1/webhooks": "20 of an organisation",
     "/v1/budgets": "one for each period",
+    "/v1/governance/parameters": "a table of the source",
     "/v1/earnings/lines": "sums by worker, model and resource",
     "/v1/reports": "the templates of the package",
     "/v1/apps/{name}/logs": "the last 5000 lines",

@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import event, func, insert, select, text, update
 
 import rios
+from rios.billing.ledger.ledger import Ledger
+from rios.billing.ledger.values import Grant
 from rios.client import http as client_http
 from rios.services import tokens
 from rios.services.books import FIRST_ORGANISATION
@@ -28,10 +30,10 @@ from tests.services.earning import earn, owner
 LISTS = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/webhooks", "/v1/deployments",
          "/v1/budgets", "/v1/models", "/v1/apps", "/v1/apps/many/events", "/v1/apps/many/revisions",
          "/v1/apps/many/replicas", "/v1/apps/many/secrets", "/v1/secrets", "/v1/reports/runs", "/v1/reports/history",
-         "/v1/reports/runs/many-0/lines", "/v1/reports/schedules")  # fmt: skip
+         "/v1/reports/runs/many-0/lines", "/v1/reports/schedules", "/v1/discounts")  # fmt: skip
 
 PAGED = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/deployments", "/v1/alerts",
-         "/v1/workers", "/v1/clients", *(path for path in LISTS[-10:] if "replicas" not in path))  # fmt: skip
+         "/v1/workers", "/v1/clients", *(path for path in LISTS[-11:] if "replicas" not in path))  # fmt: skip
 REPORTS_OF = ("/v1/reports/runs", "/v1/reports/history", "/v1/reports/schedules")
 APP = {"name": "many", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
 
@@ -78,6 +80,7 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pyte
             assert http.post("/v1/users", json={"login": name, "role": "viewer"}).status_code == 201
             assert http.post("/v1/tokens", json={"name": name}).status_code == 201
         for number in range(8):
+            _ledger(door).grant_discount(_grant(reader["id"], number))
             assert http.post("/v1/apps", json={**APP, "name": f"many-{number}"}).status_code == 202
             assert http.post("/v1/apps/many/scale", json={"min": number, "max": 20}).status_code == 202
             changed = {"fields": {"env": {"N": str(number)}, "secrets": {f"S{number}": "x"}}}
@@ -154,6 +157,7 @@ def _filled(door: Door) -> None:
                 ("/v1/clients", {"name": f"paged-{number}", "grants": ["client_credentials"], "scopes": ["generate"]}),
             ):
                 assert http.post(path, json=body).is_success, path
+            _ledger(door).grant_discount(_grant("nobody", number))
         http.put("/v1/budgets/month", json={"limit": "1 ROS", "hard": False, "alerts_bp": [*range(1000, 8000, 1000)]})
     purse = door.gate.network._purse
     for number in range(1, 8):
@@ -172,6 +176,14 @@ def _filled(door: Door) -> None:
 def _store(door: Door) -> AppStore:
     found: AppStore = door.gate.network._apps().store
     return found
+
+
+def _ledger(door: Door) -> Ledger:
+    return door.gate.tenancy.ledger
+
+
+def _grant(user: str, since: int) -> Grant:
+    return Grant(discount="research", user=user, organisation=None, since=since, until=since + 1)
 
 
 def _app(door: Door) -> Any:
@@ -210,6 +222,7 @@ def test_pages_miss_nothing(door: Door, path: str) -> None:
             "/v1/alerts",
             "/v1/reports/runs",
             "/v1/reports/schedules",
+            "/v1/discounts",
         ):
             for wrong in ("x", "1", ":", "-1:x", "99999999999999999:x"):
                 assert http.get(path, params={"after": wrong}).status_code == 400

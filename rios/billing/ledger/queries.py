@@ -306,10 +306,13 @@ class Queries:
                 used=volumes.used_of(connection, user, priced, at=at),
             )
 
-    def discounts(self) -> list[Grant]:
-        """The discounts that were given to accounts and organisations, ended ones too."""
+    def discounts(self, *, after: tuple[int, str] = (-1, ""), limit: int | None = None) -> list[Grant]:
+        """The discounts that were given to accounts and organisations, ended ones too, by subject and beginning.
+
+        after: `since` and `subject` of the last one before.
+        """
         with self._database.reading() as connection:
-            return volumes.grants(connection)
+            return volumes.grants(connection, after=after, limit=limit)
 
     def parameters(self) -> dict[str, int]:
         """The parameters of the network that a vote has set, by name, within their bounds; one of 0 is set no more."""

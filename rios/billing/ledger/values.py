@@ -211,6 +211,11 @@ class Grant(Shown):
     until: int | None
     """Itself excluded; None for no end."""
 
+    @property
+    def subject(self) -> str:
+        """Who has it, as text: "user:ID" or "organisation:ID"."""
+        return f"organisation:{self.organisation}" if self.user is None else f"user:{self.user}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing(Shown):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, RowMapping, bindparam, or_, select
+from sqlalchemy import Connection, RowMapping, bindparam, or_, select, tuple_
 
 from rios.billing.books import MINIMUM, PriceBook
 from rios.billing.budgets import Period
@@ -81,17 +81,22 @@ def grant(batch: Batch, given: Grant, *, at: int) -> None:
         check_user(given.user)
     if given.until is not None and given.until < given.since:
         raise InvalidRequest(f"discount {given.discount!r} would end before it begins; give a later end")
-    subject = _ORGANISATION + given.organisation if given.organisation is not None else f"{_USER}{given.user}"
     batch.rows(DiscountRow).put(
         {
-            "subject": subject, "since": given.since, "until": given.until, "name": given.discount, "granted_at": at,
+            "subject": given.subject, "since": given.since, "until": given.until,
+            "name": given.discount, "granted_at": at,
         }
     )  # fmt: skip
 
 
-def grants(connection: Connection) -> list[Grant]:
-    """All that were ever given, by whom they are for and when they begin."""
-    wanted = select(DiscountRow.__table__).order_by(DiscountRow.subject, DiscountRow.since)
+def grants(connection: Connection, *, after: tuple[int, str] = (-1, ""), limit: int | None = None) -> list[Grant]:
+    """All that were ever given, by whom they are for and when they begin.
+
+    after: `since` and `subject` of the last one before.
+    """
+    since, subject = after
+    place = tuple_(DiscountRow.subject, DiscountRow.since) > (subject, since)
+    wanted = select(DiscountRow.__table__).where(place).order_by(DiscountRow.subject, DiscountRow.since).limit(limit)
     return [_as_grant(row) for row in connection.execute(wanted).mappings()]
 
 

@@ -264,8 +264,8 @@ class GrantRow(Answer):
     until: Moment | None = Field(description="Itself excluded; null for no end.")
 
 
-class Grants(Rows[GrantRow]):
-    """The discounts that were given: as many as admins gave."""
+class Grants(Page[GrantRow]):
+    """The discounts that were given, ended ones too."""
 
 
 class EarningsNow(Answer):

@@ -168,9 +168,10 @@ def put_refund(request: Request, who: Operator, usage_id: str, body: m.Refund) -
 
 
 @router.get("/discounts", summary="The discounts of users and organisations", responses=says(money_answers.Grants))
-def get_discounts(request: Request, who: Giver) -> dict[str, Any]:
+def get_discounts(request: Request, who: Giver, after: After = "", limit: Limit = 100) -> dict[str, Any]:
     """Ended ones too; moments are microseconds of UTC."""
-    return {"data": [m.grant_of(one) for one in gate_of(request).money.discounts(who)]}
+    found = gate_of(request).money.discounts(who, after=read_moment_cursor(after), limit=limit + 1)
+    return page_of(found, limit, shown=m.grant_of, cursor=lambda one: moment_cursor(one.since, one.subject))
 
 
 @router.put(
