@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPEN
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Where a shell forbids it, each of a test's processes would compile all of rios again: 0.7 s of a gateway's start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # One import of torch for the hosts of all networks that tests and what they start make.
 os.environ["RIOS_WARM_S"] = "120"
 
@@ -25,13 +28,14 @@ import pytest
 from tests.campaigns import ROOT, Campaign, sources_digest
 from tests.gateway.secrets_seen import searched
 
+sys.dont_write_bytecode = False
 LONG_TIMEOUT_S = 3600
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("rios", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("rios")
 # Minutes each, and last by their names, when nobody is left to run anything beside them. All others are run by package,
 # whose networks would else be made anew for each file.
-FIRST = {"test_notebooks.py", "test_cli.py", "test_money_cli.py"}
+FIRST = {"test_notebooks.py", "test_cli.py", "test_money_cli.py", "test_lab_page.py"}
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 _left_out: dict[str, list[str]] = {}  # reason -> node ids; what -m and -k leave out has the reason "deselected"

@@ -29,6 +29,7 @@ from typing import Any
 
 from rios.dmoe.pulse import Pulse
 from rios.words.config import settings
+from rios.words.importing import uncollected
 from rios.words.logs import configure
 
 log = logging.getLogger("rios.dmoe.supervisor")
@@ -54,11 +55,12 @@ def heavy_imports() -> None:
     """What hosts need, once: a fork shares its memory."""
     # Torch asks NVML then how many devices there are: asked of CUDA, it could no longer be used after a fork.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import transformers.generation.utils
-    import transformers.masking_utils
-    import transformers.modeling_layers  # noqa: F401  what nearly every architecture imports
+    with uncollected():
+        import transformers.generation.utils
+        import transformers.masking_utils
+        import transformers.modeling_layers  # noqa: F401  what nearly every architecture imports
 
-    from rios.dmoe import host  # noqa: F401
+        from rios.dmoe import host  # noqa: F401
 
 
 def _prepared(orders: dict[str, Any]) -> _Supervisor:

@@ -39,6 +39,7 @@ from typing import IO, ClassVar, Literal, NoReturn, Protocol
 
 from rios.dmoe import warm
 from rios.words.config import settings
+from rios.words.importing import uncollected
 
 log = logging.getLogger(__name__)
 
@@ -335,6 +336,19 @@ def _standing_alone(environment: Mapping[str, str]) -> dict[str, str]:
 os.register_at_fork(after_in_child=Template._let_go)
 
 
+def _import_all(libraries: Libraries) -> None:
+    if libraries == "dask":
+        with uncollected():
+            for name in _DASK:
+                importlib.import_module(name)
+        return
+    # By its name: as `__main__` this module is another one.
+    from rios.dmoe import examined, supervisor
+
+    supervisor.heavy_imports()
+    examined.rehearse()
+
+
 def main(libraries: Libraries = "torch") -> None:
     """Import, then fork whenever somebody asks.
 
@@ -343,15 +357,7 @@ def main(libraries: Libraries = "torch") -> None:
     first = socket.socket(fileno=0)
     listens = bool(first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     idle_s = settings().warm_s if listens else _IDLE_S
-    if libraries == "dask":
-        for name in _DASK:
-            importlib.import_module(name)
-    else:
-        # By its name: as `__main__` this module is another one.
-        from rios.dmoe import examined, supervisor
-
-        supervisor.heavy_imports()
-        examined.rehearse()
+    _import_all(libraries)
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that the children share
     children: dict[int, int] = {}  # by the descriptors of their processes

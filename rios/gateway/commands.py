@@ -10,6 +10,7 @@ import typer
 
 from rios.gateway.certs_commands import certs, chosen, home_of
 from rios.gateway.join_command import gateway
+from rios.words.importing import uncollected
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,7 +40,8 @@ def up(
     ] = None,
 ) -> None:
     """Start a network on this machine with its gateway; print its URL, the first admin's token, and its scheduler."""
-    from rios.gateway.serve import up as start
+    with uncollected():
+        from rios.gateway.serve import up as start
 
     def ready(url: str, token: str, scheduler: str) -> None:
         sys.stdout.write(f"rios is at {url}\ntoken      {token}\nscheduler  {scheduler}\n")

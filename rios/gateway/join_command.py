@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rios.gateway.certs_commands import chosen, home_of
+from rios.words.importing import uncollected
 
 
 def gateway(
@@ -36,7 +37,8 @@ def gateway(
     ] = None,
 ) -> None:
     """Start one more gateway of a network; print its URL and the first admin's token."""
-    from rios.gateway.join import join
+    with uncollected():
+        from rios.gateway.join import join
     from rios.gateway.settings import GatewaySettings
 
     def ready(url: str, token: str) -> None:
