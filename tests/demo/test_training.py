@@ -1,0 +1,42 @@
+"""The two commands by which the demo model is made and measured, as its card shows them, on a text of a few lines."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from rios.demo import corpus, evaluate, train
+from tests.campaigns import ROOT
+
+CARD = ROOT / "rios" / "demo" / "model" / "README.md"
+
+
+def _command(module: str, out: Path) -> list[str]:
+    """The words of the card's command that runs a module, with a folder of ours."""
+    (line,) = re.findall(rf"^.*python -m {re.escape(module)}\b.*$", CARD.read_text(), re.MULTILINE)
+    return [str(out) if word == "DIR" else word for word in shlex.split(line.partition(f"-m {module}")[2])]
+
+
+def test_the_commands_of_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chapters = tuple(
+        corpus.Chapter(voice=voice, source=f"{voice} {number}", text="It was a fine morning, and he said so. " * 40)
+        for voice in corpus.VOICES
+        for number in range(3)
+    )
+    monkeypatch.setattr(corpus, "load", lambda _: corpus.Split(train=chapters, held_out=chapters[:1] + chapters[-1:]))
+    monkeypatch.setattr(sys, "argv", ["train", *_command("rios.demo.train", tmp_path), "--steps", "1"])
+    train.main()
+    assert (tmp_path / "model.safetensors").exists()
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["evaluate", *_command("rios.demo.evaluate", tmp_path)])
+    evaluate.main()
+    measured = json.loads(capsys.readouterr().out)
+    assert set(measured["by_voice"]) == set(corpus.VOICES)
+    assert measured["bits_per_byte"] > 0
