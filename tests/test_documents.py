@@ -204,10 +204,10 @@ class Here:
         variables, words = {}, shlex.split(command)
         while "=" in words[0]:
             name, _, variables[name] = words.pop(0).partition("=")
-        if "--scheduler" not in words:
-            variables["RIOS_URL"] = self.door.url
         told = PASSWORD if words[1:3] == ["users", "password"] else None
-        return call(*words[1:], home=self.home, told=told, **variables)
+        if "--scheduler" in words:  # on another machine than the gateway's
+            return call(*words[1:], home=self.folder / "nowhere", **variables)
+        return call(*words[1:], home=self.home, told=told, RIOS_URL=self.door.url, **variables)
 
     def of_here(self, line: str) -> str:
         """A line with what there is here in place of what it names."""
