@@ -36,6 +36,7 @@ PASSWORD = "a password that is long enough\n"
 OWNER = f"0x{'00' * 19}aa"
 SETTLEMENT = "tests/services/test_settlement.py"
 TRAINING = "tests/demo/test_training.py::test_the_commands_of_the_card"
+GATEWAY_WAYS = "tests/deployments/test_gateway_ways.py"
 LAB_PAGE = "tests/test_lab_page.py::test_the_page_is_followed"
 # How a line, or the first line of a block, begins that another test executes.
 ELSEWHERE = {
@@ -53,6 +54,8 @@ ELSEWHERE = {
     "RIOS_TLS=~/alice python -c": "tests/dmoe/test_secured.py::test_it_answers_as_a_network_in_clear",
     "kubectl apply": "tests/cluster/test_manifests.py::test_manifests_follow_kubernetes_schemas",
     'net.deploy.create(name="shop"': "tests/deployments/test_in_kubernetes.py::test_it_is_served_metered_and_ended",
+    'app = net.deploy.create(name="teller"': f"{GATEWAY_WAYS}::test_it_asks_by_a_key_of_its_own_in_every_runtime",
+    "cluster.adapt(Adaptive=": "tests/dmoe/test_adaptive.py::test_workers_follow_a_load_up_and_down_with_causes",
     "LD_PRELOAD=libtcmalloc_minimal.so.4 python -m rios.demo.train": TRAINING,
     "python -m rios.demo.evaluate": TRAINING,
 }
@@ -276,9 +279,9 @@ def _shell(block: Block, here: Here) -> None:
             here.bash(here.of_here(line))
 
 
-def _gateway(text: str, here: Here) -> dict[str, Any]:
-    key = here.rios("rios token create --scope generate --scope billing --quiet")
-    return {"KEY": key.strip()}
+def _key(here: Here) -> str:
+    scopes = ("generate", "models:read", "deployments:write", "wallet:read")
+    return here.rios(f"rios token create {' '.join(f'--scope {one}' for one in scopes)} --quiet").strip()
 
 
 def _python(block: Block, here: Here) -> None:
@@ -291,7 +294,7 @@ def _python(block: Block, here: Here) -> None:
     if block.name == "README.md" and text.startswith("import rios"):
         assert here.names["net"].models
     elif block.name == "docs/gateway.md":
-        _exec(text.replace("http://127.0.0.1:8080", here.door.url), _gateway(text, here), block)
+        _exec(text.replace("http://127.0.0.1:8080", here.door.url), {"KEY": _key(here)}, block)
     elif block.name == "README.md" or "net.deploy" in text:
         net = here.names["net"]
         _exec(text, here.names | {"model": net.models[0]}, block)
