@@ -79,23 +79,23 @@ def _check(page: Path) -> None:
 
 
 @contextmanager
-def _network(path: Path) -> Iterator[dict[str, Any]]:
+def _network(path: Path, home: Path) -> Iterator[dict[str, Any]]:
     """The parameters with which a notebook uses a `rios up` of its own; the one about the gateway starts it itself."""
     known = parameters_of(path)
     if "url" not in known:
         yield {}
         return
-    folder = Path(tempfile.mkdtemp(prefix="rios-manual-"))
-    folder.chmod(0o711)  # sandboxes' own users pass through
+    apps = Path(tempfile.mkdtemp(prefix="rios-manual-"))
+    apps.chmod(0o711)  # sandboxes' own users pass through
     try:
         workers = str(WORKERS.get(path.stem, 2))
-        with up(folder / "home", "--workers", workers, RIOS_APPS=str(folder / "apps")) as door:
-            there = {"url": door.url, "scheduler": door.scheduler, "home": str(folder / "home")}
+        with up(home, "--workers", workers, RIOS_APPS=str(apps)) as door:
+            there = {"url": door.url, "scheduler": door.scheduler, "home": str(home)}
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("RIOS_TOKEN", door.token)
                 yield {name: value for name, value in there.items() if name in known}
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(apps)
 
 
 def _timed(path: Path, out: Path, *, behind_a_gateway: bool) -> float:
@@ -104,7 +104,7 @@ def _timed(path: Path, out: Path, *, behind_a_gateway: bool) -> float:
         began = time.monotonic()
         _check(run(path.stem[3:], root=ROOT, out=out))
         return round(time.monotonic() - began, 1)
-    with _network(path) as parameters:
+    with _network(path, out.with_name(f"home-{path.stem}")) as parameters:
         began = time.monotonic()
         _check(run(path.stem[3:], root=ROOT, out=out, parameters=parameters))
         return round(time.monotonic() - began, 1)

@@ -24,12 +24,18 @@ from rios.words.config import Settings, settings
 WEB = ("python3", "-c")
 SERVER = """
 import http.server, os, signal, sys, threading, time
+broken = []
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def answer(self):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if self.path.startswith("/slow"): time.sleep(float(self.path.partition("?")[2] or 0.3))
         if self.path == "/end": os._exit(7)
+        if self.path == "/half" and not broken:
+            broken.append(self.path)
+            self.wfile.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 9\\r\\n\\r\\nhalf")
+            self.close_connection = True
+            return
         said = (os.environ.get("SAYS", "hello") + " " + self.command + " " + self.path + " " + body.decode()).encode()
         self.send_response(500 if self.path == "/bad" else 200)
         self.send_header("Content-Length", str(len(said)))

@@ -96,6 +96,14 @@ def test_of_three_replicas_one_is_killed(stage: Stage) -> None:
     app.delete()
 
 
+def test_a_short_answer_that_breaks_off_is_asked_for_again(stage: Stage) -> None:
+    app = stage.web("half", replicas=1)
+    app.wait(timeout=WAIT_S)
+    assert get(f"{app.url}/half") == (200, "hello GET /half ")
+    assert [line for line in app.logs() if "/half" in line] == ["GET /half"], "the second time alone"
+    app.delete()
+
+
 def test_to_zero_and_back_with_the_request_held(stage: Stage) -> None:
     app = stage.web("sleeper", replicas=(0, 2), scale={"idle": 1.0, "target": 2.0, "stabilise": 1.0})
     app.wait(timeout=WAIT_S)

@@ -59,7 +59,12 @@ class NewSchedule(
 
 def _file(kind: str) -> dict[str, Any]:
     """What is said of a file: one in JSON is as its kind of report says, or a notebook."""
-    said = {"type": "object", "description": "A report's facts, or the notebook as it was executed.", "examples": [{}]}
+    said = {
+        "type": "object",
+        "additionalProperties": True,
+        "description": "A report's facts, or the notebook as it was executed.",
+        "examples": [{}],
+    }
     return {"schema": said} if kind.partition(";")[0].endswith("json") else {}
 
 

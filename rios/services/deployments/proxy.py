@@ -138,9 +138,16 @@ class Proxy:
         response = await client.send(request, stream=True)
         try:
             kept = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in _HOP - _LENGTH]
+            head: list[bytes] = []
+            if _is_short(response.headers.get("content-length", "")):
+                # Whole before any of it is passed on: one that breaks off in the midst can still be asked for again.
+                head = [chunk async for chunk in response.aiter_raw()]
             await answer.start(response.status_code, kept)
-            async for chunk in response.aiter_raw():
+            for chunk in head:
                 await answer.more(chunk)
+            if not response.is_stream_consumed:
+                async for chunk in response.aiter_raw():
+                    await answer.more(chunk)
             await answer.end()
         finally:
             await response.aclose()
@@ -166,6 +173,13 @@ class Proxy:
 
 
 _LENGTH = frozenset((b"content-length",))
+_SHORT_BYTES = 1 << 16
+"""An answer of so many bytes is at hand before it begins."""
+
+
+def _is_short(length: str) -> bool:
+    """Whether an answer says that it is no longer than that."""
+    return length.isascii() and length.isdecimal() and len(length) < 10 and int(length) <= _SHORT_BYTES
 
 
 class _Body:
