@@ -156,6 +156,7 @@ HTTP: Any = SimpleNamespace(
     url=f"http://{HOSTILE}",
     token=SECRET,
     get=lambda path, **_: ANSWERS[path],
+    pages=lambda path, **_: ANSWERS[path]["data"],
     ask=lambda *_, **__: {"on_chain_wei": "7"},
 )
 STORE = SimpleNamespace(app=lambda _: made(App), made=lambda **_: [made(Made)])

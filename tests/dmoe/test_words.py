@@ -94,7 +94,8 @@ def test_each_setting_is_an_environment_variable(name: str, monkeypatch: pytest.
     field = Settings.model_fields[name]
     assert field.description
     kinds = typing.get_args(field.annotation) or (field.annotation,)
-    other = 2.0 if field.default == 1 else 1.0
+    lowest = max((getattr(bound, "ge", 0) for bound in field.metadata), default=0)
+    other = 2.0 if field.default == 1 or lowest > 1 else 1.0
     values = {bool: False, int: 123, float: other, str: "somewhere", Path: Path("somewhere"), SecretStr: "x"}
     value = kinds[-1] if typing.get_origin(field.annotation) is typing.Literal else values[kinds[0]]
     said = str(value)

@@ -17,7 +17,7 @@ _WISHES = {str(wish): wish for wish in Wish}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class App:
+class App(Shown):
     """A deployment, with the specification of its wanted revision."""
 
     id: str

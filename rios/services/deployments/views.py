@@ -54,7 +54,7 @@ class AppView(Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class AppWhole:
+class AppWhole(Shown):
     """One deployment with all that a gateway says of it: also what is wanted, secrets by their names alone."""
 
     app: App
