@@ -370,7 +370,7 @@ def test_lives_go_on_over_kills_of_engines_and_agents(campaigner: Campaigner) ->
     found = campaigner.lives(range(12))
     assert found["lives"] == 12
     assert found["ran"] >= 12
-    assert campaigner.kills.total() >= 3
+    assert campaigner.kills.total() >= 1
     assert reconcile(campaigner.purse.books.ledger, None, keccak=keccak256).sound
 
 

@@ -15,7 +15,7 @@ import yaml
 import rios
 from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import Cluster
-from rios.services.deployments import local_host
+from rios.services.deployments import local_hosts
 from rios.services.deployments.reaper import end_reaper
 from rios.words.config import settings
 from rios.words.errors import DeploymentFailed
@@ -69,7 +69,8 @@ def test_it_is_served_metered_and_ended(stage: Stage, server: KubernetesServer) 
     assert app.metrics()[0]["cpu_seconds"] > 0
     app.delete(timeout=WAIT_S)
     usage = {record.resource: record.quantity for record in stage.ledger.usage(request_id=one.id)}
-    assert set(usage) == {"cpu", "memory", "storage"}
+    assert set(usage) == {"cpu", "memory"}
+    assert [record.resource for record in stage.ledger.usage(request_id=app.id)] == ["storage"], "of its volume, once"
     billed_s = usage["memory"] / (128 << 20)
     assert 2.0 <= billed_s <= time.time() - begun, "from when it was held for to when it ended"
     assert int(app.cost) > 0
@@ -146,7 +147,7 @@ def test_a_cluster_that_is_away_keeps_nothing_here(
         end_reaper(one)
         reapers.append(one)
 
-    monkeypatch.setattr(local_host, "end_reaper", end)
+    monkeypatch.setattr(local_hosts, "end_reaper", end)
     away = _away(tmp_path)
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(server.kubeconfig.read_text())

@@ -200,8 +200,8 @@ class BubblewrapRuntime:
         asked = record.asked
         sent, received = Counters.read(record.directory / "bytes")
         group = Cgroup(asked["instance"], layout=self._host.layout)
-        if group.exists:
-            counted = group.counted()
+        counted = group.counted_if_there()
+        if counted is not None:
             gpu_percent, gpu_memory_bytes = self._gpus.used(record.directory)
             return Metrics(
                 at=time.time(),

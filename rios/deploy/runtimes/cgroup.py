@@ -129,6 +129,15 @@ class Cgroup:
         except OSError as error:
             raise SandboxFailed(f"the control group {self.name} cannot be read: {error}") from error
 
+    def counted_if_there(self) -> Counted | None:
+        """The same; None without a group, also where it goes meanwhile."""
+        try:
+            return self.counted() if self.exists else None
+        except SandboxFailed:
+            if self.exists:
+                raise
+            return None
+
     @property
     def ran_out(self) -> bool:
         """Whether the kernel ended a process of it for memory; not so where the group is gone."""
