@@ -138,14 +138,13 @@ class Proxy:
         response = await client.send(request, stream=True)
         try:
             kept = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in _HOP - _LENGTH]
-            head: list[bytes] = []
-            if _is_short(response.headers.get("content-length", "")):
-                # Whole before any of it is passed on: one that breaks off in the midst can still be asked for again.
-                head = [chunk async for chunk in response.aiter_raw()]
+            short = _is_short(response.headers.get("content-length", ""))
+            # Whole before any of it is passed on: one that breaks off in the midst can still be asked for again.
+            whole = b"".join([chunk async for chunk in response.aiter_raw()]) if short else b""
             await answer.start(response.status_code, kept)
-            for chunk in head:
-                await answer.more(chunk)
-            if not response.is_stream_consumed:
+            if short:
+                await answer.more(whole)
+            else:
                 async for chunk in response.aiter_raw():
                     await answer.more(chunk)
             await answer.end()
