@@ -48,6 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@made_at=$$(cat $(STAMP) 2>/dev/null || echo "$(CURDIR)"); rm -f $(STAMP); \
 	if [ "$$made_at" != "$(CURDIR)" ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \
 	  echo 'making .venv ...'; \
+	  [ ! -L .venv ] || rm .venv; \
 	  $(PYTHON) -m venv --clear .venv || { \
 	    echo 'no virtual environment could be made: on Debian and Ubuntu, install the package python3-venv' >&2; exit 1; }; \
 	fi
