@@ -56,14 +56,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosting, Ho
 
 @contextlib.contextmanager
 def asking(*hosts: Hosting, local: Any = None, **changes: float) -> Iterator[Dispatcher]:
-    """A dispatcher linked to some hosts."""
+    """A dispatcher linked to some hosts, each of which holds all experts."""
     first = hosts[0].host.deployments[NAME]
     counts = [layer.num_experts for layer in first.manifest.layers]
     settings = hosts[0].settings.model_copy(update={"experts_timeout_s": DEADLINE_S, **changes})
     links = Links(NAME, counts, settings, machine=hosts[0].host.machine, area_bytes=1 << 20)
     links.route([made.peer for made in hosts], {})
     try:
-        until(lambda: all(link.state is State.READY for link in links.links), "not connected")
+        until(lambda: all(len(holders) == len(hosts) for row in links.table for holders in row), "not connected")
         yield Dispatcher(links, local, settings, name="here", num_experts=counts)
     finally:
         links.close()

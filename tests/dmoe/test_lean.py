@@ -17,6 +17,7 @@ import rios
 from rios.dmoe.manifest import Manifest
 from tests import checkpoints
 
+MET_MAX = 3
 REQUESTS = 1000
 WARM_UP = 300
 # 2 KiB a request, over 1,000 of them. The least that a request could leave behind is its `Job` with a condition and
@@ -166,9 +167,9 @@ def test_a_thousand_requests_leave_nothing_behind() -> None:
         memory = {name: psutil.Process(pid).memory_full_info().uss for name, pid in pids.items()}
         requests(REQUESTS)
         after = {name: Held.of(pid) for name, pid in pids.items()}
-        # Dask's pool of connections to the scheduler grows by one when two questions meet.
+        # Dask's pool of connections to the scheduler grows by one for each question more that meets others.
         met = after["client"].sockets - held["client"].sockets
-        assert met in (0, 1)
+        assert 0 <= met <= MET_MAX
         mine = after["client"]
         after["client"] = replace(mine, sockets=mine.sockets - met, descriptors=mine.descriptors - met)
         assert after == held
