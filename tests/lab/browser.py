@@ -140,11 +140,13 @@ def shot(page: Page, name: str) -> Path:
 
 
 def execute(page: Page, code: str, *, wait: bool = True) -> dict[str, Any]:
-    """Execute code in the kernel of the notebook in front; what it replied, where it is waited for."""
+    """Execute code in the kernel of the notebook in front, once it has one; what it replied, where it is waited for."""
+    page.wait_for_function("window.jupyterapp.shell.currentWidget?.context?.sessionContext", timeout=LOAD_MS)
     found: dict[str, Any] = page.evaluate(
         """async ([code, wait]) => {
-            const widget = window.jupyterapp.shell.currentWidget;
-            const future = widget.context.sessionContext.session.kernel.requestExecute({code});
+            const { sessionContext } = window.jupyterapp.shell.currentWidget.context;
+            await sessionContext.ready;
+            const future = sessionContext.session.kernel.requestExecute({code});
             if (!wait) { return {}; }
             const reply = await future.done;
             return reply.content;
