@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ class LocalHost:
         self._where: dict[str, Runtime] = {}
         self._bases: dict[tuple[str, str], Base] = {}
         """By runtime and source."""
-        self._ready = False
+        self._unmended: list[Runtime] | None = None
+        """Whose instances have not been adopted yet; None before the first look."""
+        self._mending: Future[None] | None = None
         self._volumes = Volumes()
         self._offer: HostOffer | None = None
         self._region, self._ask_bp = region, ask_bp
@@ -109,19 +112,39 @@ class LocalHost:
             return self._made
 
     def _adopted(self) -> None:
-        """Mend once what was running before this process was."""
+        """Mend once what was running before this process was.
+
+        An engine that cannot be asked now is asked again, beside those that wait for an answer of this host: each time
+        it may take half a minute to find out that it still cannot.
+        """
         with self._lock:
-            if self._ready:
-                return
-            for runtime in self._runtimes:
-                if runtime.instances() and runtime.capabilities().usable:
-                    self._where.update({status.instance: runtime for status in runtime.adopt()})
-                    asking = runtime.instances({NETWORK: self._network_id, ASKS: GATEWAY})
-                    if self._gateway is not None and any(one.state != "exited" for one in asking):
-                        begun(
-                            self._gateway_again, "rios-door"
-                        )  # seconds, of which those who serve the others have none
-            self._ready = True
+            if self._unmended is None:
+                self._unmended = list(self._runtimes)
+                self._mend()
+            elif self._unmended and (self._mending is None or self._mending.done()):
+                self._mending = begun(self._mend, "rios-adopting")
+
+    def _mend(self) -> None:
+        for runtime in list(self._unmended or ()):
+            try:
+                adopted = self._adopts(runtime)
+            except RiosError as error:
+                log.warning("what ran here is not adopted yet", extra={"runtime": runtime.name, "reason": str(error)})
+                continue
+            if adopted and self._unmended is not None:
+                self._unmended.remove(runtime)
+
+    def _adopts(self, runtime: Runtime) -> bool:
+        """Whether nothing is left to mend of what a runtime has."""
+        if not runtime.instances():
+            return True
+        if not runtime.capabilities().usable:
+            return False
+        self._where.update({status.instance: runtime for status in runtime.adopt()})
+        asking = runtime.instances({NETWORK: self._network_id, ASKS: GATEWAY})
+        if self._gateway is not None and any(one.state != "exited" for one in asking):
+            begun(self._gateway_again, "rios-door")  # seconds, of which those who serve the others have none
+        return True
 
     def _gateway_again(self) -> None:
         """What ran before this process asks the gateway still."""
