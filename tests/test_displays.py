@@ -23,7 +23,7 @@ from rios.billing.books import PriceBook
 from rios.billing.ledger.values import Balance
 from rios.billing.pricing import DEFAULT_BOOK, Terms
 from rios.billing.verify import Link, Point
-from rios.client.apps import RemoteDeployment, RemoteDeployments, RemoteSecrets
+from rios.client.apps import RemoteDeployment, RemoteDeployments, RemoteSecrets, RemoteSnapshots
 from rios.client.governance import RemoteGovernance
 from rios.client.job import RemoteJob
 from rios.client.jobs import RemoteJobs
@@ -40,6 +40,7 @@ from rios.services.billing import Billing
 from rios.services.deployments.handle import Cost, Deployment
 from rios.services.deployments.service import Change, Deployments, Plan
 from rios.services.deployments.shared_secrets import SharedSecrets
+from rios.services.deployments.snapshots import AppSnapshots
 from rios.services.deployments.values import App
 from rios.services.generation import Model
 from rios.services.governance import Governance
@@ -208,6 +209,7 @@ STANDING: dict[type, Callable[[], Any]] = {
     Breaker: lambda: Breaker(HOSTILE),
     Deployments: lambda: of(Deployments, _organisation_id=HOSTILE),
     Deployment: lambda: of(Deployment, id=HOSTILE, name=HOSTILE, _platform=lambda: SimpleNamespace(store=STORE)),
+    AppSnapshots: lambda: AppSnapshots(of(Deployment, name=HOSTILE, _platform=SECRET)),
     SharedSecrets: lambda: of(SharedSecrets, _organisation_id=HOSTILE, _platform=SECRET),
     Plan: lambda: Plan([made(Change), Change(HOSTILE, "create")]),
     Cost: lambda: Cost(7),
@@ -228,6 +230,7 @@ STANDING: dict[type, Callable[[], Any]] = {
     RemoteDeployments: lambda: RemoteDeployments(HTTP),
     RemoteDeployment: lambda: RemoteDeployment(HTTP, HOSTILE),
     RemoteSecrets: lambda: RemoteSecrets(HTTP),
+    RemoteSnapshots: lambda: RemoteSnapshots(HTTP, HOSTILE),
     RemoteReports: lambda: RemoteReports(HTTP),
 }  # fmt: skip
 

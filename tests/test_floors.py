@@ -25,7 +25,7 @@ ADAPTERS = """
 """
 BILLING_DOMAIN = "books budgets estimate merkle parameters pricing rating recursion split usage verify"
 REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf telling templates"
-DEPLOY_DOMAIN = "__init__ autoscale confined deciding lifecycle quantity scheduling spec"
+DEPLOY_DOMAIN = "__init__ autoscale chunking confined deciding lifecycle quantity scheduling spec"
 # A module's floor, or that of a whole package: the longest name that fits holds.
 FLOORS = {
     "rios.words": 0,

@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
     """Add all of them to the command line."""
     for command in (
         apply, apps, app_, open_, logs, events, scale, rollback, secrets, rotate, org_secrets, org_secret, pause,
-        resume, restart, delete, exec_,
+        resume, restart, delete, exec_, snapshot, snapshots,
     ):  # fmt: skip
         app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
@@ -163,6 +163,35 @@ def org_secret(
         else:
             value = (sys.stdin.read() if file is None else file.read_text()).removesuffix("\n")
             deploy.secrets.put({secret: value})
+
+
+def snapshot(
+    name: Name,
+    path: Annotated[str, typer.Argument(help="Where it mounts the volume; with --delete, the snapshot's id.")],
+    copies: Annotated[int, typer.Option(min=1, max=16, help="So many hosts keep it.")] = 1,
+    delete: Annotated[bool, typer.Option("--delete", help="Keep the snapshot of that id no longer.")] = False,
+) -> None:
+    """Take a snapshot of a volume; its id, by which a new application's volume begins with it."""
+    with _deploy() as deploy:
+        found = deploy.get(name).snapshots
+        if delete:
+            found.delete(path)
+        else:
+            sys.stdout.write(f"{found.take(path, copies=copies).id}\n")
+
+
+def snapshots(name: Name, as_json: AsJson = False) -> None:
+    """The snapshots of an application's volumes, oldest first."""
+    with _deploy() as deploy:
+        found = deploy.get(name).snapshots.list()
+    names = ("id", "path", "state", "size_bytes", "quota_bytes", "copies", "hosts", "created_at", "reason")
+    value = [{field: getattr(one, field) for field in names} for one in found]
+    columns = ("snapshot", "volume", "state", "MiB", "hosts", "taken", "reason")
+    rows = [
+        (one.id, one.path, one.state, f"{one.size_bytes / 2**20:.1f}", " ".join(one.hosts), _moment(one.created_at),
+         one.reason) for one in found
+    ]  # fmt: skip
+    _say(value, as_json, columns, rows)
 
 
 def pause(name: Name) -> None:

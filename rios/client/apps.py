@@ -17,9 +17,11 @@ from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App, SecretRef
-from rios.services.deployments.handle import Cost, awaited, given_secrets, rotated, secret_values, span_of
+from rios.services.deployments.handle import Cost, awaited, given_secrets, rotated, secret_values
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.shared_secrets import shared_values
+from rios.services.deployments.snapshots import Snapshot, taken
+from rios.services.deployments.spans import span_of
 from rios.services.deployments.values import Event
 from rios.services.deployments.views import AppView
 from rios.services.edges import edge
@@ -120,6 +122,41 @@ class RemoteSecrets(Shown):
     def delete(self, name: str) -> None:
         """Keep a secret no longer. Raises NotFound, and InvalidRequest where applications refer to it."""
         self._http.ask("DELETE", "/v1/secrets", params={"name": name})
+
+
+class RemoteSnapshots(Shown):
+    """The snapshots of one deployment."""
+
+    def __init__(self, http: Http, name: str) -> None:
+        self._http, self._name = http, name
+        self._path = f"/v1/apps/{name}/snapshots"
+
+    def __repr__(self) -> str:
+        return f"<RemoteSnapshots of {self._name!r} at {self._http.url}>"
+
+    def take(self, path: str, *, copies: int = 1, wait: bool = True, timeout: float = 600.0) -> Snapshot:
+        """Have a snapshot of the volume at `path` taken, of one moment, and kept by so many hosts; what it is then.
+
+        wait: until the first host keeps it. timeout: seconds. As of a local network otherwise.
+        """
+        found = _snapshot(self._http.post(self._path, {"path": path, "copies": copies}))
+        return taken(self._name, lambda: self.get(found.id), wait=wait, timeout=timeout, look_s=_LOOK_S)
+
+    def list(self) -> builtins.list[Snapshot]:
+        """All of them, oldest first."""
+        return [_snapshot(row) for row in self._http.pages(self._path)]
+
+    def get(self, name: str) -> Snapshot:
+        """One by its id. Raises NotFound."""
+        return _snapshot(self._http.get(f"{self._path}/{name}"))
+
+    def delete(self, name: str) -> None:
+        """Keep a snapshot no longer; hosts that do not answer forget it when they are back. Raises NotFound."""
+        self._http.ask("DELETE", f"{self._path}/{name}")
+
+
+def _snapshot(row: Mapping[str, Any]) -> Snapshot:
+    return Snapshot(**{**row, "hosts": tuple(row["hosts"])})
 
 
 class RemoteDeployment(Shown):
@@ -301,6 +338,11 @@ class RemoteDeployment(Shown):
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number."""
         return int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"])
+
+    @property
+    def snapshots(self) -> RemoteSnapshots:
+        """Snapshots of its volumes, which end with it."""
+        return RemoteSnapshots(self._http, self.name)
 
     @property
     def secrets(self) -> list[dict[str, Any]]:

@@ -22,8 +22,10 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic.config import JsonDict
@@ -241,6 +243,14 @@ class Volume(_Part):
     size: Bytes = Field(ge=1 << 20, description="Quota in bytes.")
     keep: bool = Field(default=True, description="Whether it stays when the deployment is deleted.")
     read_only: bool = False
+    snapshot: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)] | None = Field(
+        default=None, description="What it begins with, where it is made: a snapshot of the organisation, by its id."
+    )
+
+    @model_serializer(mode="wrap")
+    def _said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialize(self)
+        return data if self.snapshot is not None else {name: data[name] for name in data if name != "snapshot"}
 
     @model_validator(mode="before")
     @classmethod

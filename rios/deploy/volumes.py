@@ -8,16 +8,20 @@ can be watched only. The file lies beside the path: the volume `data` is in `dat
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
 import shutil
+import signal
 import struct
 import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from rios.words.errors import InvalidRequest, SandboxFailed
 from rios.words.foreign import remove_tree
@@ -26,6 +30,8 @@ SIZE_MIN = 1 << 20
 _CALL_TIMEOUT_S = 120.0
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+_ENV = {"PATH": _PATH, "LANG": "C"}
+_ARCHIVED_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,43 +114,142 @@ class Volumes:
             raise InvalidRequest(f"there is no volume at {path} any more")
         return Usage(int(said[0]), self._image(path).stat().st_size if self._image(path).exists() else 0)
 
-    def snapshot(self, path: Path, archive: Path) -> Path:
-        """Write all files of a volume into a tar archive, as they were at one moment where quotas are enforced."""
-        with self._frozen(path):
-            self._call("tar", "--numeric-owner", "--sparse", "--exclude=./lost+found", "-C", str(path), "-cf",
-                       str(archive), ".")  # fmt: skip
-        return archive
+    def exists(self, path: Path) -> bool:
+        """Whether there is a volume at `path`, mounted or not."""
+        return self._image(path).exists() if self.enforced else path.is_dir()
 
-    def restore(self, archive: Path, path: Path) -> None:
-        """Put the files of a snapshot into an existing volume, in place of what is there."""
-        self._call("find", str(path), "-mindepth", "1", "-maxdepth", "1", "-exec", "rm", "-rf", "--", "{}", "+")
-        self._call("tar", "--numeric-owner", "-C", str(path), "-xpf", str(archive))
+    @contextlib.contextmanager
+    def archived(self, path: Path, *, still: bool = True, within_s: float = _ARCHIVED_S) -> Iterator[BinaryIO]:
+        """All files of a volume as a tar archive, to be read to its end inside: the same archive of the same files.
+
+        still: as they are at one moment. Where quotas are enforced, the file system is frozen until all is read: what
+        was written is on the disk, whole, and whoever writes waits. So it is as after a power failure at that moment:
+        what an application had synced is there, and what it was about to write is not. Where they are not enforced
+        nothing can be frozen: the caller sees to it that nobody writes. Without `still` files may change while they are
+        read.
+
+        Raises InvalidRequest where there is no volume, and SandboxFailed where it is not read within `within_s` or was
+        thawed meanwhile, which another process does that takes this one for dead.
+        """
+        if not path.is_dir():
+            raise InvalidRequest(f"there is no volume at {path}")
+        command = ["tar", "--numeric-owner", "--sparse", "--sort=name", "--exclude=./lost+found", "-C", str(path)]
+        with self._frozen(path) if still else contextlib.nullcontext(), tempfile.TemporaryFile() as said:
+            running = subprocess.Popen([*command, "-cf", "-", "."], stdout=subprocess.PIPE, stderr=said, env=_ENV)
+            assert running.stdout is not None
+            late = threading.Timer(within_s, running.kill)
+            late.start()
+            try:
+                with running.stdout:
+                    yield cast(BinaryIO, running.stdout)
+            except BaseException:
+                running.kill()
+                raise
+            finally:
+                late.cancel()
+                code = running.wait()
+            said.seek(0)
+            why = said.read(1000).decode(errors="replace").strip()
+            if code == -signal.SIGKILL:
+                raise SandboxFailed(
+                    f"the volume {path.name} was not read within {within_s:g} s: pause what writes in it"
+                )
+            if code not in ((0,) if still else (0, 1)):  # 1: files changed while they were read
+                raise SandboxFailed(f"the volume {path.name} cannot be read: {why}")
+
+    def restored(self, path: Path, size_bytes: int, archive: Iterable[bytes]) -> None:
+        """A new volume at `path` with the files of an archive in it: all of them, or there is no volume.
+
+        Raises InvalidRequest as `ensure`, and SandboxFailed where the archive is none, or has no room in the quota.
+        """
+        making = path.with_name(f"{path.name}.restoring")
+        self.remove(making)
+        try:
+            self.ensure(making, size_bytes)
+            self._unpack(archive, making)
+            if self.enforced:
+                self.release(making)
+                self._image(making).replace(self._image(path))
+            else:
+                making.rename(path)
+        finally:
+            self.remove(making)
+
+    @staticmethod
+    def _unpack(archive: Iterable[bytes], into: Path) -> None:
+        """tar itself leaves out what leads outside: absolute names, those with `..`, and files behind links that do."""
+        command = ["tar", "--numeric-owner", "-C", str(into), "-xpf", "-"]
+        with tempfile.TemporaryFile() as said:
+            running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=_ENV)
+            late = threading.Timer(_ARCHIVED_S, running.kill)
+            late.start()
+            try:
+                assert running.stdin is not None
+                with contextlib.suppress(BrokenPipeError), running.stdin:
+                    for data in archive:
+                        running.stdin.write(data)
+            except BaseException:
+                running.kill()
+                raise
+            finally:
+                late.cancel()
+                code = running.wait()
+            if code:
+                said.seek(0)
+                raise SandboxFailed(f"{into.name}: {said.read(1000).decode(errors='replace').strip() or 'too late'}")
 
     @contextlib.contextmanager
     def _frozen(self, path: Path) -> Iterator[None]:
-        """Writers wait meanwhile."""
+        """Writers wait meanwhile. A file beside it says so: who is killed here is followed by one who thaws it."""
         if not path.is_mount():
             yield
             return
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.ioctl(fd, _FIFREEZE, struct.pack("i", 0))
+            mark = self._mark(path)
+            mark.touch()
+            try:
+                fcntl.ioctl(fd, _FIFREEZE, struct.pack("i", 0))
+            except OSError as error:
+                raise SandboxFailed(f"the volume {path.name} cannot be frozen: {error}") from error
             try:
                 yield
             finally:
-                fcntl.ioctl(fd, _FITHAW, struct.pack("i", 0))
+                thawed = _thaw(fd)
+                mark.unlink(missing_ok=True)
+            if not thawed:
+                raise SandboxFailed(f"the volume {path.name} was thawed while it was read: try again")
         finally:
             os.close(fd)
+
+    @staticmethod
+    def _mark(path: Path) -> Path:
+        return path.with_name(f"{path.name}.frozen")
+
+    def thaw(self, path: Path) -> None:
+        """Let writers go on, where a process was killed that had frozen a volume."""
+        mark = self._mark(path)
+        if not mark.exists():
+            return
+        if path.is_mount():
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                _thaw(fd)
+            finally:
+                os.close(fd)
+        mark.unlink(missing_ok=True)
 
     def release(self, path: Path) -> None:
         """Unmount a volume that no instance uses; `ensure` mounts it again."""
         with self._lock:
+            self.thaw(path)
             if path.is_mount():
                 self._call("umount", str(path))
 
     def remove(self, path: Path) -> None:
         """Take a volume away with all its data. What is not there is removed already."""
         with self._lock:
+            self.thaw(path)
             if path.is_mount():
                 self._call("umount", "--lazy", str(path))
             self._image(path).unlink(missing_ok=True)
@@ -160,10 +265,26 @@ class Volumes:
                 text=True,
                 timeout=_CALL_TIMEOUT_S,
                 check=False,
-                env={"PATH": _PATH, "LANG": "C"},
+                env=_ENV,
             )
         except subprocess.TimeoutExpired as error:
             raise SandboxFailed(f"{' '.join(command)} was not done within {_CALL_TIMEOUT_S:g} s") from error
         if done.returncode not in fine:
             raise SandboxFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
         return done.stdout
+
+
+def synced(path: Path) -> None:
+    """Return when all that was written in the file system of `path` is on its disk. Raises SandboxFailed."""
+    Volumes._call("sync", "-f", str(path))
+
+
+def _thaw(fd: int) -> bool:
+    """Whether it was frozen."""
+    try:
+        fcntl.ioctl(fd, _FITHAW, struct.pack("i", 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True

@@ -65,6 +65,12 @@ class HostControl:
 
     def call(self, op: str, *, body: Buffer = b"", timeout_s: float | None = None, **args: Any) -> dict[str, Any]:
         """Ask and wait. Raises the error that the host raised, `HostLost` or `DeadlineExceeded`."""
+        return self.ask(op, body=body, timeout_s=timeout_s, **args)[0]
+
+    def ask(
+        self, op: str, *, body: Buffer = b"", timeout_s: float | None = None, **args: Any
+    ) -> tuple[dict[str, Any], memoryview]:
+        """As `call`; what is answered, and the bytes beside it."""
         timeout = self._settings.control_timeout_s if timeout_s is None else timeout_s
         with self._lock:
             if self._connection.closed:
@@ -78,7 +84,7 @@ class HostControl:
         answer = frame.json()
         if "error" in answer:
             raise error_of(answer)
-        return answer
+        return answer, frame.body
 
     def close(self) -> None:
         """Hang up; the host starts the lease of what this session deployed."""

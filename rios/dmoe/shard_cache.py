@@ -67,6 +67,29 @@ class ShardCache:
             return None
         return data if len(data) == stop - start else None
 
+    def size(self, digest: str) -> int | None:
+        """How many bytes lie here under this SHA-256, not verified; None where nothing does."""
+        try:
+            return self._path(digest).stat().st_size
+        except OSError:
+            return None
+
+    def put(self, digest: str, data: bytes | memoryview) -> None:
+        """Keep a whole range under its SHA-256, whole or not at all. Raises OSError where it cannot be kept."""
+        path = self._path(digest)
+        new = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+        try:
+            with new.open("xb") as file:
+                if self._seal is None:
+                    file.write(data)
+                else:
+                    sealed = SealedWriter(file, self._seal, digest)
+                    sealed.write(data)
+                    sealed.finish()
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
     def partial(self, digest: str, size: int) -> Partial:
         """Where a range of `size` bytes is collected until it is whole: a context manager."""
         return Partial(self._path(digest) if size <= self._quota_bytes else None, digest, self._seal)

@@ -121,6 +121,8 @@ def passes(*, hosts: int = 1_000, deployments: int = 10_000, count: int = 5) -> 
 class _Quiet:
     """A host on which nothing changes."""
 
+    snapshots = None
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.running: list[Status] = []

@@ -123,11 +123,42 @@ class AppPlaceRow(Base):
     volumes: Mapped[bool]
     """Whether its volumes lie there."""
     sizes: Mapped[str] = mapped_column(Text, default="")
-    """Their quotas in bytes by where they are mounted, as JSON; empty without volumes."""
+    """Their quotas in bytes by where they are mounted, and what snapshots take there, as JSON; empty without any."""
     period: Mapped[int] = mapped_column(default=0)
     """Accounting periods of the volumes begun; each has a hold of its own. 0 without one."""
     period_at: Mapped[int] = mapped_column(default=0)
     """When the last of them began."""
+
+
+class AppSnapshotRow(Base):
+    """A snapshot of a volume of a deployment, until that is deleted."""
+
+    __tablename__ = "app_snapshots"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"))
+    organisation_id: Mapped[str]
+    path: Mapped[str]
+    """Where the deployment mounts the volume."""
+    state: Mapped[str]
+    """wanted, kept, failed or leaving."""
+    reason: Mapped[str]
+    digest: Mapped[str]
+    """The SHA-256 of what it consists of; empty until it is taken."""
+    size_bytes: Mapped[int]
+    quota_bytes: Mapped[int]
+    copies: Mapped[int]
+    """How many hosts are to keep it."""
+    created_by: Mapped[str]
+    created_at: Mapped[int]
+    __table_args__ = (Index("ix_app_snapshots_app", "app_id", "created_at", "id"),)
+
+
+class AppSnapshotCopyRow(Base):
+    """A host that keeps a snapshot."""
+
+    __tablename__ = "app_snapshot_copies"
+    snapshot_id: Mapped[str] = mapped_column(ForeignKey("app_snapshots.id"), primary_key=True)
+    host: Mapped[str] = mapped_column(Text, primary_key=True)
 
 
 class AppEventRow(Base):

@@ -841,4 +841,30 @@ CREATE INDEX ix_report_runs_subject ON report_runs (subject, created_at, id)
 
 CREATE INDEX ix_report_schedules_created ON report_schedules (created_at, id)
 
-INSERT INTO alembic_version VALUES ('0021')
+CREATE TABLE app_snapshots (
+	id TEXT NOT NULL, 
+	app_id TEXT NOT NULL, 
+	organisation_id TEXT NOT NULL, 
+	path TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	digest TEXT NOT NULL, 
+	size_bytes INTEGER NOT NULL, 
+	quota_bytes INTEGER NOT NULL, 
+	copies INTEGER NOT NULL, 
+	created_by TEXT NOT NULL, 
+	created_at INTEGER NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(app_id) REFERENCES apps (id)
+)
+
+CREATE INDEX ix_app_snapshots_app ON app_snapshots (app_id, created_at, id)
+
+CREATE TABLE app_snapshot_copies (
+	snapshot_id TEXT NOT NULL, 
+	host TEXT NOT NULL, 
+	PRIMARY KEY (snapshot_id, host), 
+	FOREIGN KEY(snapshot_id) REFERENCES app_snapshots (id)
+)
+
+INSERT INTO alembic_version VALUES ('0022')

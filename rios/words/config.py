@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     apps_keep_days: int = Field(
         default=30, ge=1, description="How long the history of a deployment is kept after it was deleted."
     )
+    apps_snapshot_bytes: int = Field(
+        default=1 << 36, ge=0, description="What snapshots of volumes may take of this machine's disk: 64 GiB without."
+    )
     region: str = Field(default="", description="Where this machine is, as specifications name it.")
     ask_bp: int = Field(
         default=10_000,

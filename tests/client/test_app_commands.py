@@ -34,6 +34,7 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypat
     one = {"name": "line", "command": ["python3", "-c", SERVER], "port": 8000, "grace": 3}
     one |= {"secrets": {"TOKEN": {"env": "LINE_TOKEN"}}}
     one |= {"resources": {"cpu": 0.5, "memory": "64MiB"}, "health": {"http": "/", "interval": 0.5}}
+    one |= {"volumes": {"/data": {"size": "4MiB", "keep": False}}}
     file.write_text(json.dumps({"version": 1, "apps": [one]}))
     assert said("apply", "-f", str(file), "--plan") == "create line\n"
     assert json.loads(said("apps", "--json")) == []
@@ -58,6 +59,11 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypat
     assert said("rollback", "line") == "line revision 1\n"
     said("scale", "line", "0", "2")
     assert json.loads(said("app", "line", "--json"))["replicas_max"] == 2
+    (name,) = said("snapshot", "line", "/data").split()
+    assert [(one["id"], one["state"]) for one in json.loads(said("snapshots", "line", "--json"))] == [(name, "kept")]
+    assert said("snapshots", "line").splitlines()[-1].startswith(name)
+    assert said("snapshot", "line", name, "--delete") == ""
+    assert json.loads(said("snapshots", "line", "--json")) == []
     said("pause", "line")
     assert said("app", "line").startswith("line paused")
     said("resume", "line")

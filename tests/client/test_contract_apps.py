@@ -111,6 +111,36 @@ def test_secrets_change_while_it_runs(web: Any) -> None:
     until(lambda: web.exec(["cat", "/run/secrets/TOKEN"]).stdout == b"shibboleth", deadline_s=WAIT_S)
 
 
+def test_a_volume_begins_with_a_snapshot_of_another(network: Any) -> None:
+    fields = {"command": ["sleep", "600"], "resources": RESOURCES, "grace": 1}
+    disk = network.deploy.create(name="disk", volumes={"/data": {"size": "4MiB", "keep": False}}, **fields)
+    disk.wait(timeout=WAIT_S)
+    disk.exec(["sh", "-c", "echo first > /data/file; sync"])
+    snapshot = disk.snapshots.take("/data")
+    assert (snapshot.state, snapshot.path, snapshot.hosts) == ("kept", "/data", ("localhost",))
+    assert (disk.snapshots.list(), disk.snapshots.get(snapshot.id)) == ([snapshot], snapshot)
+    disk.exec(["sh", "-c", "echo second > /data/file; sync"])
+    for path, size in (("/kept", "4MiB"), ("/kept", "8MiB")):
+        volumes = {path: {"size": size, "keep": False, "snapshot": snapshot.id}}
+        other = network.deploy.create(name="other", volumes=volumes, **fields).wait(timeout=WAIT_S)
+        assert other.exec(["cat", "/kept/file"]).stdout == b"first\n"
+        other.delete()
+    for size, name, why in (("2MiB", snapshot.id, "as much"), ("4MiB", "none", "no snapshot 'none'")):
+        wrong = {"size": size, "snapshot": name}
+        with pytest.raises(InvalidRequest, match=why):
+            network.deploy.create(name="wrong", volumes={"/data": wrong}, **fields)
+    with pytest.raises(NotFound, match="it has /data"):
+        disk.snapshots.take("/none")
+    with pytest.raises(InvalidRequest):
+        disk.snapshots.take("/data", copies=0)
+    disk.snapshots.delete(snapshot.id)
+    assert disk.snapshots.list() == []
+    for call in (disk.snapshots.delete, disk.snapshots.get):
+        with pytest.raises(NotFound, match=snapshot.id):
+            call(snapshot.id)
+    disk.delete()
+
+
 def test_what_is_refused(web: Any, network: Any) -> None:
     with pytest.raises(AlreadyExists):
         network.deploy.create(name="web", command=["true"])

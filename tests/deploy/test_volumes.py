@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +17,7 @@ import pytest
 
 from rios.deploy.runtimes.protocol import Mount
 from rios.deploy.volumes import Volumes
-from rios.words.errors import InvalidRequest
+from rios.words.errors import InvalidRequest, SandboxFailed
 from tests.deploy.conftest import Bench
 from tests.words.test_foreign import dig
 
@@ -64,19 +70,33 @@ def test_it_is_there_again_after_a_restart_of_the_host(volumes: Volumes, path: P
     assert (path / "kept").read_text() == "kept"
 
 
-def test_snapshots(volumes: Volumes, path: Path, tmp_path: Path) -> None:
+def _archive(volumes: Volumes, path: Path) -> bytes:
+    with volumes.archived(path) as stream:
+        return stream.read()
+
+
+def test_what_is_archived_is_restored_whole_or_not_at_all(volumes: Volumes, path: Path) -> None:
     volumes.ensure(path, 4 * MIB)
     (path / "inner").mkdir()
     (path / "inner" / "file").write_text("first")
     (path / "link").symlink_to("/etc/passwd")
-    archive = volumes.snapshot(path, tmp_path / "snapshot.tar")
+    archive = _archive(volumes, path)
+    assert _archive(volumes, path) == archive, "of the same files it is the same"
     (path / "inner" / "file").write_text("second")
     (path / "later").write_text("later")
-    volumes.restore(archive, path)
-    assert (path / "inner" / "file").read_text() == "first"
-    assert not (path / "later").exists()
-    assert (path / "link").is_symlink()
-    (path / "writable").write_text("again")
+    new = path.with_name("new")
+    assert not volumes.exists(new)
+    volumes.restored(new, 4 * MIB, [archive])
+    assert volumes.exists(new)
+    volumes.ensure(new, 4 * MIB)
+    assert (new / "inner" / "file").read_text() == "first"
+    assert not (new / "later").exists()
+    assert (new / "link").is_symlink()
+    (new / "writable").write_text("again")
+    volumes.remove(new)
+    with pytest.raises(SandboxFailed, match="archive"):
+        volumes.restored(new, 4 * MIB, [b"no archive at all" * 100])
+    assert not volumes.exists(new)
 
 
 def test_without_root_it_is_a_directory_that_is_watched(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,20 +114,70 @@ def test_without_root_it_is_a_directory_that_is_watched(path: Path, monkeypatch:
 
 @pytest.mark.parametrize("root", [True, False])
 def test_what_lies_thousands_deep_is_counted_and_goes_away(
-    volumes: Volumes, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: bool
+    volumes: Volumes, path: Path, monkeypatch: pytest.MonkeyPatch, root: bool
 ) -> None:
     if not root:
         monkeypatch.setattr(os, "getuid", lambda: 1000)
     volumes.ensure(path, 64 * MIB)
-    archive = volumes.snapshot(path, tmp_path / "empty.tar")
     before = volumes.usage(path).used_bytes
     dig(path)
     assert volumes.usage(path).used_bytes - before > 3 * MIB
-    volumes.restore(archive, path)
-    assert volumes.usage(path).used_bytes - before < MIB
-    dig(path)
     volumes.remove(path)
     assert not path.exists()
+
+
+def test_an_archive_of_a_stranger_stays_inside(volumes: Volumes, path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "outside"
+    out.mkdir()
+
+    def archive(*members: tuple[str, str]) -> bytes:
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            for name, link in members:
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = (tarfile.SYMTYPE if link else tarfile.REGTYPE), link
+                tar.addfile(info)
+        return data.getvalue()
+
+    for members in ([("../evil", "")], [("link", str(out)), ("link/evil", "")], [("x/../../../outside/evil", "")]):
+        with pytest.raises(SandboxFailed):
+            volumes.restored(path, 4 * MIB, [archive(*members)])
+        assert not volumes.exists(path)
+    volumes.restored(path, 4 * MIB, [archive((str(out / "evil"), ""))])
+    assert not list(out.iterdir())
+    assert not (path.parent / "evil").exists()
+
+
+@pytest.mark.needs("root")
+def test_an_archive_is_of_one_moment_and_nobody_stays_frozen(volumes: Volumes, path: Path) -> None:
+    volumes.ensure(path, 16 * MIB)
+    (path / "before").write_text("before")
+    late = threading.Thread(target=(path / "late").write_text, args=("late",), daemon=True)
+    with volumes.archived(path) as stream:
+        late.start()
+        late.join(0.3)
+        assert late.is_alive(), "who writes waits"
+        assert b"late" not in stream.read()
+    late.join(30)
+    assert (path / "late").read_text() == "late"
+
+    script = "import sys; from rios.deploy.volumes import *; v = Volumes(); a = v.archived(Path(sys.argv[1]))"
+    script += "; a.__enter__(); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=60)
+    assert killed.returncode == -9
+    late = threading.Thread(target=(path / "later").write_text, args=("later",), daemon=True)
+    late.start()
+    late.join(0.3)
+    assert late.is_alive(), "it was left frozen"
+    Volumes().thaw(path)
+    late.join(30)
+    assert (path / "later").read_text() == "later"
+    with pytest.raises(SandboxFailed, match="thawed"), volumes.archived(path) as stream:
+        assert (Volumes().thaw(path), len(stream.read()) > 1000) == (None, True)
+    _fill(path / "big", 4 * MIB)
+    with pytest.raises(SandboxFailed, match="within"), volumes.archived(path, within_s=0.01):
+        time.sleep(0.3)
+    assert (path / "before").read_text() == "before"
 
 
 def test_applications_fill_their_volume_and_no_more(bench: Bench, volumes: Volumes, sandbox_directory: Path) -> None:

@@ -18,6 +18,7 @@ class SimulatedHost:
 
     def __init__(self, name: str, *, cpu: int = 64, memory_gib: int = 256) -> None:
         self.name = name
+        self.snapshots = None
         self.gone = False
         self.running: dict[str, Status] = {}
         self.started = 0

@@ -22,7 +22,7 @@ from rios.words.config import settings
 from rios.words.errors import InsufficientBalance
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
-from tests.deployments.test_metering import EVERY_H, GIB, HOUR, SECOND, Month, month
+from tests.deployments.test_metering import EVERY_H, GIB, HOUR, OWNERS, SECOND, Month, month
 from tests.waiting import until
 
 WAIT_S = 30.0
@@ -140,6 +140,45 @@ def test_what_lay_there_without_money_is_paid_when_there_is_some(month: Month) -
     assert usage.quantity == 14 * GIB * (month.at - begun) // SECOND
     assert int(app.cost) >= usage.amount_wei > 0
     assert not month.metering.rent.due()
+
+
+def test_snapshots_are_paid_for_by_what_they_take_of_each_host(month: Month) -> None:
+    rent = month.metering.rent
+    month.ledger.deposit("first", LOCAL_USER, 1000 * ROS)
+    app = _disk(month)
+    one = month.begin(app)
+    month.end(app, one)
+    (home,) = {room.host for room in rent._rooms(app.id)}
+    other = next(name for name in sorted(OWNERS) if name != home)
+
+    def keeps(host: str, size: int) -> None:
+        month.store.transact_whole(rent.keeping(app._app(), host, size))
+
+    def sizes() -> dict[str, int]:
+        return {room.host: sum(room.sizes.values()) // GIB for room in rent._rooms(app.id) if room.period}
+
+    month.at += HOUR
+    keeps(home, 2 * GIB)
+    keeps(other, 3 * GIB)
+    keeps(other, 3 * GIB)
+    assert sizes() == {home: 16, other: 3}
+    month.at += EVERY_H * HOUR
+    month.turn_volumes()
+    app.update(volumes={"/data": "20GiB"})
+    month.end(app, month.begin(app))
+    assert sizes() == {home: 23, other: 3}, "volumes that grow leave snapshots as they are"
+    month.at += HOUR
+    keeps(home, GIB)
+    keeps(other, 0)
+    month.at += 2 * EVERY_H * HOUR
+    month.turn_volumes()
+    keeps(other, GIB)
+    month.at += HOUR
+    month.delete(app)
+    hours = {home: 14 + 16 * EVERY_H + 23 + 22 * (2 * EVERY_H + 1), other: 3 * (EVERY_H + 1) + 1}
+    for host, wanted in hours.items():
+        assert sum(one.quantity for one in _room(month, app) if one.worker == host) == wanted * 3600 * GIB, host
+    assert month.ledger.balance(LOCAL_USER).held_wei == 0
 
 
 def test_a_deletion_without_money_posts_what_is_held(month: Month) -> None:

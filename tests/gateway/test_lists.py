@@ -29,13 +29,15 @@ from tests.services.earning import earn, owner
 
 LISTS = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/webhooks", "/v1/deployments",
          "/v1/budgets", "/v1/models", "/v1/apps", "/v1/apps/many/events", "/v1/apps/many/revisions",
-         "/v1/apps/many/replicas", "/v1/apps/many/secrets", "/v1/secrets", "/v1/reports/runs", "/v1/reports/history",
-         "/v1/reports/runs/many-0/lines", "/v1/reports/schedules", "/v1/discounts")  # fmt: skip
+         "/v1/apps/many/replicas", "/v1/apps/many/secrets", "/v1/apps/many/snapshots", "/v1/secrets",
+         "/v1/reports/runs", "/v1/reports/history", "/v1/reports/runs/many-0/lines", "/v1/reports/schedules",
+         "/v1/discounts")  # fmt: skip
 
 PAGED = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/deployments", "/v1/alerts",
-         "/v1/workers", "/v1/clients", *(path for path in LISTS[-11:] if "replicas" not in path))  # fmt: skip
+         "/v1/workers", "/v1/clients", *(path for path in LISTS[-12:] if "replicas" not in path))  # fmt: skip
 REPORTS_OF = ("/v1/reports/runs", "/v1/reports/history", "/v1/reports/schedules")
 APP = {"name": "many", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
+APP |= {"volumes": {"/data": "1MiB"}}
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pyte
     monkeypatch.setattr(tokens, "FRESH_S", 600.0)  # on a slow machine, too, the token stays known
     with door.client() as http:
         assert http.post("/v1/apps", json=APP).status_code == 202
+        assert http.post("/v1/apps/many/snapshots", json={"path": "/data"}).status_code == 202
         reader = http.post("/v1/users", json={"login": "reader", "role": "viewer"}).json()
     _reported(door, "many", 2, reader["id"])
     asked = [*((path, None) for path in LISTS), *((path, reader["token"]) for path in REPORTS_OF)]
@@ -85,6 +88,7 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pyte
             assert http.post("/v1/apps/many/scale", json={"min": number, "max": 20}).status_code == 202
             changed = {"fields": {"env": {"N": str(number)}, "secrets": {f"S{number}": "x"}}}
             assert http.patch("/v1/apps/many", json=changed).status_code == 202
+            assert http.post("/v1/apps/many/snapshots", json={"path": "/data"}).status_code == 202
             assert http.put("/v1/secrets", json={"secrets": {f"MANY_{number}": "x"}}).status_code == 200
     _reported(door, "more", 30, reader["id"])
     for (path, token), before in zip(asked, few, strict=True):
@@ -145,6 +149,7 @@ def _filled(door: Door) -> None:
             for number in range(8):
                 changed = {"fields": {"env": {"N": str(number)}, "secrets": {f"S{number}": "x"}}}
                 assert http.patch("/v1/apps/many", json=changed).status_code == 202
+                assert http.post("/v1/apps/many/snapshots", json={"path": "/data"}).status_code == 202
                 assert http.put("/v1/secrets", json={"secrets": {f"MANY_{number}": "x"}}).status_code == 200
             _reported(door, "many", 9, "nobody")
         replicas = [NewReplica(_app(door), f"many-{number}", "host", "a test") for number in range(7)]
@@ -242,6 +247,7 @@ def test_a_client_walks_all_pages(door: Door, monkeypatch: pytest.MonkeyPatch) -
         assert [one.seq for one in app.events][:9] == [one.seq for one in store.events(app.id)][:9]
         assert [one["name"] for one in app.secrets] == [f"S{number}" for number in range(8)]
         assert len(net.deploy.secrets.list()) >= 8
+        assert len(app.snapshots.list()) >= 8
         runs = [one.id for one in reports.made(limit=1000)]
         assert [one.id for one in net.reports.list()] == runs
         assert [one.id for one in net.reports.list(limit=7)] == runs[:7]

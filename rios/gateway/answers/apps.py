@@ -108,6 +108,25 @@ class OrganisationSecretsNow(Rows[SecretRow]):
     """The organisation's own secrets, after a change."""
 
 
+class SnapshotRow(Answer):
+    """All files of a volume, as they were at one moment."""
+
+    id: str = Field(description="By which a new volume begins with it.", examples=["snap-4f1c0a9b22e1"])
+    path: str = Field(description="Where the application mounts the volume.", examples=["/data"])
+    state: Literal["wanted", "kept", "failed"] = Field(examples=["kept"])
+    reason: str = Field(description="Why it failed, or has fewer copies than it is to have.", examples=[""])
+    size_bytes: int = Field(description="Of its files, as an archive.", examples=[1048576])
+    quota_bytes: int = Field(description="Of the volume; 0 where its host enforces none.", examples=[10737418240])
+    copies: int = Field(description="So many hosts are to keep it.", examples=[2])
+    hosts: list[str] = Field(description="Those that do.", examples=[["host-1", "host-2"]])
+    created_by: UserId
+    created_at: Moment
+
+
+class SnapshotRows(Page[SnapshotRow]):
+    """The snapshots of an application's volumes, oldest first."""
+
+
 class AppEvent(Answer):
     """Something that happened to an application or one of its replicas."""
 

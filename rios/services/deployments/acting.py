@@ -18,6 +18,8 @@ from rios.deploy.lifecycle import State
 from rios.services.deployments import places
 from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.shares import Shares
+from rios.services.deployments.snapshots import Known, dropped, restored_from
+from rios.services.deployments.snapshotting import NotYet, Snapshotting
 from rios.services.deployments.specified import asks_gateway, probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
@@ -57,7 +59,7 @@ _LEFT_S = _VOLUMES_S = 5.0
 _HISTORY_S = 600.0
 _OWED_S = 60.0
 """How often who has no money for volumes that lie there is asked again."""
-_LATER = (LedgerUnavailable, NetworkClosed, NotLeader)
+_LATER = (LedgerUnavailable, NetworkClosed, NotLeader, NotYet)
 """Nothing is wrong with the replica: it is tried again, here or by whoever leads now."""
 
 
@@ -90,6 +92,9 @@ class Acting:
         self._busy: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, str] = {}
+        self._given_up: set[str] = set()
+        """Replicas that are to end while something is still fetched for them."""
+        self._snapshotting = Snapshotting(store, lambda: self._metering().rent)
         self._hosts: dict[str, Host] = {}
         self._left_at = self._volumes_at = 0.0
         self._history_at = time.monotonic() + _HISTORY_S
@@ -165,6 +170,7 @@ class Acting:
         if one.state is State.STOPPING:
             if host is not None and not one.started_at and self.is_busy(one.id):
                 host.give_up(one.id)
+                self._given_up.add(one.id)
             if host is not None or lost:
                 there = None if lost else host
                 ended = status is not None and status.state == "exited"
@@ -192,12 +198,18 @@ class Acting:
             key = f"{one.host} {one.app_id}"
             self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
 
-    def meter_volumes(self, apps: Sequence[App], *, lease: Lease) -> None:
-        """Have the volumes paid for whose period is over. Looked up now and then."""
-        if not apps or time.monotonic() < self._volumes_at:
+    def see_to_volumes(self, apps: Sequence[App], hosts: Mapping[str, Host], *, lease: Lease) -> None:
+        """Have the volumes paid for whose period is over, and snapshots taken, copied and dropped. Looked up now and
+        then. hosts: those that answer."""
+        snapshots = self._snapshotting.due(hosts) if apps else []
+        meters = bool(apps) and time.monotonic() >= self._volumes_at
+        found = {app.id: app for app in apps} if snapshots or meters else {}
+        for one in snapshots:
+            if (app := found.get(one.app_id)) is not None:
+                self._begin(self._starts, app.organisation_id, one.id, self._snapshot, one, app, lease)
+        if not meters:
             return
         self._volumes_at = time.monotonic() + _VOLUMES_S
-        found = {app.id: app for app in apps}
         for app_id, host in self._metering().rent.due():
             if app_id in found:
                 self._begin(self._meters, host, f"{host} {app_id}", self._rented, found[app_id], host, lease)
@@ -265,12 +277,15 @@ class Acting:
         from rios.services.deployments.images import image_of, resolved_on
 
         image = image_of(self._store, app.id, one.revision) if specification["image"] is not None else None
-        if one.state is State.SCHEDULED and host.pulls(specification, image):
+        restores = bool(restored_from(specification) and self._snapshotting.unmade(app, specification, host))
+        if one.state is State.SCHEDULED and (restores or host.pulls(specification, image)):
             one = self._moved(one, Step(one, State.PULLING, "its host fetches what it stands on", changes={}), lease)
         if specification["image"] is not None and image is None:
             image = resolved_on(host, self._store, app, one.revision, specification, lease=lease)
         elif one.state is State.PULLING:
             host.prepare(specification, image)
+        if restores:
+            self._snapshotting.restore(app, specification, host, check=partial(self._require_wanted, one))
         self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
             one = self._settled(app, one, specification, host, lease)
@@ -288,6 +303,11 @@ class Acting:
         else:
             step = Step(one, State.STARTING, "its process has started", changes=changes, kind="started")
         self._moved(one, step, lease)
+
+    def _require_wanted(self, one: Replica) -> None:
+        """Raise NotLeader where a replica is to be ended, or this process ends."""
+        if one.id in self._given_up or self._closing.is_set():
+            raise NotLeader(f"replica {one.id} is not to be started any more")
 
     def _secrets_of(self, app: App, specification: Mapping[str, Any], lease: Lease) -> dict[str, SecretBytes]:
         """What a replica finds under /run/secrets."""
@@ -331,6 +351,9 @@ class Acting:
             self._metering().turn(app, one, specification, host.metrics(one.id), lease)
         except (InsufficientBalance, BudgetExceeded) as error:
             self._unpaid(app, str(error), lease)
+
+    def _snapshot(self, one: Known, app: App, lease: Lease) -> float:
+        return self._snapshotting.act(one, app, self._store.specification(app.id, app.revision), lease)
 
     def _rented(self, app: App, host: str, lease: Lease) -> float:
         try:
@@ -379,6 +402,7 @@ class Acting:
         step = Step(one, outcome, cause, changes={})
         self._metering().finish(app, one, specification, metrics, step, until=until, lease=lease)
         self._delivered.pop(one.id, None)
+        self._given_up.discard(one.id)
         if host is not None:
             host.clear(one.id)
 
@@ -460,6 +484,7 @@ class Acting:
                 places.forgotten(connection, app.id, name)
             self._keys().revoke(connection, app, at=at)
             self._secrets().drop(connection, app)
+            dropped(connection, app.id)
             if not take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at):
                 raise NotLeader(f"deployment {app.id} is no longer {app.state}")
 

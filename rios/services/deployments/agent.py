@@ -101,7 +101,7 @@ class Agent:
                 found = self._hosts[network_id] = LocalHost(
                     self.name, directory, self._runtimes_of, promised_here(),
                     network_id=network_id, region=self._region, ask_bp=self._ask_bp, isolation=self._isolation,
-                    unmetered=self._settings.apps_unmetered,
+                    unmetered=self._settings.apps_unmetered, snapshot_bytes=self._settings.apps_snapshot_bytes,
                 )  # fmt: skip
             return found
 
@@ -121,10 +121,12 @@ class Agent:
             frame = connection.receive()
             if frame.kind is not Kind.CALL:
                 raise ProtocolError(f"a connection of calls carries CALL, not {frame.kind.name}")
-            connection.send(Kind.ANSWER, frame.seq, dump(self._answered(host, frame)), timeout_s=_ANSWER_S)
+            answer = self._answered(host, frame)
+            body = answer.pop(wire.BODY, b"")
+            connection.send(Kind.ANSWER, frame.seq, dump(answer), [body] if body else [], timeout_s=_ANSWER_S)
 
     def _answered(self, host: LocalHost, frame: Frame) -> dict[str, Any]:
-        call = frame.json()
+        call = {**frame.json(), wire.BODY: frame.body}
         self._called_at = time.monotonic()
         try:
             verb = VERBS.get(str(call.get("op")))

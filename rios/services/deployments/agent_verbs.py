@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rios.deploy.runtimes.records import check_id
 from rios.services.deployments import agent_wire as wire
+from rios.services.deployments.host_snapshots import HostSnapshots
 from rios.services.deployments.local_host import LocalHost
 from rios.words.errors import InvalidRequest, NotFound
 
@@ -87,6 +89,52 @@ def _put_secrets(host: LocalHost, call: Call) -> dict[str, Any]:
     return {}
 
 
+def _snapshots(host: LocalHost) -> HostSnapshots:
+    if host.snapshots is None:
+        raise InvalidRequest(f"host {host.name} makes no snapshots")
+    return host.snapshots
+
+
+def _take(host: LocalHost, call: Call) -> dict[str, Any]:
+    names = checked(call["organisation"]), checked(call["app"]), str(call["path"]), checked(call["snapshot"])
+    return dataclasses.asdict(_snapshots(host).take(*names))
+
+
+def _get(host: LocalHost, call: Call) -> dict[str, Any]:
+    return {wire.BODY: _snapshots(host).get(str(call["digest"]))}
+
+
+def _put(host: LocalHost, call: Call) -> dict[str, Any]:
+    _snapshots(host).put(str(call["digest"]), bytes(call[wire.BODY]))
+    return {}
+
+
+def _keep(host: LocalHost, call: Call) -> dict[str, Any]:
+    names = checked(call["app"]), checked(call["snapshot"])
+    return {"missing": _snapshots(host).keep(*names, str(call["digest"]))}
+
+
+def _is_made(host: LocalHost, call: Call) -> dict[str, Any]:
+    return {"made": _snapshots(host).is_made(checked(call["organisation"]), checked(call["app"]), str(call["path"]))}
+
+
+def _restore(host: LocalHost, call: Call) -> dict[str, Any]:
+    missing = _snapshots(host).restore(
+        checked(call["organisation"]), checked(call["app"]), str(call["path"]), size_bytes=int(call["size_bytes"]),
+        digest=str(call["digest"]),
+    )  # fmt: skip
+    return {"missing": missing}
+
+
+def _drop(host: LocalHost, call: Call) -> dict[str, Any]:
+    _snapshots(host).drop(checked(call["app"]), checked(call["snapshot"]))
+    return {}
+
+
+def _room(host: LocalHost, call: Call) -> dict[str, Any]:
+    return {"bytes": _snapshots(host).room_bytes(checked(call["app"]))}
+
+
 VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "look": _look,
     "pulls": _pulls,
@@ -99,4 +147,12 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "logs": _logs,
     "exec": _exec,
     "put_secrets": _put_secrets,
+    "snapshot take": _take,
+    "snapshot get": _get,
+    "snapshot put": _put,
+    "snapshot keep": _keep,
+    "snapshot is_made": _is_made,
+    "snapshot restore": _restore,
+    "snapshot drop": _drop,
+    "snapshot room": _room,
 }

@@ -15,6 +15,8 @@ from rios.services.deployments.hosts import Ended, Order
 
 CALLS, WAY = "apps", "way"
 """Roles of a connection: calls and their answers; the bytes of one connection to a replica."""
+BODY = "body"
+"""Under this name a verb finds the bytes that came beside its JSON values, and gives those that go with its answer."""
 
 
 def plain(value: Status | Metrics | HostOffer | LogLine | ImageBase) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
-from rios.services.deployments.spans import REPLICAS_MAX, span_after
+from rios.services.deployments.snapshots import AppSnapshots, require
+from rios.services.deployments.spans import said_of, span_after, span_of
 from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
@@ -252,7 +253,7 @@ class Deployment(Shown):
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             wanted = low if isinstance(replicas, int) else min(max(app.replicas, low, 1), high)
             columns = {"replicas": wanted, "replicas_min": low, "replicas_max": high}
-            return {**columns, "reached": min(app.reached, wanted)}, "scaled", f"{self._by} wants {_span(low, high)}"
+            return {**columns, "reached": min(app.reached, wanted)}, "scaled", f"{self._by} wants {said_of(low, high)}"
 
         self._change(change)
 
@@ -282,6 +283,7 @@ class Deployment(Shown):
             if not app.bound:
                 require_free(connection, app.organisation_id, stored, but=app.id)
             platform.secrets.require(connection, app, kept_names(stored) - values.keys())
+            require(connection, app.organisation_id, stored, self._store.specification(app.id, app.revision))
             changed = platform.secrets.changed(connection, app, values)
             if not anew and not changed and stored == self._store.specification(app.id, app.revision):
                 return {}, "", ""
@@ -312,6 +314,11 @@ class Deployment(Shown):
             return columns, "rollback", f"{self._by} wants revision {wanted} back"
 
         return self._change(change).revision
+
+    @property
+    def snapshots(self) -> AppSnapshots:
+        """Snapshots of its volumes, which end with it."""
+        return AppSnapshots(self)
 
     @property
     def secrets(self) -> list[dict[str, Any]]:
@@ -375,9 +382,9 @@ class Deployment(Shown):
         self._change(change)
 
     def delete(self, *, wait: bool = True, timeout: float = 60.0) -> None:
-        """Want it gone: replicas, secrets, logs, and volumes that are not to be kept. wait: until nothing is left.
+        """Want it gone: replicas, secrets, logs, snapshots, and volumes that are not to be kept.
 
-        Raises DeadlineExceeded where something is still left; it goes on being ended.
+        wait: until nothing is left. Raises DeadlineExceeded where something is still left; it goes on being ended.
         """
         from rios.services.deployments.service import ask_to_end
 
@@ -465,16 +472,6 @@ def kept_names(specification: Mapping[str, Any]) -> set[str]:
     return {reference.get("store", name) for name, reference in specification["secrets"].items()}
 
 
-def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:
-    """At least and at most so many. Raises InvalidRequest."""
-    low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
-    if isinstance(replicas, bool) or not 0 <= low <= high <= REPLICAS_MAX:
-        raise InvalidRequest(
-            f"{replicas!r} is no number of replicas up to {REPLICAS_MAX}, nor two of them with the smaller first"
-        )
-    return low, high
-
-
 def given_secrets(now: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """A specification with some fields in place of others; secrets that are not given stay."""
     return {**now, **fields, "secrets": {**now["secrets"], **fields.get("secrets", {})}}
@@ -491,10 +488,6 @@ def _begun(app: App) -> dict[str, Any]:
     if app.state in (State.FAILED, State.STOPPED):
         return {"state": str(State.REQUESTED), "wish": str(Wish.RUN), "settled_revision": None, "reached": 0}
     return {"state": str(State.UPDATING)} if app.state in (State.READY, State.DEGRADED) else {}
-
-
-def _span(low: int, high: int) -> str:
-    return f"{low} replicas" if low == high else f"{low} to {high} replicas"
 
 
 __all__ = ["Cost", "Deployment"]

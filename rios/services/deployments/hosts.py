@@ -14,6 +14,7 @@ from pydantic import SecretBytes
 if TYPE_CHECKING:
     from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
     from rios.deploy.scheduling import HostOffer
+    from rios.services.deployments.host_snapshots import Snapshots
 
 NETWORK, APP, REVISION = "rios.network", "rios.app", "rios.revision"
 """Labels of instances: a host may serve several networks, and clears away what is of its own alone."""
@@ -50,6 +51,10 @@ class Host(Protocol):
 
     name: str
 
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """What it does with snapshots of volumes; None where it makes none."""
+
     def offer(self) -> HostOffer:
         """What it has, without what is used. Quick: asked in every pass."""
 
@@ -81,7 +86,7 @@ class Host(Protocol):
         """Take away all there is of a replica, but not its volumes."""
 
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
-        """A deployment was deleted: take its logs away, and the volumes that are not to be kept."""
+        """A deployment was deleted: take its logs and snapshots away, and the volumes that are not to be kept."""
 
     def metrics(self, replica_id: str) -> Metrics:
         """What it used so far. Raises NotFound."""

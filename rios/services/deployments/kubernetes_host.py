@@ -97,6 +97,7 @@ class KubernetesHost(LocalHost):
             NAME, place / NAME, self._begun, {"kubernetes": cluster.isolation},
             network_id=network_id, isolation=isolation,
         )  # fmt: skip
+        self.snapshots = None  # volumes are the cluster's, and so are snapshots of them
         try:
             # Seconds of importing, or of a plugin for credentials: who leads meanwhile would take the host for lost.
             self._runtime.prepare()

@@ -39,6 +39,8 @@ from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.spec import GATEWAY, App, RuntimeName
 from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
+from rios.services.deployments.contents import Contents
+from rios.services.deployments.host_snapshots import HostSnapshots
 from rios.services.deployments.hosts import APP, ASKS, NETWORK, REVISION, Ended, Order
 from rios.services.deployments.machine import HOST_BASED, gpus_to_offer
 from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
@@ -70,12 +72,14 @@ class LocalHost:
         gpus: Gpus | None = None,
         unmetered: bool = True,
         gateway: Callable[[], object] | None = None,
+        snapshot_bytes: int = 1 << 36,
     ) -> None:
         """directory: where sandboxes and volumes lie; made when the first replica starts. runtimes: makes them then.
 
         promised: those that there will be. isolation: no replica runs here with less. gpus: this machine's, without.
         unmetered: whether replicas may run here where the kernel neither limits nor meters them. gateway: sees to it
         that the network's own answers where the runtimes lead to it; without, replicas have no way to it from here.
+        snapshot_bytes: room for snapshots.
         """
         self.name = name
         self._directory = directory
@@ -95,6 +99,10 @@ class LocalHost:
         """Whose instances have not been adopted yet; None before the first look."""
         self._mending: Future[None] | None = None
         self._volumes = Volumes()
+        contents = Contents(directory / "content", snapshot_bytes, name=name)
+        self.snapshots: HostSnapshots | None = HostSnapshots(
+            name, contents, self._volumes, self._volume, runs=self._runs
+        )
         self._offer: HostOffer | None = None
         self._region, self._ask_bp = region, ask_bp
 
@@ -119,6 +127,8 @@ class LocalHost:
         """
         with self._lock:
             if self._unmended is None:
+                for mark in self._directory.glob("volumes/*/*/*.frozen"):
+                    self._volumes.thaw(mark.with_suffix(""))  # who was reading it was killed
                 self._unmended = list(self._runtimes)
                 self._mend()
             elif self._unmended and (self._mending is None or self._mending.done()):
@@ -311,10 +321,16 @@ class LocalHost:
         return tuple(found)
 
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
-        """Take away the logs of a deleted deployment, and the volumes that are not to be kept."""
+        """Take away the logs and snapshots of a deleted deployment, and the volumes that are not to be kept."""
         shutil.rmtree(self._logs(app_id), ignore_errors=True)
+        if self.snapshots is not None:
+            self.snapshots.forget(app_id)
         for path, volume in specification["volumes"].items():
             self._end_volume(self._volume(organisation_id, app_id, path), keep=volume["keep"])
+
+    def _runs(self, app_id: str) -> bool:
+        """Whether a replica of a deployment is here that has not ended."""
+        return any(one.labels.get(APP) == app_id and one.state != "exited" for one in self.instances())
 
     def _end_volume(self, place: Path, *, keep: bool) -> None:
         (self._volumes.release if keep else self._volumes.remove)(place)

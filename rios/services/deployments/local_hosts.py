@@ -74,6 +74,7 @@ def local_hosts(
     ask_bp: int = 10_000,
     policy: Policy | None = None,
     door: Callable[[Path], Closes] | None = None,
+    snapshot_bytes: int = 1 << 36,
 ) -> LocalHosts:
     """This machine with the runtimes that it has.
 
@@ -82,6 +83,7 @@ def local_hosts(
     this process also where this machine has no directory for it: what runs in the cluster is not ended then. region,
     ask_bp: of this machine, as its own agent would say them. policy: of egress, beyond public addresses. door: has the
     network's gateway answer at a socket in a directory, until it is closed; without, no application reaches it.
+    snapshot_bytes: room for snapshots on this machine.
     """
     from rios.services.deployments.kubernetes_host import KubernetesHost
 
@@ -99,6 +101,7 @@ def local_hosts(
         yield LocalHost(
             "localhost", place, partial(runtimes_of, policy=led), promised_here(), network_id=network_id,
             isolation=isolation, region=region, ask_bp=ask_bp, gateway=doors[0] if doors else None,
+            snapshot_bytes=snapshot_bytes,
         )  # fmt: skip
         if engine is not None:
             yield engine

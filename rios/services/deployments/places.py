@@ -36,11 +36,16 @@ class Left(NamedTuple):
 
 def keep(connection: Connection, new: Sequence[NewReplica]) -> None:
     """Keep where replicas are placed, in the transaction that makes them."""
-    row = AppPlaceRow
     for one in new:
-        mine = (row.app_id == one.app.id, row.host == one.host)
-        if connection.execute(select(row.host).where(*mine)).first() is None:
-            connection.execute(insert(row), [{"app_id": one.app.id, "host": one.host, "volumes": False}])
+        known(connection, one.app.id, one.host)
+
+
+def known(connection: Connection, app_id: str, host: str) -> None:
+    """Keep that something of a deployment is on a host."""
+    row = AppPlaceRow
+    mine = (row.app_id == app_id, row.host == host)
+    if connection.execute(select(row.host).where(*mine)).first() is None:
+        connection.execute(insert(row), [{"app_id": app_id, "host": host, "volumes": False}])
 
 
 def settle(connection: Connection, one: Replica) -> None:

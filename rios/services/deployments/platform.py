@@ -4,6 +4,7 @@ hosts, probes, routes, and what they cost, which are made when there is one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -21,7 +22,7 @@ from rios.services.deployments.reconciler import Reconciler
 from rios.services.deployments.retention import Keeps
 from rios.services.deployments.store import AppStore
 from rios.services.lazy import Closes, Lazy
-from rios.words.errors import InvalidRequest, LedgerUnavailable, RiosError
+from rios.words.errors import HostLost, InvalidRequest, LedgerUnavailable, RiosError
 
 if TYPE_CHECKING:
     from rios.billing.pricing import Host as PricedHost
@@ -126,10 +127,14 @@ class Platform:
         from rios.billing.pricing import Host as PricedHost
         from rios.services.deployments.metering import PERIOD_S, Metering
 
+        asked = dict[str, int]()
+
         def priced(name: str) -> PricedHost:
             found = self.hosts.now().get(name)
-            ask_bp = 10_000 if found is None else found.offer().ask_bp
-            return PricedHost(name, self._owner(name), "cpu", ask_bp)
+            if found is not None:
+                with contextlib.suppress(HostLost):  # it asks what it asked last
+                    asked[name] = found.offer().ask_bp
+            return PricedHost(name, self._owner(name), "cpu", asked.get(name, 10_000))
 
         return Metering(self.store, self._charging, priced, period_s=self._period_s or PERIOD_S)
 
@@ -239,6 +244,7 @@ def platform_of(
         here = local_hosts(
             network_id, place, isolation=least, cluster=cluster_of(options), lasts=lasts, region=options.region,
             ask_bp=options.ask_bp, policy=policy_of(options.apps_networks), door=door,
+            snapshot_bytes=options.apps_snapshot_bytes,
         )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 

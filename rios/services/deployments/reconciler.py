@@ -171,9 +171,10 @@ class Reconciler:
             return True
         self._use(found, apps, replicas)
         orphans = self._clear_orphans(found, replicas)
-        self._acting.forget_left({name: found.hosts[name] for name in found.answers}, lease=self.leadership.lease)
+        answering = {name: found.hosts[name] for name in found.answers}
+        self._acting.forget_left(answering, lease=self.leadership.lease)
         self._acting.forget_history(lease=self.leadership.lease)
-        self._acting.meter_volumes(apps if found.asked else (), lease=self.leadership.lease)
+        self._acting.see_to_volumes(apps if found.asked else (), answering, lease=self.leadership.lease)
         unsettled = [app for app in apps if not self._is_settled(found, app, replicas.get(app.id, []))]
         for app in unsettled:
             self._one(found, app, replicas.get(app.id, []))

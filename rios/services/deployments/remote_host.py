@@ -24,6 +24,7 @@ from rios.dmoe.trust import trust_of
 from rios.services.deployments import agent_wire as wire
 from rios.services.deployments.heard import Heard
 from rios.services.deployments.hosts import Ended, Order
+from rios.services.deployments.remote_snapshots import RemoteSnapshots
 from rios.services.deployments.ways import Ways
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, RiosError
@@ -66,6 +67,7 @@ class RemoteHost:
         self._answered_at = 0.0
         self._why = "it has not answered yet"
         self._closing = threading.Event()
+        self.snapshots = RemoteSnapshots(self._ask)
         self._thread = threading.Thread(target=self._watch, name=f"rios-host-{peer.name}", daemon=True)
         self._thread.start()
 
@@ -154,14 +156,20 @@ class RemoteHost:
     # --- calls -----------------------------------------------------------------------------------------------
 
     def _once(self, op: str, *, timeout_s: float, args: Mapping[str, Any]) -> dict[str, Any]:
-        """One call on a connection of its own meanwhile. What is raised tells nothing of whether it was done."""
+        """One call. What is raised tells nothing of whether it was done."""
+        return self._asked(op, b"", timeout_s=timeout_s, args=args)[0]
+
+    def _asked(
+        self, op: str, body: bytes, *, timeout_s: float, args: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], memoryview]:
+        """The same on a connection of its own meanwhile, with bytes beside the call and its answer."""
         with self._lock:
             peer = self.peer
             control = self._idle.pop() if self._idle else None
         if control is None:
             control = HostControl(peer, self._settings, session=self._network_id, role=wire.CALLS)
         try:
-            answer = control.call(op, timeout_s=timeout_s, **args)
+            answer = control.ask(op, body=body, timeout_s=timeout_s, **args)
         except (HostLost, DeadlineExceeded):
             control.close()
             raise
@@ -179,10 +187,15 @@ class RemoteHost:
 
     def _call(self, op: str, *, timeout_s: float = _CALL_S, **args: Any) -> dict[str, Any]:
         """A call that is repeated while its answer is lost."""
+        return self._ask(op, b"", timeout_s, args)[0]
+
+    def _ask(
+        self, op: str, body: bytes, timeout_s: float, args: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], memoryview]:
         deadline = time.monotonic() + _AGAIN_S
         while True:
             try:
-                return self._once(op, timeout_s=timeout_s, args=args)
+                return self._asked(op, body, timeout_s=timeout_s, args=args)
             except HostLost as error:
                 if time.monotonic() > deadline or self._closing.wait(_PAUSE_S):
                     raise HostLost(f"host {self.name} does not answer: {error}") from error
@@ -238,7 +251,7 @@ class RemoteHost:
         self._did(replica_id, None)
 
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
-        """Take away the logs of a deleted deployment, and the volumes that are not to be kept."""
+        """Take away the logs and snapshots of a deleted deployment, and the volumes that are not to be kept."""
         self._call("forget", organisation=organisation_id, app=app_id, specification=dict(specification))
 
     def metrics(self, replica_id: str) -> Metrics:

@@ -1,5 +1,7 @@
 """What volumes cost: the room that a deployment has on a host's disk, posted once, whoever of its replicas mounts it.
 
+Snapshots of them are in it, by what they take of each host that keeps them.
+
 A volume takes its room from the moment in which a replica with it is first started until its deployment is deleted:
 also while that is paused, or has no replica, or is at a revision without it, to which it may go back. So each place of
 volumes has periods of its own, held for and posted as those of replicas are. Where the next cannot be held for, nothing
@@ -26,7 +28,7 @@ from rios.billing.rating import Charge, rate, total_wei
 from rios.billing.usage import resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
-from rios.services.deployments import budgets
+from rios.services.deployments import budgets, places
 from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
 from rios.storage.deployment_models import AppPlaceRow, AppRow
 from rios.words.errors import BudgetExceeded, InsufficientBalance
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from rios.services.deployments.values import App
 
 log = logging.getLogger(__name__)
+
+SNAPSHOTS = "snapshots"
+"""Among the sizes of what lies on a host: what snapshots take of it, each chunk once. No volume is called so."""
 
 _PERIODS = 60
 """Of replicas in one of a volume, which changes seldom: an hour, so that a year is some thousand rows."""
@@ -113,6 +118,25 @@ class Rent:
             return lambda _batch: None
         return self._turned(app, room, sizes)
 
+    def keeping(self, app: App, host: str, room_bytes: int) -> Callable[[Batch], None]:
+        """What writes, in a transaction, that snapshots of a deployment take so much of a host from then on.
+
+        They are held for and posted together with the volumes that it has there; it raises what `taking` does.
+        """
+        room = self._room(app.id, host)
+        sizes = {path: size for path, size in room.sizes.items() if path != SNAPSHOTS}
+        if room_bytes:
+            sizes[SNAPSHOTS] = room_bytes
+        if sizes == room.sizes:
+            return lambda _batch: None
+        run = self._turned(app, room, sizes)
+
+        def write(batch: Batch) -> None:
+            places.known(batch.connection, app.id, host)
+            run(batch)
+
+        return write
+
     def turn(self, app: App, host: str, lease: Lease) -> None:
         """Post the period that is over, and hold for the next: both or none.
 
@@ -185,7 +209,8 @@ class Rent:
         wanted = Wanted(name, app.user_id, most, request_id=app.id, terms=terms)
 
         def run(batch: Batch) -> None:
-            _write(batch, room, {"sizes": json.dumps(sizes, sort_keys=True), "period": period, "period_at": at})
+            said = json.dumps(sizes, sort_keys=True) if sizes else ""
+            _write(batch, room, {"sizes": said, "period": period, "period_at": at})
             if pinned is not None:
                 self._post(batch, app, room, self._charges(app, room, pinned, until=at), pinned, at=at)
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
@@ -234,9 +259,10 @@ class Rent:
 
     def _rooms(self, app_id: str) -> list[Room]:
         row = AppPlaceRow
-        wanted = select(row.host, row.sizes, row.period, row.period_at).where(row.app_id == app_id, row.volumes)
+        mine = (row.app_id == app_id, row.volumes | (row.period > 0))
+        wanted = select(row.host, row.sizes, row.period, row.period_at).where(*mine).order_by(row.host)
         with self._store.ledger.database.reading() as connection:
-            return list(_read(app_id, connection.execute(wanted.order_by(row.host))))
+            return list(_read(app_id, connection.execute(wanted)))
 
 
 def sizes_of(specification: Mapping[str, object]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from rios.services.deployments.handle import Deployment, begun_anew, kept_names
 from rios.services.deployments.rules import CREATED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.shared_secrets import SharedSecrets
+from rios.services.deployments.snapshots import require
 from rios.services.deployments.spans import scaled_to
 from rios.services.deployments.values import App
 from rios.services.deployments.views import AppView, AppWhole, views_of, wholes_of
@@ -110,6 +111,7 @@ class Deployments(Shown):
 
         def before(connection: Connection) -> None:
             require_free(connection, self._organisation_id, stored)
+            require(connection, self._organisation_id, stored)
             platform.secrets.require(connection, app, kept_names(stored) - given.keys())
 
         def also(connection: Connection) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rios.services.deployments.values import App
+from rios.words.errors import InvalidRequest
 
 REPLICAS_MAX = 1000
 """Of one deployment, as in a specification."""
@@ -22,6 +23,21 @@ def span_after(app: App, before: Mapping[str, Any], after: Mapping[str, Any]) ->
     low, high = after["replicas"]["min"], after["replicas"]["max"]
     wanted = min(max(app.replicas, low), high)
     return {"replicas_min": low, "replicas_max": high, "replicas": wanted, "reached": min(app.reached, wanted)}
+
+
+def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:
+    """At least and at most so many. Raises InvalidRequest."""
+    low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
+    if isinstance(replicas, bool) or not 0 <= low <= high <= REPLICAS_MAX:
+        raise InvalidRequest(
+            f"{replicas!r} is no number of replicas up to {REPLICAS_MAX}, nor two of them with the smaller first"
+        )
+    return low, high
+
+
+def said_of(low: int, high: int) -> str:
+    """For people."""
+    return f"{low} replicas" if low == high else f"{low} to {high} replicas"
 
 
 def scaled_to(app: App, specification: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -1,0 +1,275 @@
+"""What a host keeps of snapshots: chunks by their SHA-256, each once, whoever's snapshots it is in.
+
+It is the store that the engine keeps shards in (`rios.dmoe.shard_cache`), in a folder of its own where nothing goes
+because others came: a chunk stays as long as a snapshot that is kept here consists of it. What a snapshot consists of
+is an object as well, by whose SHA-256 all of it is known: its *content*. So hosts need not trust who gives them a
+chunk, and a damaged one counts as none.
+
+    content/chunks/SHA256        a chunk; or a content, {"size": bytes, "chunks": [[SHA256, bytes], ...]}
+    content/kept/APP/SNAPSHOT    the SHA-256 of a snapshot's content
+
+Chunks are written while a lock of the folder is shared, and swept by who has it alone. What is swept while another
+host's snapshot is still coming is asked for again: `keep` says what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from rios.deploy.chunking import CHUNK_BYTES_MAX, chunks
+from rios.deploy.volumes import synced
+from rios.dmoe.shard_cache import ShardCache
+from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
+
+log = logging.getLogger(__name__)
+
+CHUNKS_MAX = 250_000
+"""Of one snapshot: some 300 GiB."""
+MISSING_MAX = 256
+"""So many are said to be missing at once."""
+OBJECT_BYTES_MAX = 1 << 25
+_SHA256 = frozenset("0123456789abcdef")
+_COUNTED_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a snapshot consists of."""
+
+    size_bytes: int
+    chunks: tuple[tuple[str, int], ...]
+    """SHA-256 and size of each, in order."""
+
+    def to_bytes(self) -> bytes:
+        """As it is kept."""
+        return json.dumps({"size": self.size_bytes, "chunks": self.chunks}, separators=(",", ":")).encode()
+
+    @classmethod
+    def of(cls, data: bytes | bytearray) -> Content:
+        """What `to_bytes` wrote. Raises InvalidRequest for anything else: it may come from another host."""
+        try:
+            said = json.loads(data)
+            parts = tuple((str(digest), int(size)) for digest, size in said["chunks"])
+            size_bytes = int(said["size"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidRequest(f"an object of {len(data)} bytes says of no snapshot what it consists of") from error
+        fine = all(is_sha256(digest) and 0 < size <= CHUNK_BYTES_MAX for digest, size in parts)
+        if not fine or len(parts) > CHUNKS_MAX or size_bytes != sum(size for _, size in parts):
+            raise InvalidRequest("what a snapshot consists of makes no sense: its chunks are not what they may be")
+        return cls(size_bytes, parts)
+
+
+class Contents:
+    """The chunks of one network on one host. Processes of one machine share them."""
+
+    def __init__(self, directory: Path, quota_bytes: int, *, name: str) -> None:
+        """directory: made when the first chunk comes. quota_bytes: of all chunks. name: of the host, for errors."""
+        self._directory, self._quota_bytes, self._name = directory, quota_bytes, name
+        self._chunks = directory / "chunks"
+        self._cache = ShardCache(self._chunks, quota_bytes)
+        self._lock = threading.Lock()
+        self._counted, self._counted_at = 0, -_COUNTED_S
+
+    def __repr__(self) -> str:
+        return f"<Contents {self._directory}>"
+
+    # --- chunks ----------------------------------------------------------------------------------------------
+
+    def add(self, stream: BinaryIO) -> str:
+        """Keep a stream's chunks, of which those that are here already take no room; the SHA-256 of its content.
+
+        They may be swept before `keep` says of which snapshot they are. Raises InvalidRequest where it is too large,
+        and SandboxFailed where there is no room.
+        """
+        parts: list[tuple[str, int]] = []
+        with self._shared():
+            for chunk in chunks(stream):
+                if len(parts) == CHUNKS_MAX:
+                    raise InvalidRequest(f"a snapshot has at most {CHUNKS_MAX} chunks, some 300 GiB")
+                parts.append((self._put(chunk), len(chunk)))
+            return self._put(Content(sum(size for _, size in parts), tuple(parts)).to_bytes())
+
+    def put(self, digest: str, data: bytes | memoryview) -> None:
+        """Keep an object that another host gave. Raises InvalidRequest where it is another one, SandboxFailed."""
+        if len(data) > OBJECT_BYTES_MAX or hashlib.sha256(data).hexdigest() != digest:
+            raise InvalidRequest(f"{len(data)} bytes are not what has the SHA-256 {digest[:64]!r}")
+        with self._shared():
+            self._put(data)
+
+    def _put(self, data: bytes | memoryview) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        if self._cache.size(digest) == len(data):
+            return digest
+        with self._lock:
+            if time.monotonic() - self._counted_at > _COUNTED_S:
+                self._counted, self._counted_at = self._count(), time.monotonic()
+            self._counted += len(data)
+            if self._counted > self._quota_bytes:
+                self._counted_at = -_COUNTED_S
+                raise SandboxFailed(
+                    f"host {self._name} keeps up to {self._quota_bytes} bytes of snapshots "
+                    "(RIOS_APPS_SNAPSHOT_BYTES), and this one has no room there: delete others"
+                )
+        try:
+            self._cache.put(digest, data)
+        except OSError as error:
+            raise SandboxFailed(f"host {self._name} cannot keep a chunk: {error}") from error
+        return digest
+
+    def _count(self) -> int:
+        with os.scandir(self._chunks) as found:
+            sizes = 0
+            for entry in found:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes += entry.stat().st_size
+        return sizes
+
+    def get(self, digest: str) -> bytes:
+        """An object by its SHA-256, verified. Raises NotFound: it is not here, or was damaged."""
+        found = self._cache.get(digest) if is_sha256(digest) else None
+        if found is None:
+            raise NotFound(f"host {self._name} has no object {digest[:64]!r}")
+        return bytes(found)
+
+    def read(self, digest: str) -> Iterator[bytes]:
+        """What was added as a stream, chunk by chunk, verified. Raises SandboxFailed where a chunk is missing."""
+        try:
+            with self._shared():
+                for chunk, _ in Content.of(self.get(digest)).chunks:
+                    yield self.get(chunk)
+        except NotFound as error:
+            raise SandboxFailed(f"a snapshot cannot be read: {error}") from error
+
+    def missing(self, digest: str) -> list[str]:
+        """Some of the objects that a content needs and that are not here; none where all are."""
+        try:
+            content = Content.of(self.get(digest))
+        except NotFound:
+            return [digest]
+        found: list[str] = []
+        for chunk, size in dict.fromkeys(content.chunks):
+            if self._cache.size(chunk) != size:
+                found.append(chunk)
+                if len(found) == MISSING_MAX:
+                    break
+        return found
+
+    # --- snapshots -------------------------------------------------------------------------------------------
+
+    def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
+        """From now on a snapshot of this content is kept here, also when the machine stops; or what is missing yet."""
+        with self._shared():
+            if missing := self.missing(digest):
+                return missing
+            synced(self._directory)
+            place = self._kept(app_id)
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = place / f".{snapshot_id}.{os.urandom(4).hex()}"
+            new.write_text(digest)
+            new.replace(place / snapshot_id)
+            synced(self._directory)
+        return []
+
+    def kept(self, app_id: str, snapshot_id: str) -> str | None:
+        """The SHA-256 of the content of a snapshot that is kept here."""
+        try:
+            return (self._kept(app_id) / snapshot_id).read_text() or None
+        except FileNotFoundError:
+            return None
+
+    def is_whole(self, digest: str) -> bool:
+        """Whether all of a content is here, each chunk read and verified; damaged ones are removed."""
+        try:
+            for _ in self.read(digest):
+                continue
+        except SandboxFailed as error:
+            log.warning("a snapshot is damaged", extra={"host": self._name, "reason": str(error)})
+            return False
+        return True
+
+    def drop(self, app_id: str, snapshot_id: str) -> None:
+        """A snapshot is kept here no more, and with it go the chunks that no other one consists of."""
+        (self._kept(app_id) / snapshot_id).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others are kept
+            self._kept(app_id).rmdir()
+        self.sweep()
+
+    def forget(self, app_id: str) -> None:
+        """None of a deployment's snapshots is kept here any more."""
+        names = self._names(app_id)
+        for name in names:
+            (self._kept(app_id) / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._kept(app_id).rmdir()
+        if names:
+            self.sweep()
+
+    def room_bytes(self, app_id: str) -> int:
+        """What a deployment's snapshots take here: each chunk once, however many of them consist of it."""
+        return sum(self._marked([self._kept(app_id) / name for name in self._names(app_id)]).values())
+
+    def _kept(self, app_id: str) -> Path:
+        return self._directory / "kept" / app_id
+
+    def _names(self, app_id: str) -> list[str]:
+        place = self._kept(app_id)
+        return [one.name for one in place.iterdir()] if place.is_dir() else []
+
+    def _marked(self, kept: list[Path]) -> dict[str, int]:
+        """The objects that snapshots consist of, with their sizes."""
+        found: dict[str, int] = {}
+        for path in kept:
+            with contextlib.suppress(FileNotFoundError):
+                digest = path.read_text()
+                found[digest] = self._cache.size(digest) or 0
+                with contextlib.suppress(NotFound):  # damaged: what it consisted of nobody knows
+                    found.update(Content.of(self.get(digest)).chunks)
+        return found
+
+    # --- the folder ------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Remove what no snapshot consists of, unless chunks are being written: then another time."""
+        if not self._chunks.is_dir():
+            return
+        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+            if not alone:
+                return
+            marked = self._marked(list(self._directory.glob("kept/*/*")))
+            for entry in list(os.scandir(self._chunks)):
+                if entry.name not in marked:
+                    Path(entry.path).unlink(missing_ok=True)
+            self._counted_at = -_COUNTED_S
+
+    @contextlib.contextmanager
+    def _shared(self) -> Iterator[None]:
+        """Nothing is swept meanwhile."""
+        self._chunks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[bool]:
+        with (self._directory / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, how)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def is_sha256(text: str) -> bool:
+    """Whether it is one, in hexadecimal: it becomes the name of a file."""
+    return len(text) == 64 and _SHA256.issuperset(text)

@@ -1,0 +1,168 @@
+"""Snapshots on a host: taken of a volume that lies there, kept in its store of chunks, restored into a new volume."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rios.deploy.volumes import SIZE_MIN, Volumes
+from rios.services.deployments.contents import Content, Contents
+from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
+
+STILL_S, PAUSED_S = 120.0, 600.0
+"""For so long a volume is frozen: while its application runs, which waits; and while nothing does."""
+_READ_BEFORE_BYTES = 64 << 20
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot that a host keeps."""
+
+    digest: str
+    """The SHA-256 of what it consists of."""
+    size_bytes: int
+    """Of all its files, as an archive."""
+    quota_bytes: int
+    """Of the volume; 0 where the host enforces none."""
+
+
+class Snapshots(Protocol):
+    """What a host does with snapshots. Every verb may be repeated."""
+
+    def take(self, organisation_id: str, app_id: str, path: str, snapshot_id: str) -> Taken:
+        """A snapshot of the volume that a deployment mounts at `path`, kept on this host; the same one when repeated.
+
+        It is crash-consistent: as `Volumes.archived` says, frozen while it is read where the host enforces quotas, and
+        refused where it does not as long as the deployment runs. Raises NotFound, InvalidRequest, SandboxFailed.
+        """
+
+    def get(self, digest: str) -> bytes:
+        """An object of the host's store, verified. Raises NotFound."""
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Give the host an object. Raises InvalidRequest where its SHA-256 is another one, SandboxFailed."""
+
+    def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
+        """Have a snapshot of this content kept; or some of the objects that are missing, after which to ask again."""
+
+    def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:
+        """Whether there is such a volume."""
+
+    def restore(self, organisation_id: str, app_id: str, path: str, *, size_bytes: int, digest: str) -> list[str]:
+        """Make the volume with what a snapshot of this content has; or some of the objects that are missing.
+
+        A volume that is there already stays as it is. size_bytes: its quota. Raises SandboxFailed.
+        """
+
+    def drop(self, app_id: str, snapshot_id: str) -> None:
+        """Keep a snapshot no longer."""
+
+    def room_bytes(self, app_id: str) -> int:
+        """What a deployment's snapshots take on this host: each chunk once."""
+
+
+class HostSnapshots:
+    """Those of this machine. It meets `Snapshots`."""
+
+    def __init__(
+        self,
+        name: str,
+        contents: Contents,
+        volumes: Volumes,
+        place: Callable[[str, str, str], Path],
+        *,
+        runs: Callable[[str], bool],
+    ) -> None:
+        """name: the host's. place: where the volume of an organisation's deployment at a path lies.
+
+        runs: whether anything of a deployment runs here.
+        """
+        self._name, self._contents, self._volumes = name, contents, volumes
+        self._place, self._runs = place, runs
+        self._turn = threading.Lock()
+        """One volume is read or made at a time: who asks again, for an answer was lost, finds what was done."""
+
+    def __repr__(self) -> str:
+        return f"<HostSnapshots {self._name}>"
+
+    def take(self, organisation_id: str, app_id: str, path: str, snapshot_id: str) -> Taken:
+        """As the protocol says."""
+        place = self._place(organisation_id, app_id, path)
+        with self._turn:
+            digest = self._contents.kept(app_id, snapshot_id)
+            if digest is None:
+                if not self._volumes.exists(place):
+                    raise NotFound(f"host {self._name} has no volume at {path} of this deployment")
+                digest = self._read(place, app_id, path)
+                if self._contents.keep(app_id, snapshot_id, digest):
+                    raise SandboxFailed(f"chunks of the snapshot {snapshot_id} went away meanwhile: try again")
+            size_bytes = Content.of(self._contents.get(digest)).size_bytes
+        return Taken(digest, size_bytes, self._volumes.usage(place).size_bytes if self._volumes.exists(place) else 0)
+
+    def _read(self, place: Path, app_id: str, path: str) -> str:
+        runs = self._runs(app_id)
+        if runs and not self._volumes.enforced:
+            raise InvalidRequest(
+                f"host {self._name} freezes no volumes, as without root: pause the deployment for a snapshot of {path}"
+            )
+        self._volumes.ensure(place, SIZE_MIN)  # mounted again after the machine started anew; none gets smaller
+        if runs and self._volumes.usage(place).used_bytes > _READ_BEFORE_BYTES:
+            with self._volumes.archived(place, still=False, within_s=PAUSED_S) as stream:
+                self._contents.add(stream)  # most of it is there then, so that writers wait for little
+        for _ in range(_ATTEMPTS):
+            with self._volumes.archived(place, within_s=STILL_S if runs else PAUSED_S) as stream:
+                digest = self._contents.add(stream)
+            if self._contents.is_whole(digest):  # what was there before may have been damaged, and is gone then
+                return digest
+        raise SandboxFailed(f"host {self._name} does not keep what is written on its disk: look after that")
+
+    def get(self, digest: str) -> bytes:
+        """As the protocol says."""
+        return self._contents.get(digest)
+
+    def put(self, digest: str, data: bytes) -> None:
+        """As the protocol says."""
+        self._contents.put(digest, data)
+
+    def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
+        """As the protocol says."""
+        return self._contents.keep(app_id, snapshot_id, digest)
+
+    def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:
+        """As the protocol says."""
+        return self._volumes.exists(self._place(organisation_id, app_id, path))
+
+    def restore(self, organisation_id: str, app_id: str, path: str, *, size_bytes: int, digest: str) -> list[str]:
+        """As the protocol says."""
+        place = self._place(organisation_id, app_id, path)
+        with self._turn:
+            if self._volumes.exists(place):
+                return []
+            if missing := self._contents.missing(digest):
+                return missing
+            place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            try:
+                self._volumes.restored(place, size_bytes, self._contents.read(digest))
+            except SandboxFailed:
+                # Damaged chunks are gone by now, and others have them whole.
+                if not self._contents.is_whole(digest):
+                    return self._contents.missing(digest)
+                raise
+        self._contents.sweep()  # what came for this volume alone
+        return []
+
+    def drop(self, app_id: str, snapshot_id: str) -> None:
+        """As the protocol says."""
+        self._contents.drop(app_id, snapshot_id)
+
+    def forget(self, app_id: str) -> None:
+        """A deployment was deleted, and its snapshots with it."""
+        self._contents.forget(app_id)
+
+    def room_bytes(self, app_id: str) -> int:
+        """As the protocol says."""
+        return self._contents.room_bytes(app_id)

@@ -1,0 +1,62 @@
+"""Snapshots on another machine: its agent is asked, and asked again where an answer was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rios.services.deployments.host_snapshots import Taken
+
+Ask = Callable[[str, bytes, float, Mapping[str, Any]], tuple[dict[str, Any], memoryview]]
+"""An operation, the bytes beside it, how long to wait for the answer, its arguments."""
+_CALL_S = 60.0
+_VOLUME_S = 1900.0
+"""A volume is read three times at most, or written once, each within ten minutes, and others before it."""
+
+
+class RemoteSnapshots:
+    """Those of one host. It meets `Snapshots`."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def take(self, organisation_id: str, app_id: str, path: str, snapshot_id: str) -> Taken:
+        """As the protocol says."""
+        names = {"organisation": organisation_id, "app": app_id, "path": path, "snapshot": snapshot_id}
+        return Taken(**self._ask("snapshot take", b"", _VOLUME_S, names)[0])
+
+    def get(self, digest: str) -> bytes:
+        """As the protocol says; whoever takes it verifies it."""
+        return bytes(self._ask("snapshot get", b"", _CALL_S, {"digest": digest})[1])
+
+    def put(self, digest: str, data: bytes) -> None:
+        """As the protocol says."""
+        self._ask("snapshot put", data, _CALL_S, {"digest": digest})
+
+    def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
+        """As the protocol says."""
+        asked = {"app": app_id, "snapshot": snapshot_id, "digest": digest}
+        return _missing(self._ask("snapshot keep", b"", _VOLUME_S, asked)[0])
+
+    def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:
+        """As the protocol says."""
+        names = {"organisation": organisation_id, "app": app_id, "path": path}
+        return bool(self._ask("snapshot is_made", b"", _CALL_S, names)[0]["made"])
+
+    def restore(self, organisation_id: str, app_id: str, path: str, *, size_bytes: int, digest: str) -> list[str]:
+        """As the protocol says."""
+        names = {"organisation": organisation_id, "app": app_id, "path": path}
+        asked = {**names, "size_bytes": size_bytes, "digest": digest}
+        return _missing(self._ask("snapshot restore", b"", _VOLUME_S, asked)[0])
+
+    def drop(self, app_id: str, snapshot_id: str) -> None:
+        """As the protocol says."""
+        self._ask("snapshot drop", b"", _CALL_S, {"app": app_id, "snapshot": snapshot_id})
+
+    def room_bytes(self, app_id: str) -> int:
+        """As the protocol says."""
+        return int(self._ask("snapshot room", b"", _CALL_S, {"app": app_id})[0]["bytes"])
+
+
+def _missing(said: Mapping[str, Any]) -> list[str]:
+    return [str(digest) for digest in said["missing"]]

@@ -1,0 +1,160 @@
+"""A host's store of chunks: each once, verified, bounded, and gone with the last snapshot that consists of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rios.deploy.volumes import Volumes
+from rios.services.deployments.contents import Content, Contents
+from rios.services.deployments.host_snapshots import HostSnapshots
+from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
+
+MIB = 1 << 20
+FIRST = random.Random(1).randbytes(6 * MIB)
+LIKE = FIRST[: 5 * MIB] + random.Random(2).randbytes(MIB)
+OTHER = random.Random(3).randbytes(2 * MIB)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> Contents:
+    return Contents(tmp_path / "content", 64 * MIB, name="here")
+
+
+def _add(contents: Contents, data: bytes, app: str, name: str) -> str:
+    digest = contents.add(io.BytesIO(data))
+    assert contents.keep(app, name, digest) == []
+    return digest
+
+
+def _stored(contents: Contents) -> int:
+    return sum(path.stat().st_size for path in contents._chunks.iterdir())
+
+
+def test_each_chunk_lies_there_once_and_goes_with_the_last_that_needs_it(contents: Contents) -> None:
+    assert (contents.room_bytes("a"), contents.kept("a", "one")) == (0, None)
+    contents.forget("a")
+    first = _add(contents, FIRST, "a", "one")
+    assert b"".join(contents.read(first)) == FIRST
+    alone = contents.room_bytes("a")
+    assert len(FIRST) < alone == _stored(contents) < len(FIRST) + 10_000
+    like = _add(contents, LIKE, "a", "two")
+    assert contents.room_bytes("a") == _stored(contents) < alone + 4 * MIB, "what they share is there once"
+    assert _add(contents, FIRST, "b", "three") == first
+    assert contents.room_bytes("b") == alone, "of each deployment all that it has"
+    contents.drop("a", "one")
+    assert b"".join(contents.read(first)) == FIRST
+    contents.forget("b")
+    with pytest.raises(SandboxFailed, match="no object"):
+        list(contents.read(first))
+    assert b"".join(contents.read(like)) == LIKE
+    assert contents.room_bytes("a") == _stored(contents)
+    contents.drop("a", "two")
+    contents.drop("a", "two")
+    assert _stored(contents) == 0
+
+
+def test_another_host_is_given_what_it_lacks_and_trusts_nobody(contents: Contents, tmp_path: Path) -> None:
+    digest = _add(contents, FIRST, "a", "one")
+    other = Contents(tmp_path / "other", 64 * MIB, name="there")
+    rounds = 0
+    while missing := other.keep("a", "one", digest):
+        rounds += 1
+        assert (other.kept("a", "one"), rounds <= 5) == (None, True)
+        for name in missing:
+            with pytest.raises(InvalidRequest, match="not what has"):
+                other.put(name, contents.get(name) + b"x")
+            other.put(name, contents.get(name))
+        if rounds == 2:  # nothing is kept yet: all of it is swept, and asked for again
+            other.sweep()
+    assert rounds == 4
+    other.sweep()
+    assert b"".join(other.read(digest)) == FIRST
+    for wrong in ("../lock", "x", "0" * 63 + "/"):
+        with pytest.raises(NotFound):
+            other.get(wrong)
+
+
+def test_what_is_swept_is_not_what_is_being_written(contents: Contents, tmp_path: Path) -> None:
+    class Swept(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            Contents(tmp_path / "content", MIB, name="another process").sweep()
+            return super().read(size)
+
+    digest = contents.add(Swept(FIRST))
+    assert contents.missing(digest) == []
+    contents.sweep()
+    assert contents.missing(digest) == [digest]
+
+
+def test_a_damaged_chunk_counts_as_none_and_is_written_anew(contents: Contents) -> None:
+    digest = _add(contents, FIRST, "a", "one")
+    chunk = Content.of(contents.get(digest)).chunks[1][0]
+    path = contents._chunks / chunk
+    data = bytearray(path.read_bytes())
+    data[7] ^= 1
+    path.write_bytes(data)
+    assert not contents.is_whole(digest)
+    assert contents.missing(digest) == [chunk]
+    assert contents.add(io.BytesIO(FIRST)) == digest
+    assert contents.is_whole(digest)
+
+
+def test_there_is_no_more_than_the_host_gives(tmp_path: Path) -> None:
+    contents = Contents(tmp_path, 7 * MIB, name="small")
+    digest = _add(contents, FIRST, "a", "one")
+    with pytest.raises(SandboxFailed, match=r"host small keeps up to 7340032 bytes .*RIOS_APPS_SNAPSHOT_BYTES"):
+        contents.add(io.BytesIO(OTHER))
+    contents.sweep()
+    assert contents.add(io.BytesIO(FIRST)) == digest, "what is there takes no more room"
+    contents.drop("a", "one")
+    _add(contents, OTHER, "a", "two")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"", b"[]", b"{}", b'{"size":1,"chunks":[["x",1]]}', b'{"size":-1,"chunks":[]}', b"\xff",
+        Content(2, ((sha256(b""), 1),)).to_bytes(), Content(0, ((sha256(b""), 0),)).to_bytes(),
+        Content(1 << 23, ((sha256(b""), 1 << 23),)).to_bytes(), b'{"size":1,"chunks":7}',
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(wrong: bytes, contents: Contents) -> None:
+    with pytest.raises(InvalidRequest):
+        Content.of(wrong)
+    contents.put(sha256(wrong), wrong)
+    with pytest.raises(InvalidRequest):
+        contents.keep("a", "one", sha256(wrong))
+
+
+def test_without_root_a_deployment_is_paused_for_a_snapshot(
+    contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    running: list[Any] = ["replica"]
+    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: bool(running))
+    with pytest.raises(NotFound, match="no volume at x"):
+        host.take("o", "a", "x", "one")
+    place = tmp_path / "o" / "a" / "x"
+    place.mkdir(parents=True)
+    (place / "file").write_text("kept")
+    with pytest.raises(InvalidRequest, match="pause the deployment"):
+        host.take("o", "a", "x", "one")
+    running.clear()
+    taken = host.take("o", "a", "x", "one")
+    (place / "file").write_text("later")
+    assert host.take("o", "a", "x", "one") == taken, "it is taken once"
+    assert host.restore("o", "b", "y", size_bytes=MIB, digest=taken.digest) == []
+    (tmp_path / "o" / "b" / "y" / "file").write_text("its own")
+    assert host.restore("o", "b", "y", size_bytes=MIB, digest="0" * 64) == [], "what is there stays"
+    assert host.restore("o", "c", "y", size_bytes=MIB, digest="0" * 64) == ["0" * 64]
+    assert not host.is_made("o", "c", "y")
