@@ -33,6 +33,8 @@ UNAVAILABLE = 503
 WITHOUT_WORKERS = ("/ready", "/v1/deployments/{name}/", "/v1/completions", "/v1/chat/completions", "/v1/jobs")
 ENDLESS = "/v1/events"
 _WAIT_S = 30.0
+_PATIENT_S, _PATIENT_MAX_S = 0.5, 60.0
+"""Of generated questions that wait for something; above the second a route refuses them."""
 
 
 def roles(door: Door) -> dict[str, str]:
@@ -72,6 +74,9 @@ def ask(door: Door, operation: Any, token: str, *, examples: int, seed: int = 0)
         if operation.path == ENDLESS:
             statuses[_begun(case, door)] += 1
             return
+        waits = (case.query or {}).get("wait_s")
+        if isinstance(waits, int | float) and _PATIENT_S < waits <= _PATIENT_MAX_S:
+            case.query["wait_s"] = _PATIENT_S
         response = case.call(base_url=door.url, timeout=_WAIT_S)
         statuses[str(response.status_code)] += 1
         away = response.status_code == UNAVAILABLE and operation.path.startswith(WITHOUT_WORKERS)
