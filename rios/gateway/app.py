@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute, iter_route_contexts
 
 import rios
 from rios.gateway import errors
 from rios.gateway.app_tickets import Tickets
-from rios.gateway.document import described
+from rios.gateway.document import described, secured
 from rios.gateway.kept_jobs import Jobs
 from rios.gateway.limits import Limits, limiter
 from rios.gateway.metrics import Metrics
@@ -101,7 +103,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
         await app.state.limits.close()
 
     app = FastAPI(
-        title="rios", version=rios.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        title="rios", version=rios.__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
         description="Mixture-of-experts models on pooled machines. Amounts are in wei, as text: 1 ROS is 10^18 wei.",
     )  # fmt: skip
     metrics = Metrics()
@@ -138,15 +140,25 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     if origins := origins_of(settings.origins):
         app.add_middleware(Origins, origins=origins)
     app.openapi = partial(described, app, ROUTERS)  # type: ignore[method-assign]
+    app.add_route("/openapi.json", _document, include_in_schema=False)
     assert not unguarded(app), unguarded(app)
     return app
 
 
+def _document(request: Request) -> JSONResponse:
+    """Made when it is first asked for, in a thread: nobody else waits."""
+    return JSONResponse(request.app.openapi())
+
+
 def unguarded(app: FastAPI) -> list[tuple[str, str]]:
     """Routes that anybody may call though nobody said so: deny by default."""
+    # The document would tell, too, but takes a second of a core, and few ever read it.
     return sorted(
-        (method.upper(), path)
-        for path, operations in app.openapi()["paths"].items()
-        for method, operation in operations.items()
-        if "security" not in operation and (method.upper(), path) not in PUBLIC
+        (method, str(found.path_format))
+        for found in iter_route_contexts(app.routes)
+        if isinstance(route := found.original_route, APIRoute)
+        and route.include_in_schema
+        and not secured(found.dependant)
+        for method in route.methods or ()
+        if (method, found.path_format) not in PUBLIC
     )

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
 
 from rios.accounts.roles import RECENT
 from rios.gateway.errors import OPENAI_PATHS
@@ -116,6 +118,12 @@ def scope_of(route: APIRoute) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def secured(dependant: Dependant) -> bool:
+    """Whether what a route depends on asks who it is that calls: what the document says as `security`."""
+    schemes: list[object] = [one.call for one in dependant.dependencies]  # which FastAPI takes for functions
+    return any(isinstance(one, SecurityBase) for one in schemes) or any(map(secured, dependant.dependencies))
 
 
 def _error(path: str) -> dict[str, Any]:
