@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ os.environ["RIOS_WARM_S"] = "120"
 import hypothesis
 import pytest
 
+from rios.words.importing import uncollected
 from tests.campaigns import ROOT, Campaign, sources_digest
 from tests.gateway.secrets_seen import searched
 
@@ -76,6 +78,16 @@ def _why_not(item: pytest.Item, has_cuda: bool) -> str | None:
     needs = [mark.args[0] for mark in item.iter_markers("needs")]
     missing = [what for what in needs if _missing(what)]
     return f"needs {', '.join(missing)}" if missing else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Tests and what they import make a million objects that stay: the collector does not walk through them while they
+    grow, which takes it seven seconds, nor in the tests after that."""
+    with uncollected():
+        found = yield
+    gc.freeze()
+    return found
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k, so that torch is not asked about tests that nobody wants
