@@ -89,7 +89,9 @@ class SimulatedHost:
         return iter(())
 
     def exec(self, replica_id: str, command: Sequence[str], *, timeout_s: float) -> Executed:
-        return Executed(0, b"", b"")
+        if replica_id not in self.running:
+            raise NotFound(replica_id)
+        return Executed(0, replica_id.encode(), b"")
 
     def put_secrets(self, replica_id: str, secrets: Mapping[str, Any]) -> None:
         pass

@@ -240,7 +240,7 @@ def test_volumes_outlive_replicas_and_go_when_that_was_wanted(stage: Stage) -> N
     assert app.exec(["sh", "-c", "echo kept > /data/file"]).exit_code == 0
     before = app.replicas[0].id
     app.restart()
-    until(lambda: app.status == "ready" and app.replicas[0].id != before, deadline_s=WAIT_S)
+    until(lambda: app.status == "ready" and before not in {one.id for one in app.replicas}, deadline_s=WAIT_S)
     assert app.exec(["cat", "/data/file"]).stdout == b"kept\n"
     host = stage.platform.hosts.now()["localhost"]
     app.delete()

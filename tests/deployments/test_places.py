@@ -18,7 +18,7 @@ from rios.services.network import _go_on
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppPlaceRow
 from rios.words.config import settings
-from rios.words.errors import HostLost, InvalidRequest
+from rios.words.errors import HostLost, InvalidRequest, NotFound
 from tests.deployments.simulated_hosts import SimulatedHost
 from tests.deployments.test_many_hosts import platform, verbs
 from tests.waiting import until
@@ -103,6 +103,18 @@ def test_replicas_of_one_pass_share_a_volume_and_those_without_any_spread(two: T
         app.wait(timeout=WAIT_S)
     assert len(two.on(shared)) == 1
     assert two.on(spread) == {"a", "b"}
+
+
+def test_a_command_runs_in_a_replica_that_is_there(two: Two) -> None:
+    app = two.deploy.create(name="asked", replicas=2, **FIELDS)
+    app.wait(timeout=WAIT_S)
+    first, second = app.replicas
+    two.hosts[first.host].running.pop(first.id)  # which the tables do not know yet
+    assert app.exec(["x"]).stdout != first.id.encode()
+    assert app.exec(["x"], replica=second.id).stdout == second.id.encode()
+    with pytest.raises(NotFound, match=f"no running replica {first.id}"):
+        app.exec(["x"], replica=first.id)
+    app.delete(timeout=WAIT_S)
 
 
 def test_replicas_that_share_a_volume_take_its_disk_once(two: Two) -> None:

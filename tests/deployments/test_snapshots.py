@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rios.services.books import LOCAL_USER
-from rios.services.deployments import snapshots
+from rios.services.deployments import network_hosts, snapshots
+from rios.services.deployments.contents import Contents
 from rios.services.deployments.local_host import CPU_SHARES
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.rent import SNAPSHOTS, Rent
 from rios.services.deployments.service import Deployments
-from rios.words.errors import InsufficientBalance, InvalidRequest, SandboxFailed
+from rios.words.errors import HostLost, InsufficientBalance, InvalidRequest, NotFound, SandboxFailed
 from tests.deployments.stage import RESOURCES
 from tests.deployments.test_agents import WAIT_S, Machine, deploy, machines, platform
 from tests.waiting import until
@@ -22,6 +29,8 @@ from tests.waiting import until
 pytestmark = [pytest.mark.needs("bwrap"), pytest.mark.needs("root")]
 __all__ = ["deploy", "machines", "platform"]
 MIB = 1 << 20
+GONE_S = 180.0
+"""On a disk that others keep busy a volume is unmounted late."""
 
 
 ALL = {"cpu": len(os.sched_getaffinity(0)) * CPU_SHARES - 0.1, "memory": "64MiB"}
@@ -59,7 +68,7 @@ def test_a_snapshot_is_restored_on_another_host(deploy: Deployments) -> None:
     assert _inside(second, "cat /data/inner/big | sha256sum") == digest
     assert {one.host for one in second.replicas} == {other}
     for one in (second, app):
-        one.delete(timeout=WAIT_S)
+        one.delete(timeout=GONE_S)
 
 
 def test_what_is_alike_lies_there_once_and_goes_with_the_last(
@@ -83,8 +92,8 @@ def test_what_is_alike_lies_there_once_and_goes_with_the_last(
     until(lambda: {_stored(machines, host) for host in rooms} != {kept}, deadline_s=WAIT_S)
     third = _keeper(deploy, "third", snapshot=second.id)
     assert _inside(third, "cat /data/c") == "more"
-    third.delete(timeout=WAIT_S)
-    app.delete(timeout=WAIT_S)
+    third.delete(timeout=GONE_S)
+    app.delete(timeout=GONE_S)
     until(lambda: not any(_stored(machines, host) for host in rooms), "nothing stays", deadline_s=WAIT_S)
     assert not app._store.ledger.balance(LOCAL_USER).held_wei
     assert {one.worker for one in app._store.ledger.usage(request_id=app.id) if one.resource == "storage"} == {*rooms}
@@ -110,12 +119,44 @@ def test_what_cannot_be_taken_or_paid_for_says_why(
     monkeypatch.setattr(snapshots, "SNAPSHOTS_MAX", 2)
     with pytest.raises(InvalidRequest, match="the most there may be"):
         app.snapshots.take("/data")
-    app.delete(timeout=WAIT_S)
+    app.delete(timeout=GONE_S)
+
+
+def test_who_is_killed_leaves_nothing_frozen_and_nothing_behind(
+    deploy: Deployments, platform: Platform, machines: list[Machine]
+) -> None:
+    app = _keeper(deploy, "frozen", size="4MiB")
+    (home,) = (one for one in machines if one.name == app.replicas[0].host)
+    (place,) = (home.directory / "agent").glob(f"*/volumes/*/{app.id}/data")
+    # As an agent is killed that is just reading the volume; what it had stored was kept for nobody.
+    script = "import os, sys; from rios.deploy.volumes import *; read = Volumes().archived(Path(sys.argv[1]))"
+    script += "; read.__enter__(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", script, str(place)], check=False, timeout=60).returncode == -9
+    assert place.with_name("data.frozen").exists()
+    contents = Contents(place.parents[3] / "content", MIB, name="")
+    assert not contents.keep("app-gone", "snap-gone", contents.add(io.BytesIO(b"stray")))
+    pid = home.pid()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: home.said().get("pid", pid) != pid, deadline_s=WAIT_S)
+
+    def writes() -> bool:
+        with contextlib.suppress(HostLost, NotFound):  # of a host that is slow to be back
+            return app.exec(["sh", "-c", "echo more > /data/file; cat /data/file"], timeout=60).stdout == b"more\n"
+        return False
+
+    until(writes, "the next one thaws it", deadline_s=WAIT_S)
+    snapshot = app.snapshots.take("/data")
+    platform.reconciler._acting._snapshotting._cleared_at.clear()
+    until(lambda: not contents.kept("app-gone", "snap-gone"), "it is in no table", deadline_s=WAIT_S)
+    assert app.snapshots.get(snapshot.id).hosts == (home.name,)
+    app.delete(timeout=GONE_S)
+    until(lambda: not _chunks(home), deadline_s=WAIT_S)
 
 
 def test_what_is_damaged_on_one_host_comes_from_another_and_a_lost_host_is_done_without(
-    deploy: Deployments, machines: list[Machine]
+    deploy: Deployments, machines: list[Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(network_hosts, "_FORGOTTEN_S", math.inf)  # what is deleted does not wait for that
     app = _keeper(deploy, "lost", resources=ALL)
     _inside(app, "echo kept > /data/file; head -c 3000000 /dev/urandom > /data/big; sync")
     digest = _inside(app, "cat /data/big | sha256sum")
@@ -128,7 +169,7 @@ def test_what_is_damaged_on_one_host_comes_from_another_and_a_lost_host_is_done_
     second = _keeper(deploy, "found", snapshot=snapshot.id)
     assert _inside(second, "cat /data/file") == "kept"
     assert {one.host for one in second.replicas} == {other.name}
-    second.delete(timeout=WAIT_S)
+    second.delete(timeout=GONE_S)
     again = app.snapshots.take("/data", copies=2)  # by which the other host has it whole again
     until(lambda: len(app.snapshots.get(again.id).hosts) == 2, deadline_s=WAIT_S)
 
@@ -137,9 +178,9 @@ def test_what_is_damaged_on_one_host_comes_from_another_and_a_lost_host_is_done_
     assert (_inside(third, "cat /data/big | sha256sum"), {one.host for one in third.replicas}) == (digest, {other.name})
     app.snapshots.delete(again.id)
     assert again.id not in [one.id for one in app.snapshots.list()]
-    third.delete(timeout=WAIT_S)
+    third.delete(timeout=GONE_S)
     until(lambda: f"host {home} is lost" in str(app.events), deadline_s=WAIT_S)
-    app.delete(timeout=25)  # before the network forgets that there was such a host
+    app.delete(timeout=GONE_S)
     until(lambda: not _chunks(other), "what lies on the lost host delays nothing", deadline_s=WAIT_S)
 
 

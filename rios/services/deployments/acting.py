@@ -18,7 +18,7 @@ from rios.deploy.lifecycle import State
 from rios.services.deployments import places
 from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.shares import Shares
-from rios.services.deployments.snapshots import Known, dropped, restored_from
+from rios.services.deployments.snapshots import dropped, restored_from
 from rios.services.deployments.snapshotting import NotYet, Snapshotting
 from rios.services.deployments.specified import asks_gateway, probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
@@ -201,15 +201,12 @@ class Acting:
     def see_to_volumes(self, apps: Sequence[App], hosts: Mapping[str, Host], *, lease: Lease) -> None:
         """Have the volumes paid for whose period is over, and snapshots taken, copied and dropped. Looked up now and
         then. hosts: those that answer."""
-        snapshots = self._snapshotting.due(hosts) if apps else []
-        meters = bool(apps) and time.monotonic() >= self._volumes_at
-        found = {app.id: app for app in apps} if snapshots or meters else {}
-        for one in snapshots:
-            if (app := found.get(one.app_id)) is not None:
-                self._begin(self._starts, app.organisation_id, one.id, self._snapshot, one, app, lease)
-        if not meters:
+        for owner, key, act in self._snapshotting.due(apps, hosts, lease):
+            self._begin(self._starts, owner, key, act)
+        if not apps or time.monotonic() < self._volumes_at:
             return
         self._volumes_at = time.monotonic() + _VOLUMES_S
+        found = {app.id: app for app in apps}
         for app_id, host in self._metering().rent.due():
             if app_id in found:
                 self._begin(self._meters, host, f"{host} {app_id}", self._rented, found[app_id], host, lease)
@@ -285,7 +282,7 @@ class Acting:
         elif one.state is State.PULLING:
             host.prepare(specification, image)
         if restores:
-            self._snapshotting.restore(app, specification, host, check=partial(self._require_wanted, one))
+            self._snapshotting.restore(app, specification, host, lease, check=partial(self._require_wanted, one))
         self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
             one = self._settled(app, one, specification, host, lease)
@@ -351,9 +348,6 @@ class Acting:
             self._metering().turn(app, one, specification, host.metrics(one.id), lease)
         except (InsufficientBalance, BudgetExceeded) as error:
             self._unpaid(app, str(error), lease)
-
-    def _snapshot(self, one: Known, app: App, lease: Lease) -> float:
-        return self._snapshotting.act(one, app, self._store.specification(app.id, app.revision), lease)
 
     def _rented(self, app: App, host: str, lease: Lease) -> float:
         try:

@@ -126,6 +126,10 @@ def _restore(host: LocalHost, call: Call) -> dict[str, Any]:
     return {"missing": missing}
 
 
+def _kept(host: LocalHost, _: Call) -> dict[str, Any]:
+    return {"kept": _snapshots(host).kept()}
+
+
 def _drop(host: LocalHost, call: Call) -> dict[str, Any]:
     _snapshots(host).drop(checked(call["app"]), checked(call["snapshot"]))
     return {}
@@ -153,6 +157,7 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "snapshot keep": _keep,
     "snapshot is_made": _is_made,
     "snapshot restore": _restore,
+    "snapshot kept": _kept,
     "snapshot drop": _drop,
     "snapshot room": _room,
 }

@@ -188,6 +188,11 @@ class Contents:
         except FileNotFoundError:
             return None
 
+    def all_kept(self) -> list[tuple[str, str]]:
+        """The deployments and ids of all snapshots that are kept here."""
+        found = sorted(self._directory.glob("kept/*/*"))
+        return [(path.parent.name, path.name) for path in found if not path.name.startswith(".")]
+
     def is_whole(self, digest: str) -> bool:
         """Whether all of a content is here, each chunk read and verified; damaged ones are removed."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -216,14 +217,16 @@ class Deployment(Shown):
         return follow(platform, self.id, replica, alive)
 
     def exec(self, command: Sequence[str], *, replica: str | None = None, timeout: float = 30.0) -> Executed:
-        """Run a command inside a replica: exit_code, stdout, stderr. Raises NotFound, DeadlineExceeded."""
+        """Run a command inside a replica, or in any that runs: exit_code, stdout, stderr. Raises NotFound,
+        DeadlineExceeded."""
         if self._is_model():
             raise NotFound(f"{self.name} is a model, and no command runs in it")
         for one in self.replicas:
             if one.state in (State.READY, State.DEGRADED, State.STARTING) and one.started_at:
                 host = self._platform().hosts.now().get(one.host)
                 if host is not None and replica in (None, one.id):
-                    return host.exec(one.id, tuple(command), timeout_s=timeout)
+                    with contextlib.suppress(NotFound):  # it has just ended, and nothing was run: another one may do
+                        return host.exec(one.id, tuple(command), timeout_s=timeout)
         raise NotFound(f"{self.name} has no running replica{f' {replica}' if replica else ''}; it is {self.status}")
 
     def wait(self, state: str = "ready", *, timeout: float | None = None) -> Deployment:

@@ -58,6 +58,9 @@ class Snapshots(Protocol):
         A volume that is there already stays as it is. size_bytes: its quota. Raises SandboxFailed.
         """
 
+    def kept(self) -> list[tuple[str, str]]:
+        """The deployments and ids of all that it keeps."""
+
     def drop(self, app_id: str, snapshot_id: str) -> None:
         """Keep a snapshot no longer."""
 
@@ -154,6 +157,10 @@ class HostSnapshots:
                 raise
         self._contents.sweep()  # what came for this volume alone
         return []
+
+    def kept(self) -> list[tuple[str, str]]:
+        """As the protocol says."""
+        return self._contents.all_kept()
 
     def drop(self, app_id: str, snapshot_id: str) -> None:
         """As the protocol says."""

@@ -49,6 +49,10 @@ class RemoteSnapshots:
         asked = {**names, "size_bytes": size_bytes, "digest": digest}
         return _missing(self._ask("snapshot restore", b"", _VOLUME_S, asked)[0])
 
+    def kept(self) -> list[tuple[str, str]]:
+        """As the protocol says."""
+        return [(str(app), str(name)) for app, name in self._ask("snapshot kept", b"", _CALL_S, {})[0]["kept"]]
+
     def drop(self, app_id: str, snapshot_id: str) -> None:
         """As the protocol says."""
         self._ask("snapshot drop", b"", _CALL_S, {"app": app_id, "snapshot": snapshot_id})

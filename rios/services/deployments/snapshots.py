@@ -27,6 +27,7 @@ WANTED, KEPT, FAILED, LEAVING = "wanted", "kept", "failed", "leaving"
 SNAPSHOTS_MAX, COPIES_MAX = 100, 16
 EVENT = "snapshot"
 """The kind of events that tell of them."""
+_AT_ONCE = 500
 _WAIT_S, _LOOK_S = 600.0, 0.05
 
 
@@ -221,6 +222,16 @@ def restored_from(specification: Mapping[str, Any]) -> Sequence[tuple[str, str, 
     """The volumes that begin with a snapshot: where, which, and their quotas in bytes."""
     volumes = specification["volumes"].items()
     return [(path, one["snapshot"], one["size"]) for path, one in volumes if one.get("snapshot") is not None]
+
+
+def ids(store: AppStore, names: Sequence[str]) -> set[str]:
+    """Those of the ids that are snapshots of a deployment, in whatever state."""
+    row, found = AppSnapshotRow, set[str]()
+    with store.ledger.database.reading() as connection:
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            found.update(connection.scalars(select(row.id).where(row.id.in_(some))))
+    return found
 
 
 def keepers(store: AppStore) -> list[str]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, update
@@ -24,6 +25,7 @@ from rios.services.deployments.snapshots import (
     WANTED,
     Known,
     due,
+    ids,
     keepers,
     one_of,
     restored_from,
@@ -43,6 +45,8 @@ from rios.words.errors import (
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from rios.billing.ledger.batch import Batch
     from rios.services.deployments.host_snapshots import Snapshots
     from rios.services.deployments.hosts import Host
@@ -55,7 +59,11 @@ _LOOK_S, _COUNT_S = 0.3, 5.0
 _AGAIN_S, _NOWHERE_S = 5.0, 30.0
 LOST_S = 600.0
 """A host that is not there for so long keeps nothing any more: another one gets a copy."""
+STRAYS_S = 600.0
 _ROUNDS_MAX = 2000
+
+Act = tuple[str, str, Callable[[], float | None]]
+"""Whose share of threads it takes, what it is about, and what does it."""
 
 
 class NotYet(RiosError):
@@ -70,31 +78,50 @@ class Snapshotting:
         self._looked_at = self._counted_at = 0.0
         self._hosts: Mapping[str, Host] = {}
         self._seen: dict[str, float] = {}
+        self._cleared_at: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Snapshotting on {len(self._hosts)} hosts>"
 
-    def due(self, hosts: Mapping[str, Host]) -> list[Known]:
-        """What something is to be done about, of what is looked up now and then. hosts: those that answer."""
+    def due(self, apps: Sequence[App], hosts: Mapping[str, Host], lease: Lease) -> Iterator[Act]:
+        """What is to be done, of what is looked up now and then. apps: all. hosts: those that answer."""
         now = time.monotonic()
         self._hosts = hosts
         self._seen |= dict.fromkeys(hosts, now)
-        if now - self._looked_at < _LOOK_S:
-            return []
+        for name, host in hosts.items():
+            if host.snapshots is not None and now - self._cleared_at.get(name, now - STRAYS_S) >= STRAYS_S:
+                self._cleared_at[name] = now
+                yield name, f"{name} strays", partial(self._clear_strays, host)
+        if not apps or now - self._looked_at < _LOOK_S:
+            return
         self._looked_at = now
         counts = now - self._counted_at >= _COUNT_S
         if counts:
             self._counted_at = now
             for name in keepers(self._store):
                 self._seen.setdefault(name, now)
-        return due(self._store, self._lost(), all_kept=counts)
+        found = due(self._store, self._lost(), all_kept=counts)
+        known = {app.id: app for app in apps} if found else {}
+        for one in found:
+            if (app := known.get(one.app_id)) is not None:
+                yield app.organisation_id, one.id, partial(self.act, one, app, lease)
+
+    def _clear_strays(self, host: Host) -> None:
+        """Have a host drop what it keeps of snapshots that no table knows: whoever had it keep them was cut off."""
+        snapshots = _of(host)
+        there = snapshots.kept()
+        known = ids(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
+        for app_id, name in there:
+            if name not in known:
+                snapshots.drop(app_id, name)
+                log.info("a snapshot of no deployment was dropped", extra={"host": host.name, "snapshot": name})
 
     def _lost(self) -> list[str]:
         """Hosts that have not answered for long; one that this process has never heard is given as long."""
         now = time.monotonic()
         return [name for name, at in self._seen.items() if now - at > LOST_S]
 
-    def act(self, one: Known, app: App, specification: Mapping[str, Any], lease: Lease) -> float:
+    def act(self, one: Known, app: App, lease: Lease) -> float:
         """Do what a snapshot asks for; for how many seconds nothing more is to be done."""
         if one.state == LEAVING:
             return self._let_go(one, app, lease)
@@ -103,7 +130,9 @@ class Snapshotting:
             if kept is None:
                 return _AGAIN_S
             one = kept
-        return self._copied(one, app, specification, lease) if one.state == KEPT else 0.0
+        if one.state != KEPT:
+            return 0.0
+        return self._copied(one, app, self._store.specification(app.id, app.revision), lease)
 
     # --- taking ----------------------------------------------------------------------------------------------
 
@@ -304,11 +333,27 @@ class Snapshotting:
         found = [path for path, _, _ in restored_from(specification)]
         return [path for path in found if not _of(host).is_made(app.organisation_id, app.id, path)]
 
-    def restore(self, app: App, specification: Mapping[str, Any], host: Host, *, check: Callable[[], None]) -> None:
+    def restore(
+        self, app: App, specification: Mapping[str, Any], host: Host, lease: Lease, *, check: Callable[[], None]
+    ) -> None:
         """Make the volumes that begin with a snapshot, where they are not there. check: raises where it is to end.
 
-        Raises NotFound where a snapshot is gone, SandboxFailed, and NotYet where no host that keeps it answers.
+        Raises NotFound where a snapshot is gone, SandboxFailed, and NotYet where no host that keeps it answers: the
+        deployment says so.
         """
+        try:
+            self._restored(app, specification, host, check=check)
+        except NotYet as error:
+            why = f"it waits for a snapshot: {error}"
+
+            def change(now: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
+                require_leader(connection, *lease)
+                return ({}, "", "") if now.reason == why else ({"reason": why}, EVENT, why)
+
+            self._store.change(app.id, change, at=self._store.ledger.now())
+            raise
+
+    def _restored(self, app: App, specification: Mapping[str, Any], host: Host, *, check: Callable[[], None]) -> None:
         missing = self.unmade(app, specification, host)
         for path, name, size in restored_from(specification):
             if path not in missing:
