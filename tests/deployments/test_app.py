@@ -13,6 +13,7 @@ from rios.words.errors import (
     AlreadyExists,
     DeadlineExceeded,
     DeploymentFailed,
+    HostLost,
     InvalidRequest,
     NotFound,
 )
@@ -48,6 +49,20 @@ def test_it_becomes_ready_and_answers(web: Any) -> None:
     assert all(event.cause for event in web.events)
     assert "localhost: 1 of 1 hosts have room" in str(web.events)
     assert repr(web) == "<Deployment 'web' ready>"
+
+
+def test_a_host_that_does_not_answer_keeps_no_other_lines_away(
+    web: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: Any, **__: Any) -> Any:
+        raise HostLost("host localhost does not answer")
+
+    with monkeypatch.context() as change:
+        change.setattr(stage.platform.hosts.now()["localhost"], "logs", silent)
+        assert web.logs() == []
+        with pytest.raises(HostLost):
+            web.logs(replica=web.replicas[0].id)
+    assert "serves" in web.logs()
 
 
 def test_the_sandbox_is_seen_through_logs_metrics_and_commands(web: Any) -> None:

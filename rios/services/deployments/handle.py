@@ -22,7 +22,7 @@ from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
 from rios.services.edges import edge
 from rios.words.display import Shown
-from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
+from rios.words.errors import DeadlineExceeded, DeploymentFailed, HostLost, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
 
 if TYPE_CHECKING:
@@ -190,7 +190,8 @@ class Deployment(Shown):
         return [line.text for _, line in self.lines(replica=replica)]
 
     def lines(self, *, replica: str | None = None, since: float = 0.0) -> list[tuple[str, LogLine]]:
-        """The lines after the moment `since` (seconds since 1970), each with its replica's id."""
+        """The lines after the moment `since` (seconds since 1970), each with its replica's id; those of hosts that do
+        not answer are left out. Raises HostLost where such a replica is asked for."""
         if self._is_model():
             return []  # it writes none
         hosts = self._platform().hosts.now()
@@ -203,6 +204,9 @@ class Deployment(Shown):
                 streams.append([(one.id, line) for line in host.logs(one.id, since=since)])
             except NotFound:
                 continue
+            except HostLost:
+                if replica is not None:
+                    raise
         return list(heapq.merge(*streams, key=lambda pair: pair[1].at))
 
     def _following(self, replica: str | None) -> Iterator[str]:
