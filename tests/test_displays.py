@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import enum
 import inspect
 import re
+import socket
+import time
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -19,12 +22,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import rios
 from rios.billing.books import PriceBook
 from rios.billing.ledger.values import Balance
 from rios.billing.pricing import DEFAULT_BOOK, Terms
 from rios.billing.verify import Link, Point
 from rios.client.apps import RemoteDeployment, RemoteDeployments, RemoteSecrets, RemoteSnapshots
 from rios.client.governance import RemoteGovernance
+from rios.client.http import Http
 from rios.client.job import RemoteJob
 from rios.client.jobs import RemoteJobs
 from rios.client.money import RemoteBilling, RemoteProof
@@ -42,6 +47,7 @@ from rios.services.deployments.service import Change, Deployments, Plan
 from rios.services.deployments.shared_secrets import SharedSecrets
 from rios.services.deployments.snapshots import AppSnapshots
 from rios.services.deployments.values import App
+from rios.services.gate import Gate
 from rios.services.generation import Model
 from rios.services.governance import Governance
 from rios.services.jobs import Jobs, JobView
@@ -53,8 +59,10 @@ from rios.services.reports.values import Made
 from rios.services.views import WorkerInfo, Workers
 from rios.services.wallet import Earnings, Wallet
 from rios.storage.breaker import Breaker
+from rios.words import display
 from rios.words.display import said
 from tests import public
+from tests.gateway.servers import UNLIMITED, serving
 
 HOSTILE = '</td><script>alert("1")</script>\'&'
 SECRET = "rios_sk_of_nobody_else"
@@ -268,3 +276,131 @@ def test_a_field_is_one_line_for_people() -> None:
         "", "yes", "3 bytes", "a", "a, 2", "1 entries", "13 entries",
     ]  # fmt: skip
     assert said("x" * 300) == "x" * 200 + "…"
+
+
+# --- what is closed, gone or silent ---------------------------------------------------------------------------
+
+VALUE_LIKE = {Cost, Plan, Pieces, Plots, Breaker, TargetTracking, RemoteProof}
+"""Handles that have nobody to ask."""
+SOON_S = 3 * display.SHOW_S
+Handles = dict[str, Any]
+
+
+def _handles(net: Any, model: Any, app: Any) -> Handles:
+    """All that a user holds of a network, widgets too, by what it is."""
+    held: list[Any] = [net, net.dmoe, model, net.jobs, net.billing, net.wallet, net.earnings, net.governance, app]
+    held += [net.deploy, net.deploy.secrets, net.reports, net.workers]
+    widgets = {"panel": net.widget(), "wallet": net.widget("wallet"), "of the model": model.widget()}
+    return {type(one).__name__: one for one in held} | widgets | {"of the app": app.widget()}
+
+
+@dataclasses.dataclass
+class Gone:
+    """Handles of one network, here and behind its gateway, after the gateway was ended and the network closed."""
+
+    here: Handles
+    there: Handles
+    closed: Handles
+    """Those of another client of the gateway, who closed it himself."""
+    deleted: Deployment
+    forgotten: str
+    """What a deployment showed of which there is no row any more, while its network was open."""
+    url: str
+    address: str
+
+
+@pytest.fixture(scope="module")
+def gone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gone]:
+    home = tmp_path_factory.mktemp("gone")
+    with contextlib.ExitStack() as ends:
+        net = ends.enter_context(rios.local(workers=1, threads=1, home=home))
+        gate = Gate.open(net, models=home)
+        ends.callback(gate.close)
+        with serving(gate, UNLIMITED) as url:
+            model = net.dmoe.deploy("demo", progress=False)
+            job = model.submit("Once", max_new_tokens=2)
+            job.result(60)
+            here = _handles(net, model, net.deploy.get("demo")) | {"Job": job}
+            assert " ready>" in repr(here["Deployment"])
+            deleted = net.deploy.get("demo")
+            others = []
+            for _ in range(2):
+                remote = rios.connect(url, token=gate.accounts.first_token())
+                its = remote.dmoe.deploy("demo", name="theirs", progress=False)
+                found = _handles(remote, its, remote.deploy.get("theirs"))
+                found["RemoteJob"] = its.submit("Once", max_new_tokens=2)
+                found["RemoteJob"].result(60)
+                others.append(found)
+            address = net.wallet.address
+            assert address in repr(net.wallet)
+            others[1]["RemoteNetwork"].close()
+            deleted.delete()
+            assert repr(deleted) == "<Deployment 'demo' stopped>"
+            forgotten = _both(Deployment(deleted._platform, "app-9", "old", by="me", rules=deleted._rules))
+        ends.pop_all().close()
+        yield Gone(here, others[0], others[1], deleted, forgotten, url, address)
+        others[0]["RemoteNetwork"].close()
+
+
+def _both(one: Any) -> str:
+    """What it shows, as text and as HTML, which is there soon."""
+    began = time.monotonic()
+    text = "\n".join((repr(one), str(one)))
+    bundle = getattr(one, "_repr_mimebundle_", None)
+    if bundle is None:
+        html = one._repr_html_()
+    else:
+        found = bundle()
+        html = (found[0] if isinstance(found, tuple) else found)["text/html"]
+    assert time.monotonic() - began < SOON_S
+    assert text
+    assert html
+    return f"{text}\n{html}"
+
+
+def test_all_handles_are_looked_at_after_their_end(gone: Gone) -> None:
+    assert {type(one) for one in (*gone.here.values(), *gone.there.values())} >= set(HANDLES.values()) - VALUE_LIKE
+
+
+def test_what_a_closed_network_gave_shows_itself(gone: Gone) -> None:
+    shown_as = {name: _both(one) for name, one in gone.here.items()}
+    for name in ("Billing", "Wallet", "Earnings", "Deployment", "UserReports"):
+        assert shown_as[name].count("this network was closed; make another one") == 3, shown_as[name]
+    assert shown_as["Wallet"].count(gone.address) == 3
+    assert shown_as["Earnings"].count(gone.address) == 3
+    assert "<Deployment 'demo': unknown: " in shown_as["Deployment"]
+    assert "done, 2 of 2 tokens" in shown_as["Job"]
+    assert "2 of 2" in shown_as["Jobs"]
+    assert "closed" in shown_as["Network"]
+    assert "closed" in shown_as["Model"]
+
+
+def test_a_deployment_that_nobody_remembers_shows_itself(gone: Gone) -> None:
+    assert "closed" in _both(gone.deleted)
+    assert gone.forgotten.count("unknown: there is no deployment app-9") == 3
+
+
+@pytest.mark.parametrize("which", ["there", "closed"])
+def test_what_a_gateway_gave_that_has_gone_shows_itself(gone: Gone, which: str) -> None:
+    why = "the gateway at" if which == "there" else "this network was closed; connect again"
+    shown_as = {name: _both(one) for name, one in getattr(gone, which).items()}
+    for name in ("RemoteBilling", "RemoteWallet", "RemoteEarnings", "RemoteJobs", "RemoteReports"):
+        assert shown_as[name].count(f"unknown: {why}") == 3, shown_as[name]
+    assert gone.url in shown_as["RemoteWallet"]
+
+
+def test_a_gateway_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "SHOW_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        http = Http(f"http://127.0.0.1:{silent.getsockname()[1]}", SECRET)
+        held: list[Any] = [RemoteBilling(http), RemoteWallet(http), RemoteEarnings(http), RemoteJobs(http)]
+        for one in (*held, RemoteReports(http)):
+            assert _both(one).count("unknown: ") == 3
+        http.close()
+
+
+def test_who_shows_something_waits_once_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "SHOW_S", 0.0)
+    assert display.patience_s() is None
+    assert display.answer(lambda: display.answer(display.patience_s)) == "unknown: no answer within 0 s"
+    assert display.patience_s() is None

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from rios.words import errors
+from rios.words.display import patience_s
 from rios.words.errors import GatewayLost, NetworkClosed, RiosError, TooManyRequests
 
 _CONNECT_S, _ANSWER_S = 10.0, 75.0
@@ -68,8 +69,10 @@ class Http:
         return self.ask("POST", path, json=body, headers=headers, timeout=timeout)
 
     def ask(self, method: str, path: str, **more: Any) -> Any:
-        """One request, and its JSON. Raises errors of rios."""
+        """One request, and its JSON; once, and not for long, where it is only to be shown. Raises errors of rios."""
         safe = method in ("GET", "DELETE", "PUT") or "Idempotency-Key" in more.get("headers", {})
+        if (patience := patience_s()) is not None:
+            safe, more = False, {**more, "timeout": patience}
         deadline, pause_s = time.monotonic() + (RETRY_S if safe else 0), _PAUSE_S
         while True:
             try:

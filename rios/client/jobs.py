@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from rios.client.http import Http
 from rios.services.jobs import JobView
-from rios.words.display import html_table, text_table
+from rios.words.display import Unknown, answer, html_line, html_table, text_table
 
 _PAGE = 1000
 # A gateway answers at once when something changes; until then it may take this long, and the connection is kept.
@@ -42,10 +42,12 @@ class RemoteJobs(Sequence[JobView]):
         return iter(self.all())
 
     def __repr__(self) -> str:
-        return text_table(*self._table())
+        found = answer(self._table)
+        return f"<RemoteJobs at {self._http.url}: {found}>" if isinstance(found, Unknown) else text_table(*found)
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table())
+        found = answer(self._table)
+        return html_line(found, title="Jobs") if isinstance(found, Unknown) else html_table(*found)
 
     def all(self) -> list[JobView]:
         """All that the gateways remember, as they are now."""

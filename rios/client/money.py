@@ -12,7 +12,7 @@ from rios.client import reading
 from rios.client.http import MONEY_S, Http
 from rios.client.listening import Listener
 from rios.client.reading import Moment, text_of
-from rios.words.display import Shown, text_table
+from rios.words.display import Shown, answer, text_table
 from rios.words.errors import InvalidRequest, NotAllowed, NotProvable
 from rios.words.money import parse_ros
 
@@ -72,7 +72,7 @@ class RemoteBilling(Shown):
         self._listener = Listener(lambda: self.alerts)
 
     def __repr__(self) -> str:
-        return f"<RemoteBilling at {self._http.url}: {self.balance}>"
+        return f"<RemoteBilling at {self._http.url}: {answer(lambda: self.balance)}>"
 
     @property
     def balance(self) -> Balance:

@@ -10,26 +10,18 @@ from typing import Any
 from urllib.parse import quote
 
 from rios.client.http import Http
-from rios.services.reports.own import FORMATS, RUN_S, Kind, table, until_ended
+from rios.services.reports.own import FORMATS, RUN_S, Kind, Listed, until_ended
 from rios.services.reports.values import Line, Made, Past, Schedule, Wish
-from rios.words.display import html_table, text_table
 from rios.words.errors import InvalidRequest
 
 _LOOK_S = 0.5
-_SHOWN = 20
 
 
-class RemoteReports:
+class RemoteReports(Listed):
     """Reports of the user over the ledger of the network."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
-
-    def __repr__(self) -> str:
-        return text_table(*table(self.list(limit=_SHOWN)))
-
-    def _repr_html_(self) -> str:
-        return html_table(*table(self.list(limit=_SHOWN)))
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rios.client.http import MONEY_S, Http
 from rios.client.reading import balance_of
 from rios.services.wallet import Holdings
+from rios.words.display import Unknown, answer, html_line
 from rios.words.errors import (
     ChainUnavailable,
     DeadlineExceeded,
@@ -20,7 +21,7 @@ from rios.words.errors import (
     TransactionFailed,
 )
 from rios.words.ids import Address
-from rios.words.money import Wei, format_ros, parse_ros
+from rios.words.money import Wei, parse_ros
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +135,7 @@ class RemoteWallet(Holdings):
         return found
 
     def __repr__(self) -> str:
-        return f"<RemoteWallet at {self._http.url}: {self.balance}>"
+        return f"<RemoteWallet at {self._http.url}: {answer(lambda: self.balance)}>"
 
 
 class RemoteEarnings:
@@ -176,12 +177,18 @@ class RemoteEarnings:
         return earnings_frame({(row["worker"], row["model"], row["resource"]): int(row["wei"]) for row in rows})
 
     def __repr__(self) -> str:
-        now = self.now
-        claimable = format_ros(now.claimable_wei)
-        return f"<RemoteEarnings of {now.owner}: {format_ros(now.earned_wei)}, {claimable} claimable>"
+        return self._line(answer(lambda: self.now))
 
     def __str__(self) -> str:
-        return str(self.now)
+        now = answer(lambda: self.now)
+        return self._line(now) if isinstance(now, Unknown) else str(now)
 
     def _repr_html_(self) -> str:
-        return self.now._repr_html_()
+        now = answer(lambda: self.now)
+        return html_line(self._line(now)) if isinstance(now, Unknown) else now._repr_html_()
+
+    def _line(self, now: Earned | Unknown) -> str:
+        from rios.services.wallet import earnings_line
+
+        owner = (self._owner or "the user") if isinstance(now, Unknown) else now.owner
+        return f"<RemoteEarnings at {self._http.url} of {earnings_line(owner, now)}>"

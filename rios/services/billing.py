@@ -20,7 +20,7 @@ from rios.services.frames import exact_frame
 from rios.services.moments import moment_of, month, parse_moment
 from rios.services.payouts import PaidOut
 from rios.services.settlement import Settled, Settlement
-from rios.words.display import Shown, html_line, text_table
+from rios.words.display import Shown, answer, html_line, text_table
 from rios.words.errors import InvalidRequest, NotProvable
 from rios.words.ids import derived_id
 from rios.words.money import format_ros, parse_ros
@@ -95,10 +95,10 @@ class Billing:
         return Billing(self._books, self._charging.of(user), self._settlement, self._alerts, operates=False)
 
     def __repr__(self) -> str:
-        return f"<Billing of {self._charging.user}: {self.balance}>"
+        return f"<Billing of {self._charging.user}: {answer(lambda: self.balance)}>"
 
     def _repr_html_(self) -> str:
-        return html_line(self.balance, title=f"Balance of {self._charging.user}")
+        return html_line(answer(lambda: self.balance), title=f"Balance of {self._charging.user}")
 
     @property
     def balance(self) -> Balance:

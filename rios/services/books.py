@@ -106,8 +106,10 @@ class Books:
 
     @property
     def address(self) -> Address:
-        """The address of the local wallet: who owns what is not announced as somebody else's."""
-        return self.wallet.address
+        """The address of the local wallet, after `close` too where it is known: who owns what is not announced as
+        somebody else's. Raises as `ledger`."""
+        known: Signer | None = getattr(self, "_wallet", None)
+        return self.wallet.address if known is None else known.address
 
     @property
     def wallet(self) -> Signer:

@@ -25,7 +25,7 @@ from rios.services.owners import Owners
 from rios.services.purse import Purse
 from rios.services.views import WorkerInfo, Workers, size
 from rios.words.config import Settings, settings
-from rios.words.display import html_line
+from rios.words.display import Unknown, answer, html_line
 from rios.words.errors import InvalidRequest, NetworkClosed, NoWorkers
 from rios.words.events import UsageSink
 
@@ -103,8 +103,8 @@ class Network:
         return f"<Network {self.address} {state}>"
 
     def _repr_html_(self) -> str:
-        workers = () if self._closed else self.workers
-        if not workers:
+        workers = () if self._closed else answer(lambda: self.workers)
+        if not workers or isinstance(workers, Unknown):
             return html_line(repr(self))
         models = ", ".join(model.name for model in self._models) or "none"
         memory = size(sum(worker.memory_bytes for worker in workers))

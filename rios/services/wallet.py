@@ -12,8 +12,8 @@ from rios.services.edges import edge
 from rios.services.frames import exact_frame
 from rios.services.settlement import Settlement
 from rios.services.teller import Teller
-from rios.words.display import Shown, html_table, text_table
-from rios.words.errors import ChainUnavailable, NetworkClosed
+from rios.words.display import Shown, Unknown, answer, html_line, html_table, text_table
+from rios.words.errors import NetworkClosed, RiosError
 from rios.words.ids import Address
 from rios.words.money import Wei, format_ros
 
@@ -62,8 +62,12 @@ class Holdings(ABC):
 
     def _rows(self, *, ask: bool) -> list[tuple[str, str]]:
         """ask: the chain, too, whatever that takes."""
-        balance = self.balance
-        rows = [("address", self.address or "none")]
+        address = answer(lambda: self.address)
+        if isinstance(address, Unknown):  # who does not say this says nothing of the rest
+            return [("balance", address)]
+        rows, balance = [("address", str(address or "none"))], answer(lambda: self.balance)
+        if isinstance(balance, Unknown):
+            return [*rows, ("balance", balance)]
         if ask or self._chain_started():
             rows.append(("on chain", self._on_chain_said()))
         return [
@@ -77,9 +81,9 @@ class Holdings(ABC):
 
     def _on_chain_said(self) -> str:
         try:
-            return format_ros(self.on_chain)
-        except ChainUnavailable as error:
-            return f"unknown: {error}"
+            return format_ros(self.on_chain)  # a chain in this process may have to start first: not by `answer`
+        except RiosError as error:
+            return Unknown(f"unknown: {error}")
 
     def __str__(self) -> str:
         return text_table(("wallet", ""), self._rows(ask=True))
@@ -152,7 +156,7 @@ class Wallet(Holdings):
         return self._teller.cancel_withdrawal(key=key)
 
     def __repr__(self) -> str:
-        return f"<Wallet {self.address}: {self.balance}>"
+        return f"<Wallet {answer(lambda: self.address)}: {answer(lambda: self.balance)}>"
 
     def _chain_started(self) -> bool:
         return self._books.started_chain is not None
@@ -195,6 +199,13 @@ class Earned(Shown):
 
     def __str__(self) -> str:
         return text_table(*self._table())
+
+
+def earnings_line(owner: str, now: Earned | Unknown) -> str:
+    """Earnings as `repr` has them."""
+    if isinstance(now, Unknown):
+        return f"{owner}: {now}"
+    return f"{owner}: {format_ros(now.earned_wei)}, {format_ros(now.claimable_wei)} claimable"
 
 
 class Earnings:
@@ -255,11 +266,15 @@ class Earnings:
         return dict(sorted(sums.items()))
 
     def __repr__(self) -> str:
-        now = self.now
-        return f"<Earnings of {self.owner}: {format_ros(now.earned_wei)}, {format_ros(now.claimable_wei)} claimable>"
+        return self._line(answer(lambda: self.now))
 
     def __str__(self) -> str:
-        return str(self.now)
+        now = answer(lambda: self.now)
+        return self._line(now) if isinstance(now, Unknown) else str(now)
 
     def _repr_html_(self) -> str:
-        return self.now._repr_html_()
+        now = answer(lambda: self.now)
+        return html_line(self._line(now)) if isinstance(now, Unknown) else now._repr_html_()
+
+    def _line(self, now: Earned | Unknown) -> str:
+        return f"<Earnings of {earnings_line(answer(lambda: self.owner), now)}>"

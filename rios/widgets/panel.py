@@ -15,7 +15,7 @@ from rios.services.desk import Desk
 from rios.services.feed import Event
 from rios.services.panel import problem
 from rios.widgets.base import ALIVE_S, Widget
-from rios.words.display import html_table, text_table
+from rios.words.display import Unknown, answer, html_table, text_table
 from rios.words.errors import NetworkClosed, RiosError
 from rios.words.money import format_ros
 
@@ -68,13 +68,16 @@ class PanelWidget(Widget):
         super().close()
 
     def _rows(self) -> list[tuple[str, str]]:
-        try:
+        def known() -> tuple[Any, Any, Any]:
             net = self._desk.panel.net
-            balance, jobs = net.wallet.balance, net.jobs.all()
-        except RiosError as error:
-            return [("state", str(error))]
+            return net.wallet.address, net.wallet.balance, net.jobs.all()
+
+        found = answer(known)
+        if isinstance(found, Unknown):
+            return [("state", found)]
+        address, balance, jobs = found
         rows = [
-            ("address", str(net.wallet.address)),
+            ("address", str(address)),
             ("available", format_ros(balance.available_wei)),
             ("held", format_ros(balance.held_wei)),
             ("jobs", f"{sum(job.live for job in jobs)} going on, {len(jobs)} in all"),

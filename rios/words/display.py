@@ -1,24 +1,65 @@
 """How things show themselves: tables as text, and as escaped HTML in the colours of whatever theme a notebook has.
 
-Nothing here asks anybody for anything, and nothing that is shown is markup, whoever wrote it.
+Nothing that is shown is markup, whoever wrote it. What has to ask somebody in order to show itself does so by `answer`:
+a notebook, a debugger and a traceback show what is closed or gone, too, and wait for nobody.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
+from rios.words.errors import DeadlineExceeded, RiosError
 from rios.words.money import format_ros
+
+T = TypeVar("T")
 
 # Jupyter's variables: what is dark in a light theme is light in a dark one.
 _COLOR = "color:var(--jp-content-font-color1)"
+_MINOR = "color:var(--jp-content-font-color2)"
 _CELL = "text-align:left;padding:2px 10px"
 # Longer ones are for whoever reads the field itself: a table is to be taken in at a glance.
 _TEXT_MAX = 200
 _FEW = 12
 _WEI = "_wei"
+SHOW_S = 5.0
+"""Who shows something waits no longer for what others say of it."""
+_until: ContextVar[float | None] = ContextVar("rios_shown_until", default=None)
+
+
+class Unknown(str):
+    """Why something is not known, as it is shown in its place."""
+
+    __slots__ = ()
+
+
+def answer(ask: Callable[[], T]) -> T | Unknown:
+    """What `ask` returns, or why nobody says it: closed, gone, or no answer within `SHOW_S`."""
+    token = None if _until.get() else _until.set(time.monotonic() + SHOW_S)
+    try:
+        return ask()
+    except RiosError as error:
+        return Unknown(f"unknown: {error}")
+    finally:
+        if token is not None:
+            _until.reset(token)
+
+
+def patience_s() -> float | None:
+    """Seconds that who shows something still waits, for those who ask over a network; None where nobody shows anything.
+
+    Raises DeadlineExceeded where they are over.
+    """
+    until = _until.get()
+    if until is None:
+        return None
+    if (left := until - time.monotonic()) <= 0:
+        raise DeadlineExceeded(f"no answer within {SHOW_S:g} s")
+    return left
 
 
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -31,10 +72,11 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def html_line(text: object, *, title: str = "") -> str:
-    """An escaped line in the colours of the notebook, after its title in bold."""
+def html_line(text: object, *, title: str = "", minor: bool = False) -> str:
+    """An escaped line in the colours of the notebook, after its title in bold. minor: it is about what is above it."""
     bold = f"<b>{html.escape(title)}</b> " if title else ""
-    return f'<div style="{_COLOR};white-space:pre-wrap">{bold}{html.escape(str(text))}</div>'
+    style = f"{_MINOR};font-size:smaller;padding:4px 0" if minor else _COLOR
+    return f'<div style="{style};white-space:pre-wrap">{bold}{html.escape(str(text))}</div>'
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

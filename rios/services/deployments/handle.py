@@ -21,7 +21,7 @@ from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
 from rios.services.edges import edge
-from rios.words.display import Shown
+from rios.words.display import Shown, Unknown, answer
 from rios.words.errors import DeadlineExceeded, DeploymentFailed, HostLost, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
 
@@ -66,10 +66,13 @@ class Deployment(Shown):
         self._rules = rules
 
     def __repr__(self) -> str:
-        return f"<Deployment {self.name!r} {self.status}>"
+        status = answer(lambda: self.status)
+        return f"<Deployment {self.name!r}{':' if isinstance(status, Unknown) else ''} {status}>"
 
     def _table(self) -> tuple[tuple[str, str], list[tuple[str, object]]]:
-        app = self._app()
+        app = answer(self._app)
+        if isinstance(app, Unknown):
+            return ("deployment", self.name), [("status", app)]
         names = ("reason", "revision", "replicas", "replicas_max")
         return ("deployment", self.name), [("status", app.state), *((name, getattr(app, name)) for name in names)]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rios.services.reports.values import ENDED, Line, Made, Past, RunState, Schedule, Wish
-from rios.words.display import Shown, html_table, text_table
+from rios.words.display import Shown, Unknown, answer, html_line, html_table, text_table
 from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound, QueueFull
 from rios.words.money import Wei, format_ros
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FORMATS = ("html", "pdf", "json", "ipynb")
 RUN_S = 900.0
 _LOOK_S = 0.1
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,23 @@ def until_ended(get: Callable[[str], Made], run_id: str, timeout: float, *, look
     return found
 
 
-class UserReports:
+class Listed(ABC):
+    """What shows its newest reports, wherever it asks for them."""
+
+    @abstractmethod
+    def list(self, limit: int = 100) -> tuple[Made, ...]:
+        """What was asked for, the last first."""
+
+    def __repr__(self) -> str:
+        found = answer(lambda: self.list(limit=_SHOWN))
+        return f"<Reports: {found}>" if isinstance(found, Unknown) else text_table(*table(found))
+
+    def _repr_html_(self) -> str:
+        found = answer(lambda: self.list(limit=_SHOWN))
+        return html_line(found, title="Reports") if isinstance(found, Unknown) else html_table(*table(found))
+
+
+class UserReports(Listed):
     """Reports of one user over the ledger of a network."""
 
     def __init__(
@@ -61,12 +79,6 @@ class UserReports:
         self._user = user
         self._everybodys = everybodys
         self._checked = checked
-
-    def __repr__(self) -> str:
-        return text_table(*table(self.list(limit=20)))
-
-    def _repr_html_(self) -> str:
-        return html_table(*table(self.list(limit=20)))
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
