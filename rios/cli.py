@@ -131,6 +131,10 @@ def workers(
             _print(found.to_frame().to_dict(orient="records"))
         else:
             sys.stdout.write(f"{found!r}\n")
+            if getattr(network, "cluster", None) is not None:
+                sys.stderr.write(
+                    "These were started for this look, and end with it. --scheduler, or RIOS_URL, names a network.\n"
+                )
 
 
 @app.command()
@@ -190,6 +194,36 @@ def doctor(verbose: Verbose = False) -> None:
         worst = max(worst, not finding.good)
         sys.stdout.write(f"{'ok     ' if finding.good else 'MISSING'}  {finding.what}: {finding.said}\n")
     raise typer.Exit(worst)
+
+
+PANELS = {
+    "Begin here": "generate models workers doctor",
+    "A network for others": "up gateway login logout deploy undeploy backup restore certs",
+    "Who may do what": "roles limits token users audit",
+    "Applications": "apply apps app open logs events scale pause resume restart rollback delete exec secrets rotate "
+    "org-secrets org-secret",
+    "Money": "wallet usage costs invoice refund price-book discounts discount settle claim reconcile prove export "
+    "verify govern",
+    "Reports": "report",
+}
+"""The commands as `rios --help` shows them."""
+
+
+def _arrange(app: typer.Typer) -> None:
+    """Give each command its place in the help."""
+    places = {name: (panel, at) for panel, names in PANELS.items() for at, name in enumerate(names.split())}
+    order = list(PANELS)
+
+    def place(one: Any) -> tuple[int, int]:
+        panel, at = places[one.name or one.callback.__name__.replace("_", "-")]
+        one.rich_help_panel = panel
+        return order.index(panel), at
+
+    app.registered_commands.sort(key=place)
+    app.registered_groups.sort(key=place)
+
+
+_arrange(app)
 
 
 def _print(value: object) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import rios
+from rios.cli import PANELS
 from rios.reporting.pdf import browser
 from rios.services.doctor import _PARTS, _parts, _ports
 from tests.campaigns import ROOT
@@ -64,7 +65,11 @@ def test_version() -> None:
 
 def test_help_names_the_commands_and_loads_little() -> None:
     shown = good("--help")
-    assert all(command in shown for command in ("generate", "workers", "models", "doctor"))
+    titles = [shown.index(f" {title} ") for title in PANELS]
+    assert titles == sorted(titles)
+    assert " Commands " not in shown, "a command has no place in PANELS"
+    first = shown[: titles[1]]
+    assert all(f" {command} " in first for command in ("generate", "workers", "models", "doctor"))
     heavy = ("torch", "distributed", "transformers", "numpy", "plotly", "papermill", "pandas")
     code = f"import sys, rios.cli; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run(

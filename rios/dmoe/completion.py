@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from rios.words.display import Shown, html_line, html_table
 
+# Why an answer ends, for people; other reasons are shown as they are.
+_ENDS = {"length": "ended by max_new_tokens", "stop": "ended by itself", "balance": "paused: the balance was used up"}
+
 
 @dataclass(frozen=True, slots=True)
 class HostUsage(Shown):
@@ -99,5 +102,6 @@ class Completion:
             (name, f"{used.rows:,}", f"{used.compute_ns / 1e6:,.1f} ms")
             for name, used in sorted(self.usage.by_host.items())
         ]
-        about = f"{len(self.token_ids)} tokens ({self.finish_reason}) in {self.timing.total_s:.2f} s"
-        return html_line(self) + html_line(about) + html_table(("host", "expert rows", "compute"), hosts)
+        why = _ENDS.get(self.finish_reason, self.finish_reason)
+        about = f"{len(self.token_ids)} tokens in {self.timing.total_s:.2f} s, {why}"
+        return html_line(self) + html_line(about, minor=True) + html_table(("host", "expert rows", "compute"), hosts)

@@ -14,6 +14,7 @@ from rios.dmoe.split import Copies
 
 _HOTTEST = 5
 _NAMES = 6
+_MANY = 10
 
 
 def explain(
@@ -44,10 +45,13 @@ def _asked(problem: Problem, replicas: int | None, least: int) -> list[str]:
         if replicas is None
         else f"exactly {replicas} {'copy' if replicas == 1 else 'copies'} of each, on different workers"
     )
+    room = have / max(1, need)
+    slowest, fastest = problem.speed.min(), problem.speed.max()
     sizes = (
-        f"{problem.experts} experts in {problem.layers} layers, {bytes_in_words(need)} in all, on "
-        f"{len(problem.workers)} workers (speeds {problem.speed.min():g} to {problem.speed.max():g}) on "
-        f"{problem.machines} machines with {bytes_in_words(have)}: room for {have / max(1, need):.2f} copies of all."
+        f"{_counted(problem.experts, 'expert')} in {_counted(problem.layers, 'layer')}, {bytes_in_words(need)} in all, "
+        f"on {_counted(len(problem.workers), 'worker')} (speeds {slowest:.3g} to {fastest:.3g}) "
+        f"on {_counted(problem.machines, 'machine')} with {bytes_in_words(have)}: room for "
+        f"{f'{room:,.0f}' if room >= _MANY else f'{room:.2f}'} copies of all."
     )
     return [sizes, f"Asked for: {wish}."]
 
@@ -102,15 +106,16 @@ def _slowest_of_layer(problem: Problem, copies: Copies) -> float:
 
 
 def _hottest(problem: Problem, copies: Copies) -> list[str]:
+    if np.ptp(problem.pull) == 0:
+        return []  # as where nothing was measured yet
     of_layer = problem.pull / (problem.layer_ideal * problem.speed.sum())[problem.layer]
     lines = []
     for expert in np.argsort(-problem.pull, kind="stable")[:_HOTTEST].tolist():
         start = int(copies.starts[expert])
         holders = range(start, start + int(copies.counts[expert]))
         shares = [f"{problem.workers[copies.worker[at]].name} {copies.fraction[at]:.0%}" for at in holders]
-        lines.append(
-            f"Hot: {problem.name(expert)} takes {of_layer[expert]:.1%} of its layer, shared by {_list(shares)}."
-        )
+        where = f"shared by {_list(shares)}" if len(shares) > 1 else f"on {problem.workers[copies.worker[start]].name}"
+        lines.append(f"Hot: {problem.name(expert)} takes {of_layer[expert]:.1%} of its layer, {where}.")
     return lines
 
 
@@ -155,6 +160,10 @@ def _changes(problem: Problem, assignment: Assignment, before: Sequence[Sequence
     if joined := [name for name in names if name not in known]:
         lines.append(f"Without experts before: {_list(joined)}.")
     return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _list(items: Sequence[str]) -> str:

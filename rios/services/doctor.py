@@ -68,7 +68,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("device", True, f"{picked}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
     free = device.free_bytes(picked)
     yield Finding("memory", free > 1 << 29, f"{size(free)} free for shards and trunks")
-    yield Finding("machine", True, machine_id())
+    yield Finding("machine", True, f"{machine_id()}; hosts that say the same share memory")
     yield _ports()
     yield from _jupyter()
     yield from _parts(_ROOT)
