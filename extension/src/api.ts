@@ -23,8 +23,8 @@ export interface Transport {
 export interface Listener {
   /** Connected, and heard of just now. */
   alive(): void;
-  /** Not connected; a new try is under way. `forbidden` where the sign-in is at fault. */
-  away(forbidden: boolean): void;
+  /** Not connected; a new try is under way. `signedOut` where the sign-in is at fault. */
+  away(signedOut: boolean): void;
   networks(found: unknown): void;
   event(network: string, event: unknown): void;
   /** The followed network cannot be followed now. */

@@ -9,6 +9,7 @@ import { PanelName, PanelView } from './panels';
 import { format } from './text';
 
 const NETWORK = '0000000000000000';
+const NETWORKS = [{ id: NETWORK, kind: 'local', address: '', kernel: 'gateway', started_at: 0, notebook: '' }];
 const RETRY_MS = 2000;
 const SILENT_MS = 25_000;
 const SECTIONS: Array<[PanelName, string]> = [
@@ -48,8 +49,7 @@ class Stream implements Following {
   private last: () => string | null = () => null;
 
   constructor(private readonly listener: Listener) {
-    const networks = [{ id: NETWORK, kind: 'local', address: '', kernel: 'gateway', started_at: 0, notebook: '' }];
-    setTimeout(() => listener.networks(networks));
+    setTimeout(() => listener.networks(NETWORKS));
   }
 
   network(_id: string | null, last: () => string | null): void {
@@ -82,6 +82,7 @@ class Stream implements Following {
     if (!response.ok || response.body === null) {
       return response.status;
     }
+    this.listener.networks(NETWORKS); // who signed in again begins anew
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = '';
     try {
@@ -115,7 +116,7 @@ const main = document.getElementById('dashboard');
 if (main !== null) {
   const model = new PanelModel(new GatewayTransport(main.dataset['csrf'] ?? ''));
   const trans = { __: format };
-  const signIn = 'You are not signed in any more. Reload the page to sign in again.';
+  const signIn = 'You are not signed in here any more. Reload the page to sign in again.';
   const env: Env = { model, trans, prefs: { ...DEFAULT_PREFS }, keep: () => undefined, openNotebook: null, manages: false, signIn };
   createRoot(main).render(
     <>

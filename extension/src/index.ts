@@ -37,7 +37,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
     };
     model.onChosen(network => keep({ network }));
     const openNotebook = (path: string) => void app.commands.execute('docmanager:open', { path });
-    const signIn = trans.__('Jupyter does not let you in. Reload the page and sign in again.');
+    const signIn = trans.__('You are not signed in here any more. Sign in again, then reload the page.');
     const env: Env = { model, trans, prefs, keep, openNotebook, manages: true, signIn };
     const sidebar = new Sidebar(env);
     app.shell.add(sidebar, 'left', { rank: 650, type: 'rios' });

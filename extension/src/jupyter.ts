@@ -44,6 +44,7 @@ class Socket implements Following {
   private socket: WebSocket | null = null;
   private tries = 0;
   private closed = false;
+  private looking = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private readonly beat: ReturnType<typeof setInterval>;
   private followed: { id: string | null; last: () => string | null } = { id: null, last: () => null };
@@ -53,11 +54,8 @@ class Socket implements Following {
     private readonly listener: Listener
   ) {
     this.open();
-    this.beat = setInterval(() => {
-      if (this.socket?.readyState === WebSocket.OPEN) {
-        listener.alive();
-      }
-    }, ALIVE_MS);
+    this.beat = setInterval(() => void this.look(), ALIVE_MS);
+    document.addEventListener('visibilitychange', this.look);
   }
 
   network(id: string | null, last: () => string | null): void {
@@ -69,7 +67,42 @@ class Socket implements Following {
     this.closed = true;
     clearTimeout(this.timer);
     clearInterval(this.beat);
+    document.removeEventListener('visibilitychange', this.look);
     this.socket?.close();
+  }
+
+  /** A socket stays open when its user signs out elsewhere in the browser: requests show that, and do not count as use. */
+  private look = async (): Promise<void> => {
+    if (this.socket?.readyState !== WebSocket.OPEN) {
+      return;
+    }
+    if (!document.hidden && !this.looking) {
+      this.looking = true;
+      const signedOut = await this.signedOut();
+      this.looking = false;
+      if (signedOut && !this.closed) {
+        this.listener.away(true);
+        this.socket?.close();
+        return;
+      }
+    }
+    if (this.socket?.readyState === WebSocket.OPEN) {
+      this.listener.alive();
+    }
+  };
+
+  private async signedOut(): Promise<boolean> {
+    const url = URLExt.join(this.settings.baseUrl, 'rios', 'networks') + '?no_track_activity=1';
+    const ask = (redirect: RequestRedirect) => ServerConnection.makeRequest(url, { redirect }, this.settings);
+    try {
+      const { redirected, status } = await ask('follow');
+      // Where the server has ended, its hub leads to itself: its page to sign in, or for somebody else, that there is
+      // nothing. To the same user it says 424, and 403 while the server is ending.
+      return redirected ? status === 200 || status === 404 : status === 401 || status === 403;
+    } catch {
+      // Nobody answers; or what lets people in is elsewhere, where this page may not follow.
+      return ask('manual').then(answer => answer.type === 'opaqueredirect').catch(() => false);
+    }
   }
 
   private say(): void {
@@ -113,15 +146,10 @@ class Socket implements Following {
     }
     this.socket = null;
     // A browser does not say why a socket did not open: a plain request does.
-    let forbidden = false;
-    try {
-      const url = URLExt.join(this.settings.baseUrl, 'rios', 'networks');
-      const status = (await ServerConnection.makeRequest(url, {}, this.settings)).status;
-      forbidden = status === 401 || status === 403;
-    } catch {
-      forbidden = false;
+    this.listener.away(await this.signedOut());
+    if (this.closed) {
+      return;
     }
-    this.listener.away(forbidden);
     this.timer = setTimeout(() => this.open(), RETRY_MS[Math.min(this.tries++, RETRY_MS.length - 1)]);
   }
 }

@@ -5,9 +5,10 @@ import * as shapes from './shapes';
 
 /**
  * none: there is no network. loading: nothing is known yet. live: current. stale: known, not current.
- * outage: nothing is known, for nobody answers. forbidden: the server does not let us.
+ * outage: nothing is known, for nobody answers. forbidden: the network does not let us. out: who looks is not signed in,
+ * and may be anybody: nothing of whoever was is kept.
  */
-export type Status = 'none' | 'loading' | 'live' | 'stale' | 'outage' | 'forbidden';
+export type Status = 'none' | 'loading' | 'live' | 'stale' | 'outage' | 'forbidden' | 'out';
 
 /** One moment of the panel; a new object whenever something changed. */
 export interface Snapshot {
@@ -126,14 +127,18 @@ export class PanelModel implements Listener {
       this.set({ status: 'live', heardAt: Date.now(), problem: null });
     } else if (this.snapshot.status === 'live') {
       this.snapshot.heardAt = Date.now(); // every few seconds; nothing is drawn anew for it
-    } else if (this.snapshot.status === 'outage' || this.snapshot.status === 'forbidden') {
+    } else if (['outage', 'forbidden', 'out'].includes(this.snapshot.status)) {
       this.set({ status: 'loading', problem: null });
       this.select();
     }
   }
 
-  away(forbidden: boolean): void {
-    this.fell(forbidden ? 'forbidden' : 'outage', null);
+  away(signedOut: boolean): void {
+    if (signedOut) {
+      this.out();
+    } else if (this.snapshot.status !== 'out') {
+      this.fell('outage', null);
+    }
   }
 
   networks(found: unknown): void {
@@ -250,6 +255,16 @@ export class PanelModel implements Listener {
     clearTimeout(this.timer);
     const wait = RETRY_MS[Math.min(this.tries++, RETRY_MS.length - 1)] ?? 8000;
     this.timer = setTimeout(() => void this.fetch(), wait);
+  }
+
+  /** Whoever lets people in does not know who looks now. */
+  private out(): void {
+    this.fetches++; // what is under way comes for somebody who has gone
+    clearTimeout(this.timer);
+    this.last = null;
+    this.jobs = new Map();
+    const nothing = { heardAt: null, problem: null, networks: [], network: null, sections: {}, jobs: EMPTY, onChainWei: null };
+    this.set({ status: 'out', ...nothing, jobsProblem: null });
   }
 
   /** Nothing comes any more: what is known stays, and shows since when. */

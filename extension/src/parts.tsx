@@ -78,7 +78,14 @@ export function Notice(): React.ReactElement | null {
   if (status === 'forbidden') {
     return (
       <div className="rios-notice rios-forbidden" role="alert">
-        <b>{trans.__('Not allowed')}</b> {problem ? <Said fault={problem} trans={trans} /> : signIn}
+        <b>{trans.__('Not allowed')}</b> {problem ? <Said fault={problem} trans={trans} /> : null}
+      </div>
+    );
+  }
+  if (status === 'out') {
+    return (
+      <div className="rios-notice rios-forbidden" role="alert">
+        <b>{trans.__('Signed out')}</b> {signIn}
       </div>
     );
   }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
 import httpx2
@@ -15,6 +16,7 @@ from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import ws_authenticated
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
+from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
@@ -25,6 +27,11 @@ from rios.words.errors import InvalidRequest, RiosError
 
 # A network made in a kernel shows within this; a look reads one directory.
 _LOOK_S = 0.5
+# Whoever signs out keeps an open socket: so often it is asked whether he is still let in. Servers of JupyterHub ask the
+# hub itself about a session every five minutes (`HubOAuth.cache_max_age`).
+_ASK_S = 5.0
+SIGNED_OUT = 4401
+"""Why a socket was closed, as WebSockets number reasons of applications; by its last digits as HTTP does."""
 _MESSAGE_MAX = 1_000
 
 
@@ -78,10 +85,24 @@ class Stream(WebSocketMixin, WebSocketHandler, JupyterHandler):
     async def _say(self, **said: Any) -> None:
         await self.write_message(json.dumps(said))
 
+    async def _signed_in(self) -> bool:
+        request = HTTPServerRequest("GET", self.request.uri, headers=self.request.headers, connection=_Nobody())
+        asked = JupyterHandler(self.application, request)  # what is known of this one stays as it was
+        try:
+            return await ensure_async(self.identity_provider.get_user(asked)) is not None
+        except HTTPError:  # whoever would know does not answer
+            return True
+
     async def _look(self) -> None:
         before: list[dict[str, Any]] | None = None
+        ask_at = time.monotonic() + _ASK_S
         try:
             while True:
+                if time.monotonic() > ask_at:
+                    if not await self._signed_in():
+                        self.close(SIGNED_OUT, "signed out")
+                        return
+                    ask_at = time.monotonic() + _ASK_S
                 manager: Any = self.session_manager
                 found = await self.networks.shown(manager)
                 if found != before:
@@ -106,6 +127,13 @@ class Stream(WebSocketMixin, WebSocketHandler, JupyterHandler):
             return
         except (RiosError, httpx2.TransportError) as error:
             await self._say(lost=lost(error), network=network_id)
+
+
+class _Nobody:
+    """The connection of a request that nobody sent."""
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """It never closes."""
 
 
 async def _events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:

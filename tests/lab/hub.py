@@ -22,6 +22,8 @@ from tests.waiting import until
 
 PREFIX = "/physics/"
 END_S = 10.0
+KNOWN_S = 2
+"""So many seconds a user's server believes what the hub said of a session; five minutes where nothing else is set."""
 PROXY = ROOT / "extension" / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy"
 # What a spawner hands on of its own environment is little: who has set these wants them in users' servers too.
 _HANDED_ON = ("PYTHONPATH", "JUPYTER_PATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RIOS_WARM_S")
@@ -63,7 +65,8 @@ class Hub:
         self.homes = {user: Home(folder / "homes" / user) for user in users}
         for home in self.homes.values():
             home.work.mkdir(parents=True)
-        self.url = f"http://127.0.0.1:{free_port()}{PREFIX}"
+        self.origin = f"http://127.0.0.1:{free_port()}"
+        self.url = f"{self.origin}{PREFIX}"
         said = _CONFIG.format(
             url=self.url,
             hub=f"http://127.0.0.1:{free_port()}",
@@ -73,7 +76,7 @@ class Hub:
             users=set(users),
             homes=str(folder / "homes" / "{username}"),
             python=sys.executable,
-            args=["--allow-root", *without_news(folder)],
+            args=["--allow-root", f"--HubOAuth.cache_max_age={KNOWN_S}", *without_news(folder)],
             environment={name: os.environ[name] for name in _HANDED_ON if name in os.environ},
             deadline=int(DEADLINE_S),
         )
@@ -96,6 +99,12 @@ class Hub:
         page.locator("input[name=username]").fill(user)
         page.locator("input[name=password]").fill(self.password)
         page.locator("[type=submit]").click()
+
+    def sign_out(self, page: Page) -> None:
+        """As a user does it on the hub's own pages."""
+        page.goto(f"{self.url}hub/home", timeout=LOAD_MS)
+        page.locator("#logout").click()
+        page.wait_for_url(f"{self.url}hub/login**", timeout=LOAD_MS)
 
     def close(self) -> None:
         """End it, with its proxy and the users' servers, which have sessions of their own."""

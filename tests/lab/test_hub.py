@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pytest
+import websocket
 from playwright.sync_api import Page, expect
 
 from tests.lab.browser import (
@@ -52,9 +55,9 @@ class User:
     heard: list[str] = field(default_factory=list)
     first: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def network(self) -> str:
-        """The id of the network that the panel looks at."""
+    @cached_property
+    def network_id(self) -> str:
+        """The id of the network that the panel looked at when it was asked for first."""
         found = wallet_of(self.page).locator("[data-network]").get_attribute("data-network")
         assert found
         return found
@@ -104,7 +107,7 @@ def test_each_sees_its_own_money_and_jobs_and_nothing_of_the_others(users: dict[
     alice, bob = users["alice"], users["bob"]
     for one, other in ((alice, bob), (bob, alice)):
         expect(wallet_of(one.page).get_by_title(one.first["address"])).to_be_visible()
-        secrets = (other.first["address"], other.first["id"], other.network)
+        secrets = (other.first["address"], other.first["id"], other.network_id)
         assert not [text for text in one.heard if any(secret in text for secret in secrets)]
 
 
@@ -129,9 +132,9 @@ def test_nobody_reaches_the_others_server(lab: Hub, users: dict[str, User]) -> N
     for user in users.values():
         for other in users.values():
             root = f"{lab.url}user/{other.name}/rios/networks"
-            answer = user.page.context.request.get(f"{root}/{other.network}/state")
+            answer = user.page.context.request.get(f"{root}/{other.network_id}/state")
             assert answer.status == (200 if user is other else 403), answer.text()
-            other_s = user.page.context.request.get(f"{lab.url}user/{user.name}/rios/networks/{other.network}/state")
+            other_s = user.page.context.request.get(f"{lab.url}user/{user.name}/rios/networks/{other.network_id}/state")
             assert other_s.status == (200 if user is other else 404), other_s.text()
 
 
@@ -146,6 +149,68 @@ def test_a_reload_restores(users: dict[str, User]) -> None:
     expect(line(page, "Deposited")).to_have_attribute("data-wei", "2000000000000000001")
 
 
+# What a page can do with a token, as a program in it would: the status of each answer, or of none.
+ASK = """async ([paths, token]) => Promise.all(paths.map(async path => {
+    const headers = token ? {Authorization: `token ${token}`} : {};
+    const answer = await fetch(path, {headers, redirect: 'manual'});
+    return answer.status;
+}))"""
+
+
+def _shows_nothing(page: Page, user: User) -> None:
+    """Who looks is told that he is signed out, and of the user there is nothing in the sidebar."""
+    expect(page.locator(".rios-forbidden")).to_contain_text("Signed out", timeout=LOAD_MS)
+    expect(page.locator(".rios-forbidden")).to_contain_text("Sign in again")
+    expect(page.locator(".rios-sidebar [data-wei]")).to_have_count(0)
+    expect(page.locator(".rios-sidebar .rios-button")).to_have_count(0)
+    shown = page.locator(".rios-sidebar").inner_html()
+    of_him = (user.first["address"], user.first["id"][:8], user.network_id, "own.ipynb")
+    assert not [one for one in of_him if one in shown]
+
+
+def _ask(page: Page, paths: list[str], token: str = "") -> list[int]:
+    found: list[int] = page.evaluate(ASK, [paths, token])
+    return found
+
+
+def test_who_signs_out_leaves_nothing_to_the_next_one_in_the_same_browser(lab: Hub, users: dict[str, User]) -> None:
+    alice, bob = users["alice"], users["bob"]
+    page, user = alice.page, f"{PREFIX}user/alice"
+    paths = [f"{user}/api/me", f"{user}/rios/networks", f"{user}/rios/networks/{alice.network_id}/state"]
+    token = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).token")
+    assert token, "the page has the token that it asks with"
+    assert _ask(page, [*paths, f"{PREFIX}hub/api/user"], token) == [200] * 4
+    cookies = "; ".join(f"{one['name']}={one['value']}" for one in page.context.cookies(f"{lab.url}user/alice/"))
+    stream = f"{lab.url.replace('http', 'ws', 1)}user/alice/rios/stream"
+    other = page.context.new_page()
+    told = websocket.create_connection(stream, timeout=LOAD_MS / 1000, cookie=cookies, origin=lab.origin)
+    with contextlib.ExitStack() as ends:  # of the same sign-in, and with nobody who would close it
+        ends.callback(told.shutdown)
+        assert alice.network_id in told.recv()
+        lab.sign_out(other)
+        page.bring_to_front()
+        _shows_nothing(page, alice)
+        shot(page, "hub-signed-out")
+        assert not set(_ask(page, [*paths, f"{PREFIX}hub/api/user"], token)) & {200}
+        assert not set(_ask(page, paths)) & {200}
+        while told.recv_data()[0] != websocket.ABNF.OPCODE_CLOSE:
+            pass  # what it was told before
+
+    heard: list[str] = []
+    hear(other, heard)
+    lab.sign_in(other, "bob")
+    other.wait_for_url(f"{lab.url}user/bob/lab**", timeout=LOAD_MS)
+    ready(other)
+    command(other, "rios:jobs")
+    expect(row_of(other, bob.first["id"])).to_be_visible(timeout=LOAD_MS)
+    secrets = (alice.first["address"], alice.first["id"], alice.network_id)
+    assert not [text for text in (*heard, other.content()) if any(secret in text for secret in secrets)]
+    page.bring_to_front()
+    _shows_nothing(page, alice)
+    assert not set(_ask(page, [*paths, f"{PREFIX}hub/api/user"], token)) & {200}
+    other.close()
+
+
 def test_a_server_that_the_hub_has_stopped_leaves_its_figures_with_their_age(lab: Hub, users: dict[str, User]) -> None:
     page, first = users["bob"].page, users["bob"].first
     home = page.context.new_page()
@@ -155,3 +220,7 @@ def test_a_server_that_the_hub_has_stopped_leaves_its_figures_with_their_age(lab
     expect(page.locator(".rios-stale")).to_contain_text(re.compile(r"These figures are \d+ (s|min) old"))
     expect(line(page, "Available")).to_have_attribute("data-wei", first["available"])
     expect(wallet_of(page).get_by_role("button", name="Deposit")).to_be_disabled()
+
+    lab.sign_out(home)
+    page.bring_to_front()
+    _shows_nothing(page, users["bob"])
