@@ -368,7 +368,7 @@ def test_what_a_closed_network_gave_shows_itself(gone: Gone) -> None:
         assert shown_as[name].count("this network was closed; make another one") == 3, shown_as[name]
     assert shown_as["Wallet"].count(gone.address) == 3
     assert shown_as["Earnings"].count(gone.address) == 3
-    assert "<Deployment 'demo': unknown: " in shown_as["Deployment"]
+    assert "<Deployment 'demo' unknown: " in shown_as["Deployment"]
     assert "done, 2 of 2 tokens" in shown_as["Job"]
     assert "2 of 2" in shown_as["Jobs"]
     assert "closed" in shown_as["Network"]

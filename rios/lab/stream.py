@@ -86,7 +86,8 @@ class Stream(WebSocketMixin, WebSocketHandler, JupyterHandler):
         await self.write_message(json.dumps(said))
 
     async def _signed_in(self) -> bool:
-        request = HTTPServerRequest("GET", self.request.uri, headers=self.request.headers, connection=_Nobody())
+        nobody: Any = _Nobody()
+        request = HTTPServerRequest("GET", self.request.uri, headers=self.request.headers, connection=nobody)
         asked = JupyterHandler(self.application, request)  # what is known of this one stays as it was
         try:
             return await ensure_async(self.identity_provider.get_user(asked)) is not None

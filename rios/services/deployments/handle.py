@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rios.services.generation import Model
 
 WAIT_S = 300.0
-_LOOK_S = 0.02
+_LOOK_S, _SHOWN = 0.02, ("reason", "revision", "replicas", "replicas_max")
 _FRESH = {"failures": 0, "retry_at": 0, "reason": ""}
 
 
@@ -66,15 +66,12 @@ class Deployment(Shown):
         self._rules = rules
 
     def __repr__(self) -> str:
-        status = answer(lambda: self.status)
-        return f"<Deployment {self.name!r}{':' if isinstance(status, Unknown) else ''} {status}>"
+        return f"<Deployment {self.name!r} {answer(lambda: self.status)}>"
 
     def _table(self) -> tuple[tuple[str, str], list[tuple[str, object]]]:
-        app = answer(self._app)
-        if isinstance(app, Unknown):
+        if isinstance(app := answer(self._app), Unknown):
             return ("deployment", self.name), [("status", app)]
-        names = ("reason", "revision", "replicas", "replicas_max")
-        return ("deployment", self.name), [("status", app.state), *((name, getattr(app, name)) for name in names)]
+        return ("deployment", self.name), [("status", app.state), *((name, getattr(app, name)) for name in _SHOWN)]
 
     def widget(self) -> Any:
         """It in the notebook, live: state, replicas, requests, cost, hosts and log, with buttons to scale and stop."""
