@@ -20,6 +20,9 @@ const SECTIONS: Array<[PanelName, string]> = [
 const ROOT = '/dashboard/panel';
 
 class GatewayTransport implements Transport {
+  private listener: Listener | null = null;
+  private stream: Stream | null = null;
+
   constructor(private readonly csrf: string) {}
 
   async ask(_network: string | null, method: 'GET' | 'POST' | 'DELETE', path: string, body?: unknown): Promise<Answer> {
@@ -30,6 +33,10 @@ class GatewayTransport implements Transport {
     } catch (error) {
       throw new PanelError('outage', 'GatewayLost', String(error));
     }
+    if (response.status === 401) {
+      this.listener?.away(true);
+      this.stream?.again();
+    }
     return { status: response.status, body: await response.json().catch(() => null) };
   }
 
@@ -38,7 +45,8 @@ class GatewayTransport implements Transport {
   }
 
   follow(listener: Listener): Following {
-    return new Stream(listener);
+    this.listener = listener;
+    return (this.stream = new Stream(listener));
   }
 }
 
@@ -54,6 +62,10 @@ class Stream implements Following {
 
   network(_id: string | null, last: () => string | null): void {
     this.last = last;
+    this.again();
+  }
+
+  again(): void {
     this.stop.abort();
     void this.run((this.stop = new AbortController()));
   }

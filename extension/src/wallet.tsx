@@ -275,11 +275,19 @@ function Earned(props: {
   onOpen: () => void;
 }): React.ReactElement | null {
   const { trans } = useEnv();
-  const earnings = useSnapshot().sections.earnings;
+  const { earnings, wallet } = useSnapshot().sections;
   if (!earnings) {
     return null;
   }
   const data = earnings.data;
+  if (earnings.error?.type === 'NotFound' && wallet?.data?.address === null) {
+    return (
+      <>
+        <h3>{trans.__('Earned by own workers')}</h3>
+        <p>{trans.__('Nothing: a worker earns for an address on the chain, and there is none here.')}</p>
+      </>
+    );
+  }
   return (
     <>
       <h3>{trans.__('Earned by own workers')}</h3>

@@ -123,6 +123,7 @@ def test_the_dashboard_shows_what_is_the_users(page: Page, ann: User, bob: User)
     dialog.get_by_role("button", name="What will happen").click()
     expect(dialog.get_by_role("alert")).to_contain_text("more than the wallet has")
     page.keyboard.press("Escape")
+    expect(page.locator(".rios-wallet")).to_contain_text("Nothing: a worker earns for an address on the chain")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -142,4 +143,5 @@ def test_other_pages_cannot_act_and_who_signs_out_is_out(page: Page, door: Door,
     assert httpx2.get(f"{door.url}/dashboard").headers["location"] == "/login?next=%2Fdashboard"
     page.context.clear_cookies()
     page.get_by_role("listbox", name="Jobs").get_by_role("option").first.click()
-    expect(page.get_by_role("alert").first).to_contain_text("signed in")
+    expect(page.get_by_role("alert").first).to_contain_text("Signed out", timeout=LOAD_MS)
+    expect(page.locator("[data-wei], [role=option]")).to_have_count(0)

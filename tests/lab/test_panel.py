@@ -442,4 +442,5 @@ def test_who_is_signed_out_is_told_so(page: Page, server: Jupyter, first: Any) -
     server.token = "a" * 32  # the old one is worth nothing any more
     page.context.clear_cookies()
     server.start()
-    expect(page.locator(".rios-forbidden")).to_contain_text("sign in again", timeout=LOAD_MS)
+    expect(page.locator(".rios-forbidden")).to_contain_text("Signed out", timeout=LOAD_MS)
+    expect(page.locator(".rios-sidebar [data-wei]")).to_have_count(0)
