@@ -201,7 +201,7 @@ PANELS = {
     "A network for others": "up gateway login logout deploy undeploy backup restore certs",
     "Who may do what": "roles limits token users audit",
     "Applications": "apply apps app open logs events scale pause resume restart rollback delete exec secrets rotate "
-    "org-secrets org-secret",
+    "org-secrets org-secret snapshots snapshot",
     "Money": "wallet usage costs invoice refund price-book discounts discount settle claim reconcile prove export "
     "verify govern",
     "Reports": "report",
@@ -215,9 +215,9 @@ def _arrange(app: typer.Typer) -> None:
     order = list(PANELS)
 
     def place(one: Any) -> tuple[int, int]:
-        panel, at = places[one.name or one.callback.__name__.replace("_", "-")]
+        panel, at = places.get(one.name or one.callback.__name__.replace("_", "-"), (None, 0))
         one.rich_help_panel = panel
-        return order.index(panel), at
+        return (len(order) if panel is None else order.index(panel)), at
 
     app.registered_commands.sort(key=place)
     app.registered_groups.sort(key=place)

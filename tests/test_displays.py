@@ -289,7 +289,7 @@ Handles = dict[str, Any]
 def _handles(net: Any, model: Any, app: Any) -> Handles:
     """All that a user holds of a network, widgets too, by what it is."""
     held: list[Any] = [net, net.dmoe, model, net.jobs, net.billing, net.wallet, net.earnings, net.governance, app]
-    held += [net.deploy, net.deploy.secrets, net.reports, net.workers]
+    held += [app.snapshots, net.deploy, net.deploy.secrets, net.reports, net.workers]
     widgets = {"panel": net.widget(), "wallet": net.widget("wallet"), "of the model": model.widget()}
     return {type(one).__name__: one for one in held} | widgets | {"of the app": app.widget()}
 
