@@ -1,4 +1,4 @@
-"""An empty database of each kind, and a ledger in it."""
+"""A database of each kind with nothing in its tables, and a ledger in it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pytest
 
 from rios.billing.ledger import Ledger
 from tests.billing.clock import Clock
-from tests.storage.databases import KINDS, drop_database, new_database, new_tables
+from tests.storage.databases import KINDS, drop_database, new_tables
 
 
 @pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database: SQLite, then PostgreSQL."""
-    found = new_database(request.param, tmp_path)
+    """The URL of a database with nothing in its tables: SQLite, then PostgreSQL."""
+    found = new_tables(request.param, tmp_path)
     yield found
     drop_database(found)
 
 
 @pytest.fixture
 def postgres_url(tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database on a PostgreSQL server."""
-    found = new_database("postgres", tmp_path)
+    """The URL of a database with nothing in its tables, on a PostgreSQL server."""
+    found = new_tables("postgres", tmp_path)
     yield found
     drop_database(found)
 

@@ -11,16 +11,16 @@ from rios.billing.ledger import Ledger
 from rios.reporting import bench_ledger, postgres
 from rios.storage.engine import Database
 from rios.words.errors import RiosError
-from tests.storage.databases import KINDS, drop_database, new_database
+from tests.storage.databases import KINDS, drop_database, new_tables
 
 
 @pytest.fixture(params=KINDS)
 def new(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Makes empty databases of a kind."""
+    """Makes databases of a kind with nothing in their tables."""
     made: list[str] = []
 
     def make() -> str:
-        made.append(new_database(request.param, tmp_path))
+        made.append(new_tables(request.param, tmp_path))
         return made[-1]
 
     yield make

@@ -18,7 +18,7 @@ from rios.services.webhooks import Webhooks
 from rios.storage.gateway_models import NetworkKeyRow
 from rios.words.config import settings
 from rios.words.errors import InvalidRequest
-from tests.storage.databases import drop_database, new_database
+from tests.storage.databases import drop_database, new_tables
 
 
 def opened(home: Path | None, database: str | None) -> Purse:
@@ -38,7 +38,7 @@ def known(purse: Purse, home: Path | None) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    url = new_database("postgres", tmp_path_factory.mktemp("postgres"))
+    url = new_tables("postgres", tmp_path_factory.mktemp("postgres"))
     yield url
     drop_database(url)
 

@@ -74,7 +74,8 @@ def _made(kind: str) -> str:
 def _postgres(name: str, *, like: str = "template1") -> str:
     uri: str = _server().get_uri()
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}")  # type: ignore[call-overload]
+        # By way of its log, which is what it does unless told, it takes half a second of a core: ten times as long.
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {like} STRATEGY FILE_COPY")  # type: ignore[call-overload]
     return uri.replace("/postgres?", f"/{name}?")
 
 

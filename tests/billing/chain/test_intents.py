@@ -25,7 +25,7 @@ from rios.billing.ledger.ledger import Ledger
 from rios.words.errors import InvalidAmount, InvalidRequest, LedgerConflict
 from tests.billing.chain.conftest import FUND
 from tests.billing.chain.nets import ALICE, NOBODY
-from tests.storage.databases import new_database
+from tests.storage.databases import new_tables
 
 CHAIN = 2**52  # beyond what a column of 32 bits holds
 ATTEMPT = Attempt(tx_hash="0x" + 64 * "1", raw=b"\x02raw", max_fee_wei=2**70, tip_wei=1)
@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IntentStor
     if request.param == "memory":
         yield MemoryIntentStore()
         return
-    url = new_database(request.param, tmp_path)
+    url = new_tables(request.param, tmp_path)
     with Ledger.open(url, timeout_s=20) as ledger:
         yield SqlIntentStore(ledger)
 

@@ -12,7 +12,7 @@ from rios.billing.ledger import Ledger
 from rios.billing.ledger.intents import SqlIntentStore, insert
 from rios.words.errors import LedgerConflict
 from tests.billing.make import OWNERS
-from tests.storage.databases import KINDS, drop_database, new_database
+from tests.storage.databases import KINDS, drop_database, new_tables
 
 SENDER, OTHER = OWNERS[0], OWNERS[1]
 ATTEMPT = Attempt(tx_hash="0xab", raw=b"\x02\xff", max_fee_wei=2**80, tip_wei=1)
@@ -27,7 +27,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[IntentStor
     if request.param == "memory":
         yield MemoryIntentStore()
         return
-    url = new_database(request.param, tmp_path)
+    url = new_tables(request.param, tmp_path)
     with Ledger.open(url, timeout_s=20) as ledger:
         yield SqlIntentStore(ledger)
     drop_database(url)
