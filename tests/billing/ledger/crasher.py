@@ -6,6 +6,8 @@ ended. The children are forked from a process that has imported all and opened n
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
@@ -23,6 +25,8 @@ from tests.billing.ledger.history import perform
 # Before and after each statement and each commit.
 _MOMENTS = ("before_cursor_execute", "after_cursor_execute", "commit", "checkin", "rollback")
 _LOCKED_S = 0.2
+# What opens a database imports when the first one is opened.
+_USED = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite")
 
 
 def _die_at(count: int) -> None:
@@ -95,6 +99,9 @@ def _fork(case: dict[str, Any]) -> tuple[int, int]:
 
 def main() -> None:
     """What the module says."""
+    for name in _USED:
+        importlib.import_module(name)
+    gc.freeze()  # else the collector copies what each child shares with this process
     for line in sys.stdin:
         print(*_fork(json.loads(line)), flush=True)
 
