@@ -49,7 +49,7 @@ def _cases(draw: st.DrawFn) -> tuple[Terms, Work, Request, list[object], int]:
     return draw(make.terms()), work, request, draw(make.events(request, work, positions)), asked
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_cases(), st.booleans())
 def test_no_routing_costs_more_than_the_highest_price(
     case: tuple[Terms, Work, Request, list[object], int], ended: bool
@@ -61,7 +61,7 @@ def test_no_routing_costs_more_than_the_highest_price(
     assert found.lowest_wei <= found.expected_wei <= found.highest_wei
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_cases(), st.data())
 def test_no_division_into_steps_costs_more_than_their_holds(
     case: tuple[Terms, Work, Request, list[object], int], data: st.DataObject
