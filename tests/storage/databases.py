@@ -80,7 +80,7 @@ def _made(kind: str) -> str:
 def _postgres(name: str, *, like: str = "template1") -> str:
     uri: str = _server().get_uri()
     with psycopg.connect(uri, autocommit=True) as connection:
-        # By way of its log, which is what it does unless told, it takes half a second of a core: ten times as long.
+        # By way of its log, which is what it does unless told, it takes 0.15 to 0.4 s of a core, not 0.06 to 0.13.
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {like} STRATEGY FILE_COPY")  # type: ignore[call-overload]
     return uri.replace("/postgres?", f"/{name}?")
 
