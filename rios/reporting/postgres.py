@@ -32,7 +32,9 @@ def server() -> Iterator[Callable[[], str]]:
     base.chmod(0o755)
     runtime = base / "runtime"
     runtime.mkdir(mode=0o700)
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    given = os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    # The server's lock would else be one file for all users of the machine, which is the first one's.
+    Path(given, "python_PostgresServer").mkdir(exist_ok=True)
     numbers = itertools.count()
     try:
         started = programs.get_server(base / "data", cleanup_mode="delete")
