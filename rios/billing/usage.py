@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from json.encoder import encode_basestring as quoted
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from rios.billing.books import BYTES, EXPERT, MINIMUM, RESOURCE_LINES, TOKENS_IN, TOKENS_OUT
 from rios.billing.pricing import Host
+from rios.words.canonical import EXACT_MAX, canonical
 from rios.words.display import Shown
 from rios.words.errors import InvalidRequest
 from rios.words.events import UsageEvent, UsageEvents
@@ -137,8 +139,20 @@ class UsageRecord(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The record as a canonical document: what may pass 2^53 is decimal text."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = {name: getattr(self, name) for name in FIELDS}
         return {**found, "quantity": str(self.quantity), "measured_ns": str(self.measured_ns)}
+
+    def to_json(self) -> str:
+        """The canonical JSON of `to_dict`, written out: it is made for each record of each request."""
+        if max(self.ask_bp, self.events, self.hold_step, self.rows) > EXACT_MAX:
+            return canonical(self.to_dict()).decode()  # which says what is wrong with it
+        return (
+            f'{{"ask_bp":{self.ask_bp},"device_class":{quoted(self.device_class)},"events":{self.events},'
+            f'"events_digest":{quoted(self.events_digest)},"hold_step":{self.hold_step},'
+            f'"measured_ns":"{self.measured_ns}","model":{quoted(self.model)},"owner":{quoted(self.owner)},'
+            f'"quantity":"{self.quantity}","resource":{quoted(self.resource)},"rows":{self.rows},'
+            f'"source":{quoted(self.source)},"usage_id":{quoted(self.usage_id)},"worker":{quoted(self.worker)}}}'
+        )
 
     @classmethod
     def from_dict(cls, raw: Any) -> UsageRecord:
@@ -148,6 +162,9 @@ class UsageRecord(Shown):
             read: Callable[[str, Any], Any] = _READERS.get(name, read_text)
             found[name] = read(f"{name} of the usage record", value)
         return cls(**found)
+
+
+FIELDS = tuple(each.name for each in fields(UsageRecord))
 
 
 def fold(

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from rios.dmoe import device as devices
 from rios.dmoe.dispatch import Dispatcher
-from rios.dmoe.metering import SHARE, shares
+from rios.dmoe.metering import packed, shares
 from rios.dmoe.params import SamplingParams
 from rios.dmoe.sampling import Choice, NoChoice, choose
 from rios.dmoe.stopping import StopText
@@ -41,7 +40,8 @@ class Emission:
 
     tokens: list[tuple[int, int]] = field(default_factory=list)  # (handle, token id)
     extras: dict[str, Any] = field(default_factory=dict)
-    shares: npt.NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=SHARE))
+    shares: bytes = b""
+    """Records of `metering.SHARE`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -338,12 +338,13 @@ class Batch:
         replies = self.dispatcher.replies
         if not replies:
             return
+        if len(work) == 1:
+            sequence, tokens = work[0]
+            self._owe(sequence.client, packed(replies, sequence.handle, sequence.done + len(tokens)))
+            return
         handles = np.array([sequence.handle for sequence, _ in work], dtype=np.uint32)
         # Tokens in the cache after this step: a replay counts from there on.
         steps = np.array([sequence.done + len(tokens) for sequence, tokens in work], dtype=np.uint32)
-        if len(work) == 1:
-            self._owe(work[0][0].client, shares(replies, handles, steps))
-            return
         by_client: dict[object, list[int]] = {}
         for place, (sequence, _) in enumerate(work):
             by_client.setdefault(sequence.client, []).append(place)
@@ -353,7 +354,7 @@ class Batch:
             mine = records if len(by_client) == 1 else records[np.isin(records["handle"], places)]
             mine = mine.copy()
             mine["handle"] = handles[mine["handle"]]
-            self._owe(client, mine)
+            self._owe(client, mine.tobytes())
 
     def _blame(self, work: Sequence[tuple[Request, list[int]]]) -> None:
         """Tell clients which hosts failed or were late in this step: all requests in it have waited for them."""
@@ -361,9 +362,8 @@ class Batch:
             out = self._outgoing.setdefault(sequence.client, Emission())
             out.extras.setdefault("faults", {})[str(sequence.handle)] = self.dispatcher.faults
 
-    def _owe(self, client: object, records: npt.NDArray[np.void]) -> None:
-        out = self._outgoing.setdefault(client, Emission())
-        out.shares = np.concatenate([out.shares, records]) if len(out.shares) else records
+    def _owe(self, client: object, records: bytes) -> None:
+        self._outgoing.setdefault(client, Emission()).shares += records
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, {}

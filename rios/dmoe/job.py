@@ -72,7 +72,6 @@ class Job(Shown):
         self.params = params
         self.seed = seed
         self.replays = 0
-        self.metered_from = 0
         self.allowed = params.max_new_tokens if tab is None else tab.covered
         self.server: object = None  # the connection that is heard
         self.keeps: object = None  # what must live for as long as this does: the model and its network
@@ -94,7 +93,8 @@ class Job(Shown):
         self._started = time.perf_counter()
         self._first: float | None = None
         self._ended: float | None = None
-        self._shares: list[tuple[list[str], npt.NDArray[np.void]]] = []
+        self._events: UsageEvents | None = None  # all of them, once it has ended and somebody asked
+        self._shares: list[tuple[Sequence[str], npt.NDArray[np.void]]] = []
         self._ask_at = self._ask_next(0)
         self._no_more = False
         self._faults = Faults(stall_s)
@@ -114,6 +114,11 @@ class Job(Shown):
         if self.paused:
             return "paused"
         return "running" if self._ids else "queued"
+
+    @property
+    def metered_from(self) -> int:
+        """The position up to which its work is accounted for: a replay computes those before again."""
+        return max((int(shares["step"].max()) for _, shares in self._shares), default=0)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -258,9 +263,7 @@ class Job(Shown):
             if faults:
                 self._faults.hosts(faults)
             if shares is not None:
-                self._shares.append((list(hosts), shares))
-                # A replay computes these positions again; they have been accounted for.
-                self.metered_from = max(self.metered_from, int(shares["step"].max()))
+                self._shares.append((hosts, shares))
             self._ids.extend(tokens)
             for token, said in zip(tokens, logprobs, strict=False):
                 top = tuple((int(other), float(value)) for other, value in said[1])
@@ -399,7 +402,13 @@ class Job(Shown):
 
     def events(self) -> UsageEvents:
         """The usage events of this request so far, a pure function of what was accepted."""
-        return events(self.request_id, self._model, self._shares)
+        if self._events is not None:
+            return self._events
+        ended = self.ended  # from then on nothing comes any more
+        found = events(self.request_id, self._model, self._shares)
+        if ended:
+            self._events = found
+        return found
 
     def usage(self) -> Usage:
         """What was used so far."""

@@ -331,8 +331,9 @@ class LayerRun:
         d, context = self.d, self.context
         self.left.difference_update(mine)
         self._failing_since, self._pause_s = None, 0.0
+        counted: npt.NDArray[np.int64] | tuple[int]
         if d.work_items == 1 and d.metered_from is None:
-            counted = np.array([len(rows)], dtype=np.int64)
+            counted = (len(rows),)
         else:
             owners = context.owner[rows]
             if d.metered_from is not None:

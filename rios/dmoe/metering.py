@@ -42,7 +42,8 @@ class Reply:
     host: int
     compute_ns: int
     wire_bytes: int
-    rows: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64] | tuple[int]
+    """A tuple where the step was of one request."""
 
 
 def split(total: int, weights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -61,24 +62,26 @@ def split(total: int, weights: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return parts
 
 
-def shares(
-    replies: list[Reply], handles: npt.NDArray[np.uint32], steps: npt.NDArray[np.uint32]
-) -> npt.NDArray[np.void]:
-    """The SHARE records of one step: a record for every request with rows in a reply."""
-    if len(handles) == 1:
-        handle, step = int(handles[0]), int(steps[0])
-        # Packed one by one: of a dozen records, in a third of the time that numpy takes to make them an array.
-        found = [
+def packed(replies: Sequence[Reply], handle: int, step: int) -> bytes:
+    """The SHARE records of a step of one request: of a dozen records, in a third of the time that `shares` takes."""
+    return b"".join(
+        [
             RECORD.pack(handle, step, reply.layer, reply.host, count, reply.compute_ns, reply.wire_bytes)
             for reply in replies
             if (count := int(reply.rows[0]))
         ]
-        return np.frombuffer(b"".join(found), dtype=SHARE)
-    replies = [reply for reply in replies if reply.rows.any()]
+    )
+
+
+def shares(
+    replies: list[Reply], handles: npt.NDArray[np.uint32], steps: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.void]:
+    """The SHARE records of one step, by request: a record for each reply with rows of it."""
+    replies = [reply for reply in replies if np.any(reply.rows)]
     if not replies:
         return np.zeros(0, dtype=SHARE)
     rows = np.array([reply.rows for reply in replies], dtype=np.int64)
-    which, place = np.nonzero(rows)
+    place, which = np.nonzero(rows.T)
     out = np.zeros(len(which), dtype=SHARE)
     out["handle"], out["step"] = handles[place], steps[place]
     out["rows"] = rows[which, place]

@@ -89,6 +89,7 @@ class TrunkService:
             self.trunk.release()
             self.links.close()
             raise
+        self._named = (0, b"")
         self.batch = Batch(self.trunk, self.dispatcher, settings, kv_bytes=self.kv_bytes, emit=self._emit)
         self._closed = threading.Event()
         threading.Thread(target=self._beat, name="rios-heartbeat", daemon=True).start()
@@ -142,23 +143,29 @@ class TrunkService:
         """Send one step's news to one client, from the trunk's thread."""
         assert isinstance(client, Connection)
         meta = b""
-        if emission.extras or len(emission.shares):
-            extras = dict(emission.extras)
-            if len(emission.shares):
-                extras["hosts"] = self.dispatcher.hosts
-            meta = dump(extras)
+        if emission.extras:
+            meta = dump({**emission.extras, **({"hosts": self.dispatcher.hosts} if emission.shares else {})})
+        elif emission.shares:
+            meta = self._names()
         tokens = np.array(emission.tokens, dtype="<u4").tobytes()
         try:
             client.send(
                 Kind.TOKENS,
                 len(emission.tokens),
                 meta,
-                [tokens, emission.shares.tobytes()],
+                [tokens, emission.shares],
                 timeout_s=_CLIENT_STUCK_S,
             )
         except HostLost as error:
             log.info("client gone", extra={"reason": str(error)})
             self.batch.cancel(client)
+
+    def _names(self) -> bytes:
+        """What most frames say: the hosts, whom a dispatcher learns of and never forgets."""
+        count = len(self.dispatcher.hosts)
+        if self._named[0] != count:
+            self._named = (count, dump({"hosts": self.dispatcher.hosts}))
+        return self._named[1]
 
     def _beat(self) -> None:
         while not self._closed.wait(self.settings.heartbeat_s):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -45,6 +46,8 @@ class TrunkSession:
         self._jobs = jobs
         self._lost = lost
         self._finished = finished
+        # Most frames name the hosts and nothing else, and the same as the frame before: those are read once.
+        self._named: tuple[bytes, dict[str, Any]] = (b"", {})
         self._connection, self.welcome = connect(
             peer.address,
             {"role": "client", "key": peer.key, "deployment": deployment},
@@ -131,7 +134,7 @@ class TrunkSession:
             return
         if frame.kind is not Kind.TOKENS:
             raise ProtocolError(f"a trunk sends TOKENS and ALIVE, not {frame.kind.name}")
-        said = frame.json()
+        said = self._said(frame)
         count = 8 * frame.seq
         if len(frame.body) < count or (len(frame.body) - count) % SHARE.itemsize:
             raise ProtocolError(f"TOKENS of {len(frame.body)} bytes for {frame.seq} tokens")
@@ -153,16 +156,33 @@ class TrunkSession:
             if job is not None and job.take(self, **of_job):
                 self._finished(job)
 
+    def _said(self, frame: Frame) -> dict[str, Any]:
+        """What a frame says besides numbers. Raises ProtocolError."""
+        meta = bytes(frame.meta)
+        if meta != self._named[0]:
+            said = frame.json()
+            if said.keys() != {"hosts"}:
+                return said
+            self._named = (meta, said)
+        return self._named[1]
+
 
 def _shares(hosts: list[str], body: memoryview) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
     """What the accepted replies measured, by request."""
     if not len(body):
         return
     # Looked at as plain numbers: of a dozen records, in half of the time that numpy takes for it.
-    records = list(RECORD.iter_unpack(body))
-    highest, handles = max(record[3] for record in records), {record[0] for record in records}
-    if highest >= len(hosts):
-        raise ProtocolError(f"TOKENS with a share of host {highest}, {len(hosts)} are named")
-    shares = np.frombuffer(body, dtype=SHARE)
-    for handle in sorted(handles):
-        yield handle, shares if len(handles) == 1 else shares[shares["handle"] == handle]
+    handles, _, _, places, *_ = zip(*RECORD.iter_unpack(body), strict=True)
+    if max(places) >= len(hosts):
+        raise ProtocolError(f"TOKENS with a share of host {max(places)}, {len(hosts)} are named")
+    counts, shares, start = Counter(handles), np.frombuffer(body, dtype=SHARE), 0
+    if len(counts) == 1:
+        yield handles[0], shares
+    elif tuple(counts.elements()) != handles:
+        for handle in counts:
+            yield handle, shares[shares["handle"] == handle]
+    else:  # as a trunk sends them, those of a request are together
+        for handle, count in counts.items():
+            # A copy: a view keeps the whole frame, with those of the others.
+            yield handle, shares[start : start + count].copy()
+            start += count

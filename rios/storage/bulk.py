@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from rios.storage.driver import driven
+from rios.storage.driver import driven, run
 
 COLUMNS = "seq, id, debit_id, credit_id, amount_wei, kind, reference, at, payload, digest, hash"
 # ruff: noqa: S608 (the columns are the constant above)
@@ -31,7 +31,7 @@ Entry = tuple[int, str, int, int, str, str, str, int, str | None, bytes, bytes]
 def insert_transfers(connection: Connection, rows: Sequence[Entry]) -> None:
     """Insert entries. Raises IntegrityError where an id or a number is known."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(INSERT, list(rows))
+        run(connection, INSERT, rows)
         return
     with driven(connection, _COPY) as driver, driver.cursor() as cursor, cursor.copy(_COPY) as copy:
         for row in rows:
@@ -42,6 +42,6 @@ def update_balances(connection: Connection, rows: Sequence[tuple[int, int | None
     """Set balance and floor of accounts: rows of (balance, floor, account id)."""
     texts = [(str(balance), None if floor is None else str(floor), number) for balance, floor, number in rows]
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(BALANCES, texts)
+        run(connection, BALANCES, texts)
     else:
-        connection.exec_driver_sql(_MANY_BALANCES, tuple(list(column) for column in zip(*texts, strict=True)))
+        run(connection, _MANY_BALANCES, [tuple(list(column) for column in zip(*texts, strict=True))])

@@ -25,6 +25,19 @@ def driven(connection: Connection, statement: str) -> Iterator[Any]:
         raise DBAPIError.instance(statement, None, error, base, connection_invalidated=lost, dialect=dialect) from error
 
 
+def run(connection: Connection, statement: str, values: Sequence[Sequence[Any]]) -> None:
+    """Run a statement once for each of `values`, by the driver: on its way through SQLAlchemy it takes 10 us more."""
+    with driven(connection, statement) as driver:
+        cursor = driver.cursor()
+        try:
+            if len(values) == 1:
+                cursor.execute(statement, values[0])
+            else:
+                cursor.executemany(statement, values)
+        finally:
+            cursor.close()
+
+
 def pages(connection: Connection, wanted: Executable, size: int) -> Iterator[Sequence[Sequence[Any]]]:
     """The rows of a statement, `size` at once and in bounded memory; no page is empty.
 

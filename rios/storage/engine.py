@@ -8,6 +8,7 @@ advisory lock on PostgreSQL. The order of entries and their hash chain need that
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,11 +21,14 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceEr
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rios.storage.breaker import Breaker
+from rios.storage.driver import driven, run
 from rios.words.errors import InvalidRequest, LedgerUnavailable
 
 # Any number will do as long as all of rios agree on it: b"rios" and a number of the lock.
 WRITE_LOCK = 0x72696F73_00000001
 MIGRATE_LOCK = 0x72696F73_00000002
+_VERSION = "PRAGMA data_version"
+"""Of SQLite: another number after another connection, of whichever process, has written."""
 _ONE: dict[str, Any] = {"pool_size": 1, "max_overflow": 0}
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 """What the drivers raise when the database is locked, gone, or does not answer in time."""
@@ -53,6 +57,10 @@ class Database:
         self.engine = make(found, timeout_s, durable=not self._private, writes=False)
         # A connection of its own for who writes: SQLite's cache of pages is good until another connection writes.
         self._writer = make(found, timeout_s, durable=not self._private, writes=True)
+        # Fetched from its pool and given back, that of SQLite costs a transaction two thirds of its beginning and end.
+        self._writing = threading.Lock()
+        self._kept: Connection | None = None
+        self._writings = 0
 
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
@@ -91,13 +99,51 @@ class Database:
     def writing(self, *, lock: int = WRITE_LOCK) -> Iterator[Connection]:
         """The one transaction of all processes that writes now. Raises what the driver raises, and as `check`."""
         self.check()
+        if self.is_sqlite:
+            with self._keeping() as connection, connection.begin():
+                self._writings += 1
+                yield connection
+            return
         with self._writer.connect() as connection, connection.begin():
-            if not self.is_sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
             yield connection
+
+    def version(self, connection: Connection) -> tuple[int, int] | None:
+        """The same after a transaction of `writing` and in the next one, where nobody wrote in between; else another.
+
+        None where this database does not say so. connection: that of the transaction.
+        """
+        if not self.is_sqlite:
+            return None
+        with driven(connection, _VERSION) as driver:
+            (others,) = driver.execute(_VERSION).fetchone()
+        return self._writings, others
+
+    @contextmanager
+    def _keeping(self) -> Iterator[Connection]:
+        """The connection that writes, for one thread. It is given up where something went wrong."""
+        if not self._writing.acquire(timeout=self.timeout_s):
+            raise PoolTimeout(f"another thread has written for {self.timeout_s:g} s")
+        try:
+            if self._kept is None:
+                self._kept, self._writings = self._writer.connect(), self._writings + 1
+            yield self._kept
+        except BaseException:
+            self._give_up()
+            raise
+        finally:
+            self._writing.release()
+
+    def _give_up(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def close(self) -> None:
         """Close all connections; a private database is deleted."""
+        if self._writing.acquire(timeout=self.timeout_s):
+            self._give_up()
+            self._writing.release()
         self.engine.dispose()
         self._writer.dispose()
         if self._private is not None:
@@ -177,7 +223,7 @@ def _sqlite(url: URL, timeout_s: float, *, durable: bool, writes: bool) -> Engin
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         # A writer says so at once: a reader that becomes one later can find that another was faster, and fails.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        run(connection, "BEGIN IMMEDIATE" if writes else "BEGIN", [()])
 
     return engine
 

@@ -17,6 +17,7 @@ Key = tuple[Any, ...]
 Row = Mapping[str, Any]
 # SQLite takes 32,766 variables in a statement and PostgreSQL 65,535; short statements are cached better.
 _CHUNK = 400
+_KEPT_MAX = 1_000
 
 
 class Rows:
@@ -64,6 +65,18 @@ class Rows:
         changed = {**row, **changes}
         self.put(changed)
         return changed
+
+    def absent(self, *key: Any) -> None:
+        """It is known that there is no row of `key`: it need not be looked for."""
+        self._found.setdefault(key, None)
+
+    def go_on(self, connection: Connection) -> Rows:
+        """These for the next transaction, where nothing else has changed the table since the last."""
+        self._connection = connection
+        if len(self._found) > _KEPT_MAX:
+            self._found.clear()
+            self._stored.clear()
+        return self
 
     def commit_request(self) -> None:
         """Keep what was put since the last call of this or of `undo_request`."""

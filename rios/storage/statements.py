@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Dialect, Table
 
-from rios.storage.driver import driven
+from rios.storage.driver import driven, run
+from rios.storage.types import Whole, check_whole
 
 # ruff: noqa: S608 (names are those of the tables, values go as the driver's parameters)
 
@@ -80,7 +81,7 @@ class Statements:
         values = [
             tuple([row[name] if process is None else process(row[name]) for name, process in binds]) for row in rows
         ]
-        connection.exec_driver_sql(statement, values if len(values) > 1 else values[0])
+        run(connection, statement, values)
 
     def _bound(self, name: str, value: Any) -> Any:
         process = self._binds[name]
@@ -107,4 +108,10 @@ def statements(table: Table, key: tuple[str, ...], dialect: Dialect) -> Statemen
 
 
 def _bind(column: Column[Any], dialect: Dialect) -> _Process | None:
+    if isinstance(column.type, Whole) and dialect.name == "sqlite":
+        return _whole  # as its own processor, which is three calls
     return column.type.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _whole(value: Any) -> str | None:
+    return None if value is None else str(check_whole(value))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rios.billing.usage import Request, UsageRecord, Work, fold, minimum_record, resource_record
+from rios.words.canonical import EXACT_MAX, canonical
 from rios.words.errors import InvalidRequest, LedgerConflict
 from tests.billing import make
 from tests.billing.make import DEMO, HOSTS, event
@@ -146,6 +147,11 @@ def test_records_round_trip() -> None:
     rented = resource_record("d1", HOSTS["b"], "memory", 10**20, period=7, measured_ns=2**60)
     for record in (*_fold(), rented, minimum_record(REQUEST, HOSTS["a"], 5)):
         assert UsageRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+        odd = dataclasses.replace(record, model='a "quoted"\n\u00e9\u2028\x7f', worker="", rows=EXACT_MAX)
+        for one in (record, odd):
+            assert one.to_json() == canonical(one.to_dict()).decode()
+        with pytest.raises(TypeError, match="travels as text"):
+            dataclasses.replace(record, rows=EXACT_MAX + 1).to_json()
     good = rented.to_dict()
     for name in good:
         for wrong in (None, -1, 0.5, True, [], {}):

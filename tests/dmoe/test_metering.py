@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rios.dmoe.metering import SHARE, Reply, events, shares, split
+from rios.dmoe.metering import SHARE, Reply, events, packed, shares, split
 from rios.words.events import UsageEvents
 
 TOTALS = st.one_of(st.integers(0, 1000), st.integers(0, 2**48), st.sampled_from([2**62 - 1, 2**62, 2**63 - 1]))
@@ -63,8 +63,13 @@ def test_shares_add_up(requests: int, data: st.DataObject) -> None:
     for field in ("compute_ns", "wire_bytes"):
         assert sum(records[field].tolist()) == sum(getattr(reply, field) for reply in served)
         parts = [split(getattr(reply, field), reply.rows)[reply.rows > 0].tolist() for reply in served]
-        assert records[field].tolist() == [part for of_reply in parts for part in of_reply]
-    assert records["rows"].tolist() == [rows for reply in served for rows in reply.rows.tolist() if rows]
+        assert sorted(records[field].tolist()) == sorted(part for of_reply in parts for part in of_reply)
+    # By request, so that a client has those of each together.
+    each = [reply.rows.tolist() for reply in served]
+    assert records["rows"].tolist() == [rows[place] for place in range(requests) for rows in each if rows[place]]
+    assert records["handle"].tolist() == sorted(records["handle"].tolist())
+    if requests == 1:
+        assert packed(replies, 100, 7) == records.tobytes()
     assert all(step == 7 + handle - 100 for handle, step in zip(records["handle"], records["step"], strict=True))
 
 

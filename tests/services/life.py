@@ -335,8 +335,8 @@ class Life:
     @staticmethod
     def _patience(database: Any, seconds: float) -> None:
         database.timeout_s = seconds
-        for engine in (database._writer, database.engine):
-            with engine.connect() as connection:
+        for connected in (database._keeping(), database.engine.connect()):
+            with connected as connection:
                 connection.connection.driver_connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
 
     @contextlib.contextmanager

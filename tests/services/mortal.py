@@ -17,16 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import web3  # noqa: F401  (3 s, which each child would else take)
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 import rios.services.governance  # noqa: F401  (likewise)
 from rios.billing.chain import evm_store
 from rios.billing.chain.rpc import RpcChain
+from tests.moments import at_each
 from tests.services.life import Life
-
-# Before and after each statement and each commit of the ledger.
-_LEDGER = ("before_cursor_execute", "after_cursor_execute", "commit", "checkin", "rollback")
 
 
 class Death:
@@ -52,8 +48,7 @@ class Death:
 
     def listen(self) -> None:
         """Count statements and commits of the ledger, statements of the embedded chain, and calls of a node."""
-        for moment in _LEDGER:
-            event.listen(Engine, moment, self.step)
+        at_each(self.step)
         opened, post = evm_store._opened, RpcChain._post
 
         def opened_and_heard(path: Path, timeout_s: float) -> sqlite3.Connection:

@@ -18,7 +18,20 @@ from rios.billing.ledger.accounts import Kind, floor_of, kind_of
 from rios.billing.ledger.entries import Transfer
 from rios.billing.verify import GENESIS
 from rios.storage.bulk import Entry, insert_transfers, update_balances
-from rios.storage.models import AccountRow, Base, EpochRow, OutboxRow, TransferRow
+from rios.storage.gateway_models import QuotaRow
+from rios.storage.models import (
+    AccountRow,
+    Base,
+    BudgetRow,
+    EpochRow,
+    HoldRow,
+    OutboxRow,
+    PriceBookRow,
+    SpendingRow,
+    TransferRow,
+    UserRow,
+    VolumeRow,
+)
 from rios.storage.rows import Rows
 from rios.words.canonical import canonical
 from rios.words.errors import InsufficientBalance, LedgerConflict
@@ -27,6 +40,8 @@ from rios.words.money import WEI_MAX, format_ros
 # Asked at the beginning of every batch; as plain text it takes a third of the time.
 _STATE = "SELECT seq, hash, (SELECT max(number) FROM epochs) FROM transfers ORDER BY seq DESC LIMIT 1"
 _CHUNK = 400
+KEPT = frozenset((HoldRow, UserRow, SpendingRow, VolumeRow, BudgetRow, QuotaRow, PriceBookRow))
+"""Tables that are small, or whose rows are asked for again soon."""
 # Accounts that a writer remembers between batches; 100,000 of them take about 30 MB.
 _CACHE_MAX = 100_000
 
@@ -58,18 +73,35 @@ class Cache:
     state: tuple[Any, ...] | None = None
     accounts: dict[str, Account] = field(default_factory=dict)
     next_id: int = 1
+    version: tuple[int, int] | None = None
+    """Of the database, as the last batch left it (`Database.version`); None where nothing can be said by it."""
+    tables: dict[Any, Rows] = field(default_factory=dict)
+    """Rows that each request of a user asks for, as the last batch left them, while the version is still this one."""
 
     def clear(self) -> None:
         """Forget all of it."""
-        self.state = None
+        self.state = self.version = None
         self.accounts.clear()
+        self.tables.clear()
 
 
 class Batch:
     """The requests of one transaction. `known` says that transfer ids may be there already, so each is looked up."""
 
-    def __init__(self, connection: Connection, cache: Cache, *, now: int, known: bool) -> None:
-        """now: microseconds of UTC since 1970, for what brings no time of its own."""
+    def __init__(
+        self,
+        connection: Connection,
+        cache: Cache,
+        *,
+        now: int,
+        known: bool,
+        version: tuple[int, int] | None = None,
+        plain: bool = False,
+    ) -> None:
+        """now: microseconds of UTC since 1970, for what brings no time of its own.
+
+        version: of the database. plain: its requests change tables by what this class has for that, and not by SQL.
+        """
         self.connection = connection
         self.now = now
         self._cache = cache
@@ -82,8 +114,16 @@ class Batch:
         self._tables: dict[tuple[Any, tuple[str, ...]], Rows] = {}
         self._mark: tuple[int, int, bytes] = (0, 0, b"")
         self._counters: dict[Any, int] = {}
-        state = connection.exec_driver_sql(_STATE).one_or_none()
-        found = (0, GENESIS, None) if state is None else (state[0], bytes(state[1]), state[2])
+        self._plain = plain
+        self._next = None if version is None else (version[0] + 1, version[1])
+        if cache.state is not None and version is not None and cache.version == version:
+            found = cache.state
+        else:
+            cache.tables.clear()
+            state = connection.exec_driver_sql(_STATE).one_or_none()
+            found = (0, GENESIS, None) if state is None else (state[0], bytes(state[1]), state[2])
+        if not plain:
+            cache.tables.clear()
         if cache.state != found or len(cache.accounts) > _CACHE_MAX:
             cache.clear()
             cache.next_id = (connection.scalar(select(func.max(AccountRow.id))) or 0) + 1
@@ -209,7 +249,9 @@ class Batch:
         """The rows of a table, as this batch has changed them so far."""
         found = self._tables.get((table, key))
         if found is None:
-            found = self._tables[table, key] = Rows(self.connection, table, key=key)
+            kept = self._cache.tables.get(table) if not key else None
+            found = kept.go_on(self.connection) if kept else Rows(self.connection, table, key=key)
+            self._tables[table, key] = found
         return found
 
     def next_number(self, column: Any) -> int:
@@ -269,6 +311,13 @@ class Batch:
             account.is_new = False
         epoch = self._counters.get(EpochRow.number, self._state[2])
         self._cache.state = (self.seq, self.head, epoch)
+        self._cache.version = self._next if self._plain else None
+        views = {table for table, key in self._tables if key}  # by which the same rows may have changed
+        for (table, _), rows in self._tables.items():
+            if table in views:
+                self._cache.tables.pop(table, None)
+            elif table in KEPT:
+                self._cache.tables[table] = rows
 
 
 def _below(account: Account, had_wei: int) -> InsufficientBalance:

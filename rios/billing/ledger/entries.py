@@ -42,7 +42,8 @@ class Transfer:
     """What it is for: "deposit", "hold", "usage" ..."""
     reference: str = ""
     """The id of what it belongs to: a hold, a usage record, a transaction of the chain."""
-    payload: Mapping[str, Any] | None = None
+    payload: Mapping[str, Any] | str | None = None
+    """Or its canonical JSON, where that is at hand."""
     at: int | None = None
     """Microseconds of UTC since 1970; None for the ledger's clock."""
     document: str | None = field(init=False, repr=False)
@@ -61,7 +62,9 @@ class Transfer:
         kind_of(self.credit)
         if self.debit == self.credit:
             raise InvalidRequest(f"transfer {self.id} is from {self.debit} to itself")
-        document = None if not self.payload else canonical(self.payload).decode()
+        document = self.payload if isinstance(self.payload, str) else None
+        if self.payload and document is None:
+            document = canonical(self.payload).decode()
         object.__setattr__(self, "document", document)
         # As `verify.entry_digest`, which is for strangers; here it is on the way of every posting.
         text = f"{self.id}\n{self.debit}\n{self.credit}\n{self.amount_wei}\n{self.kind}\n{self.reference}\n"

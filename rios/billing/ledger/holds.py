@@ -59,6 +59,7 @@ def place(batch: Batch, wanted: Wanted, *, at: int, expires_at: int | None) -> H
         if pinned != (user, amount_wei, wanted.request_id, document):
             raise LedgerConflict(f"hold {id} is there with other contents: {as_hold(known)}")
         return as_hold(known)
+    steps.absent(id, 0)
     trial = _take(batch, id, 0, user, amount_wei, at=at)
     keep_book(batch, terms.book, published=False)
     row = {

@@ -125,7 +125,7 @@ class Ledger(Queries):
     def submit(self, transfers: Iterable[Transfer]) -> Future[int]:
         """As `post`, without waiting: the answer comes by the future."""
         wanted = list(transfers)
-        return self._submit(lambda batch: batch.post(wanted), weight=len(wanted))
+        return self._submit(lambda batch: batch.post(wanted), weight=len(wanted), plain=True)
 
     def deposit(
         self,
@@ -175,13 +175,14 @@ class Ledger(Queries):
 
         def prepare(batch: Batch) -> None:
             batch.load_accounts(accounts)
-            batch.rows(HoldRow).load((one.id,) for one in wanted)
-            batch.rows(HoldStepRow).load((one.id, 0) for one in wanted)
+            found, steps = batch.rows(HoldRow), batch.rows(HoldStepRow)
+            found.load((one.id,) for one in wanted)
+            steps.load((one.id, 0) for one in wanted if found.get(one.id) is not None)
 
         def run(batch: Batch) -> list[Hold]:
             return [holds.place(batch, one, at=when, expires_at=expires_at) for one in wanted]
 
-        return self._do(run, prepare=prepare, weight=4 * len(wanted))
+        return self._do(run, prepare=prepare, weight=4 * len(wanted), plain=True)
 
     def extend(self, hold_id: str, step: int, amount_wei: int, *, at: int | None = None) -> Hold:
         """Set more aside for step `step` (from 1) of a stream; a paused hold goes on.
@@ -189,21 +190,21 @@ class Ledger(Queries):
         Raises InsufficientBalance and BudgetExceeded: pause the stream then.
         """
         when = self._at(at)
-        return self._do(lambda batch: holds.extend(batch, hold_id, step, amount_wei, at=when))
+        return self._do(lambda batch: holds.extend(batch, hold_id, step, amount_wei, at=when), plain=True)
 
     def pause(self, hold_id: str, *, at: int | None = None, grace_us: int = holds.GRACE_US) -> Hold:
         """The stream of a hold waits for money, one hour at most."""
         when = self._at(at)
-        return self._do(lambda batch: holds.pause(batch, hold_id, grace_us=grace_us, at=when))
+        return self._do(lambda batch: holds.pause(batch, hold_id, grace_us=grace_us, at=when), plain=True)
 
     def resume(self, hold_id: str) -> Hold:
         """The stream of a paused hold goes on with what is left of it."""
-        return self._do(lambda batch: holds.resume(batch, hold_id))
+        return self._do(lambda batch: holds.resume(batch, hold_id), plain=True)
 
     def release(self, hold_id: str, *, at: int | None = None) -> Hold:
         """Give back what is left of a hold."""
         when = self._at(at)
-        return self._do(lambda batch: holds.release(batch, hold_id, at=when))
+        return self._do(lambda batch: holds.release(batch, hold_id, at=when), plain=True)
 
     def settle(
         self,
@@ -250,6 +251,7 @@ class Ledger(Queries):
             reads=((HoldRow, [(hold_id,)]), (UsageRow, [(charge.record.usage_id,) for charge in rated])),
             prepare=prepare,
             weight=4 + 3 * len(rated),
+            plain=True,
         )
         return lambda: self._wait(answer)
 
@@ -394,9 +396,10 @@ class Ledger(Queries):
         prepare: Callable[[Batch], None] | None = None,
         weight: int = 1,
         alone: bool = False,
+        plain: bool = False,
     ) -> Future[T]:
         deadline = time.monotonic() + self._database.timeout_s
-        request = Request(run, deadline, reads, prepare, weight, alone)
+        request = Request(run, deadline, reads, prepare, weight, alone, plain)
         self._writer.submit(request)
         return request.answer
 
@@ -407,8 +410,9 @@ class Ledger(Queries):
         prepare: Callable[[Batch], None] | None = None,
         weight: int = 1,
         alone: bool = False,
+        plain: bool = False,
     ) -> T:
-        return self._wait(self._submit(run, prepare=prepare, weight=weight, alone=alone))
+        return self._wait(self._submit(run, prepare=prepare, weight=weight, alone=alone, plain=plain))
 
     def _wait(self, answer: Future[T]) -> T:
         try:

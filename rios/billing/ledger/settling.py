@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from rios.billing.ledger import holds, spending, volumes
@@ -15,13 +15,15 @@ from rios.billing.ledger.entries import Transfer
 from rios.billing.ledger.money import lowered, user_row
 from rios.billing.ledger.values import HoldState, Settled, Usage
 from rios.billing.rating import Charge
+from rios.billing.usage import FIELDS
 from rios.storage.models import HoldRow, UsageRow, UserRow
 from rios.storage.rows import Row
-from rios.words.canonical import digest
 from rios.words.errors import InsufficientBalance, InvalidRequest, LedgerConflict
 from rios.words.ids import Address, UsageId, check_address
 from rios.words.money import Wei, check_wei, format_ros
 
+_New = tuple[Charge, bytes, str]
+"""A charge that is not in the ledger, its digest, and its record as canonical JSON."""
 # Two spellings of an address would be two accounts, and an epoch with both could not be closed.
 _spelling = functools.lru_cache(maxsize=1 << 14)(check_address)
 
@@ -34,13 +36,14 @@ def settle(batch: Batch, hold_id: str, charges: Sequence[Charge], *, deployment:
     """
     row = holds.get(batch, hold_id)
     usage = batch.rows(UsageRow)
-    new: list[tuple[Charge, bytes]] = []
+    new: list[_New] = []
     for charge in charges:
         _check(charge, row)
-        mark = usage_digest(charge, user=row["user_id"], hold_id=hold_id, deployment=deployment)
+        record = charge.record.to_json()
+        mark = _digest(charge, record, user=row["user_id"], hold_id=hold_id, deployment=deployment)
         known = usage.get(charge.record.usage_id)
         if known is None:
-            new.append((charge, mark))
+            new.append((charge, mark, record))
         elif bytes(known["digest"]) != mark:
             raise LedgerConflict(
                 f"usage {charge.record.usage_id} is in the ledger with other contents or another price"
@@ -56,22 +59,24 @@ def settle(batch: Batch, hold_id: str, charges: Sequence[Charge], *, deployment:
 
 def usage_digest(charge: Charge, *, user: str, hold_id: str, deployment: str) -> bytes:
     """SHA-256 of what a usage row says, but for its moment and what happens to it later: the entries carry it."""
-    said = {
-        "record": charge.record.to_dict(),
-        "user": user,
-        "hold": hold_id,
-        "deployment": deployment,
-        "line": charge.line,
-        "unit": charge.unit,
-        "units": str(charge.units),
-        "price": str(charge.price_wei),
-        "amount_wei": str(charge.amount_wei),
-        "worker_wei": str(charge.worker_wei),
-        "platform_wei": str(charge.platform_wei),
-    }
-    if charge.discount is not None:  # what is in ledgers from before there were any keeps its digest
-        said |= {"discount": charge.discount, "discount_wei": str(charge.discount_wei)}
-    return bytes.fromhex(digest(said))
+    return _digest(charge, charge.record.to_json(), user=user, hold_id=hold_id, deployment=deployment)
+
+
+def _digest(charge: Charge, record: str, *, user: str, hold_id: str, deployment: str) -> bytes:
+    """As `usage_digest`, of what `words/canonical` would write: it is made for each record of each request.
+
+    record: its canonical JSON.
+    """
+    less = ""  # what is in ledgers from before there were discounts keeps its digest
+    if charge.discount is not None:
+        less = f'"discount":{quoted(charge.discount)},"discount_wei":"{charge.discount_wei}",'
+    said = (
+        f'{{"amount_wei":"{charge.amount_wei}","deployment":{quoted(deployment)},{less}"hold":{quoted(hold_id)},'
+        f'"line":{quoted(charge.line)},"platform_wei":"{charge.platform_wei}","price":"{charge.price_wei}",'
+        f'"record":{record},"unit":{quoted(charge.unit)},"units":"{charge.units}","user":{quoted(user)},'
+        f'"worker_wei":"{charge.worker_wei}"}}'
+    )
+    return hashlib.sha256(said.encode()).digest()
 
 
 def as_usage(row: Row) -> Usage:
@@ -116,12 +121,12 @@ def _check(charge: Charge, hold: Row) -> None:
         )
 
 
-def _post(batch: Batch, row: Row, new: list[tuple[Charge, bytes]], *, deployment: str, at: int) -> Row:
+def _post(batch: Batch, row: Row, new: list[_New], *, deployment: str, at: int) -> Row:
     if row["state"] not in holds.LIVE:
         raise LedgerConflict(
             f"hold {row['id']} is {row['state']} and has no usage {new[0][0].record.usage_id}; hold again to post more"
         )
-    user, total = row["user_id"], sum(charge.amount_wei for charge, _ in new)
+    user, total = row["user_id"], sum(charge.amount_wei for charge, _, _ in new)
     left = row["amount_wei"] - row["posted_wei"] - row["released_wei"]
     if total > left:
         raise InsufficientBalance(
@@ -130,14 +135,18 @@ def _post(batch: Batch, row: Row, new: list[tuple[Charge, bytes]], *, deployment
         )
     trial_left = row["trial_wei"] - row["trial_posted_wei"]
     trial_total = min(trial_left, total)
-    owners = dict.fromkeys(charge.record.owner for charge, _ in new if charge.worker_wei)
+    owners = dict.fromkeys(charge.record.owner for charge, _, _ in new if charge.worker_wei)
     batch.load_accounts(name for owner in owners for name in (earned(owner), owed(owner)))
     transfers: list[Transfer] = []
-    for charge, mark in new:
+    usage, terms = batch.rows(UsageRow), hashlib.sha256(row["terms"].encode()).hexdigest()
+    for charge, mark, record in new:
         trial = min(trial_left, charge.amount_wei)
         trial_left -= trial
-        batch.rows(UsageRow).put(_row(charge, mark, row, deployment=deployment, trial_wei=trial, at=at))
-        transfers += _transfers(charge, mark, row, at=at)
+        usage.put(_row(charge, mark, row, deployment=deployment, trial_wei=trial, at=at))
+        # As `verify.earning_payload` wants it: the hash chain fixes record and terms with the amount.
+        said = hashlib.sha256(record.encode()).hexdigest()
+        payload = f'{{"record":"{said}","terms":"{terms}","usage":"{mark.hex()}"}}'
+        transfers += _transfers(charge, payload, user_account(user, Kind.HELD), at=at)
     batch.post(transfers)
     first = new[0][0].record.usage_id
     for owner in owners:
@@ -150,7 +159,7 @@ def _post(batch: Batch, row: Row, new: list[tuple[Charge, bytes]], *, deployment
         unsettled_trial_wei=account["unsettled_trial_wei"] + trial_total,
     )
     spending.spend(batch, user, total, at=at)
-    volumes.count(batch, user, (charge for charge, _ in new), at=at)
+    volumes.count(batch, user, (charge for charge, _, _ in new), at=at)
     lowered(batch, user, at=at)
     return batch.rows(HoldRow).change(
         row,
@@ -159,14 +168,8 @@ def _post(batch: Batch, row: Row, new: list[tuple[Charge, bytes]], *, deployment
     )
 
 
-def _transfers(charge: Charge, mark: bytes, hold: Row, *, at: int) -> Iterator[Transfer]:
-    record, held = charge.record, user_account(hold["user_id"], Kind.HELD)
-    # As `verify.earning_payload` wants it: the hash chain fixes record and terms with the amount.
-    payload = {
-        "record": digest(record.to_dict()),
-        "terms": hashlib.sha256(hold["terms"].encode()).hexdigest(),
-        "usage": mark.hex(),
-    }
+def _transfers(charge: Charge, payload: str, held: str, *, at: int) -> Iterator[Transfer]:
+    record = charge.record
     for part, credit, amount in (
         ("worker", earned(record.owner), charge.worker_wei),
         ("platform", REVENUE, charge.platform_wei),
@@ -185,7 +188,7 @@ def _transfers(charge: Charge, mark: bytes, hold: Row, *, at: int) -> Iterator[T
 
 
 def _row(charge: Charge, mark: bytes, hold: Row, *, deployment: str, trial_wei: int, at: int) -> dict[str, Any]:
-    record = {field.name: getattr(charge.record, field.name) for field in dataclasses.fields(charge.record)}
+    record = {name: getattr(charge.record, name) for name in FIELDS}
     return {
         "id": record.pop("usage_id"),
         "step": record.pop("hold_step"),

@@ -49,6 +49,8 @@ class Request:
     weight: int = 1
     alone: bool = False
     """Whether it gets a transaction of its own, because it reads and changes whole tables by SQL."""
+    plain: bool = False
+    """Whether it changes nothing by SQL, so that what the batch knows of rows holds for the next one as well."""
     answer: Future[Any] = field(default_factory=Future)
 
 
@@ -146,7 +148,8 @@ class Writer:
         answers: list[tuple[Request, Any, Exception | None]] = []
         try:
             with self._database.writing() as connection:
-                batch = Batch(connection, self._cache, now=self._clock(), known=known)
+                version, plain = self._database.version(connection), all(request.plain for request in requests)
+                batch = Batch(connection, self._cache, now=self._clock(), known=known, version=version, plain=plain)
                 _prepare(batch, requests)
                 for request in requests:
                     batch.begin_request()

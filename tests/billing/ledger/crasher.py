@@ -14,16 +14,12 @@ import signal
 import sys
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-
 from rios.billing.ledger import Ledger
 from rios.storage.engine import Database
 from rios.words.errors import LedgerUnavailable, RiosError
 from tests.billing.ledger.history import perform
+from tests.moments import at_each
 
-# Before and after each statement and each commit.
-_MOMENTS = ("before_cursor_execute", "after_cursor_execute", "commit", "checkin", "rollback")
 _LOCKED_S = 0.2
 # What opens a database imports when the first one is opened.
 _USED = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite")
@@ -38,8 +34,7 @@ def _die_at(count: int) -> None:
         if passed == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for moment in _MOMENTS:
-        event.listen(Engine, moment, step)
+    at_each(step)
 
 
 def _play(case: dict[str, Any], done: int) -> None:

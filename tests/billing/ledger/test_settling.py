@@ -10,8 +10,10 @@ import pytest
 
 from rios.billing.budgets import Period
 from rios.billing.ledger import Ledger
+from rios.billing.ledger.settling import usage_digest
 from rios.billing.outbox import messages
 from rios.billing.verify import earning_payload
+from rios.words.canonical import digest as canonical_digest
 from rios.words.errors import (
     BudgetExceeded,
     InsufficientBalance,
@@ -54,6 +56,19 @@ def test_workers_and_platform_get_their_parts(ledger: Ledger) -> None:
             payload = json.loads(entry.document or "")
             assert payload.items() >= earning_payload(one.record, TERMS).items()
             assert payload["usage"] == kept.digest.hex()
+
+
+@pytest.mark.parametrize("discount", [None, "research"])
+def test_a_digest_is_of_the_canonical_text(discount: str | None) -> None:
+    one = dataclasses.replace(charge(10, model='odd "\u00e9"'), discount=discount, discount_wei=Wei(3), unit='a "b"')
+    said: dict[str, Any] = {
+        "record": one.record.to_dict(), "user": "ann", "hold": "h\u00e9", "deployment": "d\\", "line": one.line,
+        "unit": one.unit, "units": "10/3", "price": "3", "amount_wei": "10", "worker_wei": "9", "platform_wei": "1",
+    }  # fmt: skip
+    if discount is not None:
+        said |= {"discount": discount, "discount_wei": "3"}
+    found = usage_digest(one, user="ann", hold_id="h\u00e9", deployment="d\\")
+    assert found.hex() == canonical_digest(said)
 
 
 def test_the_same_usage_is_posted_once(ledger: Ledger) -> None:
