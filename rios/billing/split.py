@@ -47,4 +47,9 @@ def split(amount_wei: int, platform_bp: int) -> Split:
     """
     if not 0 <= platform_bp <= BASIS_POINTS:
         raise InvalidAmount(f"the platform's share is {platform_bp!r} basis points; it is from 0 to {BASIS_POINTS}")
-    return Split(*parts(amount_wei, (BASIS_POINTS - platform_bp, platform_bp)))
+    amount = check_wei(amount_wei, name="the amount to divide")
+    # `parts` of two: what is left over of them is nothing or one wei.
+    platform, left = divmod(amount * platform_bp, BASIS_POINTS)
+    if 2 * left > BASIS_POINTS:
+        platform += 1
+    return Split(Wei(amount - platform), Wei(platform))

@@ -234,7 +234,10 @@ def _sums(cells: Cells, work: Work) -> tuple[int, int, int, int]:
     rows, ns, carried = cells[:, 3], cells[:, 4], cells[:, 5]
     if max(int(rows.max()) * work.row_bytes_max, int(ns.max()), int(carried.max())) * len(cells) > _EXACT_MAX:
         rows, ns, carried = (column.astype(object) for column in (rows, ns, carried))  # Python's own integers
-    by_layer = [int(rows[cells[:, 1] == layer].sum()) for layer in range(len(work.layers))]
+    if rows.dtype != object and int(rows.sum()) <= EXACT_MAX:  # sums of floats are whole numbers as well up to there
+        by_layer = [int(count) for count in np.bincount(cells[:, 1], rows, len(work.layers))]
+    else:
+        by_layer = [int(rows[cells[:, 1] == layer].sum()) for layer in range(len(work.layers))]
     flops = sum(count * layer.flops_per_row for count, layer in zip(by_layer, work.layers, strict=True))
     # A bound per event, so that the bytes of one event do not make room for those of another.
     priced = np.minimum(carried, rows * work.row_bytes_max)

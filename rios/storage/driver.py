@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection, Dialect, Executable
 from sqlalchemy.exc import DBAPIError
 
 
@@ -36,6 +37,30 @@ def run(connection: Connection, statement: str, values: Sequence[Sequence[Any]])
                 cursor.executemany(statement, values)
         finally:
             cursor.close()
+
+
+def first(connection: Connection, wanted: Executable, values: Mapping[str, Any]) -> Sequence[Any]:
+    """The first row of a statement that is built once, by the driver: SQLAlchemy takes 50 us for it, and 100 cold.
+
+    values: by the names of its parameters. For columns of whose types SQLAlchemy makes nothing.
+    """
+    statement, names, fixed = _text(wanted, connection.dialect)
+    values = {**fixed, **values}
+    with driven(connection, statement) as driver:
+        cursor = driver.cursor()
+        try:
+            cursor.execute(statement, values if names is None else tuple([values[name] for name in names]))
+            found: Sequence[Any] = cursor.fetchone()
+        finally:
+            cursor.close()
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _text(wanted: Executable, dialect: Dialect) -> tuple[str, Sequence[str] | None, Mapping[str, Any]]:
+    """A statement as text, the names of its parameters in their order (None where they go by name), and known ones."""
+    compiled: Any = wanted.compile(dialect=dialect)  # type: ignore[attr-defined]
+    return str(compiled), compiled.positiontup, compiled.params
 
 
 def pages(connection: Connection, wanted: Executable, size: int) -> Iterator[Sequence[Sequence[Any]]]:

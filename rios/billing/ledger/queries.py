@@ -18,7 +18,6 @@ from sqlalchemy import (
     CursorResult,
     Select,
     and_,
-    bindparam,
     cast,
     func,
     or_,
@@ -50,7 +49,6 @@ from rios.billing.ledger.values import (
     Usage,
 )
 from rios.billing.parameters import PARAMETERS
-from rios.billing.pricing import DEFAULT_BOOK
 from rios.storage import models as m
 from rios.storage.engine import Database
 from rios.words.errors import InvalidRequest, PriceBookError
@@ -63,13 +61,6 @@ PARAMETER_SET = "ParameterSet"
 GROUPS = ("worker", "owner", "user", "model", "deployment", "day", "resource", "line")
 """What costs can be grouped by."""
 _DAY_US = 86_400 * 10**6
-# Asked for every request, so built once.
-_BOOK_AT = (
-    select(m.PriceBookRow.document)
-    .where(m.PriceBookRow.published, m.PriceBookRow.effective_from_s <= bindparam("second"))
-    .order_by(m.PriceBookRow.effective_from_s.desc(), m.PriceBookRow.version.desc())
-    .limit(1)
-)
 
 
 class Queries:
@@ -291,20 +282,13 @@ class Queries:
 
     def price_book_at(self, at: int) -> PriceBook | None:
         """The published price book in force at `at`: the latest that had begun, of equal ones the higher version."""
-        document = self._scalar(_BOOK_AT, {"second": at // 10**6})
-        return None if document is None else PriceBook.from_dict(json.loads(document))
+        with self._database.reading() as connection:
+            return volumes.book_at(connection, at)
 
     def standing(self, user: str, at: int) -> Standing:
         """What the prices of `user` depend on at `at`: the book in force, its discount, what it used in the month."""
         with self._database.reading() as connection:
-            document = connection.scalar(_BOOK_AT, {"second": at // 10**6})
-            book = None if document is None else PriceBook.from_dict(json.loads(document))
-            priced = book or DEFAULT_BOOK
-            return Standing(
-                book=book,
-                discount=volumes.discount_of(connection, user, priced, at=at),
-                used=volumes.used_of(connection, user, priced, at=at),
-            )
+            return volumes.standing(connection, user, at=at)
 
     def discounts(self, *, after: tuple[int, str] = (-1, ""), limit: int | None = None) -> list[Grant]:
         """The discounts that were given to accounts and organisations, ended ones too, by subject and beginning.

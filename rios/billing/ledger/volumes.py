@@ -7,36 +7,45 @@ was refunded was used all the same.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, RowMapping, bindparam, or_, select, tuple_
+from sqlalchemy import Connection, RowMapping, bindparam, exists, or_, select, tuple_
 
 from rios.billing.books import MINIMUM, PriceBook
 from rios.billing.budgets import Period
 from rios.billing.ledger.accounts import check_user
 from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.spending import start_of
-from rios.billing.ledger.values import Grant
+from rios.billing.ledger.values import Grant, Standing
+from rios.billing.pricing import DEFAULT_BOOK
 from rios.billing.rating import Charge
-from rios.storage.models import DiscountRow, PersonRow, VolumeRow
+from rios.storage.driver import first
+from rios.storage.models import DiscountRow, PersonRow, PriceBookRow, VolumeRow
 from rios.words.errors import InvalidRequest
 
 _USER, _ORGANISATION = "user:", "organisation:"
-# Asked for every request, so built once.
+# Asked for every request, so built once, and all that there nearly always is in one statement.
+_BOOK = (
+    select(PriceBookRow.document)
+    .where(PriceBookRow.published, PriceBookRow.effective_from_s <= bindparam("second"))
+    .order_by(PriceBookRow.effective_from_s.desc(), PriceBookRow.version.desc())
+    .limit(1)
+)
 _VOLUME = select(VolumeRow.quantities).where(
     VolumeRow.user_id == bindparam("user"), VolumeRow.start == bindparam("start")
 )
+_THEIRS = or_(
+    DiscountRow.subject == bindparam("subject"),
+    DiscountRow.subject
+    == select(_ORGANISATION + PersonRow.organisation_id).where(PersonRow.id == bindparam("user")).scalar_subquery(),
+)
+_STANDING = select(_BOOK.scalar_subquery(), _VOLUME.scalar_subquery(), exists().where(_THEIRS))
 _DISCOUNTS = (
     select(DiscountRow.name)
     .where(
-        or_(
-            DiscountRow.subject == bindparam("subject"),
-            DiscountRow.subject
-            == select(_ORGANISATION + PersonRow.organisation_id)
-            .where(PersonRow.id == bindparam("user"))
-            .scalar_subquery(),
-        ),
+        _THEIRS,
         DiscountRow.since <= bindparam("at"),
         or_(DiscountRow.until.is_(None), DiscountRow.until > bindparam("at")),
     )
@@ -60,14 +69,36 @@ def count(batch: Batch, user: str, charges: Iterable[Charge], *, at: int) -> Non
     rows.put({"user_id": user, "start": key[1], "quantities": said})
 
 
-def used_of(connection: Connection, user: str, book: PriceBook, *, at: int) -> dict[str, int]:
-    """What `user` used in the month around `at` of each line whose price depends on it, in base units."""
-    tiered = [key for key in book.keys() if len(book.line(key).tiers) > 1]  # noqa: SIM118  a price book is no mapping
-    if not tiered:
-        return {}
-    said = connection.scalar(_VOLUME, {"user": user, "start": start_of(Period.MONTH, at)})
-    used = _quantities(None if said is None else {"quantities": said})
-    return {key: used[key] for key in tiered if used.get(key)}
+def standing(connection: Connection, user: str, *, at: int) -> Standing:
+    """What the prices of `user` depend on at `at`."""
+    asked = {
+        "second": at // 10**6,
+        "user": user,
+        "start": start_of(Period.MONTH, at),
+        "subject": _USER + user,
+        "at": at,
+    }
+    document, quantities, discounted = first(connection, _STANDING, asked)
+    book = None if document is None else _book(document)
+    priced = book or DEFAULT_BOOK
+    names = connection.scalars(_DISCOUNTS, asked) if discounted and priced.discounts else ()
+    # The account's own comes before its organisation's, and of several the one that began last. A name that the book in
+    # force does not have takes nothing off, so it gives way to one that does.
+    discount = next((name for name in names if name in priced.discounts), None)
+    tiered = [key for key in priced.keys() if len(priced.line(key).tiers) > 1]  # noqa: SIM118  a book is no mapping
+    used = _quantities({"quantities": quantities}) if tiered and quantities is not None else {}
+    return Standing(book=book, discount=discount, used={key: used[key] for key in tiered if used.get(key)})
+
+
+def book_at(connection: Connection, at: int) -> PriceBook | None:
+    """The published book in force at `at`: the latest that had begun, of equal ones the higher version."""
+    document = connection.scalar(_BOOK, {"second": at // 10**6})
+    return None if document is None else _book(document)
+
+
+@functools.lru_cache(maxsize=16)
+def _book(document: str) -> PriceBook:
+    return PriceBook.from_dict(json.loads(document))
 
 
 def grant(batch: Batch, given: Grant, *, at: int) -> None:
@@ -98,18 +129,6 @@ def grants(connection: Connection, *, after: tuple[int, str] = (-1, ""), limit: 
     place = tuple_(DiscountRow.subject, DiscountRow.since) > (subject, since)
     wanted = select(DiscountRow.__table__).where(place).order_by(DiscountRow.subject, DiscountRow.since).limit(limit)
     return [_as_grant(row) for row in connection.execute(wanted).mappings()]
-
-
-def discount_of(connection: Connection, user: str, book: PriceBook, *, at: int) -> str | None:
-    """The discount of `user` at `at`; None without one.
-
-    The account's own comes before its organisation's, and of several the one that began last. A name that the book in
-    force does not have takes nothing off, so it gives way to one that does.
-    """
-    if not book.discounts:
-        return None
-    names = connection.scalars(_DISCOUNTS, {"subject": _USER + user, "user": user, "at": at})
-    return next((name for name in names if name in book.discounts), None)
 
 
 def _quantities(row: Mapping[str, str] | None) -> dict[str, int]:
