@@ -17,7 +17,7 @@ Key = tuple[Any, ...]
 Row = Mapping[str, Any]
 # SQLite takes 32,766 variables in a statement and PostgreSQL 65,535; short statements are cached better.
 _CHUNK = 400
-_KEPT_MAX = 1_000
+_KEPT_MAX = 100
 
 
 class Rows:

@@ -97,7 +97,7 @@ def test_what_was_refused_is_not_remembered(url: str) -> None:
         assert (found.hold.posted_wei, found.hold.released_wei, ledger.balance("ann").wei) == (20, 30, 70)
 
 
-def test_no_more_rows_are_kept_than_a_thousand(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_rows_are_kept_and_no_more(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rios.storage.rows._KEPT_MAX", 3)
     seen: list[int] = []
 
