@@ -171,6 +171,8 @@ def _shares(hosts: list[str], body: memoryview) -> Iterator[tuple[int, npt.NDArr
     """What the accepted replies measured, by request."""
     if not len(body):
         return
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        raise ProtocolError("TOKENS with shares of hosts that are no list of names")
     # Looked at as plain numbers: of a dozen records, in half of the time that numpy takes for it.
     handles, _, _, places, *_ = zip(*RECORD.iter_unpack(body), strict=True)
     if max(places) >= len(hosts):

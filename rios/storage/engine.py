@@ -135,9 +135,9 @@ class Database:
             self._writing.release()
 
     def _give_up(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     def close(self) -> None:
         """Close all connections; a private database is deleted."""

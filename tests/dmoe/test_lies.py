@@ -223,6 +223,8 @@ def tokens_frame(chance: random.Random) -> bytes:
             {"logprobs": {"1": odd}},
             {"logprobs": {"1": [[odd, odd]] * count}},
             {"hosts": odd},
+            {"hosts": [odd]},
+            {"hosts": {"a": odd}},
             {"finished": {"x": "stop"}, "failed": {"": {}}},
         )
     )
