@@ -167,7 +167,7 @@ class TrunkSession:
         return self._named[1]
 
 
-def _shares(hosts: list[str], body: memoryview) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
+def _shares(hosts: Any, body: memoryview) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
     """What the accepted replies measured, by request."""
     if not len(body):
         return
