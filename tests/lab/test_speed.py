@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200), pytest.mark.needs("ch
 READY_S, SHOWN_S, IDLE_SHARE, IDLE_RATE, WIDGET_SHARE, LOAD_EXT_S = 1.0, 1.0, 0.01, 1.0, 0.02, 0.3
 SCROLL_MS = 100.0
 """For a step of five hundred rows."""
-IDLE_S, ROUNDS, PAIRS, TOKENS = 12.0, 3, 40, 400
+IDLE_S, ROUNDS, PAIRS, TOKENS = 12.0, 3, 40, 200
 MADE = """
 import pathlib, json, statistics, time, rios
 def write(name, **said):
