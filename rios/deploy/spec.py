@@ -40,6 +40,8 @@ GATEWAY, GATEWAY_PORT = "gateway", 80
 """What egress calls the network's own gateway, and its name and port inside: models are asked there and no more."""
 TOKEN = "RIOS_TOKEN"  # noqa: S105 -- the name of a secret
 """The secret that comes with that: a key that may generate, and nothing else."""
+RESERVED_ENDS = (".volume", ".making", ".restoring", ".frozen")
+"""Of names that a host keeps beside its volumes (`deploy.volumes`)."""
 RESERVED_PATHS = ("/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr")
 """Where no volume can be mounted."""
 MEMORY_MIN = 4 << 20
@@ -66,6 +68,8 @@ def _volume_path(value: str) -> str:
     _path(value)
     if any(value == place or value.startswith(place + "/") for place in RESERVED_PATHS):
         raise ValueError(f"{value!r} lies in a place of the system; choose another, such as /data")
+    if value.endswith(RESERVED_ENDS):
+        raise ValueError(f"{value!r} ends as what a host keeps beside volumes does ({', '.join(RESERVED_ENDS)})")
     return value
 
 

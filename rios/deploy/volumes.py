@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import logging
 import os
 import shutil
 import signal
@@ -25,6 +26,8 @@ from typing import BinaryIO, cast
 
 from rios.words.errors import InvalidRequest, SandboxFailed
 from rios.words.foreign import remove_tree
+
+log = logging.getLogger(__name__)
 
 SIZE_MIN = 1 << 20
 _CALL_TIMEOUT_S = 120.0
@@ -206,6 +209,9 @@ class Volumes:
             return
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            # Unmounted meanwhile, it is a directory of the host's own file system; from here on it stays mounted.
+            if os.fstat(fd).st_dev == path.parent.stat().st_dev:
+                raise SandboxFailed(f"the volume {path.name} went away while it was to be read")
             mark = self._mark(path)
             mark.touch()
             try:
@@ -229,7 +235,7 @@ class Volumes:
     def thaw(self, path: Path) -> None:
         """Let writers go on, where a process was killed that had frozen a volume."""
         mark = self._mark(path)
-        if not mark.exists():
+        if not mark.is_file():
             return
         if path.is_mount():
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -238,6 +244,14 @@ class Volumes:
             finally:
                 os.close(fd)
         mark.unlink(missing_ok=True)
+
+    def thaw_all(self, directory: Path) -> None:
+        """As `thaw`, for all volumes below a host's directory."""
+        for mark in directory.glob("volumes/*/*/*.frozen"):
+            try:
+                self.thaw(mark.with_suffix(""))
+            except OSError as error:
+                log.warning("a volume stays frozen", extra={"volume": str(mark.with_suffix("")), "reason": str(error)})
 
     def release(self, path: Path) -> None:
         """Unmount a volume that no instance uses; `ensure` mounts it again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -74,9 +75,17 @@ _OPENAI = {
 }
 
 
+_MAKING = threading.Lock()
+
+
 def described(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     """The document of `app`, made once. `x-rios-scope` of an operation is what a token needs for it,
     `x-rios-recent` that it takes a recent sign-in too."""
+    with _MAKING:
+        return _described(app, routers)
+
+
+def _described(app: FastAPI, routers: Sequence[APIRouter]) -> dict[str, Any]:
     if app.openapi_schema is None:
         found = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes,

@@ -16,6 +16,7 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
 
+import rios
 from rios.billing.chain.protocol import Transaction
 from rios.billing.keystore import PASSPHRASE_VARIABLE, KeySigner, Keystore, WatchOnly, read_file
 from rios.words.errors import InvalidRequest, KeystoreError
@@ -249,7 +250,7 @@ def _locals(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         for frame, _ in traceback.walk_tb(seen.__traceback__):
-            if "/rios/" in frame.f_code.co_filename:
+            if Path(frame.f_code.co_filename).is_relative_to(Path(rios.__file__).parent):
                 shown.append(f"{frame.f_code.co_name}: {frame.f_locals!r}")
         seen = seen.__cause__ or seen.__context__
     return "\n".join(shown)

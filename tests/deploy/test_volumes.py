@@ -180,6 +180,27 @@ def test_an_archive_is_of_one_moment_and_nobody_stays_frozen(volumes: Volumes, p
     assert (path / "before").read_text() == "before"
 
 
+def test_a_volume_that_is_named_as_a_mark_is_none(volumes: Volumes, tmp_path: Path) -> None:
+    """Specifications refuse such names; where there is one nevertheless, nothing of a host stands still for it."""
+    odd, mark = (tmp_path / "volumes" / "org" / "app" / name for name in ("x.frozen", "y.frozen"))
+    odd.mkdir(parents=True)
+    mark.touch()
+    volumes.thaw_all(tmp_path)
+    assert odd.is_dir()
+    assert not mark.exists()
+    volumes.release(odd.with_suffix(""))
+
+
+@pytest.mark.needs("root")
+def test_what_is_no_longer_mounted_is_not_frozen(volumes: Volumes, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the host's own file system."""
+    path.mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_mount", lambda _: True)
+    with pytest.raises(SandboxFailed, match="went away"), volumes.archived(path):
+        pass
+    monkeypatch.undo()
+
+
 def test_applications_fill_their_volume_and_no_more(bench: Bench, volumes: Volumes, sandbox_directory: Path) -> None:
     place = sandbox_directory / f"quota-{bench.name}"
     volumes.ensure(place, 4 * MIB)

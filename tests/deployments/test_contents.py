@@ -109,6 +109,18 @@ def test_a_damaged_chunk_counts_as_none_and_is_written_anew(contents: Contents) 
     assert contents.is_whole(digest)
 
 
+def test_nothing_is_removed_while_nobody_knows_what_a_snapshot_consists_of(contents: Contents) -> None:
+    digest = _add(contents, FIRST, "a", "one")
+    _add(contents, OTHER, "b", "two")
+    chunks = [contents._chunks / name for name, _ in Content.of(contents.get(digest)).chunks]
+    content = (contents._chunks / digest).read_bytes()
+    (contents._chunks / digest).write_bytes(b"damaged")
+    contents.drop("b", "two")
+    assert all(chunk.exists() for chunk in chunks)
+    contents.put(digest, content)
+    assert contents.is_whole(digest), "another host gave it back"
+
+
 def test_there_is_no_more_than_the_host_gives(tmp_path: Path) -> None:
     contents = Contents(tmp_path, 7 * MIB, name="small")
     digest = _add(contents, FIRST, "a", "one")

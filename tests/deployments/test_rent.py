@@ -152,7 +152,7 @@ def test_snapshots_are_paid_for_by_what_they_take_of_each_host(month: Month) -> 
     other = next(name for name in sorted(OWNERS) if name != home)
 
     def keeps(host: str, size: int) -> None:
-        month.store.transact_whole(rent.keeping(app._app(), host, size))
+        month.store.transact_whole(rent.keeping(app._app(), host, lambda: size))
 
     def sizes() -> dict[str, int]:
         return {room.host: sum(room.sizes.values()) // GIB for room in rent._rooms(app.id) if room.period}

@@ -30,6 +30,7 @@ from typing import Any
 from rios.deploy.runtimes.protocol import Isolation
 from rios.deploy.runtimes.records import check_id
 from rios.deploy.runtimes.watching import Policy
+from rios.deploy.volumes import Volumes
 from rios.dmoe.door import Door
 from rios.dmoe.wire import Connection, Frame, Kind, dump
 from rios.services.deployments import agent_wire as wire
@@ -212,6 +213,8 @@ def main() -> None:
     with contextlib.suppress(BrokenPipeError):  # the worker has just gone
         os.write(1, json.dumps({"pid": os.getpid(), "port": listener.getsockname()[1]}).encode() + b"\n")
     agent.run()
+    for place_of_network in directory.iterdir():  # whoever reads a volume ends with this process
+        Volumes().thaw_all(place_of_network)
 
 
 if __name__ == "__main__":

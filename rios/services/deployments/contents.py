@@ -231,15 +231,18 @@ class Contents:
         place = self._kept(app_id)
         return [one.name for one in place.iterdir()] if place.is_dir() else []
 
-    def _marked(self, kept: list[Path]) -> dict[str, int]:
-        """The objects that snapshots consist of, with their sizes."""
+    def _marked(self, kept: list[Path], unread: list[str] | None = None) -> dict[str, int]:
+        """The objects that snapshots consist of, with their sizes; `unread` is given those that nobody can read."""
         found: dict[str, int] = {}
         for path in kept:
             with contextlib.suppress(FileNotFoundError):
                 digest = path.read_text()
                 found[digest] = self._cache.size(digest) or 0
-                with contextlib.suppress(NotFound):  # damaged: what it consisted of nobody knows
+                try:
                     found.update(Content.of(self.get(digest)).chunks)
+                except NotFound:
+                    if unread is not None:
+                        unread.append(path.name)
         return found
 
     # --- the folder ------------------------------------------------------------------------------------------
@@ -251,7 +254,13 @@ class Contents:
         with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
             if not alone:
                 return
-            marked = self._marked(list(self._directory.glob("kept/*/*")))
+            unread: list[str] = []
+            marked = self._marked(list(self._directory.glob("kept/*/*")), unread)
+            if unread:  # damaged, or not to be opened just now: its chunks are not known, and may be all there is of it
+                log.warning(
+                    "no chunk is removed: what snapshots consist of is not readable", extra={"snapshots": unread}
+                )
+                return
             for entry in list(os.scandir(self._chunks)):
                 if entry.name not in marked:
                     Path(entry.path).unlink(missing_ok=True)

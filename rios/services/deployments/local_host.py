@@ -127,8 +127,7 @@ class LocalHost:
         """
         with self._lock:
             if self._unmended is None:
-                for mark in self._directory.glob("volumes/*/*/*.frozen"):
-                    self._volumes.thaw(mark.with_suffix(""))  # who was reading it was killed
+                self._volumes.thaw_all(self._directory)  # who was reading one was killed
                 self._unmended = list(self._runtimes)
                 self._mend()
             elif self._unmended and (self._mending is None or self._mending.done()):
@@ -316,7 +315,8 @@ class LocalHost:
             else:
                 place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
                 self._volumes.ensure(place, volume.size)
-                os.chown(place, app.user, app.user)
+                if os.getuid() == 0:  # else all is this user's
+                    os.chown(place, app.user, app.user)
             found.append(Mount(source=place, path=path, read_only=volume.read_only))
         return tuple(found)
 

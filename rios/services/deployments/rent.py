@@ -118,15 +118,15 @@ class Rent:
             return lambda _batch: None
         return self._turned(app, room, sizes)
 
-    def keeping(self, app: App, host: str, room_bytes: int) -> Callable[[Batch], None]:
+    def keeping(self, app: App, host: str, room_bytes: Callable[[], int]) -> Callable[[Batch], None]:
         """What writes, in a transaction, that snapshots of a deployment take so much of a host from then on.
 
         They are held for and posted together with the volumes that it has there; it raises what `taking` does.
         """
-        room = self._room(app.id, host)
+        room = self._room(app.id, host)  # first: where it was written meanwhile, what was asked for below is too old
         sizes = {path: size for path, size in room.sizes.items() if path != SNAPSHOTS}
-        if room_bytes:
-            sizes[SNAPSHOTS] = room_bytes
+        if taken := room_bytes():
+            sizes[SNAPSHOTS] = taken
         if sizes == room.sizes:
             return lambda _batch: None
         run = self._turned(app, room, sizes)

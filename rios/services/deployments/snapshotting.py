@@ -34,6 +34,7 @@ from rios.services.deployments.store import AppStore, Lease, NotLeader, require_
 from rios.storage.deployment_models import AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import (
     BudgetExceeded,
+    DeadlineExceeded,
     HostLost,
     InsufficientBalance,
     InvalidRequest,
@@ -147,7 +148,7 @@ class Snapshotting:
         try:
             snapshots = _of(host)
             taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
-        except (HostLost, LedgerUnavailable, NetworkClosed):
+        except (HostLost, DeadlineExceeded, LedgerUnavailable, NetworkClosed):  # to be asked for again
             raise
         except RiosError as error:
             return self._failed(one, app, str(error), lease)
@@ -170,7 +171,7 @@ class Snapshotting:
 
     def _keeps(self, one: Known, app: App, host: Host, columns: Mapping[str, Any], lease: Lease) -> None:
         """Write that a host keeps a snapshot, and that its room there is paid for from now on: both or none."""
-        room = self._rent().keeping(app, host.name, _of(host).room_bytes(app.id))
+        room = self._rent().keeping(app, host.name, lambda: _of(host).room_bytes(app.id))
         at, row, copy = self._store.ledger.now(), AppSnapshotRow, AppSnapshotCopyRow
 
         def run(batch: Batch) -> None:
@@ -222,11 +223,22 @@ class Snapshotting:
                 return _NOWHERE_S
             one = self._read(one)
         homes = places.hosts_of(self._store, app.id, volumes=True)
-        extra = sorted(living, key=lambda name: (name not in homes, name))[one.copies :]
+        order = sorted(living, key=lambda name: (name not in homes, name))
+        extra = order[one.copies :]
+        if any(name in self._hosts for name in extra):
+            for name in order[: one.copies]:  # one that was away may have come back without its disk
+                self._complete(one, name)
         for name in extra:
             if name in self._hosts:
                 self._dropped(one, app, self._hosts[name], lease)
         return 0.0
+
+    def _complete(self, one: Known, name: str) -> None:
+        """Have a host that is to keep a snapshot keep all of it. Raises HostLost where it does not answer."""
+        if name not in self._hosts:
+            raise HostLost(f"host {name} does not answer")
+        snapshots = _of(self._hosts[name])
+        self._bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put)
 
     def _copy(self, one: Known, app: App, host: Host, lease: Lease) -> None:
         snapshots = _of(host)
@@ -316,7 +328,7 @@ class Snapshotting:
     def _dropped(self, one: Known, app: App, host: Host, lease: Lease) -> None:
         snapshots = _of(host)
         snapshots.drop(one.app_id, one.id)
-        room = self._rent().keeping(app, host.name, snapshots.room_bytes(app.id))
+        room = self._rent().keeping(app, host.name, lambda: snapshots.room_bytes(app.id))
         copy = AppSnapshotCopyRow
 
         def run(batch: Batch) -> None:
