@@ -111,6 +111,7 @@ def test_secrets_change_while_it_runs(web: Any) -> None:
     until(lambda: web.exec(["cat", "/run/secrets/TOKEN"]).stdout == b"shibboleth", deadline_s=WAIT_S)
 
 
+@pytest.mark.needs("root")
 def test_a_volume_begins_with_a_snapshot_of_another(network: Any) -> None:
     fields = {"command": ["sleep", "600"], "resources": RESOURCES, "grace": 1}
     disk = network.deploy.create(name="disk", volumes={"/data": {"size": "4MiB", "keep": False}}, **fields)

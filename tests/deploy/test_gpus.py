@@ -299,6 +299,7 @@ def _app(count: int) -> dict[str, Any]:
     return App(name="render", command=["sleep", "60"], resources={"gpu": count, "memory": "128MiB"}).stored()
 
 
+@pytest.mark.needs("root")
 def test_a_host_offers_what_it_has_and_scheduling_says_what_it_lacks(tmp_path: Path) -> None:
     def host(name: str, found: Gpus) -> LocalHost:
         return LocalHost(

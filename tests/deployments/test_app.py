@@ -102,6 +102,7 @@ def test_names_are_unique_and_mistakes_are_named(web: Any, stage: Stage) -> None
     assert stage.deploy.get("web").id == web.id
 
 
+@pytest.mark.needs("root")
 def test_a_killed_replica_is_replaced_and_what_it_used_is_billed(web: Any, stage: Stage) -> None:
     before = web.replicas[0].id
     assert get(f"{web.url}/end", data=b"x")[0] == 502, "the request in its hands fails, for it may not be sent twice"

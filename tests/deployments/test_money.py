@@ -35,6 +35,7 @@ def usage(stage: Stage, app: Any) -> list[Any]:
     return [one for replica in replicas for one in stage.ledger.usage(request_id=replica.id)]
 
 
+@pytest.mark.needs("root")
 def test_what_the_kernel_counted_is_what_is_paid(short: Stage) -> None:
     app = short.deploy.create(
         name="busy", command=["python3", "-c", BUSY], restart="on-failure", resources={"cpu": 1, "memory": "64MiB"}
