@@ -28,6 +28,7 @@ def said(both: Both, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     return run
 
 
+@pytest.mark.needs("root")
 def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINE_TOKEN", "shibboleth")
     file = tmp_path / "rios.yaml"

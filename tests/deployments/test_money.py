@@ -121,6 +121,7 @@ def test_who_has_nothing_starts_nothing(short: Stage) -> None:
     app.delete()
 
 
+@pytest.mark.needs("root")
 def test_a_budget_of_its_own_bounds_its_replicas_and_pauses_it(short: Stage) -> None:
     metering = short.platform._metering
     app = short.web("thrifty", replicas=(1, 3), scale={"target": 2.0, "stabilise": 1.0}, budget="1 ROS")
