@@ -155,6 +155,9 @@ export class PanelModel implements Listener {
       return;
     }
     if (event.data.name === 'reset') {
+      // Another server, or another user who signed in: what is kept of before would be shown as this one's.
+      this.jobs = new Map();
+      this.set({ sections: {}, jobs: EMPTY, onChainWei: null });
       this.refresh();
       return;
     }
