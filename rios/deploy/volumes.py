@@ -140,17 +140,9 @@ class Volumes:
         with self._frozen(path) if still else contextlib.nullcontext(), tempfile.TemporaryFile() as said:
             running = subprocess.Popen([*command, "-cf", "-", "."], stdout=subprocess.PIPE, stderr=said, env=_ENV)
             assert running.stdout is not None
-            late = threading.Timer(within_s, running.kill)
-            late.start()
-            try:
-                with running.stdout:
-                    yield cast(BinaryIO, running.stdout)
-            except BaseException:
-                running.kill()
-                raise
-            finally:
-                late.cancel()
-                code = running.wait()
+            with _ended(running, within_s), running.stdout:
+                yield cast(BinaryIO, running.stdout)
+            code = running.returncode
             said.seek(0)
             why = said.read(1000).decode(errors="replace").strip()
             if code == -signal.SIGKILL:
@@ -184,20 +176,11 @@ class Volumes:
         command = ["tar", "--numeric-owner", "-C", str(into), "-xpf", "-"]
         with tempfile.TemporaryFile() as said:
             running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=_ENV)
-            late = threading.Timer(_ARCHIVED_S, running.kill)
-            late.start()
-            try:
-                assert running.stdin is not None
-                with contextlib.suppress(BrokenPipeError), running.stdin:
-                    for data in archive:
-                        running.stdin.write(data)
-            except BaseException:
-                running.kill()
-                raise
-            finally:
-                late.cancel()
-                code = running.wait()
-            if code:
+            assert running.stdin is not None
+            with _ended(running, _ARCHIVED_S), contextlib.suppress(BrokenPipeError), running.stdin:
+                for data in archive:
+                    running.stdin.write(data)
+            if running.returncode:
                 said.seek(0)
                 raise SandboxFailed(f"{into.name}: {said.read(1000).decode(errors='replace').strip() or 'too late'}")
 
@@ -286,6 +269,21 @@ class Volumes:
         if done.returncode not in fine:
             raise SandboxFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
         return done.stdout
+
+
+@contextlib.contextmanager
+def _ended(running: subprocess.Popen[bytes], within_s: float) -> Iterator[None]:
+    """A program that has ended after this: by itself, killed at its deadline, or where this is left by an error."""
+    late = threading.Timer(within_s, running.kill)
+    late.start()
+    try:
+        yield
+    except BaseException:
+        running.kill()
+        raise
+    finally:
+        late.cancel()
+        running.wait()
 
 
 def synced(path: Path) -> None:
