@@ -50,7 +50,9 @@ class Lab:
         file = folder / "scheduler.json"
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0",
                     "--scheduler-file", str(file))  # fmt: skip
-        self.address: str = until(lambda: file.exists() and json.loads(file.read_text()), "a scheduler")["address"]
+        # The file is there before all of it is written.
+        until(lambda: file.exists() and file.read_text().rstrip().endswith("}"), "a scheduler")
+        self.address: str = json.loads(file.read_text())["address"]
 
     def _start(self, kind: str, *arguments: str) -> None:
         with (self.folder / f"{kind}.log").open("ab") as log:
