@@ -14,11 +14,12 @@ from rios.services.charging import Charging
 from rios.services.deployments.bound import create_free, slug
 from rios.services.deployments.engine import model_of
 from rios.services.deployments.rules import CREATED, DELETED
-from rios.services.deployments.served import failures_of, models_of, require_free, served_name
+from rios.services.deployments.served import Wanted, failures_of, models_of, require_free, served_name
 from rios.services.deployments.service import Deployments, ask_to_end, try_again
 from rios.services.deployments.tenants import TenantRules, check_name, without_place
 from rios.services.generation import Model
 from rios.services.quotas import Quotas
+from rios.storage.unchanged import Unchanged
 from rios.words.errors import InvalidRequest, NotFound, NoWorkers
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from rios.services.network import Network
 
 STARTING, SERVING, FAILED = "starting", "serving", "failed"
+_REMEMBERED = 1000
+"""Organisations whose models are remembered until somebody writes."""
+_Found = tuple[list[Wanted], dict[str, tuple[str, str]]]
+"""Models that are wanted, and by deployment why one failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,7 @@ class Tenancy:
         self._platform = network._apps
         self._directory = models
         self.quotas = Quotas(store, network._purse.books.ledger)
+        self._wanted = Unchanged(network._purse.books.ledger.database, self._read, most=_REMEMBERED)
         if not serves:
             return
         platform = self._platform()
@@ -121,15 +127,27 @@ class Tenancy:
         """What the organisation has, by name."""
         return self._models(who.organisation_id)
 
+    def known_models(self, who: Principal) -> list[Deployed] | None:
+        """The same where nothing was written since it was asked for last, else None. An event loop may ask."""
+        found = self._wanted.known(who.organisation_id)
+        return None if found is None else self._shown(who.organisation_id, found)
+
     def _models(self, organisation_id: str) -> list[Deployed]:
-        platform = self._platform()
-        found = models_of(platform.store, organisation_id)
-        here = {app_id for app_id, _, _ in platform.engine.serving(organisation_id)}
-        failed = failures_of(platform.store, [app for app, _ in found if app.id not in here])
-        return sorted(
-            (_deployed(app, specification, app.id in here, failed.get(app.id)) for app, specification in found),
-            key=lambda one: one.name,
-        )
+        return self._shown(organisation_id, self._wanted(organisation_id))
+
+    def _read(self, organisation_id: str) -> _Found:
+        store = self._platform().store
+        found = models_of(store, organisation_id)
+        return found, failures_of(store, [app for app, _ in found])
+
+    def _shown(self, organisation_id: str, found: _Found) -> list[Deployed]:
+        wanted, failed = found
+        here = {app_id for app_id, _, _ in self._platform().engine.serving(organisation_id)}
+        shown = [
+            _deployed(app, specification, app.id in here, None if app.id in here else failed.get(app.id))
+            for app, specification in wanted
+        ]
+        return sorted(shown, key=lambda one: one.name)
 
     def deployed(self, who: Principal, name: str) -> Deployed:
         """A model of the organisation. Raises NotFound."""

@@ -7,6 +7,7 @@ advisory lock on PostgreSQL. The order of entries and their hash chain need that
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -61,6 +62,8 @@ class Database:
         self._writing = threading.Lock()
         self._kept: Connection | None = None
         self._writings = 0
+        self._looking = threading.Lock()
+        self._looks: sqlite3.Connection | None = None
 
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
@@ -119,6 +122,24 @@ class Database:
             (others,) = driver.execute(_VERSION).fetchone()
         return self._writings, others
 
+    def mark(self) -> int | None:
+        """The same as long as nobody commits anything, in whichever process; it takes 10 us and waits for nothing.
+
+        None where this database does not say so, or not now.
+        """
+        if not self.is_sqlite or not self._looking.acquire(blocking=False):
+            return None
+        try:
+            if self._looks is None:
+                path = str(self.engine.url.database)
+                self._looks = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None)
+            (found,) = self._looks.execute(_VERSION).fetchone()
+            return int(found)
+        except sqlite3.Error:
+            return None  # whoever reads then is told why
+        finally:
+            self._looking.release()
+
     @contextmanager
     def _keeping(self) -> Iterator[Connection]:
         """The connection that writes, for one thread. It is given up where something went wrong."""
@@ -144,6 +165,10 @@ class Database:
         if self._writing.acquire(timeout=self.timeout_s):
             self._give_up()
             self._writing.release()
+        with self._looking:
+            looks, self._looks = self._looks, None
+        if looks is not None:
+            looks.close()
         self.engine.dispose()
         self._writer.dispose()
         if self._private is not None:

@@ -19,6 +19,7 @@ from rios.gateway.choices import ChatShape, Choices, CompletionShape, Shape
 from rios.gateway.events import EventStream, unless_gone
 from rios.gateway.once import request_id
 from rios.gateway.openai_schemas import ChatRequest, CompletionRequest, Sampling
+from rios.gateway.routes.models import models_of
 from rios.services.generation import Model
 from rios.services.tenancy import SERVING, Deployed
 
@@ -30,9 +31,9 @@ _COMPLETION_TOKENS = 16  # OpenAI's own default on this route
 
 
 @router.get("/models", summary="The models that serve", responses=says(openai_answers.ModelList))
-def get_models(request: Request, who: Reader) -> dict[str, Any]:
+async def get_models(request: Request, who: Reader) -> dict[str, Any]:
     """Of the user's organisation."""
-    found = [one for one in gate_of(request).tenancy.models(who) if one.state == SERVING]
+    found = [one for one in await models_of(request, who) if one.state == SERVING]
     return {"object": "list", "data": [_model(one) for one in found]}
 
 
