@@ -11,6 +11,7 @@ from asyncio import Transport
 from collections.abc import Iterable
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from rios.gateway.settings import GatewaySettings
@@ -23,6 +24,7 @@ _RESERVED = 512
 """File descriptors that are left to everything else: workers, the database, what is sent on to HTTPS."""
 _REFUSED_S = 2.0
 """Whoever is refused has this to read why: a connection that is closed with a question unread takes the answer away."""
+_TOGETHER_MAX = 1 << 16
 _REFUSED_MAX = 64
 """More who are refused are not waited for."""
 
@@ -37,6 +39,61 @@ class Loop(asyncio.SelectorEventLoop):
         return await super().create_server(*arguments, **more)
 
 
+class Together:
+    """A transport of which what is written in one turn of the event loop is sent at once.
+
+    uvicorn writes the head of an answer, its body and its end one by one: each was a system call, and a packet.
+    """
+
+    def __init__(self, transport: Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the transport's."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it with what is written before the loop turns, or as soon as that is much."""
+        if not data:
+            return
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held += data
+        if len(self._held) > _TOGETHER_MAX:  # nobody's answer waits here instead of making its writer wait
+            self._send()
+
+    def get_write_buffer_size(self) -> int:
+        """How many bytes are not sent yet."""
+        return len(self._held) + self._transport.get_write_buffer_size()
+
+    def write_eof(self) -> None:
+        """Nothing follows what was written."""
+        self._send()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close it when all is sent."""
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close it now; what was not sent is not."""
+        self._held.clear()
+        self._transport.abort()
+
+    def below(self) -> Transport:
+        """The transport itself, with all that was written sent: for who goes on without this."""
+        self._send()
+        return self._transport
+
+    def _send(self) -> None:
+        if self._held:
+            held, self._held = bytes(self._held), bytearray()
+            self._transport.write(held)
+
+
 class Connection(H11Protocol):
     """One connection. What is asked for has no deadline here: bodies have theirs, answers may be streams."""
 
@@ -46,6 +103,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Refuse it where there are too many, of its address or in all."""
         super().connection_made(transport)
+        self.transport: Any = Together(transport, self.loop)
         self._seen: RequestResponseCycle | None = None
         self._waited_s = 0.0
         self._unsent = 0
@@ -78,6 +136,15 @@ class Connection(H11Protocol):
         """What one who is refused asks for nobody reads."""
         if not self.refused:
             super().data_received(data)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Messages are sent as they are."""
+        self.transport = self.transport.below()
+        super().handle_websocket_upgrade(event)
+
+    def eof_received(self) -> None:
+        """A client that says no more is disconnected by asyncio right after this; it gets what was answered."""
+        self.transport.below()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close it, but not while an answer is still sent: TLS ends half a minute later, whatever is left of that."""

@@ -8,9 +8,10 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from math import ceil
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +40,11 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+# As ASGI has them: MutableHeaders looks through all for each of them, a twentieth of a small answer's time.
+_RAW = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+_ROOM = (b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset")
+_OURS = {b"x-request-id", *_ROOM}
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Protect:
@@ -71,13 +77,11 @@ class Protect:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                if scope["scheme"] == "https":
-                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
-                _say_room(headers, getattr(request.state, "room", None))
+                message["headers"] = [
+                    *_with_ours(message.get("headers", ()), https=scope["scheme"] == "https"),
+                    (b"x-request-id", request_id.encode()),
+                    *_room_said(getattr(request.state, "room", None)),
+                ]
             await send(message)
 
         try:
@@ -104,16 +108,17 @@ class Protect:
             took_s = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.request(scope["method"], route, status, took_s)
-            log.info(
-                "request",
-                extra={
-                    "request_id": request_id,
-                    "method": scope["method"],
-                    "path": shown_path(scope["path"]),
-                    "status": status,
-                    "took_ms": round(took_s * 1000, 1),
-                },
-            )
+            if log.isEnabledFor(logging.INFO):
+                log.info(
+                    "request",
+                    extra={
+                        "request_id": request_id,
+                        "method": scope["method"],
+                        "path": shown_path(scope["path"]),
+                        "status": status,
+                        "took_ms": round(took_s * 1000, 1),
+                    },
+                )
 
 
 class _Body:
@@ -161,8 +166,16 @@ def _known(request: Request) -> Principal | None:
     return found
 
 
-def _say_room(headers: MutableHeaders, room: Room | None) -> None:
-    if room is not None:
-        headers["X-RateLimit-Limit"] = str(room.limit)
-        headers["X-RateLimit-Remaining"] = str(room.remaining)
-        headers["X-RateLimit-Reset"] = str(ceil(room.reset_s))
+def _with_ours(headers: Iterable[tuple[bytes, bytes]], *, https: bool) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, and ours where it has none of that name. Ids of requests and room are ours alone."""
+    found = [pair for pair in headers if pair[0] not in _OURS]
+    names = {name for name, _ in found}
+    found += [pair for pair in _RAW if pair[0] not in names]
+    return [*found, _HSTS] if https and _HSTS[0] not in names else found
+
+
+def _room_said(room: Room | None) -> list[tuple[bytes, bytes]]:
+    if room is None:
+        return []
+    values = (room.limit, room.remaining, ceil(room.reset_s))
+    return [(name, b"%d" % value) for name, value in zip(_ROOM, values, strict=True)]

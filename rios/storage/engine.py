@@ -63,7 +63,7 @@ class Database:
         self._kept: Connection | None = None
         self._writings = 0
         self._looking = threading.Lock()
-        self._looks: sqlite3.Connection | None = None
+        self._looks: sqlite3.Cursor | None = None
 
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
@@ -132,7 +132,7 @@ class Database:
         try:
             if self._looks is None:
                 path = str(self.engine.url.database)
-                self._looks = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None)
+                self._looks = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None).cursor()
             (found,) = self._looks.execute(_VERSION).fetchone()
             return int(found)
         except sqlite3.Error:
@@ -168,7 +168,7 @@ class Database:
         with self._looking:
             looks, self._looks = self._looks, None
         if looks is not None:
-            looks.close()
+            looks.connection.close()
         self.engine.dispose()
         self._writer.dispose()
         if self._private is not None:

@@ -16,7 +16,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from rios.gateway.certs import init
-from rios.gateway.connections import bounded
+from rios.gateway.connections import Together, bounded
 from rios.gateway.settings import GatewaySettings
 from tests.gateway.servers import UNLIMITED, Door, lean
 from tests.waiting import until
@@ -214,3 +214,56 @@ def test_connections_of_a_proxy_are_its_own_to_bound(tmp_path: Path) -> None:
         for connection in (one, other):
             connection.sendall(_REQUEST)
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+class _Recorded:
+    """A transport that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: self.said.append((name, *given))
+
+    def get_write_buffer_size(self) -> int:
+        return 7
+
+
+def test_what_is_written_together_is_sent_together() -> None:
+    """Head, body and end of an answer are one packet; nothing is sent late, twice, or after the end."""
+
+    async def run() -> None:
+        loop, below = asyncio.get_running_loop(), _Recorded()
+        one: Any = Together(below, loop)  # type: ignore[arg-type]
+        for part in (b"head", b"body", b""):
+            one.write(part)
+        assert (below.said, one.get_write_buffer_size()) == ([], 15)
+        await asyncio.sleep(0)
+        assert (below.said, one.get_write_buffer_size()) == ([("write", b"headbody")], 7)
+        below.said.clear()
+        one.write(b"x" * 70_000)
+        assert below.said == [("write", b"x" * 70_000)], "much does not wait"
+        below.said.clear()
+        one.write(b"last")
+        assert one.below() is below
+        one.write(b"eof")
+        one.write_eof()
+        one.write(b"end")
+        one.close()
+        await asyncio.sleep(0)
+        assert below.said == [("write", b"last"), ("write", b"eof"), ("write_eof",), ("write", b"end"), ("close",)]
+        below.said.clear()
+        one.write(b"dropped")
+        one.abort()
+        await asyncio.sleep(0)
+        assert below.said == [("abort",)]
+
+    asyncio.run(run())
+
+
+def test_an_answer_is_one_packet(hasty: Door) -> None:
+    with closing(_open(hasty)) as connection:
+        connection.sendall(_REQUEST)
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+    assert b" 200 " in head
+    assert body
