@@ -61,12 +61,18 @@ def test_a_model_that_is_used_comes_closer_and_no_token_changes(monkeypatch: pyt
         kept = model._deployment
         before: Plan = kept.plan
         expected = [answer.token_ids for answer in model.generate(prompts, **params)]
+
+        def is_closer() -> bool:
+            """A first plan may follow the habits of a few tokens; those that come after it follow more."""
+            settled = all(member.settled for member in kept.members.values())
+            tables = kept._pairs.tables
+            if kept.plan is before or not settled or tables is None:
+                return False
+            return pairs_together(kept.plan, tables) > pairs_together(before, tables) + 0.05
+
         deadline = time.monotonic() + DEADLINE_S
-        while kept.plan is before or not all(member.settled for member in kept.members.values()):
-            assert time.monotonic() < deadline, "nothing moved"
+        while not is_closer():
+            assert time.monotonic() < deadline, "it came no closer"
             assert [answer.token_ids for answer in model.generate(prompts, **params)] == expected
-        tables = kept._pairs.tables
-        assert tables is not None
-        assert pairs_together(kept.plan, tables) > pairs_together(before, tables) + 0.05
         assert "share a worker" in model.placement.explain()
         assert [answer.token_ids for answer in model.generate(prompts, **params)] == expected
