@@ -49,6 +49,8 @@ class Together:
         self._transport = transport
         self._loop = loop
         self._held = bytearray()
+        self._soon = False
+        """Whether the loop's next turn sends what is held."""
 
     def __getattr__(self, name: str) -> Any:
         """All else is the transport's."""
@@ -58,11 +60,14 @@ class Together:
         """Send it with what is written before the loop turns, or as soon as that is much."""
         if not data:
             return
-        if not self._held:
-            self._loop.call_soon(self._send)
-        self._held += data
-        if len(self._held) > _TOGETHER_MAX:  # nobody's answer waits here instead of making its writer wait
+        if len(self._held) + len(data) > _TOGETHER_MAX:  # much is not copied, and makes its writer wait
             self._send()
+            self._transport.write(data)
+            return
+        self._held += data
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._turned)
 
     def get_write_buffer_size(self) -> int:
         """How many bytes are not sent yet."""
@@ -87,6 +92,10 @@ class Together:
         """The transport itself, with all that was written sent: for who goes on without this."""
         self._send()
         return self._transport
+
+    def _turned(self) -> None:
+        self._soon = False
+        self._send()
 
     def _send(self) -> None:
         if self._held:
@@ -142,8 +151,14 @@ class Connection(H11Protocol):
         self.transport = self.transport.below()
         super().handle_websocket_upgrade(event)
 
+    def on_response_complete(self) -> None:
+        """An answer that is whole waits for nothing more: neither for what its application does afterwards, nor for a
+        client that says no more, whom asyncio disconnects."""
+        self.transport.below()
+        super().on_response_complete()
+
     def eof_received(self) -> None:
-        """A client that says no more is disconnected by asyncio right after this; it gets what was answered."""
+        """The same for a stream's last pieces."""
         self.transport.below()
 
     def timeout_keep_alive_handler(self) -> None:

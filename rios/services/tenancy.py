@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 STARTING, SERVING, FAILED = "starting", "serving", "failed"
 _REMEMBERED = 1000
 """Organisations whose models are remembered until somebody writes."""
+_FEW = 50
+"""As many are shown in some 2 ms."""
 _Found = tuple[list[Wanted], dict[str, tuple[str, str]]]
 """Models that are wanted, and by deployment why one failed."""
 
@@ -128,9 +130,12 @@ class Tenancy:
         return self._models(who.organisation_id)
 
     def known_models(self, who: Principal) -> list[Deployed] | None:
-        """The same where nothing was written since it was asked for last, else None. An event loop may ask."""
+        """The same where nothing was written since it was asked for last, and they are few, else None.
+
+        An event loop may ask.
+        """
         found = self._wanted.known(who.organisation_id)
-        return None if found is None else self._shown(who.organisation_id, found)
+        return None if found is None or len(found[0]) > _FEW else self._shown(who.organisation_id, found)
 
     def _models(self, organisation_id: str) -> list[Deployed]:
         return self._shown(organisation_id, self._wanted(organisation_id))

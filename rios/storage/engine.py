@@ -64,6 +64,9 @@ class Database:
         self._writings = 0
         self._looking = threading.Lock()
         self._looks: sqlite3.Cursor | None = None
+        # The file that the pools open, wherever this process goes meanwhile.
+        self._places, self._options = self.engine.dialect.create_connect_args(self.engine.url)
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Database {self.name}>"
@@ -130,9 +133,11 @@ class Database:
         if not self.is_sqlite or not self._looking.acquire(blocking=False):
             return None
         try:
+            if self._closed:
+                return None
             if self._looks is None:
-                path = str(self.engine.url.database)
-                self._looks = sqlite3.connect(path, timeout=0, check_same_thread=False, isolation_level=None).cursor()
+                options = {**self._options, "timeout": 0, "check_same_thread": False, "isolation_level": None}
+                self._looks = sqlite3.connect(*self._places, **options).cursor()
             (found,) = self._looks.execute(_VERSION).fetchone()
             return int(found)
         except sqlite3.Error:
@@ -166,7 +171,7 @@ class Database:
             self._give_up()
             self._writing.release()
         with self._looking:
-            looks, self._looks = self._looks, None
+            looks, self._looks, self._closed = self._looks, None, True
         if looks is not None:
             looks.connection.close()
         self.engine.dispose()

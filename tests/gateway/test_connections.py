@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -241,8 +242,9 @@ def test_what_is_written_together_is_sent_together() -> None:
         await asyncio.sleep(0)
         assert (below.said, one.get_write_buffer_size()) == ([("write", b"headbody")], 7)
         below.said.clear()
+        one.write(b"first")
         one.write(b"x" * 70_000)
-        assert below.said == [("write", b"x" * 70_000)], "much does not wait"
+        assert below.said == [("write", b"first"), ("write", b"x" * 70_000)], "much does not wait"
         below.said.clear()
         one.write(b"last")
         assert one.below() is below
@@ -267,3 +269,39 @@ def test_an_answer_is_one_packet(hasty: Door) -> None:
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
     assert b" 200 " in head
     assert body
+
+
+async def _small(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"whole"})
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_who_says_no_more_gets_the_answer(tmp_path: Path, tls: bool) -> None:
+    """The end of what its client says comes with the question; in TLS without a word of that."""
+    kind: Any = bounded(GatewaySettings())
+    certificates = init(tmp_path) if tls else None
+
+    def ask(port: int) -> bytes:
+        context = None if certificates is None else ssl.create_default_context(cafile=certificates.ca)
+        with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as plain:
+            spoken = plain if context is None else context.wrap_socket(plain, server_hostname="127.0.0.1")
+            with closing(spoken), closing(socket.socket(fileno=os.dup(spoken.fileno()))) as below:
+                spoken.sendall(_REQUEST)
+                below.shutdown(socket.SHUT_WR)
+                found = b""
+                while b"whole" not in found and (part := spoken.recv(65536)):
+                    found += part
+                return found
+
+    async def case() -> None:
+        state, config = ServerState(), Config(_small, http=kind, lifespan="off", log_config=None)
+        ours = None if certificates is None else certificates.context()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: kind(config, state, {}), "127.0.0.1", 0, ssl=ours
+        )
+        async with server:
+            for _ in range(20):
+                assert b"whole" in await asyncio.to_thread(ask, server.sockets[0].getsockname()[1])
+
+    asyncio.run(asyncio.wait_for(case(), 120))

@@ -79,7 +79,7 @@ def test_what_is_written_while_it_is_read_makes_it_stale(tmp_path: Path) -> None
     counted = Unchanged(database, read, most=3)
     assert [counted("a"), counted("a")] == [0, 1]
     database.close()
-    assert counted._database._looks is None
+    assert (counted._database._looks, database.mark()) == (None, None), "it is not opened again"
 
 
 def test_a_file_that_cannot_be_asked_is_read(tmp_path: Path) -> None:
@@ -92,4 +92,20 @@ def test_a_file_that_cannot_be_asked_is_read(tmp_path: Path) -> None:
     assert database._looks is not None
     database._looks.connection.close()
     assert database.mark() is None
+    database.close()
+
+
+def test_a_process_may_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative place is that of the beginning."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    database = Database("sqlite:///x.sqlite", timeout_s=5)
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE t (a INTEGER)"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    counted = _counted(database, [])
+    assert counted("a") == 0
+    _add(database)
+    assert counted("a") == 1
+    assert list(Path.cwd().iterdir()) == []
     database.close()
