@@ -136,8 +136,9 @@ class Database:
             if self._closed:
                 return None
             if self._looks is None:
+                connect: Any = sqlite3.connect
                 options = {**self._options, "timeout": 0, "check_same_thread": False, "isolation_level": None}
-                self._looks = sqlite3.connect(*self._places, **options).cursor()
+                self._looks = connect(*self._places, **options).cursor()
             (found,) = self._looks.execute(_VERSION).fetchone()
             return int(found)
         except sqlite3.Error:
