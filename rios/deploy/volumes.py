@@ -8,15 +8,16 @@ can be watched only. The file lies beside the path: the volume `data` is in `dat
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import functools
 import logging
 import os
+import select
 import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from rios.deploy import thawing
 from rios.words.errors import InvalidRequest, SandboxFailed
 from rios.words.foreign import remove_tree
 
@@ -31,10 +33,11 @@ log = logging.getLogger(__name__)
 
 SIZE_MIN = 1 << 20
 _CALL_TIMEOUT_S = 120.0
-_FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _ENV = {"PATH": _PATH, "LANG": "C"}
 _ARCHIVED_S = 600.0
+_LATE_S = 5.0
+"""After its time to be read a volume is thawed by another process: the one that froze it is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,10 @@ class Volumes:
 
         still: as they are at one moment. Where quotas are enforced, the file system is frozen until all is read: what
         was written is on the disk, whole, and whoever writes waits. So it is as after a power failure at that moment:
-        what an application had synced is there, and what it was about to write is not. Where they are not enforced
-        nothing can be frozen: the caller sees to it that nobody writes. Without `still` files may change while they are
-        read.
+        what an application had synced is there, and what it was about to write is not. It is frozen no longer than
+        `within_s` and 5 s, also where this process is killed or stopped: another one sees to that (`thawing`). Where
+        quotas are not enforced nothing can be frozen: the caller sees to it that nobody writes. Without `still` files
+        may change while they are read.
 
         Raises InvalidRequest where there is no volume, and SandboxFailed where it is not read within `within_s` or was
         thawed meanwhile, which another process does that takes this one for dead.
@@ -137,7 +141,7 @@ class Volumes:
         if not path.is_dir():
             raise InvalidRequest(f"there is no volume at {path}")
         command = ["tar", "--numeric-owner", "--sparse", "--sort=name", "--exclude=./lost+found", "-C", str(path)]
-        with self._frozen(path) if still else contextlib.nullcontext(), tempfile.TemporaryFile() as said:
+        with self._frozen(path, within_s) if still else contextlib.nullcontext(), tempfile.TemporaryFile() as said:
             running = subprocess.Popen([*command, "-cf", "-", "."], stdout=subprocess.PIPE, stderr=said, env=_ENV)
             assert running.stdout is not None
             with _ended(running, within_s), running.stdout:
@@ -185,8 +189,8 @@ class Volumes:
                 raise SandboxFailed(f"{into.name}: {said.read(1000).decode(errors='replace').strip() or 'too late'}")
 
     @contextlib.contextmanager
-    def _frozen(self, path: Path) -> Iterator[None]:
-        """Writers wait meanwhile. A file beside it says so: who is killed here is followed by one who thaws it."""
+    def _frozen(self, path: Path, within_s: float) -> Iterator[None]:
+        """Writers wait meanwhile. A file beside it says so: should all of us be killed, the next one here thaws it."""
         if not path.is_mount():
             yield
             return
@@ -196,16 +200,17 @@ class Volumes:
             if os.fstat(fd).st_dev == path.parent.stat().st_dev:
                 raise SandboxFailed(f"the volume {path.name} went away while it was to be read")
             mark = self._mark(path)
-            mark.touch()
-            try:
-                fcntl.ioctl(fd, _FIFREEZE, struct.pack("i", 0))
-            except OSError as error:
-                raise SandboxFailed(f"the volume {path.name} cannot be frozen: {error}") from error
-            try:
-                yield
-            finally:
-                thawed = _thaw(fd)
-                mark.unlink(missing_ok=True)
+            with _watched(fd, path.name, within_s + _LATE_S):
+                mark.touch()
+                try:
+                    fcntl.ioctl(fd, thawing.FIFREEZE, struct.pack("i", 0))
+                except OSError as error:
+                    raise SandboxFailed(f"the volume {path.name} cannot be frozen: {error}") from error
+                try:
+                    yield
+                finally:
+                    thawed = thawing.thaw(fd)
+                    mark.unlink(missing_ok=True)
             if not thawed:
                 raise SandboxFailed(f"the volume {path.name} was thawed while it was read: try again")
         finally:
@@ -223,7 +228,7 @@ class Volumes:
         if path.is_mount():
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                _thaw(fd)
+                thawing.thaw(fd)
             finally:
                 os.close(fd)
         mark.unlink(missing_ok=True)
@@ -286,17 +291,27 @@ def _ended(running: subprocess.Popen[bytes], within_s: float) -> Iterator[None]:
         running.wait()
 
 
+@contextlib.contextmanager
+def _watched(fd: int, name: str, within_s: float) -> Iterator[None]:
+    """Another process thaws the file system of `fd` when this one ends, or is not done in time: see `thawing`."""
+    command = [sys.executable, "-I", "-S", thawing.__file__, str(fd), str(within_s)]
+    watching = subprocess.Popen(
+        # Of a group of its own: what stops this process's group does not stop it.
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(fd,), start_new_session=True,
+    )  # fmt: skip
+    assert watching.stdout is not None
+    try:
+        if not select.select([watching.stdout], [], [], _CALL_TIMEOUT_S)[0] or not watching.stdout.read(1):
+            raise SandboxFailed(f"the volume {name} is not frozen: what would thaw it in time cannot be started")
+        yield
+    finally:
+        try:
+            watching.communicate(timeout=_CALL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            watching.kill()
+            watching.communicate()
+
+
 def synced(path: Path) -> None:
     """Return when all that was written in the file system of `path` is on its disk. Raises SandboxFailed."""
     Volumes._call("sync", "-f", str(path))
-
-
-def _thaw(fd: int) -> bool:
-    """Whether it was frozen."""
-    try:
-        fcntl.ioctl(fd, _FITHAW, struct.pack("i", 0))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return False
-    return True

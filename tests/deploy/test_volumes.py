@@ -19,6 +19,7 @@ from rios.deploy.runtimes.protocol import Mount
 from rios.deploy.volumes import Volumes
 from rios.words.errors import InvalidRequest, SandboxFailed
 from tests.deploy.conftest import Bench
+from tests.waiting import until
 from tests.words.test_foreign import dig
 
 MIB = 1 << 20
@@ -167,17 +168,37 @@ def test_an_archive_is_of_one_moment_and_nobody_stays_frozen(volumes: Volumes, p
     assert killed.returncode == -9
     late = threading.Thread(target=(path / "later").write_text, args=("later",), daemon=True)
     late.start()
-    late.join(0.3)
-    assert late.is_alive(), "it was left frozen"
-    Volumes().thaw(path)
     late.join(30)
+    assert not late.is_alive(), "who is killed is followed by one who thaws it"
     assert (path / "later").read_text() == "later"
+    Volumes().thaw(path)
     with pytest.raises(SandboxFailed, match="thawed"), volumes.archived(path) as stream:
         assert (Volumes().thaw(path), len(stream.read()) > 1000) == (None, True)
     _fill(path / "big", 4 * MIB)
     with pytest.raises(SandboxFailed, match="within"), volumes.archived(path, within_s=0.01):
         time.sleep(0.3)
     assert (path / "before").read_text() == "before"
+
+
+@pytest.mark.needs("root")
+def test_who_is_stopped_keeps_nothing_frozen(volumes: Volumes, path: Path) -> None:
+    volumes.ensure(path, 4 * MIB)
+    script = "import os, signal, sys; from pathlib import Path; from rios.deploy import volumes; volumes._LATE_S = 0.5"
+    script += "; a = volumes.Volumes().archived(Path(sys.argv[1]), within_s=0.5); a.__enter__()"
+    script += "; os.killpg(os.getpid(), signal.SIGSTOP)"
+    stopped = subprocess.Popen([sys.executable, "-c", script, str(path)], start_new_session=True)
+    try:
+        until(lambda: " T " in Path(f"/proc/{stopped.pid}/stat").read_text(), deadline_s=60)
+        assert volumes._mark(path).exists(), "it is frozen, or was until now"
+        late = threading.Thread(target=(path / "late").write_text, args=("late",), daemon=True)
+        late.start()
+        late.join(60)
+        assert (late.is_alive(), stopped.poll()) == (False, None)
+    finally:
+        stopped.kill()
+        stopped.wait(60)
+        volumes.thaw(path)
+    assert (path / "late").read_text() == "late"
 
 
 def test_a_volume_that_is_named_as_a_mark_is_none(volumes: Volumes, tmp_path: Path) -> None:
