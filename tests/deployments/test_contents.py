@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+from rios.deploy.runtimes.protocol import Isolation, Status
 from rios.deploy.volumes import Volumes
+from rios.services.deployments import agent_verbs
 from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.host_snapshots import HostSnapshots
+from rios.services.deployments.local_host import LocalHost
+from rios.services.deployments.remote_snapshots import RemoteSnapshots
 from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
+from tests.deployments.test_adopting import Engine
+from tests.deployments.test_agents import order
 
 MIB = 1 << 20
 FIRST = random.Random(1).randbytes(6 * MIB)
@@ -82,6 +88,8 @@ def test_another_host_is_given_what_it_lacks_and_trusts_nobody(contents: Content
     for wrong in ("../lock", "x", "0" * 63 + "/"):
         with pytest.raises(NotFound):
             other.get(wrong)
+        with pytest.raises(InvalidRequest, match="is no SHA-256: that has 64 hexadecimal digits"):
+            other.keep("a", "one", wrong)
 
 
 def test_what_is_swept_is_not_what_is_being_written(contents: Contents, tmp_path: Path) -> None:
@@ -165,8 +173,81 @@ def test_without_root_a_deployment_is_paused_for_a_snapshot(
     taken = host.take("o", "a", "x", "one")
     (place / "file").write_text("later")
     assert host.take("o", "a", "x", "one") == taken, "it is taken once"
+    real = contents.add
+
+    def add(stream: Any) -> str:
+        with host.starting("a"):  # a replica that has ended again when all is read
+            return real(stream)
+
+    monkeypatch.setattr(contents, "add", add)
+    with pytest.raises(SandboxFailed, match="was resumed on host h while x was read"):
+        host.take("o", "a", "x", "two")
+    monkeypatch.setattr(contents, "add", real)
+    assert host.take("o", "a", "x", "two").digest != taken.digest
     assert host.restore("o", "b", "y", size_bytes=MIB, digest=taken.digest) == []
     (tmp_path / "o" / "b" / "y" / "file").write_text("its own")
     assert host.restore("o", "b", "y", size_bytes=MIB, digest="0" * 64) == [], "what is there stays"
     assert host.restore("o", "c", "y", size_bytes=MIB, digest="0" * 64) == ["0" * 64]
     assert not host.is_made("o", "c", "y")
+    running.append("replica")
+    with pytest.raises(InvalidRequest, match="a replica of b runs on host h"):
+        host.unmake("o", "b", "y")
+    running.clear()
+    host.unmake("o", "b", "y")
+    host.unmake("o", "b", "y")
+    assert not host.is_made("o", "b", "y")
+
+
+def test_a_start_is_told_to_who_reads_what_is_not_frozen(tmp_path: Path) -> None:
+    class Starts(Engine):
+        name = "bubblewrap"
+
+        def start(self, launch: Any) -> Status:
+            begun.append(dict(snapshots._begun))
+            raise SandboxFailed("it does not start")
+
+    begun: list[dict[str, int]] = []
+    made: Any = {Starts(): Isolation.PROCESS}
+    host = LocalHost("h", tmp_path, lambda _: made, {"bubblewrap": Isolation.PROCESS}, network_id="net")
+    assert host.snapshots is not None
+    snapshots = host.snapshots
+    with pytest.raises(SandboxFailed, match="does not start"):
+        host.start(order("r-1", "true"))
+    assert snapshots._begun.keys() == begun[0].keys() == {"app-1"}
+    assert snapshots._begun != begun[0], "its end, too"
+    snapshots.forget("app-1")
+    assert not snapshots._begun
+
+
+def test_what_is_read_first_is_damaged_no_longer(contents: Contents, tmp_path: Path) -> None:
+    digest = _add(contents, FIRST, "a", "one")
+    damaged = Content.of(contents.get(digest)).chunks[1:3]
+    for name, size in damaged:
+        (contents._chunks / name).write_bytes(bytes(size))
+    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: False)
+    assert host.keep("a", "one", digest) == []
+    names = [name for name, _ in Content.of(contents.get(digest)).chunks]
+    assert host.damaged([digest, *names, "0" * 64]) == [*[name for name, _ in damaged], "0" * 64]
+    assert host.keep("a", "one", digest) == [name for name, _ in damaged]
+    with pytest.raises(InvalidRequest, match="is no SHA-256"):
+        host.damaged(["../lock"])
+    with pytest.raises(InvalidRequest, match="65 objects are too many to be read at once: 64 are the most"):
+        host.damaged([digest] * 65)
+
+
+@pytest.mark.parametrize("asked", [["0" * 64] * 257, ["0" * 63], ["0" * 63 + "G"], ["0" * 64, 7], "0" * 64])
+def test_an_agent_asks_for_chunks_and_not_for_too_many(asked: Any) -> None:
+    remote = RemoteSnapshots(lambda *_: ({"missing": asked}, memoryview(b"")))
+    with pytest.raises(SandboxFailed, match="its agent asks for"):
+        remote.keep("a", "one", "0" * 64)
+    with pytest.raises(SandboxFailed, match="its agent asks for"):
+        remote.restore("o", "a", "x", size_bytes=MIB, digest="0" * 64)
+    with pytest.raises(SandboxFailed, match="its agent asks for"):
+        remote.damaged(["0" * 64])
+
+
+@pytest.mark.parametrize("path", ["", "/", "//", "..", "/..", "data", "/data/", "/a/../b", "/a\0"])
+def test_an_agent_takes_no_path_that_leads_elsewhere(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no place of a volume"):
+        agent_verbs._volume({"organisation": "org-1", "app": "app-1", "path": path})
+    assert agent_verbs._volume({"organisation": "org-1", "app": "app-1", "path": "/a/b"}) == ("org-1", "app-1", "/a/b")

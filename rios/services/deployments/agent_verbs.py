@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,14 @@ def checked(text: object) -> str:
     if not _ID.fullmatch(str(text)):
         raise InvalidRequest(f"{text!r} is no id")
     return str(text)
+
+
+def _volume(call: Call) -> tuple[str, str, str]:
+    """Whose volume, and where it is mounted. Raises InvalidRequest for a path that leads elsewhere."""
+    path = str(call["path"])
+    if not path.startswith("/") or not path.strip("/") or posixpath.normpath(path) != path or "\0" in path:
+        raise InvalidRequest(f"{path[:200]!r} is no place of a volume")
+    return checked(call["organisation"]), checked(call["app"]), path
 
 
 def _look(host: LocalHost, _: Call) -> dict[str, Any]:
@@ -96,8 +105,7 @@ def _snapshots(host: LocalHost) -> HostSnapshots:
 
 
 def _take(host: LocalHost, call: Call) -> dict[str, Any]:
-    names = checked(call["organisation"]), checked(call["app"]), str(call["path"]), checked(call["snapshot"])
-    return dataclasses.asdict(_snapshots(host).take(*names))
+    return dataclasses.asdict(_snapshots(host).take(*_volume(call), checked(call["snapshot"])))
 
 
 def _get(host: LocalHost, call: Call) -> dict[str, Any]:
@@ -114,16 +122,22 @@ def _keep(host: LocalHost, call: Call) -> dict[str, Any]:
     return {"missing": _snapshots(host).keep(*names, str(call["digest"]))}
 
 
+def _damaged(host: LocalHost, call: Call) -> dict[str, Any]:
+    return {"missing": _snapshots(host).damaged([str(digest) for digest in call["digests"]])}
+
+
 def _is_made(host: LocalHost, call: Call) -> dict[str, Any]:
-    return {"made": _snapshots(host).is_made(checked(call["organisation"]), checked(call["app"]), str(call["path"]))}
+    return {"made": _snapshots(host).is_made(*_volume(call))}
 
 
 def _restore(host: LocalHost, call: Call) -> dict[str, Any]:
-    missing = _snapshots(host).restore(
-        checked(call["organisation"]), checked(call["app"]), str(call["path"]), size_bytes=int(call["size_bytes"]),
-        digest=str(call["digest"]),
-    )  # fmt: skip
-    return {"missing": missing}
+    size_bytes, digest = int(call["size_bytes"]), str(call["digest"])
+    return {"missing": _snapshots(host).restore(*_volume(call), size_bytes=size_bytes, digest=digest)}
+
+
+def _unmake(host: LocalHost, call: Call) -> dict[str, Any]:
+    _snapshots(host).unmake(*_volume(call))
+    return {}
 
 
 def _kept(host: LocalHost, _: Call) -> dict[str, Any]:
@@ -155,8 +169,10 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "snapshot get": _get,
     "snapshot put": _put,
     "snapshot keep": _keep,
+    "snapshot damaged": _damaged,
     "snapshot is_made": _is_made,
     "snapshot restore": _restore,
+    "snapshot unmake": _unmake,
     "snapshot kept": _kept,
     "snapshot drop": _drop,
     "snapshot room": _room,

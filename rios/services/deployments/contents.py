@@ -22,7 +22,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +38,8 @@ CHUNKS_MAX = 250_000
 """Of one snapshot: some 300 GiB."""
 MISSING_MAX = 256
 """So many are said to be missing at once."""
+READ_MAX = 64
+"""So many are read at once: whoever asks is done soon, and asks for more."""
 OBJECT_BYTES_MAX = 1 << 25
 _SHA256 = frozenset("0123456789abcdef")
 _COUNTED_S = 30.0
@@ -152,9 +154,12 @@ class Contents:
             raise SandboxFailed(f"a snapshot cannot be read: {error}") from error
 
     def missing(self, digest: str) -> list[str]:
-        """Some of the objects that a content needs and that are not here; none where all are."""
+        """Some of the objects that a content needs and that are not here, `MISSING_MAX` at most; none where all are.
+
+        Raises InvalidRequest for what is no SHA-256.
+        """
         try:
-            content = Content.of(self.get(digest))
+            content = Content.of(self.get(_checked(digest)))
         except NotFound:
             return [digest]
         found: list[str] = []
@@ -202,6 +207,15 @@ class Contents:
             log.warning("a snapshot is damaged", extra={"host": self._name, "reason": str(error)})
             return False
         return True
+
+    def damaged(self, digests: Sequence[str]) -> list[str]:
+        """Those of the objects that are not here whole: each is read, and removed where it is damaged.
+
+        Raises InvalidRequest for more than `READ_MAX`, or what is no SHA-256.
+        """
+        if len(digests) > READ_MAX:
+            raise InvalidRequest(f"{len(digests)} objects are too many to be read at once: {READ_MAX} are the most")
+        return [digest for digest in digests if self._cache.get(_checked(digest)) is None]
 
     def drop(self, app_id: str, snapshot_id: str) -> None:
         """A snapshot is kept here no more, and with it go the chunks that no other one consists of."""
@@ -287,3 +301,9 @@ class Contents:
 def is_sha256(text: str) -> bool:
     """Whether it is one, in hexadecimal: it becomes the name of a file."""
     return len(text) == 64 and _SHA256.issuperset(text)
+
+
+def _checked(digest: str) -> str:
+    if not is_sha256(digest):
+        raise InvalidRequest(f"{digest[:80]!r} is no SHA-256: that has 64 hexadecimal digits, in lower case")
+    return digest

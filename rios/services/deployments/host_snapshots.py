@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +39,8 @@ class Snapshots(Protocol):
         """A snapshot of the volume that a deployment mounts at `path`, kept on this host; the same one when repeated.
 
         It is crash-consistent: as `Volumes.archived` says, frozen while it is read where the host enforces quotas, and
-        refused where it does not as long as the deployment runs. Raises NotFound, InvalidRequest, SandboxFailed.
+        refused where it does not as long as the deployment runs, or where a replica was started meanwhile. Raises
+        NotFound, InvalidRequest, SandboxFailed.
         """
 
     def get(self, digest: str) -> bytes:
@@ -47,7 +50,16 @@ class Snapshots(Protocol):
         """Give the host an object. Raises InvalidRequest where its SHA-256 is another one, SandboxFailed."""
 
     def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
-        """Have a snapshot of this content kept; or some of the objects that are missing, after which to ask again."""
+        """Have a snapshot of this content kept; or some of the objects that are missing, after which to ask again.
+
+        Raises InvalidRequest for what is no SHA-256.
+        """
+
+    def damaged(self, digests: Sequence[str]) -> list[str]:
+        """Those of the objects that it has not whole: each is read, and missing from then on where it is damaged.
+
+        Raises InvalidRequest for more than `contents.READ_MAX`, or what is no SHA-256.
+        """
 
     def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:
         """Whether there is such a volume."""
@@ -56,6 +68,12 @@ class Snapshots(Protocol):
         """Make the volume with what a snapshot of this content has; or some of the objects that are missing.
 
         A volume that is there already stays as it is. size_bytes: its quota. Raises SandboxFailed.
+        """
+
+    def unmake(self, organisation_id: str, app_id: str, path: str) -> None:
+        """Remove a volume whose deployment has its volumes on another host.
+
+        Raises InvalidRequest while a replica of it runs here.
         """
 
     def kept(self) -> list[tuple[str, str]]:
@@ -88,6 +106,8 @@ class HostSnapshots:
         self._place, self._runs = place, runs
         self._turn = threading.Lock()
         """One volume is read or made at a time: who asks again, for an answer was lost, finds what was done."""
+        self._begun, self._number = dict[str, int](), itertools.count()
+        """By deployment: another number whenever the start of a replica begins or ends."""
 
     def __repr__(self) -> str:
         return f"<HostSnapshots {self._name}>"
@@ -106,7 +126,17 @@ class HostSnapshots:
             size_bytes = Content.of(self._contents.get(digest)).size_bytes
         return Taken(digest, size_bytes, self._volumes.usage(place).size_bytes if self._volumes.exists(place) else 0)
 
+    @contextlib.contextmanager
+    def starting(self, app_id: str) -> Iterator[None]:
+        """A replica of a deployment is started inside: what is read meanwhile without being frozen is no snapshot."""
+        self._begun[app_id] = next(self._number)
+        try:
+            yield
+        finally:
+            self._begun[app_id] = next(self._number)
+
     def _read(self, place: Path, app_id: str, path: str) -> str:
+        begun = self._begun.get(app_id)
         runs = self._runs(app_id)
         if runs and not self._volumes.enforced:
             raise InvalidRequest(
@@ -119,6 +149,10 @@ class HostSnapshots:
         for _ in range(_ATTEMPTS):
             with self._volumes.archived(place, within_s=STILL_S if runs else PAUSED_S) as stream:
                 digest = self._contents.add(stream)
+            if not self._volumes.enforced and (begun != self._begun.get(app_id) or self._runs(app_id)):
+                raise SandboxFailed(
+                    f"the deployment was resumed on host {self._name} while {path} was read: pause it, and try again"
+                )
             if self._contents.is_whole(digest):  # what was there before may have been damaged, and is gone then
                 return digest
         raise SandboxFailed(f"host {self._name} does not keep what is written on its disk: look after that")
@@ -134,6 +168,10 @@ class HostSnapshots:
     def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
         """As the protocol says."""
         return self._contents.keep(app_id, snapshot_id, digest)
+
+    def damaged(self, digests: Sequence[str]) -> list[str]:
+        """As the protocol says."""
+        return self._contents.damaged(digests)
 
     def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:
         """As the protocol says."""
@@ -158,6 +196,13 @@ class HostSnapshots:
         self._contents.sweep()  # what came for this volume alone
         return []
 
+    def unmake(self, organisation_id: str, app_id: str, path: str) -> None:
+        """As the protocol says."""
+        if self._runs(app_id):
+            raise InvalidRequest(f"a replica of {app_id} runs on host {self._name}: its volume at {path} stays")
+        with self._turn:
+            self._volumes.remove(self._place(organisation_id, app_id, path))
+
     def kept(self) -> list[tuple[str, str]]:
         """As the protocol says."""
         return self._contents.all_kept()
@@ -168,6 +213,7 @@ class HostSnapshots:
 
     def forget(self, app_id: str) -> None:
         """A deployment was deleted, and its snapshots with it."""
+        self._begun.pop(app_id, None)
         self._contents.forget(app_id)
 
     def room_bytes(self, app_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -294,11 +295,15 @@ class LocalHost:
         self._where[order.replica_id] = runtime
         stands_on = (runtime.name, source_of(order.image, app.rootfs) or "")
         try:
-            return runtime.start(launch)
+            with self._starting(order.app_id):
+                return runtime.start(launch)
         except SandboxFailed:
             # What it stands on may have been taken away here: the next start has it prepared anew.
             self._bases.pop(stands_on, None)
             raise
+
+    def _starting(self, app_id: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.snapshots is None else self.snapshots.starting(app_id)
 
     # --- volumes ---------------------------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rios.services.deployments.contents import MISSING_MAX, is_sha256
 from rios.services.deployments.host_snapshots import Taken
+from rios.words.errors import SandboxFailed
 
 Ask = Callable[[str, bytes, float, Mapping[str, Any]], tuple[dict[str, Any], memoryview]]
 """An operation, the bytes beside it, how long to wait for the answer, its arguments."""
@@ -33,6 +35,10 @@ class RemoteSnapshots:
         """As the protocol says."""
         self._ask("snapshot put", data, _CALL_S, {"digest": digest})
 
+    def damaged(self, digests: Sequence[str]) -> list[str]:
+        """As the protocol says."""
+        return _missing(self._ask("snapshot damaged", b"", _CALL_S, {"digests": list(digests)})[0])
+
     def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
         """As the protocol says."""
         asked = {"app": app_id, "snapshot": snapshot_id, "digest": digest}
@@ -49,6 +55,10 @@ class RemoteSnapshots:
         asked = {**names, "size_bytes": size_bytes, "digest": digest}
         return _missing(self._ask("snapshot restore", b"", _VOLUME_S, asked)[0])
 
+    def unmake(self, organisation_id: str, app_id: str, path: str) -> None:
+        """As the protocol says."""
+        self._ask("snapshot unmake", b"", _VOLUME_S, {"organisation": organisation_id, "app": app_id, "path": path})
+
     def kept(self) -> list[tuple[str, str]]:
         """As the protocol says."""
         return [(str(app), str(name)) for app, name in self._ask("snapshot kept", b"", _CALL_S, {})[0]["kept"]]
@@ -63,4 +73,11 @@ class RemoteSnapshots:
 
 
 def _missing(said: Mapping[str, Any]) -> list[str]:
-    return [str(digest) for digest in said["missing"]]
+    """What an agent asks for. Raises SandboxFailed where that is more than it may be at once, or no SHA-256."""
+    asked = said["missing"]
+    if not isinstance(asked, list) or len(asked) > MISSING_MAX:
+        raise SandboxFailed(f"its agent asks for more objects of a snapshot at once than {MISSING_MAX}")
+    for digest in asked:
+        if not isinstance(digest, str) or not is_sha256(digest):
+            raise SandboxFailed(f"its agent asks for {str(digest)[:80]!r} of a snapshot: that is no SHA-256")
+    return asked
