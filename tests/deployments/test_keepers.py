@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import io
+import random
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rios.deploy.volumes import Volumes
+from rios.services.accounting import pinned_terms
+from rios.services.books import LOCAL_USER
 from rios.services.deployments import snapshotting
 from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.host_snapshots import HostSnapshots, Taken
+from rios.services.deployments.metering import Metering
 from rios.services.deployments.platform import Platform
+from rios.services.deployments.rent import SNAPSHOTS
 from rios.services.deployments.service import Deployments
+from rios.services.deployments.snapshots import kept_on
+from rios.services.deployments.store import NotLeader
 from rios.services.purse import Purse
 from rios.words.config import settings
+from rios.words.errors import SandboxFailed
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
 from tests.waiting import until
@@ -48,6 +58,9 @@ class Stored(HostSnapshots):
         self.made[app_id] = b"".join(self.contents.read(digest))
         return []
 
+    def unmake(self, organisation_id: str, app_id: str, path: str) -> None:
+        self.made.pop(app_id)
+
 
 class Three:
     """Three hosts."""
@@ -61,6 +74,10 @@ class Three:
             home=place, lease_s=2.0,
         )  # fmt: skip
         self.deploy: Deployments = verbs(self.platform)
+
+    def sizes(self, app: Any) -> dict[str, Any]:
+        """What lies on which host, and is paid for."""
+        return {room.host: room.sizes for room in self.platform._metering.rent._rooms(app.id)}
 
     def kept(self, name: str) -> set[str]:
         """The hosts on whose disks a snapshot is."""
@@ -114,4 +131,149 @@ def test_who_needs_a_snapshot_waits_for_a_host_that_keeps_it(three: Three) -> No
     (host,) = {one.host for one in waits.replicas}
     assert three.hosts[host].snapshots.made[waits.id] == DATA
     for one in (waits, app):
+        one.delete(timeout=WAIT_S)
+
+
+def _disk(three: Three, copies: int) -> tuple[Any, str, str]:
+    """A deployment with a volume, the host that it is on, and its snapshot's id, which so many hosts keep."""
+    app = three.deploy.create(name="disk", volumes={"/data": "1MiB"}, **FIELDS).wait(timeout=WAIT_S)
+    (home,) = {one.host for one in app.replicas}
+    name = app.snapshots.take("/data", copies=copies).id
+    until(lambda: len(three.kept(name)) == copies == len(app.snapshots.get(name).hosts), deadline_s=WAIT_S)
+    return app, home, name
+
+
+def test_what_is_deleted_costs_nothing_more_also_where_no_money_is_left(three: Three) -> None:
+    app, _, name = _disk(three, 2)
+    assert sum(SNAPSHOTS in sizes for sizes in three.sizes(app).values()) == 2
+    ledger, one = three.platform.store.ledger, app.replicas[0]
+    terms = pinned_terms(ledger, f"{one.id}:{one.period}")
+    for room in three.platform._metering.rent._rooms(app.id):  # as where nobody has paid for a day
+        ledger.release(room.hold_id)
+    ledger.hold("elsewhere", LOCAL_USER, ledger.balance(LOCAL_USER).available_wei, request_id="elsewhere", terms=terms)
+    app.snapshots.delete(name)
+    until(lambda: not kept_on(three.platform.store, app.id, "a") and not three.kept(name), deadline_s=WAIT_S)
+    until(lambda: not any(SNAPSHOTS in sizes for sizes in three.sizes(app).values()), deadline_s=WAIT_S)
+    ledger.release("elsewhere")
+    app.delete(timeout=WAIT_S)
+    assert ledger.balance(LOCAL_USER).held_wei == 0
+
+
+def test_a_lost_host_is_paid_for_no_copy_until_it_is_back_with_all_of_it(
+    three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshotting, "LOST_S", 600.0)
+    monkeypatch.setattr("rios.services.deployments.reconciler.HOST_LOST_S", 0.5)
+    app, home, name = _disk(three, 2)
+    (other,) = three.kept(name) - {home}
+    paid = three.sizes(app)
+    three.hosts[other].gone = True
+    until(lambda: SNAPSHOTS not in three.sizes(app)[other], "it is lost", deadline_s=WAIT_S)
+    assert three.sizes(app)[home] == paid[home]
+    contents = three.hosts[other].snapshots.contents
+    digest = contents.kept(app.id, name)
+    chunk = contents._chunks / Content.of(contents.get(digest)).chunks[0][0]
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    three.hosts[other].gone = False
+    until(lambda: SNAPSHOTS in three.sizes(app)[other], "it is back", deadline_s=WAIT_S)
+    assert contents.is_whole(digest)
+    assert three.sizes(app) == paid
+    app.delete(timeout=WAIT_S)
+
+
+def test_who_no_longer_leads_tells_no_host_anything(three: Three) -> None:
+    app, home, name = _disk(three, 1)
+    acts = three.platform.reconciler._acting._snapshotting
+    lease, holder, term = three.platform.reconciler.leadership.lease
+    old, other = (lease, holder, term - 1), three.hosts[next(iter(three.hosts.keys() - {home}))]
+    (one,) = kept_on(three.platform.store, app.id, home)
+    contents = three.hosts[home].snapshots.contents
+    stray = contents.add(io.BytesIO(b"stray"))
+    assert not contents.keep("app-gone", "snap-gone", stray)
+    for act in (
+        lambda: acts._dropped(one, app._app(), three.hosts[home], old),
+        lambda: acts._let_go(replace(one, hosts=()), app._app(), old),
+        lambda: acts._copy(one, app._app(), other, old),
+        lambda: acts._clear_strays(three.hosts[home], old),
+    ):
+        with pytest.raises(NotLeader):
+            act()
+    assert three.kept(name) == {home}
+    assert contents.kept("app-gone", "snap-gone") == stray
+    assert not list(other.snapshots.contents._chunks.iterdir())
+    app.delete(timeout=WAIT_S)
+
+
+def test_a_host_is_given_what_its_snapshot_consists_of_and_nothing_else(three: Three) -> None:
+    app, home, _ = _disk(three, 1)
+    (one,) = kept_on(three.platform.store, app.id, home)
+    secret = three.hosts[home].snapshots.contents.add(io.BytesIO(b"of somebody else"))
+    given: list[str] = []
+    acts = three.platform.reconciler._acting._snapshotting
+    with pytest.raises(SandboxFailed, match=f"it asks for {secret}, which is no part of {one.id}"):
+        acts._relaying.bring(
+            one, lambda: [secret], lambda digest, _: given.append(digest), three.platform.reconciler.leadership.lease
+        )
+    assert not given
+    app.delete(timeout=WAIT_S)
+
+
+def test_a_copy_that_is_under_way_does_not_delay_the_end(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.DATA", random.Random(1).randbytes(12 << 20))
+    real, puts = Stored.put, list[str]()
+    end, closing = threading.Thread(target=three.platform.close), three.platform.reconciler._acting._closing
+
+    def put(self: Stored, digest: str, data: bytes) -> None:
+        puts.append(digest)
+        real(self, digest, data)
+        if len(puts) == 3:
+            end.start()
+            assert closing.wait(WAIT_S)
+
+    monkeypatch.setattr(Stored, "put", put)
+    app = three.deploy.create(name="disk", volumes={"/data": "64MiB"}, **FIELDS).wait(timeout=WAIT_S)
+    one = app.snapshots.take("/data", copies=2)
+    until(closing.is_set, "the third chunk is given", deadline_s=WAIT_S)
+    end.join(WAIT_S)
+    assert (end.is_alive(), len(puts), app.snapshots.get(one.id).copies) == (False, 3, 2)
+
+
+def test_where_a_host_refuses_the_next_one_keeps_it(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(digest: str, data: bytes) -> None:
+        raise SandboxFailed("there is no room")
+
+    app, home, _ = _disk(three, 1)
+    second, first = sorted(three.hosts.keys() - {home})  # of those with as much room the last is asked first
+    monkeypatch.setattr(three.hosts[first].snapshots, "put", full)
+    name = app.snapshots.take("/data", copies=2).id
+    until(lambda: three.kept(name) == {home, second}, "the next one", deadline_s=WAIT_S)
+    name = app.snapshots.take("/data", copies=3).id
+    why = f"kept by 2 of 3 hosts: {first}: there is no room"
+    until(lambda: app.snapshots.get(name).reason == why, "it says why", deadline_s=WAIT_S)
+    app.delete(timeout=WAIT_S)
+
+
+def test_what_was_restored_on_a_host_that_lost_its_replica_is_removed(
+    three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rios.services.deployments.reconciler.HOST_LOST_S", 0.5)
+    app, _, name = _disk(three, 3)
+    real, first = Metering.begin, list[str]()
+
+    def begin(self: Metering, app: Any, replica: Any, *what: Any) -> None:
+        if app.name == "moved" and not first:
+            first.append(replica.host)
+            three.hosts[replica.host].gone = True
+            raise SandboxFailed("its host goes down when the volume is there")
+        real(self, app, replica, *what)
+
+    monkeypatch.setattr(Metering, "begin", begin)
+    volumes = {"/data": {"size": "1MiB", "snapshot": name}}
+    moved = three.deploy.create(name="moved", volumes=volumes, **FIELDS).wait(timeout=WAIT_S)
+    (now,) = {one.host for one in moved.replicas}
+    assert (now != first[0], moved.id in three.hosts[first[0]].snapshots.made) == (True, True)
+    three.hosts[first[0]].gone = False
+    until(lambda: moved.id not in three.hosts[first[0]].snapshots.made, "it is removed", deadline_s=WAIT_S)
+    assert three.hosts[now].snapshots.made[moved.id] == DATA
+    for one in (moved, app):
         one.delete(timeout=WAIT_S)

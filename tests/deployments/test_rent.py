@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event, insert
 
 from rios.billing.ledger import holds
 from rios.billing.ledger.values import Wanted
 from rios.deploy.lifecycle import State
 from rios.services.books import LOCAL_USER
+from rios.services.deployments import snapshots
 from rios.services.deployments.platform import Platform
-from rios.services.deployments.rent import Rent
+from rios.services.deployments.rent import SNAPSHOTS, Rent
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import NotLeader
 from rios.services.purse import Purse
+from rios.storage.deployment_models import AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.config import settings
 from rios.words.errors import InsufficientBalance
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
@@ -179,6 +182,103 @@ def test_snapshots_are_paid_for_by_what_they_take_of_each_host(month: Month) -> 
     for host, wanted in hours.items():
         assert sum(one.quantity for one in _room(month, app) if one.worker == host) == wanted * 3600 * GIB, host
     assert month.ledger.balance(LOCAL_USER).held_wei == 0
+
+
+def _snapshots(month: Month) -> tuple[Any, str, str]:
+    """A deployment without replicas, the host with its 14 GiB of volumes and 2 GiB of snapshots, and one with 3 GiB."""
+    month.ledger.deposit("first", LOCAL_USER, 1000 * ROS)
+    app = _disk(month)
+    month.end(app, month.begin(app))
+    (home,) = {room.host for room in month.metering.rent._rooms(app.id)}
+    other = next(name for name in sorted(OWNERS) if name != home)
+    for host, size in ((home, 2 * GIB), (other, 3 * GIB)):
+        month.store.transact_whole(month.metering.rent.keeping(app._app(), host, lambda size=size: size))
+    return app, home, other
+
+
+def _lower(month: Month, app: Any, host: str, **more: Any) -> None:
+    month.metering.rent.lowered(app._app(), host, lambda: 0, lambda _: None, lease=month.lease, **more)
+
+
+def _took(month: Month, app: Any, host: str) -> int:
+    return sum(one.quantity for one in _room(month, app) if one.worker == host)
+
+
+def test_snapshots_that_are_deleted_without_money_cost_nothing_more(month: Month) -> None:
+    app, home, other = _snapshots(month)
+    _spend_all(month)
+    held_us = month.metering.rent._held_us
+    month.at += 3 * EVERY_H * HOUR
+    with pytest.raises(InsufficientBalance):
+        month.turn_volumes()
+    for host in (home, other, home):
+        _lower(month, app, host)
+    assert [room.sizes for room in month.metering.rent._rooms(app.id) if SNAPSHOTS in room.sizes] == []
+    assert _took(month, app, other) == 3 * GIB * held_us // SECOND, "what was held: nothing of it is there any more"
+    assert _took(month, app, home) == 16 * GIB * held_us // SECOND
+    month.at += 10 * HOUR
+    with pytest.raises(InsufficientBalance):
+        month.turn_volumes()
+    month.ledger.deposit("some", LOCAL_USER, 1000 * ROS)
+    month.turn_volumes()
+    wanted = (16 * 3 * EVERY_H + 14 * 10) * 3600 * GIB
+    assert 0 <= wanted - _took(month, app, home) <= 14 * GIB // SECOND + 1, "what lies there still owes the rest"
+    month.at += HOUR
+    month.delete(app)
+    assert 0 <= wanted + 14 * 3600 * GIB - _took(month, app, home) <= 14 * GIB // SECOND + 1
+    assert _took(month, app, other) == 3 * GIB * held_us // SECOND
+
+
+def test_a_lost_host_is_paid_for_copies_until_it_was_seen_last(month: Month) -> None:
+    app, home, other = _snapshots(month)
+    month.at += HOUR
+    seen = month.at
+    month.at += HOUR
+    for host in (home, other):
+        _lower(month, app, host, since=seen)
+    month.at += HOUR
+    month.store.transact_whole(month.metering.rent.keeping(app._app(), other, lambda: 3 * GIB))
+    month.at += HOUR
+    month.delete(app)
+    assert _took(month, app, other) == 3 * 2 * 3600 * GIB
+    assert _took(month, app, home) == (14 * 4 + 2) * 3600 * GIB
+    assert month.ledger.balance(LOCAL_USER).held_wei == 0
+
+
+def test_what_is_asked_of_the_database_about_snapshots_is_bounded(
+    month: Month, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, home, other = _snapshots(month)
+    names = [f"snap-{n}" for n in range(7)]
+    rows = [
+        {
+            "id": name, "app_id": app.id, "organisation_id": "org", "path": "/data", "state": snapshots.KEPT,
+            "reason": "", "digest": "", "size_bytes": 1, "quota_bytes": 0, "copies": 2, "created_by": "",
+            "created_at": 1,
+        }
+        for name in names
+    ]  # fmt: skip
+    kept = [{"snapshot_id": name, "host": host} for n, name in enumerate(names) for host in ("a", f"host-{n}")]
+
+    def write(batch: Any) -> None:
+        batch.connection.execute(insert(AppSnapshotRow), rows)
+        batch.connection.execute(insert(AppSnapshotCopyRow), kept)
+
+    month.store.transact(write)
+    monkeypatch.setattr(snapshots, "_AT_ONCE", 3)
+    most: list[int] = []
+    engine = month.ledger.database.engine
+    event.listen(engine, "before_cursor_execute", lambda _a, _b, _c, values, *_: most.append(len(values)))
+    assert snapshots.due(month.store, [], all_kept=True) == []
+    lost = [f"host-{n}" for n in range(1, 5)]
+    found = snapshots.due(month.store, lost, all_kept=True)
+    assert [(one.id, one.hosts) for one in found] == [(f"snap-{n}", ("a", f"host-{n}")) for n in range(1, 5)]
+    assert len(snapshots.due(month.store, ["a", *lost], all_kept=True)) == 7
+    assert snapshots.ids(month.store, [*names, "none"]) == {*names}
+    assert [one.id for one in app.snapshots.list()] == names
+    paid = month.metering.rent.copies([*OWNERS, "a", "b"], paid=True)
+    assert sorted(paid) == sorted([(app.id, home), (app.id, other)])
+    assert 0 < max(most) <= 3 + 3
 
 
 def test_a_deletion_without_money_posts_what_is_held(month: Month) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rios.services.books import LOCAL_USER
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments import network_hosts, snapshots
 from rios.services.deployments.contents import Contents
 from rios.services.deployments.local_host import CPU_SHARES
@@ -149,6 +149,11 @@ def test_who_is_killed_leaves_nothing_frozen_and_nothing_behind(
     platform.reconciler._acting._snapshotting._cleared_at.clear()
     until(lambda: not contents.kept("app-gone", "snap-gone"), "it is in no table", deadline_s=WAIT_S)
     assert app.snapshots.get(snapshot.id).hosts == (home.name,)
+    far = platform.hosts.now()[home.name].snapshots
+    assert far is not None
+    assert far.damaged([*(chunk.name for chunk in _chunks(home)), "0" * 64]) == ["0" * 64]
+    with pytest.raises(InvalidRequest, match=f"a replica of {app.id} runs on host {home.name}"):
+        far.unmake(FIRST_ORGANISATION, app.id, "/data")
     app.delete(timeout=GONE_S)
     until(lambda: not _chunks(home), deadline_s=WAIT_S)
 

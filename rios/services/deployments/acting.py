@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments import places
+from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.shares import Shares
 from rios.services.deployments.snapshots import dropped, restored_from
-from rios.services.deployments.snapshotting import NotYet, Snapshotting
+from rios.services.deployments.snapshotting import Snapshotting
 from rios.services.deployments.specified import asks_gateway, probes_of
 from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
@@ -94,7 +95,7 @@ class Acting:
         self._failures: dict[str, str] = {}
         self._given_up: set[str] = set()
         """Replicas that are to end while something is still fetched for them."""
-        self._snapshotting = Snapshotting(store, lambda: self._metering().rent)
+        self._snapshotting = Snapshotting(store, lambda: self._metering().rent, self._closing)
         self._hosts: dict[str, Host] = {}
         self._left_at = self._volumes_at = 0.0
         self._history_at = time.monotonic() + _HISTORY_S
@@ -198,10 +199,10 @@ class Acting:
             key = f"{one.host} {one.app_id}"
             self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
 
-    def see_to_volumes(self, apps: Sequence[App], hosts: Mapping[str, Host], *, lease: Lease) -> None:
+    def see_to_volumes(self, apps: Sequence[App], hosts: Mapping[str, Host], *, lease: Lease, lost_s: float) -> None:
         """Have the volumes paid for whose period is over, and snapshots taken, copied and dropped. Looked up now and
-        then. hosts: those that answer."""
-        for owner, key, act in self._snapshotting.due(apps, hosts, lease):
+        then. hosts: those that answer. lost_s: those that have not for so long are lost."""
+        for owner, key, act in self._snapshotting.due(apps, hosts, lease, lost_s=lost_s):
             self._begin(self._starts, owner, key, act)
         if not apps or time.monotonic() < self._volumes_at:
             return
@@ -286,6 +287,8 @@ class Acting:
         self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
             one = self._settled(app, one, specification, host, lease)
+            if restores:
+                self._snapshotting.settled(app, host.name)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
             specification=specification, secrets=self._secrets_of(app, specification, lease),

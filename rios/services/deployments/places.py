@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import aliased
 
 from rios.storage.deployment_models import AppPlaceRow, AppRevisionRow, AppRow
 from rios.words.errors import InvalidRequest
@@ -26,7 +27,7 @@ _LEFT_MAX = 100
 
 
 class Left(NamedTuple):
-    """What a host has of a deployment that was deleted while it did not answer."""
+    """What a host has of a deployment that was deleted while it did not answer, or has gone elsewhere."""
 
     host: str
     organisation_id: str
@@ -89,6 +90,20 @@ def left(store: AppStore, hosts: Collection[str]) -> list[Left]:
         .join(revision, (revision.app_id == app.id) & (revision.number == app.revision))
         .where(app.ended_at > 0, place.host.in_(hosts))
         .limit(_LEFT_MAX)
+    )
+    with store.ledger.database.reading() as connection:
+        return [Left(one[0], one[1], one[2], json.loads(one[3])) for one in connection.execute(wanted)]
+
+
+def elsewhere(store: AppStore, host: str) -> list[Left]:
+    """Deployments that were to be started on a host, whose volumes lie on another one by now."""
+    place, app, revision, at_home = AppPlaceRow, AppRow, AppRevisionRow, aliased(AppPlaceRow)
+    wanted = (
+        select(place.host, app.organisation_id, app.id, revision.specification)
+        .join(app, app.id == place.app_id)
+        .join(revision, (revision.app_id == app.id) & (revision.number == app.revision))
+        .join(at_home, (at_home.app_id == app.id) & at_home.volumes)
+        .where(app.ended_at == 0, place.host == host, ~place.volumes)
     )
     with store.ledger.database.reading() as connection:
         return [Left(one[0], one[1], one[2], json.loads(one[3])) for one in connection.execute(wanted)]

@@ -172,9 +172,10 @@ class Reconciler:
         self._use(found, apps, replicas)
         orphans = self._clear_orphans(found, replicas)
         answering = {name: found.hosts[name] for name in found.answers}
-        self._acting.forget_left(answering, lease=self.leadership.lease)
-        self._acting.forget_history(lease=self.leadership.lease)
-        self._acting.see_to_volumes(apps if found.asked else (), answering, lease=self.leadership.lease)
+        lease = self.leadership.lease
+        self._acting.forget_left(answering, lease=lease)
+        self._acting.forget_history(lease=lease)
+        self._acting.see_to_volumes(apps if found.asked else (), answering, lease=lease, lost_s=HOST_LOST_S)
         unsettled = [app for app in apps if not self._is_settled(found, app, replicas.get(app.id, []))]
         for app in unsettled:
             self._one(found, app, replicas.get(app.id, []))

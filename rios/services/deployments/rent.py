@@ -6,14 +6,14 @@ A volume takes its room from the moment in which a replica with it is first star
 also while that is paused, or has no replica, or is at a revision without it, to which it may go back. So each place of
 volumes has periods of its own, held for and posted as those of replicas are. Where the next cannot be held for, nothing
 is lost: the deployment pauses, and what the volumes cost meanwhile is posted when there is money, before anything else
-of it starts.
+of it starts. Snapshots end whether there is money or not (`lowered`): what is gone costs nothing more.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -29,8 +29,9 @@ from rios.billing.usage import resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets, places
+from rios.services.deployments.snapshots import KEPT, at_once
 from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
-from rios.storage.deployment_models import AppPlaceRow, AppRow
+from rios.storage.deployment_models import AppPlaceRow, AppRow, AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import BudgetExceeded, InsufficientBalance
 
 if TYPE_CHECKING:
@@ -137,6 +138,64 @@ class Rent:
 
         return write
 
+    def lowered(
+        self,
+        app: App,
+        host: str,
+        room_bytes: Callable[[], int],
+        also: Callable[[Connection], None],
+        *,
+        lease: Lease,
+        since: int | None = None,
+    ) -> None:
+        """Write, together with what `also` writes, that snapshots take no more of a host than so much from then on.
+
+        As `end`, it does so in any case. Where there is no money for it, what is held is all that is posted now: what
+        was taken beyond that is owed on as a longer time of what is still there, and posted with it when there is
+        money; where nothing is there any more, it is not posted.
+
+        since: the moment from which on it takes no more, in microseconds of UTC since 1970; now, where it is None.
+        """
+        room = self._room(app.id, host)
+        sizes = {path: size for path, size in room.sizes.items() if path != SNAPSHOTS}
+        if taken := min(room_bytes(), room.sizes.get(SNAPSHOTS, 0)):
+            sizes[SNAPSHOTS] = taken
+        since = self._store.ledger.now() if since is None else since
+
+        def run(batch: Batch, turned: Callable[[Batch], None] | None) -> None:
+            require_leader(batch.connection, *lease)
+            also(batch.connection)
+            if turned is not None:
+                turned(batch)
+
+        if sizes == room.sizes:
+            self._store.transact_whole(lambda batch: run(batch, None))
+            return
+        for most_us in (None, self._held_us, 0):
+            turned = self._turned(app, room, sizes, since=since, most_us=most_us)
+            try:
+                self._store.transact_whole(partial(run, turned=turned))
+            except (InsufficientBalance, BudgetExceeded) as error:
+                if not most_us and most_us is not None:
+                    raise
+                log.info("what snapshots took is not all paid for", extra={"app": app.id, "reason": str(error)})
+            else:
+                return
+
+    def copies(self, hosts: Sequence[str], *, paid: bool) -> list[tuple[str, str]]:
+        """Deployments and those of the hosts that have snapshots of them and are paid for that, or are to keep them and
+        are not."""
+        row, copy, place, found = AppSnapshotRow, AppSnapshotCopyRow, AppPlaceRow, list[tuple[str, str]]()
+        told = place.sizes.contains(json.dumps(SNAPSHOTS))
+        there = (place.app_id == row.app_id) & (place.host == copy.host)
+        wanted = select(row.app_id, copy.host).join(copy, copy.snapshot_id == row.id).join(place, there).distinct()
+        these = (told,) if paid else (~told, row.state == KEPT)
+        wanted = wanted.join(AppRow, AppRow.id == row.app_id).where(AppRow.ended_at == 0, *these)
+        with self._store.ledger.database.reading() as connection:
+            for some in at_once(hosts):
+                found += [(one[0], one[1]) for one in connection.execute(wanted.where(copy.host.in_(some)))]
+        return found
+
     def turn(self, app: App, host: str, lease: Lease) -> None:
         """Post the period that is over, and hold for the next: both or none.
 
@@ -199,20 +258,37 @@ class Rent:
 
     # --- one period ------------------------------------------------------------------------------------------
 
-    def _turned(self, app: App, room: Room, sizes: Mapping[str, int]) -> Callable[[Batch], None]:
+    def _turned(
+        self,
+        app: App,
+        room: Room,
+        sizes: Mapping[str, int],
+        *,
+        since: int | None = None,
+        most_us: int | None = None,
+    ) -> Callable[[Batch], None]:
+        """What ends a room's period at `since`, which is now without one, and begins the next with those sizes.
+
+        most_us: of the period so much is posted, and nothing is held for the next, which begins so much earlier that
+        what was not posted is in it.
+        """
         at = self._store.ledger.now()
+        since = max(at if since is None else since, room.period_at)
+        until = since if most_us is None else min(since, room.period_at + most_us)
+        left = sum(sizes.values())
+        begun = since - (sum(room.sizes.values()) * (since - until) // left if left else 0)
         terms = self._terms(app, room.host)
         pinned = self._pinned(room) if room.period else None
         period = room.period + 1
-        most = self._price(terms, room.host, sizes, self._held_us)
+        most = self._price(terms, room.host, sizes, self._held_us) if most_us is None else 0
         name = budgets.room_hold_id(app.id, room.host, period)
         wanted = Wanted(name, app.user_id, most, request_id=app.id, terms=terms)
 
         def run(batch: Batch) -> None:
             said = json.dumps(sizes, sort_keys=True) if sizes else ""
-            _write(batch, room, {"sizes": said, "period": period, "period_at": at})
+            _write(batch, room, {"sizes": said, "period": period, "period_at": begun})
             if pinned is not None:
-                self._post(batch, app, room, self._charges(app, room, pinned, until=at), pinned, at=at)
+                self._post(batch, app, room, self._charges(app, room, pinned, until=until), pinned, at=at)
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
 
         return run
@@ -280,6 +356,8 @@ def _read(app_id: str, rows: object) -> Iterator[Room]:
 def _write(batch: Batch, room: Room, values: Mapping[str, object]) -> None:
     """Change the row of a room. Raises NotLeader where somebody else has posted its period meanwhile."""
     row = AppPlaceRow
-    mine = (row.app_id == room.app_id, row.host == room.host, row.period == room.period)
+    mine = (
+        row.app_id == room.app_id, row.host == room.host, row.period == room.period, row.period_at == room.period_at
+    )  # fmt: skip
     if batch.connection.execute(update(row).where(*mine).values(**values)).rowcount != 1:
         raise NotLeader(f"the volumes of {room.app_id} on {room.host} are no longer in period {room.period}")

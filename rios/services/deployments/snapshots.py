@@ -5,9 +5,9 @@ from __future__ import annotations
 import builtins
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import delete, func, insert, select, tuple_, update
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rios.services.deployments.store import AppStore
     from rios.services.deployments.values import App
 
+T = TypeVar("T")
 WANTED, KEPT, FAILED, LEAVING = "wanted", "kept", "failed", "leaving"
 """States of a snapshot; what is leaving is shown to nobody."""
 SNAPSHOTS_MAX, COPIES_MAX = 100, 16
@@ -167,8 +168,8 @@ def read(connection: Connection, *wanted: Any, limit: int | None = None) -> list
     query = select(row.__table__).where(*wanted).order_by(row.created_at, row.id).limit(limit)
     found = [dict(one) for one in connection.execute(query).mappings()]
     hosts: dict[str, list[str]] = {}
-    if found:
-        kept = select(copy.snapshot_id, copy.host).where(copy.snapshot_id.in_([one["id"] for one in found]))
+    for some in at_once([one["id"] for one in found]):
+        kept = select(copy.snapshot_id, copy.host).where(copy.snapshot_id.in_(some))
         for name, host in connection.execute(kept.order_by(copy.host)):
             hosts.setdefault(name, []).append(host)
     return [Known(**one, hosts=tuple(hosts.get(one["id"], ()))) for one in found]
@@ -228,10 +229,15 @@ def ids(store: AppStore, names: Sequence[str]) -> set[str]:
     """Those of the ids that are snapshots of a deployment, in whatever state."""
     row, found = AppSnapshotRow, set[str]()
     with store.ledger.database.reading() as connection:
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
+        for some in at_once(names):
             found.update(connection.scalars(select(row.id).where(row.id.in_(some))))
     return found
+
+
+def at_once(names: Sequence[T]) -> Iterator[Sequence[T]]:
+    """All of them, some at a time: the parameters of a statement are bounded."""
+    for start in range(0, len(names), _AT_ONCE):
+        yield names[start : start + _AT_ONCE]
 
 
 def keepers(store: AppStore) -> list[str]:
@@ -245,11 +251,22 @@ def due(store: AppStore, lost: Sequence[str], *, all_kept: bool) -> list[Known]:
     counted."""
     row, copy = AppSnapshotRow, AppSnapshotCopyRow
     with store.ledger.database.reading() as connection:
-        names = set(connection.scalars(select(row.id).where(row.state.in_((WANTED, LEAVING)))))
-        if all_kept:
-            keepers = (copy.snapshot_id == row.id) & copy.host.not_in(list(lost))
-            kept = select(row.id).outerjoin(copy, keepers).where(row.state == KEPT)
-            names |= set(
-                connection.scalars(kept.group_by(row.id, row.copies).having(func.count(copy.host) != row.copies))
-            )
-        return read(connection, row.id.in_(names)) if names else []
+        found = read(connection, row.state.in_((WANTED, LEAVING)))
+        if not all_kept:
+            return found
+        kept = select(row.id).outerjoin(copy, copy.snapshot_id == row.id).where(row.state == KEPT)
+        odd = kept.group_by(row.id, row.copies).having(func.count(copy.host) != row.copies)
+        names = set(connection.scalars(odd))
+        for some in at_once(lost):
+            names.update(connection.scalars(kept.where(copy.host.in_(some))))
+        for some in at_once(sorted(names)):
+            found += read(connection, row.id.in_(some), row.state == KEPT)
+    away = set(lost)
+    return [one for one in found if one.state != KEPT or len(set(one.hosts) - away) != one.copies]
+
+
+def kept_on(store: AppStore, app_id: str, host: str) -> list[Known]:
+    """The snapshots of a deployment that a host keeps."""
+    row = AppSnapshotRow
+    with store.ledger.database.reading() as connection:
+        return [one for one in read(connection, row.app_id == app_id, row.state == KEPT) if host in one.hosts]

@@ -1,14 +1,12 @@
 """What is done about snapshots by whoever leads: they are taken, copied, dropped, and brought to where they are needed.
 
-Chunks go by way of the process that leads: hosts do not know each other's keys, and need not trust each other, for
-what a snapshot consists of is known by its SHA-256. A chunk comes from whichever host has it. Each act may be cut off
-anywhere and is begun again from the tables.
+Each act may be cut off anywhere and is begun again from the tables. Chunks go by way of this process (`relaying`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, update
 
 from rios.services.deployments import places
+from rios.services.deployments.relaying import NotYet, Relaying, snapshots_of
 from rios.services.deployments.snapshots import (
     EVENT,
     FAILED,
@@ -27,6 +26,7 @@ from rios.services.deployments.snapshots import (
     due,
     ids,
     keepers,
+    kept_on,
     one_of,
     restored_from,
 )
@@ -61,38 +61,50 @@ _AGAIN_S, _NOWHERE_S = 5.0, 30.0
 LOST_S = 600.0
 """A host that is not there for so long keeps nothing any more: another one gets a copy."""
 STRAYS_S = 600.0
-_ROUNDS_MAX = 2000
+_EXAMINED_S = 300.0
+"""Copies that were not whole are read again after so long."""
+_REASONS_MAX = 3
 
 Act = tuple[str, str, Callable[[], float | None]]
 """Whose share of threads it takes, what it is about, and what does it."""
 
 
-class NotYet(RiosError):
-    """No host that keeps a snapshot answers: whoever needs it waits."""
-
-
 class Snapshotting:
     """The acts about snapshots of one reconciler."""
 
-    def __init__(self, store: AppStore, rent: Callable[[], Rent]) -> None:
-        self._store, self._rent = store, rent
+    def __init__(self, store: AppStore, rent: Callable[[], Rent], closing: threading.Event) -> None:
+        """closing: set when this process ends: acts are broken off then."""
+        self._store, self._rent, self._closing = store, rent, closing
+        self._relaying = Relaying(store, closing)
         self._looked_at = self._counted_at = 0.0
         self._hosts: Mapping[str, Host] = {}
+        self._lease: Lease | None = None
         self._seen: dict[str, float] = {}
+        """When hosts answered last in this term; those that have not, when they were first missed."""
         self._cleared_at: dict[str, float] = {}
+        self._whole: set[tuple[str, str]] = set()
+        """Hosts and deployments whose copies were read since the host is back, and are not paid for yet."""
 
     def __repr__(self) -> str:
         return f"<Snapshotting on {len(self._hosts)} hosts>"
 
-    def due(self, apps: Sequence[App], hosts: Mapping[str, Host], lease: Lease) -> Iterator[Act]:
-        """What is to be done, of what is looked up now and then. apps: all. hosts: those that answer."""
+    def due(self, apps: Sequence[App], hosts: Mapping[str, Host], lease: Lease, *, lost_s: float) -> Iterator[Act]:
+        """What is to be done, of what is looked up now and then. apps: all. hosts: those that answer.
+
+        lost_s: a host that has not answered for so many seconds is lost, as replicas on it are.
+        """
         now = time.monotonic()
-        self._hosts = hosts
+        self._hosts = self._relaying.hosts = hosts
+        if lease != self._lease:
+            self._lease, self._seen = lease, {}
+        for name in hosts:
+            if now - self._seen.get(name, now) > lost_s:  # it is back, with what was given up meanwhile
+                self._cleared_at.pop(name, None)
         self._seen |= dict.fromkeys(hosts, now)
         for name, host in hosts.items():
             if host.snapshots is not None and now - self._cleared_at.get(name, now - STRAYS_S) >= STRAYS_S:
                 self._cleared_at[name] = now
-                yield name, f"{name} strays", partial(self._clear_strays, host)
+                yield name, f"{name} strays", partial(self._clear_strays, host, lease)
         if not apps or now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
@@ -102,20 +114,35 @@ class Snapshotting:
             for name in keepers(self._store):
                 self._seen.setdefault(name, now)
         found = due(self._store, self._lost(), all_kept=counts)
-        known = {app.id: app for app in apps} if found else {}
+        known = {app.id: app for app in apps} if found or counts else {}
+        if counts:
+            yield from self._paid(known, lease, lost_s=lost_s)
         for one in found:
             if (app := known.get(one.app_id)) is not None:
                 yield app.organisation_id, one.id, partial(self.act, one, app, lease)
 
-    def _clear_strays(self, host: Host) -> None:
-        """Have a host drop what it keeps of snapshots that no table knows: whoever had it keep them was cut off."""
-        snapshots = _of(host)
+    def _clear_strays(self, host: Host, lease: Lease) -> None:
+        """Have a host drop what it keeps of snapshots that no table knows, as where an act was cut off, and remove what
+        was restored there for replicas that have been placed elsewhere."""
+        snapshots = snapshots_of(host)
         there = snapshots.kept()
         known = ids(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
         for app_id, name in there:
             if name not in known:
+                self._relaying.require(lease)
                 snapshots.drop(app_id, name)
                 log.info("a snapshot of no deployment was dropped", extra={"host": host.name, "snapshot": name})
+        for one in places.elsewhere(self._store, host.name):
+            for path, _, _ in restored_from(one.specification):
+                if snapshots.is_made(one.organisation_id, one.app_id, path):
+                    self._relaying.require(lease)
+                    snapshots.unmake(one.organisation_id, one.app_id, path)
+                    log.info("a restored volume was removed", extra={"host": host.name, "app": one.app_id})
+
+    def settled(self, app: App, home: str) -> None:
+        """The volumes of a deployment lie on a host from now on: others for which some were restored are looked at."""
+        for name in places.hosts_of(self._store, app.id) - {home}:
+            self._cleared_at.pop(name, None)
 
     def _lost(self) -> list[str]:
         """Hosts that have not answered for long; one that this process has never heard is given as long."""
@@ -135,6 +162,63 @@ class Snapshotting:
             return 0.0
         return self._copied(one, app, self._store.specification(app.id, app.revision), lease)
 
+    # --- who is paid -----------------------------------------------------------------------------------------
+
+    def _paid(self, apps: Mapping[str, App], lease: Lease, *, lost_s: float) -> Iterator[Act]:
+        """Have lost hosts be paid no more for the copies that they keep, and those that are back be paid again."""
+        now, at = time.monotonic(), self._store.ledger.now()
+        silent = {name: now - seen for name, seen in self._seen.items() if now - seen > lost_s}
+        for host, theirs in self._copies(apps, sorted(silent), paid=True).items():
+            since = at - int(silent[host] * 1e6)
+            yield host, f"{host} lost", partial(self._unpaid, host, theirs, since, lease)
+        for host, theirs in self._copies(apps, sorted(self._hosts), paid=False).items():
+            yield host, f"{host} back", partial(self._paid_again, host, theirs, lease)
+
+    def _copies(self, apps: Mapping[str, App], hosts: Sequence[str], *, paid: bool) -> dict[str, list[App]]:
+        found: dict[str, list[App]] = {}
+        for app_id, host in self._rent().copies(hosts, paid=paid):
+            if app_id in apps:
+                found.setdefault(host, []).append(apps[app_id])
+        return found
+
+    def _unpaid(self, host: str, apps: Sequence[App], since: int, lease: Lease) -> None:
+        for app in apps:
+            if self._closing.is_set():
+                return
+            self._whole.discard((host, app.id))
+            self._rent().lowered(app, host, lambda: 0, lambda _: None, lease=lease, since=since)
+            log.info("a lost host is not paid for copies", extra={"host": host, "app": app.id})
+
+    def _paid_again(self, host: str, apps: Sequence[App], lease: Lease) -> float:
+        """Look at what a host kept that was lost, and pay for it from now on; when to look again at what it lacks."""
+        again_s = 0.0
+        for app in apps:
+            try:
+                if (host, app.id) not in self._whole:
+                    for one in kept_on(self._store, app.id, host):
+                        self._relaying.verify(one, host, lease)
+                    self._whole.add((host, app.id))
+                room = self._rent().keeping(app, host, partial(self._room_bytes, host, app.id))
+
+                def run(batch: Batch, room: Callable[[Batch], None] = room) -> None:
+                    require_leader(batch.connection, *lease)
+                    room(batch)
+
+                self._store.transact_whole(run)
+                self._whole.discard((host, app.id))
+            except (InsufficientBalance, BudgetExceeded) as error:
+                log.info("a host is not paid for copies", extra={"host": host, "app": app.id, "reason": str(error)})
+                again_s = again_s or _NOWHERE_S
+            except (InvalidRequest, NotFound, NotYet, SandboxFailed) as error:
+                log.warning("a copy is not whole", extra={"host": host, "app": app.id, "reason": str(error)})
+                again_s = _EXAMINED_S
+        return again_s
+
+    def _room_bytes(self, host: str, app_id: str) -> int:
+        if host not in self._hosts:
+            raise HostLost(f"host {host} does not answer")
+        return snapshots_of(self._hosts[host]).room_bytes(app_id)
+
     # --- taking ----------------------------------------------------------------------------------------------
 
     def _taken(self, one: Known, app: App, lease: Lease) -> Known | None:
@@ -146,7 +230,7 @@ class Snapshotting:
         if host is None:
             return None
         try:
-            snapshots = _of(host)
+            snapshots = snapshots_of(host)
             taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
         except (HostLost, DeadlineExceeded, LedgerUnavailable, NetworkClosed):  # to be asked for again
             raise
@@ -171,7 +255,7 @@ class Snapshotting:
 
     def _keeps(self, one: Known, app: App, host: Host, columns: Mapping[str, Any], lease: Lease) -> None:
         """Write that a host keeps a snapshot, and that its room there is paid for from now on: both or none."""
-        room = self._rent().keeping(app, host.name, lambda: _of(host).room_bytes(app.id))
+        room = self._rent().keeping(app, host.name, lambda: snapshots_of(host).room_bytes(app.id))
         at, row, copy = self._store.ledger.now(), AppSnapshotRow, AppSnapshotCopyRow
 
         def run(batch: Batch) -> None:
@@ -208,16 +292,8 @@ class Snapshotting:
         """As many hosts keep it as are to; how long to wait where there are no more."""
         lost = self._lost()
         while len(living := [name for name in one.hosts if name not in lost]) < one.copies:
-            host = self._further(one, specification)
-            if host is None:
-                why = f"kept by {len(living)} of {one.copies} hosts: no further one takes it"
-                if one.reason != why:
-                    self._noted(one, app, {"reason": why}, lease)
-                return _NOWHERE_S
-            try:
-                self._copy(one, app, host, lease)
-            except (InsufficientBalance, BudgetExceeded, InvalidRequest, SandboxFailed, NotYet) as error:
-                why = f"kept by {len(living)} of {one.copies} hosts; {host.name}: {error}"
+            if said := self._one_more(one, app, specification, lease):
+                why = f"kept by {len(living)} of {one.copies} hosts: {said}"
                 if one.reason != why:
                     self._noted(one, app, {"reason": why}, lease)
                 return _NOWHERE_S
@@ -227,30 +303,38 @@ class Snapshotting:
         extra = order[one.copies :]
         if any(name in self._hosts for name in extra):
             for name in order[: one.copies]:  # one that was away may have come back without its disk
-                self._complete(one, name)
+                self._relaying.complete(one, name, lease)
         for name in extra:
             if name in self._hosts:
                 self._dropped(one, app, self._hosts[name], lease)
         return 0.0
 
-    def _complete(self, one: Known, name: str) -> None:
-        """Have a host that is to keep a snapshot keep all of it. Raises HostLost where it does not answer."""
-        if name not in self._hosts:
-            raise HostLost(f"host {name} does not answer")
-        snapshots = _of(self._hosts[name])
-        self._bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put)
+    def _one_more(self, one: Known, app: App, specification: Mapping[str, Any], lease: Lease) -> str:
+        """Have a host more keep a snapshot, the first that does; why none does, or nothing."""
+        said: list[str] = []
+        for host in self._further(one, specification):
+            try:
+                self._copy(one, app, host, lease)
+            except (DeadlineExceeded, HostLost, InvalidRequest, SandboxFailed) as error:
+                said.append(f"{host.name}: {error}")
+            except (InsufficientBalance, BudgetExceeded, NotYet) as error:  # the same on every host
+                return f"{host.name}: {error}"
+            else:
+                return ""
+        rest = f"; and {len(said) - _REASONS_MAX} more" if len(said) > _REASONS_MAX else ""
+        return "; ".join(said[:_REASONS_MAX]) + rest or "no further one takes it"
 
     def _copy(self, one: Known, app: App, host: Host, lease: Lease) -> None:
-        snapshots = _of(host)
-        self._bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put)
+        snapshots = snapshots_of(host)
         try:
+            self._relaying.bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put, lease)
             self._keeps(one, app, host, {}, lease)
-        except (InsufficientBalance, BudgetExceeded):
-            snapshots.drop(one.app_id, one.id)
+        except (InsufficientBalance, BudgetExceeded, InvalidRequest, SandboxFailed):
+            snapshots.drop(one.app_id, one.id)  # and with it what has come of it, which others may have room for
             raise
 
-    def _further(self, one: Known, specification: Mapping[str, Any]) -> Host | None:
-        """A host that can keep a copy more: the one with the most room."""
+    def _further(self, one: Known, specification: Mapping[str, Any]) -> list[Host]:
+        """Hosts that can keep a copy more, those with the most room first."""
         from rios.deploy.runtimes.protocol import Isolation
 
         wanted, found = specification["schedule"], list[tuple[int, str]]()
@@ -264,43 +348,7 @@ class Snapshotting:
             weak = offer.isolation < Isolation.named(wanted["isolation"])
             if not (offer.cordoned or weak or (wanted["region"] and offer.region != wanted["region"])):
                 found.append((offer.total.disk_bytes, name))
-        return self._hosts[max(found)[1]] if found else None
-
-    def _bring(
-        self,
-        one: Known,
-        ask: Callable[[], list[str]],
-        put: Callable[[str, bytes], None],
-        *,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Give a host what it says that it is missing, until nothing is. check: raises where that is not wanted now."""
-        for _ in range(_ROUNDS_MAX):
-            missing = ask()
-            if not missing:
-                return
-            for digest in missing:
-                check()
-                put(digest, self._from(one, digest))
-        raise SandboxFailed(f"{one.id} is not complete after {_ROUNDS_MAX} rounds: its host loses what it is given")
-
-    def _from(self, one: Known, digest: str) -> bytes:
-        """An object of a snapshot from whichever host has it, verified."""
-        why = []
-        for name in one.hosts:
-            host = self._hosts.get(name)
-            if host is None or host.snapshots is None:
-                why.append(f"{name} does not answer")
-                continue
-            try:
-                data = host.snapshots.get(digest)
-            except (HostLost, NotFound) as error:
-                why.append(str(error))
-                continue
-            if hashlib.sha256(data).hexdigest() == digest:
-                return data
-            why.append(f"{name} gives something else for {digest}")
-        raise NotYet(f"{one.id} cannot be read: {'; '.join(why) or 'no host keeps it'}")
+        return [self._hosts[name] for _, name in sorted(found, reverse=True)]
 
     # --- the end ---------------------------------------------------------------------------------------------
 
@@ -309,6 +357,7 @@ class Snapshotting:
         homes = places.hosts_of(self._store, app.id, volumes=True) if not one.hosts else frozenset()
         for name in homes & self._hosts.keys():  # one that was being taken is there without a row
             if (snapshots := self._hosts[name].snapshots) is not None:
+                self._relaying.require(lease)
                 snapshots.drop(one.app_id, one.id)
         left = [name for name in one.hosts if name not in self._hosts]
         for name in one.hosts:
@@ -326,24 +375,23 @@ class Snapshotting:
         return 0.0
 
     def _dropped(self, one: Known, app: App, host: Host, lease: Lease) -> None:
-        snapshots = _of(host)
+        """Have a host keep a snapshot no longer, and be paid for it no longer, also where there is no money."""
+        snapshots = snapshots_of(host)
+        self._relaying.require(lease)
         snapshots.drop(one.app_id, one.id)
-        room = self._rent().keeping(app, host.name, lambda: snapshots.room_bytes(app.id))
         copy = AppSnapshotCopyRow
 
-        def run(batch: Batch) -> None:
-            require_leader(batch.connection, *lease)
-            batch.connection.execute(delete(copy).where(copy.snapshot_id == one.id, copy.host == host.name))
-            room(batch)
+        def also(connection: Connection) -> None:
+            connection.execute(delete(copy).where(copy.snapshot_id == one.id, copy.host == host.name))
 
-        self._store.transact_whole(run)
+        self._rent().lowered(app, host.name, partial(snapshots.room_bytes, app.id), also, lease=lease)
 
     # --- restoring -------------------------------------------------------------------------------------------
 
     def unmade(self, app: App, specification: Mapping[str, Any], host: Host) -> Collection[str]:
         """Where volumes of a deployment are to be made out of snapshots on a host."""
         found = [path for path, _, _ in restored_from(specification)]
-        return [path for path in found if not _of(host).is_made(app.organisation_id, app.id, path)]
+        return [path for path in found if not snapshots_of(host).is_made(app.organisation_id, app.id, path)]
 
     def restore(
         self, app: App, specification: Mapping[str, Any], host: Host, lease: Lease, *, check: Callable[[], None]
@@ -354,7 +402,7 @@ class Snapshotting:
         deployment says so.
         """
         try:
-            self._restored(app, specification, host, check=check)
+            self._restored(app, specification, host, lease, check=check)
         except NotYet as error:
             why = f"it waits for a snapshot: {error}"
 
@@ -365,7 +413,9 @@ class Snapshotting:
             self._store.change(app.id, change, at=self._store.ledger.now())
             raise
 
-    def _restored(self, app: App, specification: Mapping[str, Any], host: Host, *, check: Callable[[], None]) -> None:
+    def _restored(
+        self, app: App, specification: Mapping[str, Any], host: Host, lease: Lease, *, check: Callable[[], None]
+    ) -> None:
         missing = self.unmade(app, specification, host)
         for path, name, size in restored_from(specification):
             if path not in missing:
@@ -376,15 +426,9 @@ class Snapshotting:
                 raise NotFound(f"the snapshot {name}, which {path} is to begin with, was deleted")
             if one.state == WANTED:
                 raise NotYet(f"{name} is not taken yet")
-            snapshots = _of(host)
+            snapshots = snapshots_of(host)
 
             def ask(path: str = path, size: int = size, one: Known = one, to: Snapshots = snapshots) -> list[str]:
                 return to.restore(app.organisation_id, app.id, path, size_bytes=size, digest=one.digest)
 
-            self._bring(one, ask, snapshots.put, check=check)
-
-
-def _of(host: Host) -> Snapshots:
-    if host.snapshots is None:
-        raise InvalidRequest(f"host {host.name} makes no snapshots: what it runs has its volumes elsewhere")
-    return host.snapshots
+            self._relaying.bring(one, ask, snapshots.put, lease, check=check)

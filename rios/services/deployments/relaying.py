@@ -1,0 +1,135 @@
+"""What a snapshot consists of, from the hosts that have it to one that is to have it, by way of the process that leads.
+
+Hosts do not know each other's keys, and need not trust each other, for what a snapshot consists of is known by its
+SHA-256. A chunk comes from whichever host has it, and goes to nobody who asks for what is no part of the snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from rios.services.deployments.contents import READ_MAX, Content
+from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
+from rios.words.errors import HostLost, InvalidRequest, NotFound, RiosError, SandboxFailed
+
+if TYPE_CHECKING:
+    from rios.services.deployments.host_snapshots import Snapshots
+    from rios.services.deployments.hosts import Host
+    from rios.services.deployments.snapshots import Known
+
+_ROUNDS_MAX = 2000
+
+
+class NotYet(RiosError):
+    """No host that keeps a snapshot answers: whoever needs it waits."""
+
+
+class Relaying:
+    """The relays of one reconciler."""
+
+    def __init__(self, store: AppStore, closing: threading.Event) -> None:
+        """closing: set when this process ends: what is under way is broken off then."""
+        self._store, self._closing = store, closing
+        self.hosts: Mapping[str, Host] = {}
+        """Those that answer."""
+
+    def __repr__(self) -> str:
+        return f"<Relaying between {len(self.hosts)} hosts>"
+
+    def require(self, lease: Lease) -> None:
+        """Raise NotLeader where this process ends, or another one leads: before a host is told to do something."""
+        if self._closing.is_set():
+            raise NotLeader("this process ends: another one goes on")
+        with self._store.ledger.database.reading() as connection:
+            require_leader(connection, *lease)
+
+    def complete(self, one: Known, name: str, lease: Lease) -> None:
+        """Have a host that is to keep a snapshot keep all of it.
+
+        Raises HostLost where it does not answer, and what `bring` raises.
+        """
+        snapshots = self._at(name)
+        self.bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put, lease)
+
+    def verify(self, one: Known, name: str, lease: Lease) -> None:
+        """Have a host read its copy of a snapshot, some chunks at a time, complete it, and show one of them.
+
+        Raises what `complete` raises, and NotFound, SandboxFailed where it has not what it says.
+        """
+        snapshots, parts = self._at(name), [one.digest, *sorted(self._parts(one))]
+        for start in range(0, len(parts), READ_MAX):
+            self.require(lease)
+            snapshots.damaged(parts[start : start + READ_MAX])  # which are missing from then on
+        self.complete(one, name, lease)
+        asked = secrets.choice(parts)
+        data = snapshots.get(asked)
+        if hashlib.sha256(data).hexdigest() != asked:
+            raise SandboxFailed(f"{name} gives something else for {asked}, of {one.id}")
+
+    def bring(
+        self,
+        one: Known,
+        ask: Callable[[], list[str]],
+        put: Callable[[str, bytes], None],
+        lease: Lease,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Give a host what it says that it is missing, until nothing is. check: raises where that is not wanted now.
+
+        It ends before the next chunk where this process does, or leads no more. Raises NotLeader then, NotYet where no
+        host has a chunk, SandboxFailed where what is asked for is no part of the snapshot or is asked for for ever, and
+        what `ask` and `put` raise.
+        """
+        parts: frozenset[str] | None = None
+        for _ in range(_ROUNDS_MAX):
+            missing = ask()
+            if not missing:
+                return
+            for digest in missing:
+                self.require(lease)
+                check()
+                if digest != one.digest:
+                    parts = self._parts(one) if parts is None else parts
+                    if digest not in parts:
+                        raise SandboxFailed(f"it asks for {digest}, which is no part of {one.id}, and is given nothing")
+                put(digest, self._from(one, digest))
+        raise SandboxFailed(f"{one.id} is not complete after {_ROUNDS_MAX} rounds: its host loses what it is given")
+
+    def _at(self, name: str) -> Snapshots:
+        if name not in self.hosts:
+            raise HostLost(f"host {name} does not answer")
+        return snapshots_of(self.hosts[name])
+
+    def _parts(self, one: Known) -> frozenset[str]:
+        """The SHA-256 of each of its chunks."""
+        return frozenset(chunk for chunk, _ in Content.of(self._from(one, one.digest)).chunks)
+
+    def _from(self, one: Known, digest: str) -> bytes:
+        """An object of a snapshot from whichever host has it, verified."""
+        why = []
+        for name in one.hosts:
+            host = self.hosts.get(name)
+            if host is None or host.snapshots is None:
+                why.append(f"{name} does not answer")
+                continue
+            try:
+                data = host.snapshots.get(digest)
+            except (HostLost, NotFound) as error:
+                why.append(str(error))
+                continue
+            if hashlib.sha256(data).hexdigest() == digest:
+                return data
+            why.append(f"{name} gives something else for {digest}")
+        raise NotYet(f"{one.id} cannot be read: {'; '.join(why) or 'no host keeps it'}")
+
+
+def snapshots_of(host: Host) -> Snapshots:
+    """What a host does with snapshots. Raises InvalidRequest where it makes none."""
+    if host.snapshots is None:
+        raise InvalidRequest(f"host {host.name} makes no snapshots: what it runs has its volumes elsewhere")
+    return host.snapshots
