@@ -195,7 +195,11 @@ def _chunks(machine: Machine) -> list[Path]:
 
 def _stored(machines: list[Machine], name: str) -> int:
     """What lies in the store of a host."""
-    return sum(path.stat().st_size for one in machines if one.name == name for path in _chunks(one))
+    found = 0
+    for path in [path for one in machines if one.name == name for path in _chunks(one)]:
+        with contextlib.suppress(FileNotFoundError):  # it is just being removed
+            found += path.stat().st_size
+    return found
 
 
 def _poor(*_: Any) -> Any:
