@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -29,7 +29,7 @@ from rios.billing.usage import resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets, places
-from rios.services.deployments.snapshots import KEPT, at_once
+from rios.services.deployments.snapshots import KEPT
 from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
 from rios.storage.deployment_models import AppPlaceRow, AppRow, AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import BudgetExceeded, InsufficientBalance
@@ -182,19 +182,21 @@ class Rent:
             else:
                 return
 
-    def copies(self, hosts: Sequence[str], *, paid: bool) -> list[tuple[str, str]]:
-        """Deployments and those of the hosts that have snapshots of them and are paid for that, or are to keep them and
-        are not."""
-        row, copy, place, found = AppSnapshotRow, AppSnapshotCopyRow, AppPlaceRow, list[tuple[str, str]]()
+    def copies(self, *, paid: bool) -> list[tuple[str, str]]:
+        """Deployments and hosts that are paid for snapshots of them, or that are to keep some and are not paid.
+
+        Of all hosts: asked for some of them, a database looks up each for each deployment. They are few, or none is
+        lost.
+        """
+        row, copy, place = AppSnapshotRow, AppSnapshotCopyRow, AppPlaceRow
         told = place.sizes.contains(json.dumps(SNAPSHOTS))
-        there = (place.app_id == row.app_id) & (place.host == copy.host)
-        wanted = select(row.app_id, copy.host).join(copy, copy.snapshot_id == row.id).join(place, there).distinct()
-        these = (told,) if paid else (~told, row.state == KEPT)
-        wanted = wanted.join(AppRow, AppRow.id == row.app_id).where(AppRow.ended_at == 0, *these)
+        wanted = select(place.app_id, place.host).where(told, place.period > 0)
+        if not paid:
+            kept = select(row.app_id, copy.host).join(copy, copy.snapshot_id == row.id).where(row.state == KEPT)
+            there = (place.app_id == row.app_id) & (place.host == copy.host)
+            wanted = kept.join(place, there).where(~told).distinct()
         with self._store.ledger.database.reading() as connection:
-            for some in at_once(hosts):
-                found += [(one[0], one[1]) for one in connection.execute(wanted.where(copy.host.in_(some)))]
-        return found
+            return [(one[0], one[1]) for one in connection.execute(wanted)]
 
     def turn(self, app: App, host: str, lease: Lease) -> None:
         """Post the period that is over, and hold for the next: both or none.

@@ -257,8 +257,8 @@ def due(store: AppStore, lost: Sequence[str], *, all_kept: bool) -> list[Known]:
         kept = select(row.id).outerjoin(copy, copy.snapshot_id == row.id).where(row.state == KEPT)
         odd = kept.group_by(row.id, row.copies).having(func.count(copy.host) != row.copies)
         names = set(connection.scalars(odd))
-        for some in at_once(lost):
-            names.update(connection.scalars(kept.where(copy.host.in_(some))))
+        for some in at_once(lost):  # of that table alone: joined, each host would be looked up for each snapshot
+            names.update(connection.scalars(select(copy.snapshot_id).where(copy.host.in_(some))))
         for some in at_once(sorted(names)):
             found += read(connection, row.id.in_(some), row.state == KEPT)
     away = set(lost)

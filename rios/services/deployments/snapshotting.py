@@ -168,16 +168,16 @@ class Snapshotting:
         """Have lost hosts be paid no more for the copies that they keep, and those that are back be paid again."""
         now, at = time.monotonic(), self._store.ledger.now()
         silent = {name: now - seen for name, seen in self._seen.items() if now - seen > lost_s}
-        for host, theirs in self._copies(apps, sorted(silent), paid=True).items():
+        for host, theirs in self._copies(apps, silent, paid=True).items() if silent else ():
             since = at - int(silent[host] * 1e6)
             yield host, f"{host} lost", partial(self._unpaid, host, theirs, since, lease)
-        for host, theirs in self._copies(apps, sorted(self._hosts), paid=False).items():
+        for host, theirs in self._copies(apps, self._hosts, paid=False).items():
             yield host, f"{host} back", partial(self._paid_again, host, theirs, lease)
 
-    def _copies(self, apps: Mapping[str, App], hosts: Sequence[str], *, paid: bool) -> dict[str, list[App]]:
+    def _copies(self, apps: Mapping[str, App], hosts: Collection[str], *, paid: bool) -> dict[str, list[App]]:
         found: dict[str, list[App]] = {}
-        for app_id, host in self._rent().copies(hosts, paid=paid):
-            if app_id in apps:
+        for app_id, host in self._rent().copies(paid=paid):
+            if app_id in apps and host in hosts:
                 found.setdefault(host, []).append(apps[app_id])
         return found
 
