@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.orm import aliased
 
+from rios.services.deployments.snapshots import at_once
 from rios.storage.deployment_models import AppPlaceRow, AppRevisionRow, AppRow
 from rios.words.errors import InvalidRequest
 
@@ -97,16 +97,18 @@ def left(store: AppStore, hosts: Collection[str]) -> list[Left]:
 
 def elsewhere(store: AppStore, host: str) -> list[Left]:
     """Deployments that were to be started on a host, whose volumes lie on another one by now."""
-    place, app, revision, at_home = AppPlaceRow, AppRow, AppRevisionRow, aliased(AppPlaceRow)
+    place, app, revision = AppPlaceRow, AppRow, AppRevisionRow
     wanted = (
-        select(place.host, app.organisation_id, app.id, revision.specification)
-        .join(app, app.id == place.app_id)
+        select(app.organisation_id, app.id, revision.specification)
         .join(revision, (revision.app_id == app.id) & (revision.number == app.revision))
-        .join(at_home, (at_home.app_id == app.id) & at_home.volumes)
-        .where(app.ended_at == 0, place.host == host, ~place.volumes)
+        .join(place, (place.app_id == app.id) & place.volumes)
+        .where(app.ended_at == 0)
     )
     with store.ledger.database.reading() as connection:
-        return [Left(one[0], one[1], one[2], json.loads(one[3])) for one in connection.execute(wanted)]
+        # First those without volumes there, of one table: they are few, and deployments many.
+        here = list(connection.scalars(select(place.app_id).where(place.host == host, ~place.volumes)))
+        found = [connection.execute(wanted.where(app.id.in_(some))).all() for some in at_once(here)]
+    return [Left(host, one[0], one[1], json.loads(one[2])) for some in found for one in some]
 
 
 def is_any_left(store: AppStore) -> bool:
