@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 KEPT = 2_000
 """So many events are remembered; who comes back later than that reads everything anew."""
-# Jobs are told when they change; figures are looked at this often, where nothing says that they changed.
+# What changes is told at once, and what changes all the time so often: jobs four times a second, amounts once. Every
+# token changes its job, and each event is drawn anew by all who look, which takes longer than a token: told one by one,
+# what is seen would fall the further behind the longer it goes on. People read no faster.
+_LEAST_S = 0.25
 _LOOK_S = 1.0
 _MONEY_S, _HOSTS_S = 10.0, 5.0
 # Deployments and reports are rows of a database here, and two requests to a gateway elsewhere.
@@ -43,15 +46,19 @@ class Event:
 class Feed:
     """Follows a panel while somebody reads. Close it."""
 
-    def __init__(self, panel: Panel, *, look_s: float = _LOOK_S) -> None:
+    def __init__(self, panel: Panel, *, look_s: float = _LOOK_S, least_s: float = _LEAST_S) -> None:
+        """look_s: between two looks at amounts, however often they change. least_s: between two events of jobs."""
         self._panel = panel
         self._look_s = look_s
+        self._least_s = least_s
         self._boot = secrets.token_hex(4)
         self._lock = threading.Condition()
         self._events: deque[tuple[int, Event]] = deque(maxlen=KEPT)
         self._seq = 0
         self._readers: list[Callable[[Event], None]] = []
-        self._thread: threading.Thread | None = None
+        self._threads: dict[str, threading.Thread] = {}
+        self._stirred = threading.Event()
+        """Set when a job changed: then something may have been posted too."""
         self._closed = False
         self._said: dict[str, str] = {}
         self._version = 0
@@ -82,9 +89,10 @@ class Feed:
             for event in self._missed(last):
                 reader(event)
             self._readers.append(reader)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="rios-feed", daemon=True)
-                self._thread.start()
+            for what, work in (("jobs", self._follow_jobs), ("figures", self._follow_figures)):
+                if what not in self._threads:
+                    self._threads[what] = threading.Thread(target=work, name=f"rios-feed-{what}", daemon=True)
+                    self._threads[what].start()
 
         def end() -> None:
             with self._lock:
@@ -140,50 +148,58 @@ class Feed:
             for reader in self._readers:
                 reader(event)
 
-    def _run(self) -> None:
-        """Until nobody reads any more."""
-        mark: int | None = None
-        money_at = hosts_at = rows_at = 0.0
-        while self._wanted():
+    def _follow_jobs(self) -> None:
+        """Tell of generations until nobody reads any more."""
+        while self._wanted("jobs"):
             try:
-                self._tell_jobs()
+                version, views = self._panel.net.jobs.changed(self._version, self._look_s)
+            except NetworkClosed:
+                self.close()
+            except RiosError as error:  # the figures are told all the same: they say why they cannot be had
+                if not isinstance(error, NotAllowed):
+                    log.info("a panel is not told of jobs", extra={"reason": str(error)})
+                time.sleep(self._look_s)
+            else:
+                self._version = version
+                if views:
+                    self._publish("jobs", {"jobs": [view.to_dict() for view in views]})
+                    self._stirred.set()
+                    time.sleep(self._least_s)
+
+    def _follow_figures(self) -> None:
+        """Tell of all else until nobody reads any more: a host that does not answer keeps no job waiting."""
+        mark: int | None = None
+        money_at = hosts_at = rows_at = float("-inf")
+        while self._wanted("figures"):
+            pause_s = self._look_s
+            try:
                 now = time.monotonic()
-                if now - rows_at > self._rows_s:
+                if now - rows_at >= self._rows_s:
                     rows_at = now
                     self.look_at_rows()
                 new = self._panel.mark()
-                if new != mark or now - money_at > _MONEY_S:
+                if now - money_at >= (_MONEY_S if new == mark else self._look_s):
                     mark, money_at = new, now
                     self.look(*_MONEY)
-                if now - hosts_at > _HOSTS_S:
+                elif new != mark:
+                    pause_s = money_at + self._look_s - now
+                if now - hosts_at >= _HOSTS_S:
                     hosts_at = now
                     self.look(*_HOSTS)
             except NetworkClosed:
                 self.close()
             except RiosError as error:
                 log.info("a panel cannot be told what changed", extra={"reason": str(error)})
-                time.sleep(self._look_s)
+            if self._stirred.wait(pause_s):
+                self._stirred.clear()
 
-    def _wanted(self) -> bool:
+    def _wanted(self, what: str) -> bool:
+        """Whether the thread of this name goes on."""
         with self._lock:
             if self._readers and not self._closed:
                 return True
-            self._thread = None
+            del self._threads[what]
             return False
-
-    def _tell_jobs(self) -> None:
-        try:
-            version, views = self._panel.net.jobs.changed(self._version, self._look_s)
-        except NetworkClosed:
-            raise
-        except RiosError as error:  # the figures are told all the same: they say why they cannot be had
-            if not isinstance(error, NotAllowed):
-                log.info("a panel is not told of jobs", extra={"reason": str(error)})
-            time.sleep(self._look_s)
-            return
-        self._version = version
-        if views:
-            self._publish("jobs", {"jobs": [view.to_dict() for view in views]})
 
     def _tell_section(self, name: str) -> None:
         found = self._panel.section(name)

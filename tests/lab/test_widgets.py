@@ -146,7 +146,8 @@ def test_a_panel_answers_its_view_and_ends_with_it(net: Network, model: Model, m
 
 
 def _threads() -> int:
-    return sum(one.name in ("rios-feed", "rios-widget") and one.is_alive() for one in threading.enumerate())
+    names = ("rios-feed-jobs", "rios-feed-figures", "rios-widget")
+    return sum(one.name in names and one.is_alive() for one in threading.enumerate())
 
 
 def test_a_view_that_goes_leaves_nothing_running_and_one_that_stays_goes_on(
