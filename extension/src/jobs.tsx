@@ -4,7 +4,7 @@ import { Detail, NotebookButton } from './detail';
 import { age, dateTime, Trans, useEnv, useNow, useSnapshot } from './env';
 import { caughtFault, Fault } from './faults';
 import { isLive } from './model';
-import { Amount, Asked, Bar, Line, SectionProblem } from './parts';
+import { Amount, Asked, Bar, Line, Owner, SectionProblem } from './parts';
 import type { Job } from './shapes';
 import { GROUPS, KINDS, Row, rowsOf, SORTS, STATES } from './sorting';
 import { UsageDialog } from './usage';
@@ -143,7 +143,7 @@ const RowView = React.memo(function RowView(props: { row: Row; now: number }): R
         <span className={`rios-state rios-state-${job.state}`} role="img" aria-label={word} title={word}>
           {SIGNS[job.state]}
         </span>
-        <span className="rios-name" title={job.id}>
+        <span className="rios-name" title={`${job.name}\n${job.id}`}>
           {job.name}
         </span>
         <span className="rios-cost" title={job.posted ? trans.__('posted') : trans.__('so far, about')}>
@@ -157,7 +157,7 @@ const RowView = React.memo(function RowView(props: { row: Row; now: number }): R
           {speed}
         </span>
         <span>
-          {job.owner} · {age(now - job.started_at * 1000, trans)}
+          <Owner job={job} /> · {age(now - job.started_at * 1000, trans)}
         </span>
       </div>
       {isLive(job) && (generation || done < all) ? (
@@ -199,7 +199,9 @@ function JobDetail(props: { job: Job; onBack: () => void; onOpen: (id: string) =
         <Line label={job.posted ? trans.__('Cost') : trans.__('Cost so far, about')}>
           <Amount wei={job.cost_wei} exact={job.posted} label={trans.__('Usage of this job:')} onOpen={() => setUsage(true)} />
         </Line>
-        <Line label={trans.__('Owner')}>{job.owner}</Line>
+        <Line label={trans.__('Owner')}>
+          <Owner job={job} />
+        </Line>
         <Line label={trans.__('Hosts')}>{job.hosts.join(', ') || '–'}</Line>
         <Line label={trans.__('Started')}>{dateTime(job.started_at)}</Line>
         <Line label={trans.__('Took')}>{seconds < 60 ? trans.__('%1 s', seconds.toFixed(1)) : age(seconds * 1000, trans)}</Line>

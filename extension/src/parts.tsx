@@ -20,6 +20,16 @@ export function Amount(props: { wei: string; exact?: boolean; onOpen?: () => voi
   );
 }
 
+/** Whose a job is: the login that people know, and the id that everything else goes by in its title. */
+export function Owner(props: { job: Job }): React.ReactElement {
+  const { owner, owner_login } = props.job;
+  return (
+    <span className="rios-owner" title={owner}>
+      {owner_login}
+    </span>
+  );
+}
+
 /** A labelled line. */
 export function Line(props: { label: string; children: React.ReactNode }): React.ReactElement {
   return (

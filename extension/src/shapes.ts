@@ -27,6 +27,7 @@ export const Job = z.object({
   name: z.string(),
   model: z.string(),
   owner: z.string(),
+  owner_login: z.string(),
   state: z.enum(['queued', 'running', 'paused', 'done', 'failed', 'cancelled', 'lost']),
   tokens: count,
   tokens_max: count,

@@ -18,7 +18,7 @@ function matches(job: Job, words: string[], state: string, kind: string): boolea
   if (state !== 'all' && (state === 'live' ? !isLive(job) : job.state !== state)) {
     return false;
   }
-  const text = `${job.name} ${job.id} ${job.model} ${job.owner} ${job.kind} ${job.state} ${job.phase} ${job.error}`.toLowerCase();
+  const text = `${job.name} ${job.id} ${job.model} ${job.owner} ${job.owner_login} ${job.kind} ${job.state} ${job.phase} ${job.error}`.toLowerCase();
   return words.every(word => text.includes(word));
 }
 
@@ -46,7 +46,7 @@ export function rowsOf(
   }
   const groups = new Map<string, Job[]>();
   for (const job of found) {
-    const name = job[group];
+    const name = job[group === 'owner' ? 'owner_login' : group];
     const members = groups.get(name);
     if (members) {
       members.push(job);

@@ -1,7 +1,7 @@
 /** Deployments and reports: their figures, their lines and what can be done about them; in the panel and in widgets. */
 import * as React from 'react';
 import { age, dateTime, timeOfDay, Trans } from './env';
-import { Amount, Bar, Line } from './parts';
+import { Amount, Bar, Line, Owner } from './parts';
 import type { Job, LogLine } from './shapes';
 import { phaseName } from './words';
 
@@ -33,7 +33,9 @@ export function Facts(props: { job: Job; trans: Trans; onUsage?: () => void }): 
       <Line label={trans.__('Cost')}>
         <Amount wei={job.cost_wei} exact label={trans.__('Usage of this job:')} {...(props.onUsage ? { onOpen: props.onUsage } : {})} />
       </Line>
-      <Line label={trans.__('Owner')}>{job.owner}</Line>
+      <Line label={trans.__('Owner')}>
+        <Owner job={job} />
+      </Line>
       <Line label={trans.__('Hosts')}>{job.hosts.join(', ') || '–'}</Line>
       <Line label={trans.__('Started')}>{dateTime(job.started_at)}</Line>
       <Line label={job.ended_at === null ? trans.__('Since') : trans.__('Took')}>{age(seconds * 1000, trans)}</Line>

@@ -6,10 +6,11 @@ No two processes write at the same time (`rios.storage.engine`), so what a trans
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, tuple_, update
+from sqlalchemy.orm import aliased
 
 from rios.accounts.audit import AuditEntry
 from rios.accounts.values import ApiKey, Organisation, Session, User
@@ -210,6 +211,19 @@ def record(
 def scopes_text(scopes: Iterable[str]) -> str:
     """Scopes as they are kept."""
     return json.dumps(sorted(scopes))
+
+
+def logins_of(database: Database, user_ids: Collection[str], *, seen_by: str | None = None) -> dict[str, str]:
+    """What these users sign in as, in one question: "closed:ID" of a closed account, nothing of one that is not there.
+
+    seen_by: only those of the organisation of this user, who is not told what others sign in as.
+    """
+    row, other = m.PersonRow, aliased(m.PersonRow)
+    wanted: list[ColumnElement[bool]] = [row.id.in_(user_ids)]
+    if seen_by is not None:
+        wanted.append(row.organisation_id == select(other.organisation_id).where(other.id == seen_by).scalar_subquery())
+    with database.reading() as connection:
+        return {one.id: one.login for one in connection.execute(select(row.id, row.login).where(*wanted))}
 
 
 def _user(row: RowMapping) -> User:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rios.words.display import Shown, html_table, text_table
-from rios.words.errors import Elsewhere, NotFound
+from rios.words.errors import Elsewhere, NotFound, RiosError
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ _TEXT_MAX = 20_000
 _SHOWN_ROWS = 20
 # A network counts its changes from a random multiple of this: what JavaScript counts exactly ends at 2^53.
 _ROOM, _PLACES = 2**33, 2**20
+
+
+Logins = Callable[[Collection[str]], Mapping[str, str]]
+"""What these users sign in as, as far as anybody does. May raise RiosError where that cannot be had now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,12 @@ class JobView(Shown):
     hosts: tuple[str, ...]
     error: str
     """Why it failed; empty else."""
+    owner_login: str = ""
+    """What the owner signs in as now, "closed:ID" of a closed account; as `owner` where that is not known."""
+
+    def __post_init__(self) -> None:
+        if not self.owner_login:
+            object.__setattr__(self, "owner_login", self.owner)
 
     @property
     def live(self) -> bool:
@@ -111,8 +121,10 @@ class Jobs(Sequence[JobView]):
     another gateway, or of this one before it was started anew, is told everything.
     """
 
-    def __init__(self, *, kept: int = KEPT) -> None:
+    def __init__(self, *, kept: int = KEPT, logins: Logins = lambda _: {}) -> None:
+        """logins: asked whenever the jobs of all accounts are looked at, and not kept: who closes one is forgotten."""
         self._kept = kept
+        self._logins = logins
         self._entries: OrderedDict[str, Entry | Theirs] = OrderedDict()
         self._first = self._version = _ROOM * (1 + secrets.randbelow(_PLACES - 1))
         self._looked: dict[str | None, float] = {}
@@ -149,11 +161,13 @@ class Jobs(Sequence[JobView]):
         with self._changed:
             self._looked[owner] = time.monotonic()
             found = [one for one in self._since(since) if owner in (None, one.view.owner)]
+            version = self._version
             if limit is not None and len(found) > limit:
                 found = sorted(found, key=lambda entry: entry.touched)[:limit]
-                return found[-1].touched, [entry.view for entry in found]
-            # What others told came in any order.
-            return self._version, sorted((entry.view for entry in found), key=lambda view: view.started_at)
+                version, views = found[-1].touched, [entry.view for entry in found]
+            else:  # what others told came in any order
+                views = sorted((entry.view for entry in found), key=lambda view: view.started_at)
+        return version, self._called(views) if owner is None else views
 
     def changed(self, since: int, timeout: float, owner: str | None = None) -> tuple[int, list[JobView]]:
         """As `peek`, waiting up to `timeout` seconds for something to have changed."""
@@ -309,7 +323,16 @@ class Jobs(Sequence[JobView]):
                 self._missing(job_id)
             if entry.job is not None:
                 self._look(entry)
-            return entry.view
+            view = entry.view
+        return self._called([view])[0] if owner is None else view
+
+    def _called(self, views: list[JobView]) -> list[JobView]:
+        """With the logins of their owners. Who looks at the jobs of one account knows whose it is, and is not told."""
+        try:
+            logins = self._logins({view.owner for view in views}) if views else {}
+        except RiosError:
+            logins = {}  # the ids do until they can be had
+        return [replace(view, owner_login=logins[view.owner]) if view.owner in logins else view for view in views]
 
     def _entry(self, job_id: str) -> Entry | Theirs:
         with self._changed:
@@ -380,5 +403,5 @@ def table(views: Sequence[JobView]) -> tuple[list[str], list[list[object]]]:
     for view in views:
         speed = "" if view.tokens_per_second is None else f"{view.tokens_per_second:.1f}"
         tokens = f"{view.tokens} of {view.tokens_max}"
-        rows.append([view.id[:8], view.model, view.owner, view.state, tokens, speed, format_ros(view.cost_wei)])
+        rows.append([view.id[:8], view.model, view.owner_login, view.state, tokens, speed, format_ros(view.cost_wei)])
     return ["job", "model", "owner", "state", "tokens", "per second", "cost"], rows

@@ -82,7 +82,7 @@ class Network:
         self.earnings: Earnings = purse.earnings
         self.governance: Governance = purse.governance
         self.wallet.network = weakref.ref(self)
-        self.jobs = Jobs()
+        self.jobs = Jobs(logins=purse.logins)
         ends.callback(self._purse.close)
         self._apps = Lazy(partial(_platform, purse, self._owners, options, weakref.ref(self)))
         self._reports = Lazy(partial(_reports, purse, options, scheduler))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Self
 
 from rios.services.alerts import Alerts
@@ -49,6 +50,12 @@ class Purse:
                 books, self.settlement, self.billing.settle, interval_s=options.epoch_interval_s
             )
             self.epochs.start()
+
+    def logins(self, user_ids: Collection[str]) -> dict[str, str]:
+        """What these users sign in as, as `logins_of`. Raises LedgerUnavailable."""
+        from rios.accounts.store import logins_of
+
+        return logins_of(self.books.ledger.database, user_ids)
 
     def __enter__(self) -> Self:
         return self

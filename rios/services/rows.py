@@ -49,7 +49,7 @@ def of_app(view: AppView) -> dict[str, Any]:
     going = "resume" if view.status == "paused" else "pause"
     gone = view.status in ("stopping", "stopped")
     return _row(
-        view.id, DEPLOYMENT, view.name, view.owner, view.status, view.cost_wei,
+        view.id, DEPLOYMENT, view.name, view.owner, view.owner_login, view.status, view.cost_wei,
         model="", hosts=view.hosts, error=view.reason, started_us=view.created_at, ended_us=view.ended_at,
         parts=view.ready, parts_max=view.replicas, requests=view.requests, revision=view.revision,
         deeds=[] if gone else ["scale", going, "retry", "duplicate", "cancel"], files=[],
@@ -59,9 +59,9 @@ def of_app(view: AppView) -> dict[str, Any]:
 def of_report(made: Made) -> dict[str, Any]:
     """The row of a report."""
     ended = made.state in ("ok", "partial", "failed")
-    about = f"{made.name} {made.label}" + (f" of {made.subject}" if made.subject else "")
+    about = f"{made.name} {made.label}" + (f" of {made.subject_login}" if made.subject else "")
     return _row(
-        made.id, REPORT, about, made.owner, str(made.state), made.cost_wei,
+        made.id, REPORT, about, made.owner, made.owner_login, str(made.state), made.cost_wei,
         model=made.name, hosts=(made.runtime,) if made.runtime else (), error=made.error,
         started_us=made.created_at, ended_us=made.ended_at if ended else 0, parts=int(made.state == "ok"), parts_max=1,
         requests=0, revision=made.version or 0, deeds=["retry"] if ended else [],
@@ -222,6 +222,7 @@ def _row(
     kind: str,
     name: str,
     owner: str,
+    owner_login: str,
     phase: str,
     cost_wei: int,
     *,
@@ -231,8 +232,9 @@ def _row(
     **more: Any,
 ) -> dict[str, Any]:
     return {
-        "id": row_id, "kind": kind, "name": name, "owner": owner, "state": _STATES[phase], "phase": phase,
-        "tokens": 0, "tokens_max": 0, "prompt_tokens": 0, "tokens_per_second": None, "started_at": started_us / 1e6,
+        "id": row_id, "kind": kind, "name": name, "owner": owner, "owner_login": owner_login,
+        "state": _STATES[phase], "phase": phase, "tokens": 0, "tokens_max": 0, "prompt_tokens": 0,
+        "tokens_per_second": None, "started_at": started_us / 1e6,
         "ended_at": ended_us / 1e6 if ended_us else None, "cost_wei": str(cost_wei), "posted": True,
         "hosts": list(hosts), **more,
     }  # fmt: skip

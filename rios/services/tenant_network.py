@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -193,17 +194,18 @@ class TenantJobs(Sequence[JobView]):
 
     def __getitem__(self, key: Any) -> Any:
         self._may_see()
-        return self._jobs.view(key, self._who.user_id) if isinstance(key, str) else self.all()[key]
+        return self._named(self._jobs.view(key, self._who.user_id)) if isinstance(key, str) else self.all()[key]
 
     def all(self) -> list[JobView]:
         """All that are remembered."""
         self._may_see()
-        return self._jobs.all(self._who.user_id)
+        return [self._named(view) for view in self._jobs.all(self._who.user_id)]
 
     def changed(self, since: int, timeout: float) -> tuple[int, list[JobView]]:
         """As `Jobs.changed`."""
         self._may_see()
-        return self._jobs.changed(since, timeout, self._who.user_id)
+        version, found = self._jobs.changed(since, timeout, self._who.user_id)
+        return version, [self._named(view) for view in found]
 
     def cancel(self, job_id: str) -> None:
         """As `Jobs.cancel`."""
@@ -224,6 +226,9 @@ class TenantJobs(Sequence[JobView]):
         """As `Jobs.params`."""
         self._who.require("generate")
         return self._jobs.params(self[job_id].id)
+
+    def _named(self, view: JobView) -> JobView:
+        return replace(view, owner_login=self._who.login)
 
     def _may_see(self) -> None:
         if "generate" not in self._who.scopes:

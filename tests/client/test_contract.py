@@ -137,7 +137,7 @@ def test_leaving_a_stream_cancels(model: Any, both: Both) -> None:
     assert model.generate(PROMPT, max_new_tokens=1).token_ids, "the model is free for others"
 
 
-def test_a_job(model: Any) -> None:
+def test_a_job(network: Any, model: Any) -> None:
     job = model.submit(PROMPT, max_new_tokens=6)
     found = job.result()
     assert job.status == "done"
@@ -146,6 +146,9 @@ def test_a_job(model: Any) -> None:
     job.cancel()
     assert job.status == "done", "what has ended stays as it is"
     same(("job",), found)
+    view = network.jobs[job.request_id]
+    assert (view.owner, view.owner_login) == ("local", "admin")
+    assert {one.owner_login for one in network.jobs} == {"admin"}
 
 
 def test_a_job_that_is_cancelled(model: Any) -> None:

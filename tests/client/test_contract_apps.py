@@ -74,6 +74,7 @@ def test_what_is_shown(web: Any, network: Any) -> None:
     assert [one["number"] for one in web.revisions] == [1]
     assert "web" in [one.name for one in network.deploy.list()]
     assert network.deploy.get("web").id == web.id
+    assert (web.view().owner, web.view().owner_login) == ("local", "admin")
     assert "'web'" in repr(web)
 
 

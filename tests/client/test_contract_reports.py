@@ -94,6 +94,7 @@ def test_a_user_sees_the_own_reports_and_tells_nobody_else(both: Both, ann: Any)
     own = ann.reports.run("small", PERIOD)
     assert own.id != whole.id
     assert own.owner == own.subject == ann._me["id"]
+    assert own.owner_login == own.subject_login == ann.account
     assert [one.id for one in ann.reports.list()] == [own.id]
     for theirs in (whole.id, f"report-{'0' * 32}"):
         for verb in (ann.reports.get, ann.reports.again, ann.reports.file, ann.reports.lines):
@@ -129,6 +130,7 @@ def test_the_panel_has_them_as_rows(network: Any) -> None:
     row = next(one for one in panel.jobs() if one["id"] == made.id)
     assert kind_of(made.id) == "report"
     assert (row["state"], row["phase"], row["cost_wei"]) == ("done", "ok", str(made.cost_wei))
+    assert (row["owner"], row["owner_login"]) == ("local", "admin")
     log = panel.log(made.id, 0.0)
     assert re.search(r"ok \(.*processor time", log["lines"][-1]["text"])
     assert panel.log(made.id, log["next"])["lines"] == []

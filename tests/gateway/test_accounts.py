@@ -125,6 +125,23 @@ def test_users_come_in_pages(door: Door) -> None:
         )
 
 
+def test_what_is_somebodys_names_the_login_until_the_account_is_closed(door: Door) -> None:
+    lab = organisation(door)
+    with door.client(lab["token"]) as http:
+        made = http.post("/v1/users", json={"login": unique("d"), "role": "developer"}).json()
+        app = {"name": "theirs", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
+        with door.client(made["token"]) as own:
+            assert own.post("/v1/apps", json=app).status_code == 202
+
+        def owner() -> tuple[str, str]:
+            (found,) = http.get("/v1/apps").json()["data"]
+            return found["owner"], found["owner_login"]
+
+        assert owner() == (made["id"], made["login"])
+        assert http.delete(f"/v1/users/{made['id']}").status_code == 204
+        assert owner() == (made["id"], f"closed:{made['id']}")
+
+
 def test_the_audit_log_can_be_read(door: Door) -> None:
     lab = organisation(door)
     with door.client(lab["token"]) as http:

@@ -16,7 +16,7 @@ from rios.billing.ledger.ledger import Ledger
 from rios.billing.ledger.values import Grant
 from rios.client import http as client_http
 from rios.services import tokens
-from rios.services.books import FIRST_ORGANISATION
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.store import AppStore
 from rios.services.deployments.values import NewReplica
 from rios.services.reports.periods import Span
@@ -102,6 +102,20 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pyte
                 if statement.lstrip().upper().startswith("SELECT"):
                     plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
                     assert not [row for row in plan if row[3].startswith("SCAN") and "CONSTANT" not in row[3]], plan
+
+
+def test_a_report_names_nobody_of_another_organisation(door: Door) -> None:
+    """What others sign in as is half of what it takes."""
+    with door.client() as http:
+        lab = http.post("/v1/organisations", json={"name": "Lab of reports", "admin": "reporter"}).json()
+    store, who = door.gate.network._reports().store, lab["admin"]["id"]
+    span = Span(label="about", since_us=0, until_us=1)
+    run = store.want(Identity("small", who, "{}", span), owner=LOCAL_USER)
+    with door.client(lab["token"]) as http:
+        (found,) = http.get("/v1/reports/runs").json()["data"]
+    assert (found["owner"], found["owner_login"]) == (LOCAL_USER, LOCAL_USER)
+    assert (found["subject"], found["subject_login"]) == (who, "reporter")
+    assert [one.owner_login for one in store.made(run_id=run.id)] == ["admin"], "whoever runs the network knows"
 
 
 def _reported(door: Door, name: str, count: int, subject: str) -> None:

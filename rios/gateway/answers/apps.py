@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rios.gateway.answers.words import Answer, Hash, Moment, Page, Rows, UserId, Wei
+from rios.gateway.answers.words import Answer, Hash, Moment, OwnerLogin, Page, Rows, UserId, Wei
 
 State = Literal[
     "requested", "scheduled", "pulling", "starting", "ready", "degraded", "updating", "paused", "stopping", "stopped",
@@ -24,6 +24,7 @@ class AppRow(Answer):
     id: str = Field(examples=["app-0c4f"])
     name: str = _NAME
     owner: UserId = Field(description="Who pays for it.")
+    owner_login: OwnerLogin
     status: State = _STATE
     reason: str = Field(description="Why it is in that state.", examples=[""])
     revision: int

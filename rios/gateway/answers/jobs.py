@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rios.gateway.answers.words import Answer, ModelName, RequestId, UserId, Wei
+from rios.gateway.answers.words import Answer, ModelName, OwnerLogin, RequestId, UserId, Wei
 
 _AT = Field(description="Seconds of UTC since 1970.", examples=[1_764_410_400.25])
 
@@ -80,6 +80,7 @@ class JobRow(Answer):
     name: str = Field(examples=["demo"])
     model: ModelName
     owner: UserId
+    owner_login: OwnerLogin
     state: Literal["queued", "running", "paused", "done", "failed", "cancelled", "lost"] = Field(examples=["done"])
     tokens: int = Field(examples=[16])
     tokens_max: int = Field(examples=[64])

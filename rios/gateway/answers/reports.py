@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rios.gateway.answers.words import Answer, Moment, Page, Quantity, Rows, UserId, Wei
+from rios.gateway.answers.words import Answer, Moment, OwnerLogin, Page, Quantity, Rows, UserId, Wei
 
 State = Literal["queued", "running", "ok", "partial", "failed"]
 _RUN = Field(examples=["report-8c21"])
@@ -39,7 +39,9 @@ class ReportRun(Answer):
     name: str = _NAME
     label: str = _LABEL
     owner: UserId = Field(description="Who asked first, and pays.")
+    owner_login: OwnerLogin
     subject: str = _SUBJECT
+    subject_login: str = Field(description="What the subject signs in as now, as of `owner_login`.", examples=["ada"])
     state: State = _STATE
     attempts: int
     created_at: Moment

@@ -14,6 +14,9 @@ Wei = Annotated[
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+$", description="A count as decimal text.", examples=["4096"])]
 Iso = Annotated[str, Field(description="ISO 8601, in UTC.", examples=["2026-11-29T10:00:00+00:00"])]
 UserId = Annotated[str, Field(description="The id of a user.", examples=["user-3f9a1c0e5b7d2468"])]
+OwnerLogin = Annotated[
+    str, Field(description='What the owner signs in as; "closed:" and the id of a closed account.', examples=["ada"])
+]
 OrganisationId = Annotated[str, Field(examples=["org-5d2c8e1f7a904b36"])]
 Login = Annotated[str, Field(examples=["ada"])]
 Address = Annotated[str, Field(description="On the chain.", examples=["0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"])]

@@ -40,14 +40,14 @@ async def get_jobs(
     if wait_s and not found:
         version, found = await unless_gone(request, _changed(jobs, since, who.user_id, limit, wait_s))
     said = {"version": version, "more": len(found) == limit, "gateway": gate_of(request).once.gateway}
-    return {"data": [one.to_dict() for one in found], **said}
+    return {"data": [_shown(one, who) for one in found], **said}
 
 
 @router.get("/{job_id}/view", summary="A generation as the list has it", responses=says(jobs_answers.JobRow))
 async def get_view(request: Request, who: Reader, job_id: str) -> dict[str, Any]:
     """Of any gateway."""
     jobs = gate_of(request).network.jobs  # its price is the ledger's, which may take a while
-    return (await run_in_threadpool(jobs.view, job_id, who.user_id)).to_dict()
+    return _shown(await run_in_threadpool(jobs.view, job_id, who.user_id), who)
 
 
 @router.get(
@@ -65,9 +65,14 @@ async def get_request(request: Request, who: User, job_id: str) -> dict[str, Any
         view = jobs.view(job_id, who.user_id)
         prompt, answer = jobs.text(job_id)
         said = {"prompt_ids": jobs.prompt(job_id), "prompt": prompt, "answer": answer, "params": jobs.params(job_id)}
-        return {"job": view.to_dict(), **said}
+        return {"job": _shown(view, who), **said}
 
     return await run_in_threadpool(read)
+
+
+def _shown(view: JobView, who: Principal) -> dict[str, Any]:
+    """A job of `who`: whose login it is needs no question."""
+    return {**view.to_dict(), "owner_login": who.login}
 
 
 async def _peek(jobs: Jobs, since: int, owner: str, limit: int) -> tuple[int, list[JobView]]:

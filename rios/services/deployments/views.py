@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from rios.accounts.store import logins_of
 from rios.deploy.lifecycle import State
 from rios.storage.deployment_models import AppLoadRow, AppReplicaRow, AppSpendRow
 from rios.words.display import Shown
@@ -27,6 +28,8 @@ class AppView(Shown):
     name: str
     owner: str
     """The user who pays for it."""
+    owner_login: str
+    """What that one signs in as now; "closed:ID" of a closed account, as `owner` of one that nobody signs in to."""
     status: str
     """requested, scheduled, pulling, starting, ready, degraded, updating, paused, stopping, stopped or failed."""
     reason: str
@@ -63,7 +66,7 @@ class AppWhole(Shown):
 
 
 def wholes_of(store: AppStore, apps: Sequence[App], rules: Rules) -> list[AppWhole]:
-    """These deployments as they are now, in their order: four questions, however many they are."""
+    """These deployments as they are now, in their order: five questions, however many they are."""
     wanted = store.specifications([(app.id, app.revision) for app in apps]) if apps else {}
     return [
         AppWhole(app, view, rules.shown(wanted[app.id, app.revision]))
@@ -77,7 +80,7 @@ def whole_of(app: Deployment) -> AppWhole:
 
 
 def views_of(store: AppStore, apps: Sequence[App]) -> list[AppView]:
-    """These deployments as they are now, in their order: three questions, however many they are."""
+    """These deployments as they are now, in their order: four questions, however many they are."""
     ids = [app.id for app in apps]
     if not ids:
         return []
@@ -92,10 +95,11 @@ def views_of(store: AppStore, apps: Sequence[App]) -> list[AppView]:
         answered = {row[0]: row[1] for row in connection.execute(total)}
         bill = select(spend.app_id, spend.amount_wei).where(spend.app_id.in_(ids))
         spent = {row[0]: row[1] for row in connection.execute(bill)}
+    logins = logins_of(store.ledger.database, {app.user_id for app in apps})
     return [
         AppView(
-            id=app.id, name=app.name, owner=app.user_id, status=str(app.state), reason=app.reason,
-            revision=app.revision, replicas=app.replicas,
+            id=app.id, name=app.name, owner=app.user_id, owner_login=logins.get(app.user_id, app.user_id),
+            status=str(app.state), reason=app.reason, revision=app.revision, replicas=app.replicas,
             ready=sum(one.app_id == app.id and one.state == State.READY for one in living),
             hosts=tuple(dict.fromkeys(one.host for one in living if one.app_id == app.id and one.host)),
             requests=int(answered.get(app.id) or 0), cost_wei=int(spent.get(app.id) or 0), created_at=app.created_at,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, tuple_, update
 
+from rios.accounts.store import logins_of
 from rios.services.reports.cron import dues
 from rios.services.reports.due import owed
 from rios.services.reports.values import ENDED, Identity, Line, Made, Past, Run, RunState, Schedule
@@ -282,7 +283,8 @@ class Store:
         limit: int = 100,
         after: tuple[int, str] | None = None,
     ) -> list[Made]:
-        """Runs with what came of them, the last first; those that a user asked for or is the subject of, or all.
+        """Runs with what came of them, the last first; those that a user asked for or is the subject of, or all. A user
+        is told the logins of its organisation alone.
 
         after: moment and id of the last one before these.
         """
@@ -296,7 +298,9 @@ class Store:
             ids = [run.id for run in runs]
             attempts = select(past.__table__).where(past.run_id.in_(ids)).order_by(past.seq)
             pasts = [_past(found) for found in connection.execute(attempts).mappings()] if ids else []
-        return [_made(run, [one for one in pasts if one.run_id == run.id]) for run in runs]
+        users = {name for run in runs for name in (run.owner, run.subject)}
+        logins = logins_of(self._ledger.database, users, seen_by=user) if users else {}
+        return [_made(run, [one for one in pasts if one.run_id == run.id], logins) for run in runs]
 
     # --- the history -----------------------------------------------------------------------------------------
 
@@ -346,10 +350,11 @@ def _past(row: Row) -> Past:
     return Past(**{**row, "files": json.loads(row["files"]), "state": RunState(row["state"])})
 
 
-def _made(run: Run, pasts: list[Past]) -> Made:
+def _made(run: Run, pasts: list[Past], logins: Mapping[str, str]) -> Made:
     last = pasts[-1] if pasts else None
     return Made(
-        id=run.id, name=run.name, label=run.label, owner=run.owner, subject=run.subject, state=RunState(run.state),
+        id=run.id, name=run.name, label=run.label, owner=run.owner, owner_login=logins.get(run.owner, run.owner),
+        subject=run.subject, subject_login=logins.get(run.subject, run.subject), state=RunState(run.state),
         attempts=run.attempts, created_at=run.created_at, ended_at=last.ended_at if last else 0,
         cost_wei=sum(one.cost_wei for one in pasts), version=last.version if last else None,
         folder=last.folder if last else "", files=tuple(sorted(last.files)) if last else (),

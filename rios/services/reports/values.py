@@ -135,7 +135,10 @@ class Made(Shown):
     name: str
     label: str
     owner: str
+    owner_login: str
+    """What the owner signs in as now; "closed:ID" of a closed account, as `owner` of one that nobody signs in to."""
     subject: str
+    subject_login: str
     state: RunState
     attempts: int
     created_at: int
