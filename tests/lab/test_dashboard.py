@@ -71,18 +71,23 @@ def bob(door: Door) -> Iterator[User]:
     found.net.close()
 
 
+def _signed_in(context: Any, door: Door, who: User) -> Page:
+    """A tab of this browser with the dashboard, after `who` has signed in in it."""
+    page: Page = context.new_page()
+    page.set_default_timeout(ACT_MS)
+    page.goto(f"{door.url}/login?next=%2Fdashboard", timeout=LOAD_MS)
+    page.get_by_label("Login").fill(who.person.login)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").first.click()
+    page.wait_for_url("**/dashboard")
+    return page
+
+
 @pytest.fixture(scope="module")
 def page(browser: Any, door: Door, ann: User) -> Iterator[Page]:
     """The dashboard, after signing in."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    page: Page = context.new_page()
-    page.set_default_timeout(ACT_MS)
-    page.goto(f"{door.url}/dashboard", timeout=LOAD_MS)
-    page.get_by_label("Login").fill(ann.person.login)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").first.click()
-    page.wait_for_url("**/dashboard")
-    yield page
+    yield _signed_in(context, door, ann)
     context.close()
 
 
@@ -111,6 +116,8 @@ def test_the_dashboard_shows_what_is_the_users(page: Page, ann: User, bob: User)
     bob.net.models[0].generate("And it came to pass", max_new_tokens=5)
     row = page.get_by_role("listbox", name="Jobs").get_by_role("option").filter(has_text=own.request_id[:8])
     expect(row).to_contain_text("5/5 tokens")
+    expect(row.locator(".rios-owner")).to_have_text(ann.person.login)
+    expect(row.locator(".rios-owner")).to_have_attribute("title", ann.person.id)
     wei = str(sum(ann.net.billing.usage(request_id=own.request_id).amount_wei))
     expect(row.locator("[data-wei]")).to_have_attribute("data-wei", wei)
     rows = page.get_by_role("listbox", name="Jobs").get_by_role("option").count()
@@ -145,3 +152,24 @@ def test_other_pages_cannot_act_and_who_signs_out_is_out(page: Page, door: Door,
     page.get_by_role("listbox", name="Jobs").get_by_role("option").first.click()
     expect(page.get_by_role("alert").first).to_contain_text("Signed out", timeout=LOAD_MS)
     expect(page.locator("[data-wei], [role=option]")).to_have_count(0)
+
+
+def test_a_tab_left_open_forgets_whose_it_was_when_another_signs_in(
+    browser: Any, door: Door, ann: User, bob: User
+) -> None:
+    hers, his = (one.net.models[0].generate("And it was so", max_new_tokens=2).request_id for one in (ann, bob))
+    context = browser.new_context()
+    page = _signed_in(context, door, ann)
+    rows = page.get_by_role("listbox", name="Jobs").get_by_role("option")
+    expect(rows.filter(has_text=hers[:8])).to_be_visible()
+    held: list[Any] = []
+    # Its whole answer would replace what was not forgotten.
+    page.route("**/dashboard/panel/state", lambda route: held.append(route))  # noqa: PLW0108
+    _signed_in(context, door, bob)
+    expect(rows.filter(has_text=hers[:8])).to_have_count(0, timeout=LOAD_MS)
+    expect(page.locator("#dashboard")).not_to_contain_text(ann.person.login)
+    for one in held:
+        one.continue_()
+    expect(rows.filter(has_text=his[:8])).to_be_visible()
+    expect(page.locator("#dashboard")).to_contain_text(f"Account of {bob.person.login}")
+    context.close()
