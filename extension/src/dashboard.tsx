@@ -2,7 +2,7 @@
 import * as React from 'react';
 import { createRoot } from 'react-dom/client';
 import { Answer, Following, Listener, Transport } from './api';
-import { DEFAULT_PREFS, Env } from './env';
+import { DEFAULT_PREFS, Env, EnvProvider, useEnv, useSnapshot } from './env';
 import { PanelError } from './faults';
 import { PanelModel } from './model';
 import { PanelName, PanelView } from './panels';
@@ -124,6 +124,18 @@ class Stream implements Following {
   }
 }
 
+/** Whose page it is, and the way to what is the account's: its sessions, and signing out. */
+function Head(): React.ReactElement {
+  const { trans } = useEnv();
+  const account = useSnapshot().sections.network?.data?.account;
+  return (
+    <header>
+      <h1>rios</h1>
+      {account === undefined ? null : <a href="/account">{trans.__('Account of %1', account)}</a>}
+    </header>
+  );
+}
+
 const main = document.getElementById('dashboard');
 if (main !== null) {
   const model = new PanelModel(new GatewayTransport(main.dataset['csrf'] ?? ''));
@@ -132,7 +144,9 @@ if (main !== null) {
   const env: Env = { model, trans, prefs: { ...DEFAULT_PREFS }, keep: () => undefined, openNotebook: null, manages: false, signIn };
   createRoot(main).render(
     <>
-      <h1>rios</h1>
+      <EnvProvider value={env}>
+        <Head />
+      </EnvProvider>
       <PanelView env={env} name="notice" />
       <div className="rios-board">
         {SECTIONS.map(([name, title]) => (

@@ -93,6 +93,16 @@ export function timeOfDay(seconds: number): string {
   return new Date(seconds * 1000).toLocaleTimeString(language());
 }
 
+/** The same to the minute, which is what a narrow list has room for. */
+export function minuteOfDay(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleTimeString(language(), { hour: '2-digit', minute: '2-digit' });
+}
+
+/** A day such as "2026-11-28", without its year. */
+export function shortDay(day: string): string {
+  return new Date(`${day}T00:00:00Z`).toLocaleDateString(language(), { day: 'numeric', month: 'short', timeZone: 'UTC' });
+}
+
 /** Bytes for people. */
 export function size(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];

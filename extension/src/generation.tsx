@@ -35,6 +35,7 @@ export function GenerationView(props: { model: WidgetModel }): React.ReactElemen
         min={0}
         step={step}
         style={{ width: 72 }}
+        placeholder={name === 'temperature' ? '0' : ''}
         value={String(params[name] ?? '')}
         onChange={event => {
           model.set('params', { ...params, [name]: event.target.value === '' ? null : Number(event.target.value) });

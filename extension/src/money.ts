@@ -4,6 +4,7 @@
  */
 const DECIMALS = 18;
 const SHOWN_DECIMALS = 6;
+const SHOWN_DIGITS = 2;
 const WEI = /^-?\d{1,78}$/;
 
 /** Whether a text is an amount of wei. */
@@ -20,17 +21,12 @@ export function ros(wei: string): string {
   return `${amount < 0n ? '-' : ''}${whole}${fraction ? `.${fraction}` : ''}`;
 }
 
-/** The same cut, never rounded up, to six decimals; what is less than that but not nothing shows as "<0.000001". */
+/** The same cut, never rounded up, to six decimals, or of less than a ROS to two digits where these come later. */
 export function shortRos(wei: string): string {
   const exact = ros(wei);
   const [whole = '0', fraction = ''] = exact.split('.');
-  if (fraction.length <= SHOWN_DECIMALS) {
-    return exact;
-  }
-  const cut = fraction.slice(0, SHOWN_DECIMALS).replace(/0+$/, '');
-  if (/^-?0$/.test(whole) && cut === '') {
-    return `${whole.startsWith('-') ? '>-' : '<'}0.000001`;
-  }
+  const zeros = /^-?0$/.test(whole) ? fraction.search(/[1-9]/) : 0;
+  const cut = fraction.slice(0, Math.max(SHOWN_DECIMALS, zeros + SHOWN_DIGITS)).replace(/0+$/, '');
   return cut ? `${whole}.${cut}` : whole;
 }
 

@@ -1,6 +1,6 @@
 /** Which network is looked at, and how another one comes to be. */
 import * as React from 'react';
-import { timeOfDay, useEnv, useSnapshot } from './env';
+import { minuteOfDay, useEnv, useSnapshot } from './env';
 import { caughtFault, Fault } from './faults';
 import { Modal, Trouble } from './parts';
 import type { Network } from './shapes';
@@ -48,7 +48,7 @@ export function Picker(): React.ReactElement {
           >
             {networks.map(one => (
               <option key={one.id} value={one.id} title={one.address}>
-                {nameOf(one)} · {timeOfDay(one.started_at)}
+                {nameOf(one)} · {minuteOfDay(one.started_at)}
               </option>
             ))}
           </select>

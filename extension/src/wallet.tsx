@@ -1,7 +1,7 @@
 /** The wallet: what there is, what is spent, what own workers earn. */
 import * as React from 'react';
 import { Action, DeedDialog, titleOf } from './deeds';
-import { useEnv, useSnapshot } from './env';
+import { shortDay, useEnv, useSnapshot } from './env';
 import { caughtFault, Fault } from './faults';
 import { ros, share, shortRos } from './money';
 import { Amount, Bar, Line, SectionProblem, Trouble } from './parts';
@@ -249,24 +249,35 @@ function Chart(props: { days: Day[]; onDay: (day: string) => void }): React.Reac
       bars.current[next]?.focus();
     }
   };
+  const [first, last] = [days[0]?.day, days.at(-1)?.day];
+  if (most === '0' || first === undefined || last === undefined) {
+    return <p>{trans.__('Nothing was spent in the last 30 days.')}</p>;
+  }
   return (
-    <div className="rios-chart" role="group" aria-label={trans.__('Spent on each of the last 30 days')} onKeyDown={go}>
-      {days.map((one, place) => (
-        <button
-          key={one.day}
-          ref={bar => {
-            bars.current[place] = bar;
-          }}
-          tabIndex={place === at ? 0 : -1}
-          onFocus={() => setAt(place)}
-          onClick={() => props.onDay(one.day)}
-          title={`${one.day}: ${ros(one.wei)} ROS`}
-          aria-label={`${one.day}: ${shortRos(one.wei)} ROS`}
-        >
-          <span style={{ height: `${one.wei === '0' ? 0 : Math.max(4, share(one.wei, most) * 100)}%` }} />
-        </button>
-      ))}
-    </div>
+    <>
+      <div className="rios-chart" role="group" aria-label={trans.__('Spent on each of the last 30 days')} onKeyDown={go}>
+        {days.map((one, place) => (
+          <button
+            key={one.day}
+            ref={bar => {
+              bars.current[place] = bar;
+            }}
+            tabIndex={place === at ? 0 : -1}
+            onFocus={() => setAt(place)}
+            onClick={() => props.onDay(one.day)}
+            title={`${one.day}: ${ros(one.wei)} ROS`}
+            aria-label={`${one.day}: ${shortRos(one.wei)} ROS`}
+          >
+            <span style={{ height: `${one.wei === '0' ? 0 : Math.max(4, share(one.wei, most) * 100)}%` }} />
+          </button>
+        ))}
+      </div>
+      <div className="rios-chart-foot" aria-hidden="true">
+        <span>{shortDay(first)}</span>
+        <span>{trans.__('at most %1 ROS', shortRos(most))}</span>
+        <span>{shortDay(last)}</span>
+      </div>
+    </>
   );
 }
 

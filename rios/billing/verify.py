@@ -326,7 +326,7 @@ def _check_prices(export: Export) -> str:
         _need(
             again == rated, f"{rated.record.usage_id} costs {again.amount_wei} wei by its terms, not {rated.amount_wei}"
         )
-    return f"rated again by {len(books)} price books, equal to the wei{less(off)}"
+    return f"rated again by {len(books)} price book{'s' * (len(books) != 1)}, equal to the wei{less(off)}"
 
 
 def _check_postings(export: Export) -> str:
@@ -386,7 +386,8 @@ def _check_leaves(export: Export, keccak: Hash) -> str:
     if export.opening:
         _need(export.opening.epoch < export.closing.epoch, "the opening is not before the closing")
         _need(export.opening.cumulative_wei <= export.closing.cumulative_wei, "the cumulative sum fell")
-    return f"leads to the root of epoch {export.closing.epoch} in {len(export.closing.proof)} hashes"
+    steps = len(export.closing.proof)
+    return f"leads to the root of epoch {export.closing.epoch} in {steps} hash{'es' * (steps != 1)}"
 
 
 def _root_link(export: Export, chain: ChainView) -> Link:

@@ -74,7 +74,7 @@ body.jp-Notebook { max-width: 70rem; margin: 0 auto; padding: 1.5rem; background
 .rios-tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 12px; margin: 10px 0; }
 .rios-tiles .tile { border: 1px solid #d8dee4; border-radius: 8px; padding: 12px 14px; background: #f6f8fa; }
 .rios-tiles .what, .rios-tiles .below { color: #57606a; font-size: 12px; }
-.rios-tiles .figure { font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.rios-tiles .figure { font-size: 18px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 body .jp-RenderedHTMLCommon table.rios-table { width: 100%; margin: 4px 0 10px; border-collapse: collapse;
   font-size: 13px; font-variant-numeric: tabular-nums; table-layout: auto; }
 body .jp-RenderedHTMLCommon table.rios-table :is(td, th) { padding: 5px 8px; border-bottom: 1px solid #e7ebef;

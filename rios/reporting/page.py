@@ -20,6 +20,8 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#55
 _TOOLS = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")
 SHOWN_MAX = 25
 _LABEL_MAX = 28
+_TICKS = 12
+"""So many days are named below columns; the others stand between them."""
 REST = "all others"
 NONE = "(none)"
 
@@ -123,7 +125,9 @@ def top(rows: Sequence[Mapping[str, Any]], *, most: int = SHOWN_MAX) -> list[dic
 
 
 def bars(rows: Sequence[Mapping[str, Any]], value: str, *, title: str, before: str | None = None) -> Any:
-    """Horizontal bars in ROS, the longest on top; the period before as thin marks."""
+    """Horizontal bars in ROS, the longest on top; the period before as thin marks. A sentence where there are none."""
+    if not rows:
+        return _nothing(title)
     import plotly.graph_objects as go
 
     names = [_short(str(row["key"])) for row in rows]
@@ -153,7 +157,9 @@ def columns(
     unit: str = "ROS",
     colors: Sequence[str] = COLORS,
 ) -> Any:
-    """Stacked columns, one for each of `names`; amounts in wei where the unit is ROS."""
+    """Stacked columns, one for each of `names`; amounts in wei where the unit is ROS. A sentence where all are zero."""
+    if not any(float(value) for values in series.values() for value in values):
+        return _nothing(title)
     import plotly.graph_objects as go
 
     as_float: Callable[[str | int], float] = _float if unit == "ROS" else float
@@ -168,12 +174,15 @@ def columns(
         ]
     )  # fmt: skip
     figure.update_layout(barmode="stack", showlegend=len(series) > 1)
-    figure.update_xaxes(type="category")
+    figure.update_xaxes(type="category", nticks=_TICKS)
     return styled(figure, title, height=320, y=unit)
 
 
 def heat(cells: Sequence[Mapping[str, Any]], *, rows: str, across: str, value: str, title: str) -> Any:
-    """A heat map in ROS: `rows` down, `across` to the right, both by their sums."""
+    """A heat map in ROS: `rows` down, `across` to the right, both by their sums. A sentence where there is none."""
+    amounts = [_float(cell[value]) for cell in cells]
+    if not any(amounts):
+        return _nothing(title)
     import plotly.graph_objects as go
 
     down, right = _order(cells, rows, value), _order(cells, across, value)
@@ -182,12 +191,19 @@ def heat(cells: Sequence[Mapping[str, Any]], *, rows: str, across: str, value: s
         go.Heatmap(
             z=[[found.get((one, other)) for other in right] for one in down],
             x=[_short(one) for one in right], y=[_short(one) for one in down], colorscale="Blues",
-            colorbar={"title": "ROS"}, hovertemplate="%{y}, %{x}<br>%{z:.6g} ROS<extra></extra>",
+            zmin=min(0.0, *amounts), zmax=max(0.0, *amounts),  # of a single value plotly makes -0.5 to 0.5
+            colorbar={"title": "ROS", "exponentformat": "none"},
+            hovertemplate="%{y}, %{x}<br>%{z:.6g} ROS<extra></extra>",
         )
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
     figure.update_xaxes(type="category", automargin=True)
     return styled(figure, title, height=max(260, 140 + 22 * len(down)))
+
+
+def _nothing(title: str) -> Html:
+    """Instead of a chart: empty axes look like one that failed, and plotly's go below zero."""
+    return note(f"{title}: nothing.")
 
 
 def styled(figure: Any, title: str, *, height: int = 360, x: str = "", y: str = "") -> Any:
@@ -198,6 +214,8 @@ def styled(figure: Any, title: str, *, height: int = 360, x: str = "", y: str = 
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.96, "xanchor": "right"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "remove": list(_TOOLS)},
         xaxis_title=x or None, yaxis_title=y or None, bargap=0.35,
+        # As the tables write it: else a small amount is "3\u00b5".
+        xaxis_exponentformat="none", yaxis_exponentformat="none",
     )  # fmt: skip
     return figure
 
@@ -214,7 +232,7 @@ def _cells(row: str) -> list[str]:
 
 
 def _is_number(cell: object) -> bool:
-    text = str(cell).strip("+\u2212-% ").replace("\u202f", "").replace(".", "", 1)
+    text = str(cell).strip("+\u2212-\u2013% ").replace("\u202f", "").replace(".", "", 1)
     return text.isdigit() or text in ("", "new")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from typing import Any
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from rios.reporting import page as pages
 from rios.reporting.html import PLOTLY, to_html
 
 Attributes = list[tuple[str, str | None]]
@@ -80,3 +83,26 @@ def test_the_same_notebook_gives_the_same_page() -> None:
     text = nbformat.writes(notebook)
     first, second = (to_html(nbformat.reads(text, as_version=4), "a report") for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "chart",
+    [
+        pages.bars([], "net_wei", before="before_wei", title="Cost"),
+        pages.columns(["2026-11-28"], {"before": ["0"], "this period": [0]}, title="Cost"),
+        pages.heat([], rows="user", across="model", value="net_wei", title="Cost"),
+    ],
+)
+def test_a_chart_of_nothing_is_a_sentence(chart: Any) -> None:
+    """Empty axes looked like a chart that failed; plotly drew them from -1 to 4."""
+    assert chart._repr_html_() == '<p class="rios-note">Cost: nothing.</p>'
+
+
+def test_a_chart_writes_amounts_as_the_tables_do() -> None:
+    """A single cell had a scale from -0.5 to 0.5, and small amounts were "3\u00b5"."""
+    cells = [{"user": "ann", "model": "demo", "net_wei": "2989707264000"}]
+    chart = pages.heat(cells, rows="user", across="model", value="net_wei", title="Cost")
+    (heat,) = chart.data
+    assert (heat.zmin, heat.zmax, heat.colorbar.exponentformat) == (0.0, 2989707264000 / 10**18, "none")
+    for one in (chart, pages.columns(["a"], {"cost": ["7"]}, title="Cost")):
+        assert {one.layout.xaxis.exponentformat, one.layout.yaxis.exponentformat} == {"none"}
