@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rios.billing.estimate import STEP_TOKENS, Estimate, estimate
+from rios.billing.ledger.values import HoldState
 from rios.billing.pricing import DEFAULT_BOOK, Host, Terms
 from rios.billing.rating import Charge, rate
 from rios.billing.usage import Work
@@ -22,11 +23,12 @@ from rios.services.faults import Faults
 from rios.services.late import Late, Posting
 from rios.services.living import Living
 from rios.services.tab import Asked, RequestTab
-from rios.words.errors import BudgetExceeded, LedgerUnavailable, NetworkClosed, RiosError
+from rios.words.errors import BudgetExceeded, LedgerConflict, LedgerUnavailable, NetworkClosed, RiosError
 from rios.words.money import format_ros
 
 if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
+    from rios.billing.ledger.values import Hold
     from rios.dmoe.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -159,7 +161,7 @@ class Charging:
         """Hold the highest price of each request, or of its first step where it is long: all of them or none.
 
         Raises InsufficientBalance or BudgetExceeded: then nothing starts. So it is where one could cost more than it
-        pays at most.
+        pays at most. Raises LedgerConflict for a request that is made again when its hold has expired.
 
         hosts: who could serve, by the names in usage events; asked again when the requests have ended.
         """
@@ -174,11 +176,22 @@ class Charging:
         if self.quota is not None:
             self.quota.take(self.user, tokens)
         try:
-            self.ledger().hold_all([tab.first(self.user) for tab in tabs])
+            held = self.ledger().hold_all([tab.first(self.user) for tab in tabs])
+            self._refuse_expired(held)
         except BaseException:
             self.unused(tokens)
             raise
         return tabs
+
+    def _refuse_expired(self, held: Sequence[Hold]) -> None:
+        """A request that is made again under its old id, when its hold has expired, could be paid by nobody."""
+        over = [one for one in held if one.state is HoldState.EXPIRED]
+        if not over:
+            return
+        for one in held:
+            if one.is_live:
+                self.ledger().release(one.id)
+        raise LedgerConflict(f"hold {over[0].id} of {over[0].request_id} has expired; ask again under another id")
 
     def unused(self, tokens: int) -> None:
         """Tokens that were asked for, and not needed."""

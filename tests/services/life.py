@@ -166,7 +166,14 @@ class Life:
         prompt, limit = histories.request_of(self.seed, self.place)
         charging = self.charging[self._user(step)]
         asked = Asked(histories.name_of(self.place), prompt, limit)
-        (self._tabs[self.place],) = charging.open([asked], WORK, lambda: self.hosts)
+        try:
+            (self._tabs[self.place],) = charging.open([asked], WORK, lambda: self.hosts)
+        except LedgerConflict:
+            # Killed after its hold, and the clock has jumped meanwhile: it is asked for again too late.
+            held = self.ledger.hold_of(f"hold-{asked.request_id}")
+            assert held is not None
+            assert held.state is HoldState.EXPIRED
+            did["refused"] = "expired"
 
     def _close(self, step: Step, did: dict[str, Any]) -> None:
         if self._tabs:
@@ -176,6 +183,8 @@ class Life:
 
     def _request(self, step: Step, did: dict[str, Any]) -> None:
         self._open(step, did)
+        if did["refused"]:
+            return
         self._tabs.pop(self.place).close(histories.ended_of(self.seed, self.place))()
         did["posted"].append(self.place)
 

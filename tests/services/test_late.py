@@ -284,3 +284,17 @@ def test_another_account_has_its_own_money_and_the_same_postings_that_wait(ledge
     open_tab(charging.of("ann"), "r").close(ended("r"))()
     assert ledger.balance("ann").wei < 5 * WEI_PER_ROS
     assert ledger.balance("local").wei == TRIAL_WEI
+
+
+def test_what_is_asked_again_too_late_does_not_begin(ledger: Ledger, charging: Charging) -> None:
+    """Its process was killed after the hold, which has expired: nobody would be paid for its work."""
+    open_tab(charging, "r")
+    ledger.expire(ledger.now() + 2 * 86_400 * 10**6)
+    before = ledger.balance("local")
+    with pytest.raises(LedgerConflict, match="hold-r of r has expired; ask again under another id"):
+        open_tab(charging, "r")
+    with pytest.raises(LedgerConflict, match="has expired"):
+        charging.open([Asked("new", 3, 4), Asked("r", 3, 4)], DEMO, lambda: HOSTS)
+    assert ledger.balance("local") == before, "the other one's hold is released"
+    open_tab(charging, "other").close(ended("other"))()
+    assert posted_once(ledger, "other")
