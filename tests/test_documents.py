@@ -316,8 +316,14 @@ EXECUTED: dict[str, Callable[[Block, Here], None]] = {
 }
 
 
+def _needs(block: Block) -> list[pytest.MarkDecorator]:
+    """Without root a host freezes no volume."""
+    return [pytest.mark.needs("root")] if "snapshots.take" in block.text else []
+
+
 @pytest.mark.parametrize(
-    "block", [one for one in BLOCKS if one.name not in WHOLE], ids=lambda one: f"{one.name}:{one.line}"
+    "block",
+    [pytest.param(one, marks=_needs(one), id=f"{one.name}:{one.line}") for one in BLOCKS if one.name not in WHOLE],
 )
 def test_it_is_executed(block: Block, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here.folder)

