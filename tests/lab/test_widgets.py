@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -45,11 +46,13 @@ def model(net: Network) -> Model:
 @pytest.fixture
 def shell(net: Network) -> Iterator[InteractiveShell]:
     """A notebook's shell that has this network, and the extension."""
+    before = sys.modules["__main__"]  # it puts a module of its own in that place, and empties it
     made = InteractiveShell()
     made.run_line_magic("load_ext", "rios")
     made.user_ns["net"] = net
     yield made
     made.reset()
+    sys.modules["__main__"] = before
 
 
 def test_a_prompt_is_answered_and_priced(model: Model, net: Network) -> None:
