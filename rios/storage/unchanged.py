@@ -26,18 +26,20 @@ class Unchanged(Generic[T]):
 
     def known(self, key: str) -> T | None:
         """What was read for a key, if nothing was written since. It takes microseconds: an event loop may ask."""
-        mark = self._database.mark()
-        with self._lock:
-            return self._found.get(key) if mark is not None and mark == self._mark else None
+        return self._known(key, self._database.mark())
 
     def __call__(self, key: str) -> T:
         """The same, read now if need be. Raises as `read` does."""
-        found = self.known(key)
+        mark = self._database.mark()  # before it is read: what is written meanwhile makes it stale
+        found = self._known(key, mark)
         if found is None:
-            mark = self._database.mark()  # before it is read: what is written meanwhile makes it stale
             found = self._read(key)
             self._keep(key, found, mark)
         return found
+
+    def _known(self, key: str, mark: int | None) -> T | None:
+        with self._lock:
+            return self._found.get(key) if mark is not None and mark == self._mark else None
 
     def _keep(self, key: str, found: T, mark: int | None) -> None:
         with self._lock:

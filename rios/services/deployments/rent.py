@@ -162,25 +162,18 @@ class Rent:
             sizes[SNAPSHOTS] = taken
         since = self._store.ledger.now() if since is None else since
 
-        def run(batch: Batch, turned: Callable[[Batch], None] | None) -> None:
-            require_leader(batch.connection, *lease)
-            also(batch.connection)
-            if turned is not None:
-                turned(batch)
+        def making(most_us: int | None) -> Callable[[Batch], None]:
+            turned = None if sizes == room.sizes else self._turned(app, room, sizes, since=since, most_us=most_us)
 
-        if sizes == room.sizes:
-            self._store.transact_whole(lambda batch: run(batch, None))
-            return
-        for most_us in (None, self._held_us, 0):
-            turned = self._turned(app, room, sizes, since=since, most_us=most_us)
-            try:
-                self._store.transact_whole(partial(run, turned=turned))
-            except (InsufficientBalance, BudgetExceeded) as error:
-                if not most_us and most_us is not None:
-                    raise
-                log.info("what snapshots took is not all paid for", extra={"app": app.id, "reason": str(error)})
-            else:
-                return
+            def run(batch: Batch) -> None:
+                require_leader(batch.connection, *lease)
+                also(batch.connection)
+                if turned is not None:
+                    turned(batch)
+
+            return run
+
+        self._in_any_case(making, lambda why: log.info("what snapshots took is not all paid for", extra=why), app)
 
     def copies(self, *, paid: bool) -> list[tuple[str, str]]:
         """Deployments and hosts that are paid for snapshots of them, or that are to keep some and are not paid.
@@ -228,15 +221,10 @@ class Rent:
                 self._post(batch, app, room, self._charges(app, room, terms, until=until), terms, at=at)
             also(batch.connection)
 
-        for most_us in (None, self._held_us, 0):
-            try:
-                self._store.transact_whole(partial(run, most_us=most_us))
-            except (InsufficientBalance, BudgetExceeded) as error:
-                if not most_us and most_us is not None:
-                    raise
-                log.warning("what volumes took is not all paid for", extra={"app": app.id, "reason": str(error)})
-            else:
-                return
+        def making(most_us: int | None) -> Callable[[Batch], None]:
+            return partial(run, most_us=most_us)
+
+        self._in_any_case(making, lambda why: log.warning("what volumes took is not all paid for", extra=why), app)
 
     def owed_wei(self, app: App, host: str, specification: Mapping[str, object]) -> int:
         """What is to be paid or held for volumes before a replica of `app` can start on `host`, in wei."""
@@ -257,6 +245,23 @@ class Rent:
         """What its volumes cost in wei for so many microseconds, at the prices of now."""
         rooms = [(self._terms(app, room.host), room) for room in self._rooms(app.id) if room.period]
         return lambda for_us: sum(self._price(terms, room.host, room.sizes, for_us) for terms, room in rooms)
+
+    def _in_any_case(
+        self, making: Callable[[int | None], Callable[[Batch], None]], say: Callable[[dict[str, str]], None], app: App
+    ) -> None:
+        """Write what is owed; where there is no money for it, what was held for; at last nothing of it.
+
+        making: what writes so many microseconds of it at most, or all. say: told what there was no money for.
+        """
+        for most_us in (None, self._held_us, 0):
+            try:
+                self._store.transact_whole(making(most_us))
+            except (InsufficientBalance, BudgetExceeded) as error:
+                if not most_us and most_us is not None:
+                    raise
+                say({"app": app.id, "reason": str(error)})
+            else:
+                return
 
     # --- one period ------------------------------------------------------------------------------------------
 
