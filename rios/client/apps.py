@@ -17,7 +17,8 @@ from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App, SecretRef
-from rios.services.deployments.handle import Cost, awaited, given_secrets, rotated, secret_values
+from rios.services.deployments.awaiting import awaited, rotated
+from rios.services.deployments.handle import Cost, given_secrets, secret_values
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.shared_secrets import shared_values
 from rios.services.deployments.snapshots import Snapshot, taken
@@ -314,7 +315,7 @@ class RemoteDeployment(Shown):
             found = self._found()
             return State(found["status"]), found["reason"], found["revision"]
 
-        awaited(self.name, State(state), seen, timeout=timeout, look_s=_LOOK_S)
+        awaited(self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S)
         return self
 
     def scale(self, replicas: int | tuple[int, int]) -> None:
@@ -386,7 +387,7 @@ class RemoteDeployment(Shown):
             return (State.STOPPED if found["id"] != mine else State.STOPPING), found["reason"], 0
 
         if wait:
-            awaited(self.name, State.STOPPED, seen, timeout=timeout, look_s=_LOOK_S)
+            awaited(self.name, State.STOPPED, seen, events=list, timeout=timeout, look_s=_LOOK_S)
 
 
 def _body(wanted: App) -> dict[str, Any]:

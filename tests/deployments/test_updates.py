@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rios.services.deployments.store import ROLLED_BACK
 from tests.campaigns import Campaign
 from tests.deploy.images import PYTHON, make_image, make_rootfs
 from tests.deployments.stage import Stage, get
@@ -96,7 +97,7 @@ def updated_under_load(stage: Stage, turn: int) -> dict[str, Any]:
             until(lambda asked=asked: safe.good() > asked[0] and unsafe.good() > asked[1], deadline_s=WAIT_S)
     assert safe.failed() + unsafe.failed() == 0, f"{safe.answers} {unsafe.answers}"
     assert {said for _, said in safe.answers + unsafe.answers} == set(GOOD), "no broken one was asked"
-    back = sum(event.kind == "rolled back" for event in app.events)
+    back = sum(event.kind == ROLLED_BACK for event in app.events)
     app.delete(timeout=WAIT_S)
     return {
         "updates": 4, "broken": 2, "rolled_back": back, "requests": safe.good() + unsafe.good(),

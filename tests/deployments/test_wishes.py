@@ -12,9 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
+from rios.deploy.lifecycle import State
 from rios.deploy.spec import App
+from rios.services.deployments.awaiting import awaited
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
+from rios.services.deployments.store import ROLLED_BACK
+from rios.services.deployments.values import Event
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppRevisionRow
 from rios.words.config import settings
@@ -73,12 +77,26 @@ def test_whoever_waits_for_an_update_that_is_taken_back_is_told(
 
     monkeypatch.setattr(host, "start", start)
     app.update(command=["none"], replicas=4)
-    with pytest.raises(DeploymentFailed, match=r"revision 2 of web was given up for revision 1.*no such program"):
+    with pytest.raises(DeploymentFailed, match=r"web is at revision 1 again: revision 2 .*no such program"):
         app.wait(timeout=WAIT_S)
     monkeypatch.setattr(host, "start", real)
     app.wait(timeout=WAIT_S)
     found = app._app()
     assert (found.revision, found.replicas_min, found.replicas_max, found.replicas) == (1, 1, 1, 1)
+
+
+def test_an_update_that_was_over_between_two_looks_is_told_with_its_reason() -> None:
+    looks = iter([(State.UPDATING, "", 2), (State.READY, "", 1)])
+    cause = "revision 2 does not become ready: back to 1; no such program"
+    happened = [
+        Event(seq=n, at=0, kind=ROLLED_BACK, state="", replica="", cause=said)
+        for n, said in enumerate((cause, "revision 7 was too"))
+    ]
+    with pytest.raises(DeploymentFailed, match=f"^web is at revision 1 again: {cause}$"):
+        awaited("web", State.READY, lambda: next(looks), events=lambda: happened, timeout=WAIT_S, look_s=0)
+    looks = iter([(State.UPDATING, "", 3), (State.READY, "", 1)])
+    with pytest.raises(DeploymentFailed, match=r"^web is at revision 1 again: revision 3 was left$"):
+        awaited("web", State.READY, lambda: next(looks), events=lambda: happened, timeout=WAIT_S, look_s=0)
 
 
 def test_each_revision_brings_its_own_number_of_replicas(deploy: Deployments) -> None:

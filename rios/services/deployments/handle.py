@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
+from rios.services.deployments.awaiting import awaited, rotated
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.snapshots import AppSnapshots, require
@@ -22,7 +23,7 @@ from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
 from rios.services.edges import edge
 from rios.words.display import Shown, Unknown, answer
-from rios.words.errors import DeadlineExceeded, DeploymentFailed, HostLost, InvalidRequest, NotFound
+from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rios.services.deployments.store import AppStore
     from rios.services.generation import Model
 
-WAIT_S = 300.0
 _LOOK_S, _SHOWN = 0.02, ("reason", "revision", "replicas", "replicas_max")
 _FRESH = {"failures": 0, "retry_at": 0, "reason": ""}
 
@@ -244,7 +244,7 @@ class Deployment(Shown):
             app = self._app()
             return app.state, app.reason, app.revision
 
-        awaited(self.name, State(state), seen, timeout=timeout, look_s=_LOOK_S)
+        awaited(self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S)
         return self
 
     # --- what is wanted of it --------------------------------------------------------------------------------
@@ -427,43 +427,6 @@ class Deployment(Shown):
 
     def _app(self) -> App:
         return self._store.app(self.id)
-
-
-def awaited(
-    name: str,
-    wanted: State,
-    seen: Callable[[], tuple[State, str, int]],
-    *,
-    timeout: float | None,
-    look_s: float,
-) -> None:
-    """Until the state that `seen` returns, with its reason and revision, is the wanted one: see `Deployment.wait`."""
-    seconds = WAIT_S if timeout is None else timeout
-    deadline = time.monotonic() + seconds
-    newest, why = 0, ""
-    while True:
-        state, reason, revision = seen()
-        if revision < newest and wanted is State.READY:
-            said = f": {why or reason}" if why or reason else ""
-            raise DeploymentFailed(f"revision {newest} of {name} was given up for revision {revision}{said}")
-        newest, why = revision, reason or why
-        if state is wanted:
-            return
-        if state in (State.FAILED, State.STOPPED):
-            raise DeploymentFailed(f"{name} is {state}: {reason or 'deleted'}; its logs may say more")
-        if time.monotonic() > deadline:
-            said = f": {reason}" if reason else ""
-            raise DeadlineExceeded(f"{name} is {state}, not {wanted}, after {seconds:g} s{said}")
-        time.sleep(look_s)
-
-
-def rotated(name: str, behind: Callable[[], Sequence[str]], *, timeout: float, look_s: float) -> None:
-    """Until no replica is behind: see `Deployment.rotate_secrets`."""
-    deadline = time.monotonic() + timeout
-    while missing := behind():
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"{', '.join(missing)} of {name} have old secrets after {timeout:g} s; it goes on")
-        time.sleep(look_s)
 
 
 def secret_values(values: Mapping[str, Any]) -> dict[str, SecretStr]:

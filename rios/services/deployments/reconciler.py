@@ -27,7 +27,7 @@ from rios.services.deployments.places import hosts_of, is_any_left
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, taken_of, why
 from rios.services.deployments.spans import span_after
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
-from rios.services.deployments.store import AppStore, NotLeader
+from rios.services.deployments.store import ROLLED_BACK, AppStore, NotLeader
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import LedgerUnavailable, NetworkClosed, RiosError
 
@@ -446,7 +446,7 @@ class Reconciler:
             earlier = self._store.specification(app.id, decision.back_to)
             back = {"revision": decision.back_to, "failures": 0, "retry_at": 0, "since": found.now}
             back |= span_after(app, specification, earlier)
-            found.steps.append(Step(app, app.state, cause, changes=back, kind="rolled back"))
+            found.steps.append(Step(app, app.state, cause, changes=back, kind=ROLLED_BACK))
             return
         by_id = {one.id: one for one in views}
         for name, cause in decision.end:

@@ -34,8 +34,8 @@ Lease = tuple[str, str, int]
 _LOGGED_MAX = 40
 """Of replicas that have ended, whose logs are asked for. Each host keeps some (`local_host.LOGS_KEPT`)."""
 _NAMED_MAX = 500
-SECRETS, ROTATED = "secrets", "rotated"
-"""Kinds of events: secrets of a deployment were given anew; a replica has them."""
+SECRETS, ROTATED, ROLLED_BACK = "secrets", "rotated", "rolled back"
+"""Kinds of events: secrets of a deployment were given anew; a replica has them; an earlier revision runs again."""
 
 
 class NotLeader(RiosError):

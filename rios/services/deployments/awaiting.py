@@ -1,0 +1,58 @@
+"""Until a deployment is in a state, or its replicas have what they were given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rios.deploy.lifecycle import State
+from rios.services.deployments.store import ROLLED_BACK
+from rios.words.errors import DeadlineExceeded, DeploymentFailed
+
+if TYPE_CHECKING:
+    from rios.services.deployments.values import Event
+
+WAIT_S = 300.0
+
+
+def awaited(
+    name: str,
+    wanted: State,
+    seen: Callable[[], tuple[State, str, int]],
+    *,
+    events: Callable[[], Sequence[Event]],
+    timeout: float | None,
+    look_s: float,
+) -> None:
+    """Until the state that `seen` returns, with its reason and revision, is the wanted one: see `Deployment.wait`.
+    events: what happened to it, where the reason of a change that was over between two looks is found."""
+    seconds = WAIT_S if timeout is None else timeout
+    deadline = time.monotonic() + seconds
+    newest = 0
+    while True:
+        state, reason, revision = seen()
+        if revision < newest and wanted is State.READY:
+            mine = f"revision {newest} "
+            causes = [one.cause for one in events() if one.kind == ROLLED_BACK and one.cause.startswith(mine)]
+            raise DeploymentFailed(
+                f"{name} is at revision {revision} again: {causes[-1] if causes else mine + 'was left'}"
+            )
+        newest = revision
+        if state is wanted:
+            return
+        if state in (State.FAILED, State.STOPPED):
+            raise DeploymentFailed(f"{name} is {state}: {reason or 'deleted'}; its logs may say more")
+        if time.monotonic() > deadline:
+            said = f": {reason}" if reason else ""
+            raise DeadlineExceeded(f"{name} is {state}, not {wanted}, after {seconds:g} s{said}")
+        time.sleep(look_s)
+
+
+def rotated(name: str, behind: Callable[[], Sequence[str]], *, timeout: float, look_s: float) -> None:
+    """Until no replica is behind: see `Deployment.rotate_secrets`."""
+    deadline = time.monotonic() + timeout
+    while missing := behind():
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"{', '.join(missing)} of {name} have old secrets after {timeout:g} s; it goes on")
+        time.sleep(look_s)
