@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rios.services.reports.reports import Reports
     from rios.services.wallet import Earnings, Wallet
     from rios.storage.breaker import Breaker
+    from rios.words.ids import Address
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,9 @@ class Network:
         if (certifier := certifier_of(lambda: membership.hosts, options)) is not None:
             ends.callback(certifier.close)
         self._purse = purse = Purse(options)
-        self._owners = Owners(lambda: membership.hosts, wallet=lambda: purse.books.address)
+        self._owners = Owners(
+            lambda: membership.hosts, wallet=lambda: purse.books.address, before=partial(_paid_before, purse)
+        )
         self.billing: Billing = purse.billing
         self.wallet: Wallet = purse.wallet
         self.earnings: Earnings = purse.earnings
@@ -267,7 +270,14 @@ def _platform(purse: Purse, owners: Owners, options: Settings, network: weakref.
         opened: Closes = edge("door")(found, directory)
         return opened
 
-    return platform_of(purse.charging, owners, options, deploy=starter(network), agents=agents, door=door)
+    return platform_of(purse.charging, owners.lasting, options, deploy=starter(network), agents=agents, door=door)
+
+
+def _paid_before(purse: Purse, host: str) -> Address | None:
+    from rios.services.deployments.places import paid_before
+    from rios.services.deployments.store import AppStore
+
+    return paid_before(AppStore(purse.books.ledger), host)
 
 
 def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any]) -> Reports:

@@ -24,10 +24,21 @@ Announced = Mapping[str, tuple[object, Mapping[str, Any]]]
 class Owners:
     """Owners by host. A host whose worker has gone and that still serves keeps the owner that was announced last."""
 
-    def __init__(self, hosts: Callable[[], Announced], *, wallet: Callable[[], Address]) -> None:
-        """hosts: those that are announced now. wallet: the address of the local wallet."""
+    def __init__(
+        self,
+        hosts: Callable[[], Announced],
+        *,
+        wallet: Callable[[], Address],
+        before: Callable[[str], Address | None] = lambda _: None,
+    ) -> None:
+        """hosts: those that are announced now. wallet: the address of the local wallet.
+
+        before: who was paid last for a host, as the ledger has it; None where nobody was.
+        """
         self._hosts = hosts
         self._wallet = wallet
+        self._paid_before = before
+        self._before: dict[str, Address | None] = {}
         self._known: dict[str, tuple[object, Address | None]] = {}
         self._asks: dict[str, int] = {}
 
@@ -43,6 +54,18 @@ class Owners:
         """The address that is paid for what the host called `name` does."""
         self._look(name)
         return self._known.get(name, (None, None))[1] or self._wallet()
+
+    def lasting(self, name: str) -> Address:
+        """The same where this process may have begun after a host was lost, for which something is still owed.
+
+        Of one that was not announced since, whoever was paid for it last. Raises LedgerUnavailable.
+        """
+        self._look(name)
+        if name in self._known:
+            return self(name)
+        if name not in self._before:
+            self._before[name] = self._paid_before(name)
+        return self._before[name] or self._wallet()
 
     def ask_bp(self, name: str) -> int:
         """What the host called `name` asks, in basis points of the price book's prices."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,17 +15,21 @@ from sqlalchemy import event, insert
 
 from rios.billing.ledger import holds
 from rios.billing.ledger.values import Wanted
+from rios.billing.pricing import Host
 from rios.deploy.lifecycle import State
 from rios.services.books import LOCAL_USER
-from rios.services.deployments import snapshots
+from rios.services.deployments import places, snapshots, snapshotting
+from rios.services.deployments.metering import Metering
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.rent import SNAPSHOTS, Rent
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import NotLeader
+from rios.services.owners import Owners
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.config import settings
 from rios.words.errors import InsufficientBalance
+from rios.words.ids import Address
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
 from tests.deployments.test_metering import EVERY_H, GIB, HOUR, OWNERS, SECOND, Month, month
@@ -245,26 +252,67 @@ def test_a_lost_host_is_paid_for_copies_until_it_was_seen_last(month: Month) -> 
     assert month.ledger.balance(LOCAL_USER).held_wei == 0
 
 
-def test_what_is_asked_of_the_database_about_snapshots_is_bounded(
-    month: Month, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app, home, other = _snapshots(month)
-    names = [f"snap-{n}" for n in range(7)]
+def _keep(month: Month, app: Any, kept: Mapping[str, Sequence[str]]) -> None:
+    """Have it written that there are snapshots, by id, and the hosts that keep them."""
     rows = [
         {
             "id": name, "app_id": app.id, "organisation_id": "org", "path": "/data", "state": snapshots.KEPT,
             "reason": "", "digest": "", "size_bytes": 1, "quota_bytes": 0, "copies": 2, "created_by": "",
             "created_at": 1,
         }
-        for name in names
+        for name in kept
     ]  # fmt: skip
-    kept = [{"snapshot_id": name, "host": host} for n, name in enumerate(names) for host in ("a", f"host-{n}")]
+    copies = [{"snapshot_id": name, "host": host} for name, hosts in kept.items() for host in hosts]
 
     def write(batch: Any) -> None:
         batch.connection.execute(insert(AppSnapshotRow), rows)
-        batch.connection.execute(insert(AppSnapshotCopyRow), kept)
+        batch.connection.execute(insert(AppSnapshotCopyRow), copies)
 
     month.store.transact(write)
+
+
+def test_a_host_that_is_not_back_yet_after_a_restart_is_paid_as_before(
+    month: Month, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, home, other = _snapshots(month)
+    _keep(month, app, {"snap-1": (home, other)})
+    month.at += EVERY_H * HOUR
+    month.turn_volumes()
+    wallet, clock = Address(f"0x{77:040x}"), [1000.0]
+    owners = Owners(dict, wallet=lambda: wallet, before=partial(places.paid_before, month.store))
+    metering = Metering(
+        month.store, month.charging, lambda name: Host(name, owners.lasting(name), "cpu"), period_s=EVERY_H * 3600
+    )
+    monkeypatch.setattr(snapshotting, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    acts = snapshotting.Snapshotting(month.store, lambda: metering.rent, threading.Event())
+
+    def look(after_s: float) -> list[str]:
+        clock[0] += after_s
+        month.at += int(after_s * SECOND)
+        begun = [(what, act) for _, what, act in acts.due([app._app()], {}, month.lease, lost_s=4.0) if "lost" in what]
+        for _, act in begun:
+            act()
+        return [what for what, _ in begun]
+
+    assert (look(0.0), look(5.1)) == ([], []), "nobody has missed it for long"
+    assert len(look(snapshotting.LOST_S)) == 2
+    assert metering.rent.copies(paid=True) == []
+    month.at += EVERY_H * HOUR
+    metering.rent.turn(app._app(), home, month.lease)
+    metering.rent.end(app._app(), lambda _: None, lease=month.lease)
+    rows = _room(month, app)
+    asked = {host: 10_000 + 100 * int(host[-1]) for host in (home, other)}
+    assert {(one.worker, one.owner) for one in rows} == {(host, OWNERS[host]) for host in asked}
+    assert all(one.ask_bp == asked[one.worker] for one in rows if one.at < month.at), "as it asked when it was held for"
+    assert owners.lasting("host-unknown") == wallet
+
+
+def test_what_is_asked_of_the_database_about_snapshots_is_bounded(
+    month: Month, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, home, other = _snapshots(month)
+    names = [f"snap-{n}" for n in range(7)]
+    _keep(month, app, {name: ("a", f"host-{n}") for n, name in enumerate(names)})
     monkeypatch.setattr(snapshots, "_AT_ONCE", 3)
     most: list[int] = []
     engine = month.ledger.database.engine

@@ -152,6 +152,23 @@ def test_who_announces_another_owner_has_that_from_then_on() -> None:
     assert owners("a") == WALLET
 
 
+def test_who_was_paid_last_is_paid_for_a_host_that_was_not_announced_since() -> None:
+    hosts: dict[str, tuple[object, dict[str, Any]]] = {"new": (None, {}), "moved": (None, {"owner": BOB})}
+    asked: list[str] = []
+
+    def before(name: str) -> Address | None:
+        asked.append(name)
+        return None if name == "never" else ANN
+
+    owners = Owners(lambda: hosts, wallet=lambda: WALLET, before=before)
+    said = {name: owners.lasting(name) for name in ("lost", "never", "new", "moved", "lost", "never")}
+    assert said == {"lost": ANN, "never": WALLET, "new": WALLET, "moved": BOB}
+    assert asked == ["lost", "never"], "once, and not for whom announces something"
+    assert owners("lost") == WALLET
+    hosts["lost"] = (None, {"owner": BOB})
+    assert owners.lasting("lost") == BOB
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [("0x12", "no address"), ("ann", "no address"), ("0xa" + ANN[3:], "checksum"), (NOBODY, "nobody")],

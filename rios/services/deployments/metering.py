@@ -234,7 +234,7 @@ class Metering:
         rented = _rented(specification, for_us)
         cpu_ns = int(specification["resources"]["cpu"] * for_us * 1000)
         quantities = {**rented, "cpu": cpu_ns, BYTES: _EGRESS_BYTES if specification["egress"] else 0}
-        return total_wei(rate(one, terms) for one in self._records("highest", host, "", quantities, 1))
+        return total_wei(rate(one, terms) for one in self._records(terms, "highest", host, "", quantities, 1))
 
     def _pinned(self, replica: Replica) -> Terms:
         """Under which its period was held for."""
@@ -259,13 +259,14 @@ class Metering:
             "cpu": min(max(taken.cpu_ns - before.cpu_ns, 0), cpu_most),
             BYTES: min(max(taken.egress_bytes - before.egress_bytes, 0), _EGRESS_BYTES),
         }
-        found = self._records(replica.id, replica.host, app.name, quantities, replica.period)
+        found = self._records(terms, replica.id, replica.host, app.name, quantities, replica.period)
         return tuple(rate(one, terms) for one in found)
 
     def _records(
-        self, source: str, host: str, name: str, quantities: Mapping[str, int], period: int
+        self, terms: Terms, source: str, host: str, name: str, quantities: Mapping[str, int], period: int
     ) -> list[UsageRecord]:
-        who = self._hosts(host)
+        # What it asks as pinned: who is lost is asked no more.
+        who = replace(self._hosts(host), ask_bp=terms.ask_max_bp)
         return [
             resource_record(
                 source, who, resource, quantity, period=period, model=name, measured_ns=_ns(resource, quantity)

@@ -10,11 +10,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, union, update
 
 from rios.services.deployments.snapshots import at_once
-from rios.storage.deployment_models import AppPlaceRow, AppRevisionRow, AppRow
+from rios.storage.deployment_models import AppPlaceRow, AppReplicaRow, AppRevisionRow, AppRow
+from rios.storage.models import UsageRow
 from rios.words.errors import InvalidRequest
+from rios.words.ids import Address
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -69,6 +71,17 @@ def hosts_of(store: AppStore, app_id: str, *, volumes: bool = False) -> frozense
     wanted = select(row.host).where(row.app_id == app_id, *([row.volumes] if volumes else ()))
     with store.ledger.database.reading() as connection:
         return frozenset(connection.scalars(wanted))
+
+
+def paid_before(store: AppStore, host: str) -> Address | None:
+    """Who was paid last for what deployments took of a host; None where nobody was."""
+    place, replica, row = AppPlaceRow, AppReplicaRow, UsageRow
+    # By what runs and lies there: usage is looked up by request, and all of a network's is too much to look through.
+    there = union(select(place.app_id).where(place.host == host), select(replica.id).where(replica.host == host))
+    wanted = select(row.owner).where(row.worker == host, row.request_id.in_(there))
+    with store.ledger.database.reading() as connection:
+        last = connection.scalar(wanted.group_by(row.owner).order_by(func.max(row.at).desc()).limit(1))
+    return None if last is None else Address(last)
 
 
 def home(offers: Mapping[str, HostOffer], homes: frozenset[str]) -> tuple[dict[str, HostOffer], str]:

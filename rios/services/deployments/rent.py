@@ -14,9 +14,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, update
@@ -213,16 +212,21 @@ class Rent:
         at = self._store.ledger.now()
         rooms = [(room, self._pinned(room)) for room in self._rooms(app.id) if room.period]
 
-        def run(batch: Batch, *, most_us: int | None) -> None:
-            require_leader(batch.connection, *lease)
-            for room, terms in rooms:
-                until = at if most_us is None else min(at, room.period_at + most_us)
-                _write(batch, room, {"period": 0, "period_at": 0})
-                self._post(batch, app, room, self._charges(app, room, terms, until=until), terms, at=at)
-            also(batch.connection)
-
         def making(most_us: int | None) -> Callable[[Batch], None]:
-            return partial(run, most_us=most_us)
+            untils = [at if most_us is None else min(at, room.period_at + most_us) for room, _ in rooms]
+            took = [
+                (room, terms, self._charges(app, room, terms, until=until))
+                for (room, terms), until in zip(rooms, untils, strict=True)
+            ]
+
+            def run(batch: Batch) -> None:
+                require_leader(batch.connection, *lease)
+                for room, terms, charges in took:
+                    _write(batch, room, {"period": 0, "period_at": 0})
+                    self._post(batch, app, room, charges, terms, at=at)
+                also(batch.connection)
+
+            return run
 
         self._in_any_case(making, lambda why: log.warning("what volumes took is not all paid for", extra=why), app)
 
@@ -286,6 +290,7 @@ class Rent:
         begun = since - (sum(room.sizes.values()) * (since - until) // left if left else 0)
         terms = self._terms(app, room.host)
         pinned = self._pinned(room) if room.period else None
+        charges = () if pinned is None else self._charges(app, room, pinned, until=until)
         period = room.period + 1
         most = self._price(terms, room.host, sizes, self._held_us) if most_us is None else 0
         name = budgets.room_hold_id(app.id, room.host, period)
@@ -295,7 +300,7 @@ class Rent:
             said = json.dumps(sizes, sort_keys=True) if sizes else ""
             _write(batch, room, {"sizes": said, "period": period, "period_at": begun})
             if pinned is not None:
-                self._post(batch, app, room, self._charges(app, room, pinned, until=until), pinned, at=at)
+                self._post(batch, app, room, charges, pinned, at=at)
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
 
         return run
@@ -326,7 +331,8 @@ class Rent:
         byte_seconds = int(sum(sizes.values()) * Fraction(for_us, SECOND))
         if not byte_seconds:
             return ()
-        who = self._hosts(host)
+        # What it asks as pinned: who is lost is asked no more.
+        who = replace(self._hosts(host), ask_bp=terms.ask_max_bp)
         return (rate(resource_record(source, who, "storage", byte_seconds, period=period, model=name), terms),)
 
     def _pinned(self, room: Room) -> Terms:

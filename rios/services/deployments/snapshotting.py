@@ -81,6 +81,8 @@ class Snapshotting:
         self._lease: Lease | None = None
         self._seen: dict[str, float] = {}
         """When hosts answered last in this term; those that have not, when they were first missed."""
+        self._heard: set[str] = set()
+        """Those that have."""
         self._cleared_at: dict[str, float] = {}
         self._whole: set[tuple[str, str]] = set()
         """Hosts and deployments whose copies were read since the host is back, and are not paid for yet."""
@@ -96,11 +98,12 @@ class Snapshotting:
         now = time.monotonic()
         self._hosts = self._relaying.hosts = hosts
         if lease != self._lease:
-            self._lease, self._seen = lease, {}
+            self._lease, self._seen, self._heard = lease, {}, set()
         for name in hosts:
             if now - self._seen.get(name, now) > lost_s:  # it is back, with what was given up meanwhile
                 self._cleared_at.pop(name, None)
         self._seen |= dict.fromkeys(hosts, now)
+        self._heard |= hosts.keys()
         for name, host in hosts.items():
             if host.snapshots is not None and now - self._cleared_at.get(name, now - STRAYS_S) >= STRAYS_S:
                 self._cleared_at[name] = now
@@ -165,9 +168,13 @@ class Snapshotting:
     # --- who is paid -----------------------------------------------------------------------------------------
 
     def _paid(self, apps: Mapping[str, App], lease: Lease, *, lost_s: float) -> Iterator[Act]:
-        """Have lost hosts be paid no more for the copies that they keep, and those that are back be paid again."""
+        """Have lost hosts be paid no more for the copies that they keep, and those that are back be paid again.
+
+        One that has not answered in this term may be as busy coming back as whoever leads was: it is given longer.
+        """
         now, at = time.monotonic(), self._store.ledger.now()
-        silent = {name: now - seen for name, seen in self._seen.items() if now - seen > lost_s}
+        away = {name: now - seen for name, seen in self._seen.items()}
+        silent = {name: for_s for name, for_s in away.items() if for_s > (lost_s if name in self._heard else LOST_S)}
         for host, theirs in self._copies(apps, silent, paid=True).items() if silent else ():
             since = at - int(silent[host] * 1e6)
             yield host, f"{host} lost", partial(self._unpaid, host, theirs, since, lease)
