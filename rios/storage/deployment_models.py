@@ -123,7 +123,8 @@ class AppPlaceRow(Base):
     volumes: Mapped[bool]
     """Whether its volumes lie there."""
     sizes: Mapped[str] = mapped_column(Text, default="")
-    """Their quotas in bytes by where they are mounted, and what snapshots take there, as JSON; empty without any."""
+    """Their quotas in bytes by where they are mounted, what snapshots take there, and what is owed for, as JSON; empty
+    without any."""
     period: Mapped[int] = mapped_column(default=0)
     """Accounting periods of the volumes begun; each has a hold of its own. 0 without one."""
     period_at: Mapped[int] = mapped_column(default=0)

@@ -143,14 +143,20 @@ def _disk(three: Three, copies: int) -> tuple[Any, str, str]:
     return app, home, name
 
 
+def _spend_all(three: Three, app: Any) -> None:
+    """Have all that is left set aside for something else, as where nobody has paid for a day."""
+    ledger, one = three.platform.store.ledger, app.replicas[0]
+    terms = pinned_terms(ledger, f"{one.id}:{one.period}")
+    for room in three.platform._metering.rent._rooms(app.id):
+        ledger.release(room.hold_id)
+    ledger.hold("elsewhere", LOCAL_USER, ledger.balance(LOCAL_USER).available_wei, request_id="elsewhere", terms=terms)
+
+
 def test_what_is_deleted_costs_nothing_more_also_where_no_money_is_left(three: Three) -> None:
     app, _, name = _disk(three, 2)
     assert sum(SNAPSHOTS in sizes for sizes in three.sizes(app).values()) == 2
-    ledger, one = three.platform.store.ledger, app.replicas[0]
-    terms = pinned_terms(ledger, f"{one.id}:{one.period}")
-    for room in three.platform._metering.rent._rooms(app.id):  # as where nobody has paid for a day
-        ledger.release(room.hold_id)
-    ledger.hold("elsewhere", LOCAL_USER, ledger.balance(LOCAL_USER).available_wei, request_id="elsewhere", terms=terms)
+    ledger = three.platform.store.ledger
+    _spend_all(three, app)
     app.snapshots.delete(name)
     until(lambda: not kept_on(three.platform.store, app.id, "a") and not three.kept(name), deadline_s=WAIT_S)
     until(lambda: not any(SNAPSHOTS in sizes for sizes in three.sizes(app).values()), deadline_s=WAIT_S)
@@ -169,6 +175,7 @@ def test_a_lost_host_is_paid_for_no_copy_until_it_is_back_with_all_of_it(
     paid = three.sizes(app)
     three.hosts[other].gone = True
     until(lambda: SNAPSHOTS not in three.sizes(app)[other], "it is lost", deadline_s=WAIT_S)
+    _spend_all(three, app)
     assert three.sizes(app)[home] == paid[home]
     contents = three.hosts[other].snapshots.contents
     digest = contents.kept(app.id, name)
@@ -178,6 +185,10 @@ def test_a_lost_host_is_paid_for_no_copy_until_it_is_back_with_all_of_it(
     until(lambda: SNAPSHOTS in three.sizes(app)[other], "it is back", deadline_s=WAIT_S)
     assert contents.is_whole(digest)
     assert three.sizes(app) == paid
+    ledger = three.platform.store.ledger
+    held = {room.host: ledger.hold_of(room.hold_id) for room in three.platform._metering.rent._rooms(app.id)}
+    assert held[other].amount_wei == 0, "there is no money, and what it keeps is owed"
+    ledger.release("elsewhere")
     app.delete(timeout=WAIT_S)
 
 

@@ -221,19 +221,20 @@ def test_snapshots_that_are_deleted_without_money_cost_nothing_more(month: Month
     for host in (home, other, home):
         _lower(month, app, host)
     assert [room.sizes for room in month.metering.rent._rooms(app.id) if SNAPSHOTS in room.sizes] == []
-    assert _took(month, app, other) == 3 * GIB * held_us // SECOND, "what was held: nothing of it is there any more"
+    assert _took(month, app, other) == 3 * GIB * held_us // SECOND, "what was held"
     assert _took(month, app, home) == 16 * GIB * held_us // SECOND
     month.at += 10 * HOUR
     with pytest.raises(InsufficientBalance):
         month.turn_volumes()
     month.ledger.deposit("some", LOCAL_USER, 1000 * ROS)
     month.turn_volumes()
-    wanted = (16 * 3 * EVERY_H + 14 * 10) * 3600 * GIB
-    assert 0 <= wanted - _took(month, app, home) <= 14 * GIB // SECOND + 1, "what lies there still owes the rest"
+    hours = {home: 16 * 3 * EVERY_H + 14 * 10, other: 3 * 3 * EVERY_H}
+    assert {host: _took(month, app, host) for host in hours} == {host: n * 3600 * GIB for host, n in hours.items()}
+    assert month.metering.rent.due() == []
     month.at += HOUR
     month.delete(app)
-    assert 0 <= wanted + 14 * 3600 * GIB - _took(month, app, home) <= 14 * GIB // SECOND + 1
-    assert _took(month, app, other) == 3 * GIB * held_us // SECOND
+    assert _took(month, app, home) == (hours[home] + 14) * 3600 * GIB
+    assert _took(month, app, other) == hours[other] * 3600 * GIB
 
 
 def test_a_lost_host_is_paid_for_copies_until_it_was_seen_last(month: Month) -> None:
@@ -250,6 +251,50 @@ def test_a_lost_host_is_paid_for_copies_until_it_was_seen_last(month: Month) -> 
     assert _took(month, app, other) == 3 * 2 * 3600 * GIB
     assert _took(month, app, home) == (14 * 4 + 2) * 3600 * GIB
     assert month.ledger.balance(LOCAL_USER).held_wei == 0
+
+
+def test_what_a_lost_host_kept_while_there_was_no_money_is_owed_to_it(month: Month) -> None:
+    app, home, other = _snapshots(month)
+    rent = month.metering.rent
+    spent = _spend_all(month)
+    month.at += 3 * 24 * HOUR
+    month.ledger.expire(month.at)
+    spent += _spend_all(month)
+    seen = month.at
+    month.at += HOUR
+    _lower(month, app, other, since=seen)
+    assert rent.copies(paid=True) == [(app.id, home)]
+    month.at += HOUR
+    rent.returned(app._app(), other, lambda: 3 * GIB, lease=month.lease)
+    assert (sorted(rent.copies(paid=True)), _took(month, app, other)) == (sorted([(app.id, home), (app.id, other)]), 0)
+    assert (app.id, other) in rent.due()
+    owed = rent.owed_wei(app._app(), home, app.specification)
+    month.at += 2 * HOUR
+    assert rent.owed_wei(app._app(), home, app.specification) > owed > 0
+    month.ledger.deposit("some", LOCAL_USER, 1000 * ROS)
+    month.turn_volumes()
+    assert _took(month, app, other) == (3 * 24 + 2) * 3 * 3600 * GIB
+    assert _took(month, app, home) == (3 * 24 + 4) * 16 * 3600 * GIB
+    month.delete(app)
+    assert month.ledger.balance(LOCAL_USER).held_wei == spent
+
+
+def test_what_is_owed_fits_whatever_is_left_there(month: Month) -> None:
+    app, _, other = _snapshots(month)
+    rent = month.metering.rent
+    month.store.transact_whole(rent.keeping(app._app(), other, lambda: 64 * GIB))
+    _spend_all(month)
+    begun = month.at
+    for size in (10_000, 10, 0):
+        month.at += 30 * 24 * HOUR
+        rent.lowered(app._app(), other, lambda size=size: size, lambda _: None, lease=month.lease)
+    (room,) = [one for one in rent._rooms(app.id) if one.host == other]
+    assert (room.sizes, room.period_at, room.owed > 2**63) == ({}, month.at, True)
+    month.ledger.deposit("some", LOCAL_USER, 10**6 * ROS)
+    month.turn_volumes()
+    month.turn_volumes()
+    took = _took(month, app, other)
+    assert took == (64 * GIB + 10_000 + 10) * (month.at - begun) // 3 // SECOND
 
 
 def _keep(month: Month, app: Any, kept: Mapping[str, Sequence[str]]) -> None:

@@ -6,7 +6,8 @@ A volume takes its room from the moment in which a replica with it is first star
 also while that is paused, or has no replica, or is at a revision without it, to which it may go back. So each place of
 volumes has periods of its own, held for and posted as those of replicas are. Where the next cannot be held for, nothing
 is lost: the deployment pauses, and what the volumes cost meanwhile is posted when there is money, before anything else
-of it starts. Snapshots end whether there is money or not (`lowered`): what is gone costs nothing more.
+of it starts. Snapshots come and go on hosts whether there is money or not (`lowered`, `returned`): what is gone costs
+nothing more, and what it took until then is owed on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, update
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 SNAPSHOTS = "snapshots"
 """Among the sizes of what lies on a host: what snapshots take of it, each chunk once. No volume is called so."""
 
+_OWED = "owed"
+"""Beside the sizes: what was taken in earlier periods without money, in bytes times microseconds. Of any size."""
 _PERIODS = 60
 """Of replicas in one of a volume, which changes seldom: an hour, so that a year is some thousand rows."""
 _DUE_MAX = 200
@@ -62,6 +64,13 @@ class Room:
     """Quotas in bytes, by where they are mounted."""
     period: int
     period_at: int
+    owed: int = 0
+    """Bytes times microseconds of earlier periods, to be posted with this one."""
+
+    @property
+    def bytes_taken(self) -> int:
+        """By all of them."""
+        return sum(self.sizes.values())
 
     @property
     def hold_id(self) -> str:
@@ -94,10 +103,11 @@ class Rent:
     def due(self) -> list[tuple[str, str]]:
         """Deployments and hosts whose volumes' next period is to be held for: the longest due first, some at a time."""
         row, before = AppPlaceRow, self._store.ledger.now() - self.period_us
+        over = (row.period_at <= before) | row.sizes.contains(json.dumps(_OWED))
         wanted = (
             select(row.app_id, row.host)
             .join(AppRow, AppRow.id == row.app_id)
-            .where(AppRow.ended_at == 0, row.sizes != "", row.period_at <= before)
+            .where(AppRow.ended_at == 0, row.sizes != "", over)
             .order_by(row.period_at)
             .limit(_DUE_MAX)
         )
@@ -124,9 +134,7 @@ class Rent:
         They are held for and posted together with the volumes that it has there; it raises what `taking` does.
         """
         room = self._room(app.id, host)  # first: where it was written meanwhile, what was asked for below is too old
-        sizes = {path: size for path, size in room.sizes.items() if path != SNAPSHOTS}
-        if taken := room_bytes():
-            sizes[SNAPSHOTS] = taken
+        sizes = _with_snapshots(room.sizes, room_bytes())
         if sizes == room.sizes:
             return lambda _batch: None
         run = self._turned(app, room, sizes)
@@ -149,30 +157,22 @@ class Rent:
     ) -> None:
         """Write, together with what `also` writes, that snapshots take no more of a host than so much from then on.
 
-        As `end`, it does so in any case. Where there is no money for it, what is held is all that is posted now: what
-        was taken beyond that is owed on as a longer time of what is still there, and posted with it when there is
-        money; where nothing is there any more, it is not posted.
+        As `end`, it does so in any case. Where there is no money for what was taken until then, that is owed on, and
+        posted with the room's next period when there is.
 
         since: the moment from which on it takes no more, in microseconds of UTC since 1970; now, where it is None.
         """
         room = self._room(app.id, host)
-        sizes = {path: size for path, size in room.sizes.items() if path != SNAPSHOTS}
-        if taken := min(room_bytes(), room.sizes.get(SNAPSHOTS, 0)):
-            sizes[SNAPSHOTS] = taken
-        since = self._store.ledger.now() if since is None else since
+        sizes = _with_snapshots(room.sizes, min(room_bytes(), room.sizes.get(SNAPSHOTS, 0)))
+        self._changed(app, room, sizes, also, lease=lease, since=since)
 
-        def making(most_us: int | None) -> Callable[[Batch], None]:
-            turned = None if sizes == room.sizes else self._turned(app, room, sizes, since=since, most_us=most_us)
+    def returned(self, app: App, host: str, room_bytes: Callable[[], int], *, lease: Lease) -> None:
+        """Write that snapshots take so much of a host from now on, which has kept them and was lost meanwhile.
 
-            def run(batch: Batch) -> None:
-                require_leader(batch.connection, *lease)
-                also(batch.connection)
-                if turned is not None:
-                    turned(batch)
-
-            return run
-
-        self._in_any_case(making, lambda why: log.info("what snapshots took is not all paid for", extra=why), app)
+        It does so in any case: where there is no money for it, it is owed, as that of volumes.
+        """
+        room = self._room(app.id, host)
+        self._changed(app, room, _with_snapshots(room.sizes, room_bytes()), lambda _: None, lease=lease)
 
     def copies(self, *, paid: bool) -> list[tuple[str, str]]:
         """Deployments and hosts that are paid for snapshots of them, or that are to keep some and are not paid.
@@ -215,7 +215,7 @@ class Rent:
         def making(most_us: int | None) -> Callable[[Batch], None]:
             untils = [at if most_us is None else min(at, room.period_at + most_us) for room, _ in rooms]
             took = [
-                (room, terms, self._charges(app, room, terms, until=until))
+                (room, terms, self._charges(app, room, terms, until=until, owed=room.owed if most_us is None else 0))
                 for (room, terms), until in zip(rooms, untils, strict=True)
             ]
 
@@ -235,11 +235,11 @@ class Rent:
         now, owed = self._store.ledger.now(), 0
         rooms = self._rooms(app.id)
         for room in rooms:
-            if room.period and now - room.period_at >= self.period_us:
+            if room.period and (room.owed or now - room.period_at >= self.period_us):
                 terms = self._pinned(room)
                 hold = self._store.ledger.hold_of(room.hold_id)
                 held = hold.amount_wei if hold is not None and hold.state in holds.LIVE else 0
-                took = sum(charge.amount_wei for charge in self._charges(app, room, terms, until=now))
+                took = sum(charge.amount_wei for charge in self._charges(app, room, terms, until=now, owed=room.owed))
                 owed += max(took - held, 0) + self._price(terms, room.host, room.sizes, self._held_us)
         if not any(room.period for room in rooms) and (sizes := sizes_of(specification)):
             owed += self._price(self._terms(app, host), host, sizes, self._held_us)
@@ -267,6 +267,29 @@ class Rent:
             else:
                 return
 
+    def _changed(
+        self,
+        app: App,
+        room: Room,
+        sizes: Mapping[str, int],
+        also: Callable[[Connection], None],
+        *,
+        lease: Lease,
+        since: int | None = None,
+    ) -> None:
+        def making(most_us: int | None) -> Callable[[Batch], None]:
+            turned = None if sizes == room.sizes else self._turned(app, room, sizes, since=since, most_us=most_us)
+
+            def run(batch: Batch) -> None:
+                require_leader(batch.connection, *lease)
+                also(batch.connection)
+                if turned is not None:
+                    turned(batch)
+
+            return run
+
+        self._in_any_case(making, lambda why: log.info("what snapshots took is not all paid for", extra=why), app)
+
     # --- one period ------------------------------------------------------------------------------------------
 
     def _turned(
@@ -280,25 +303,25 @@ class Rent:
     ) -> Callable[[Batch], None]:
         """What ends a room's period at `since`, which is now without one, and begins the next with those sizes.
 
-        most_us: of the period so much is posted, and nothing is held for the next, which begins so much earlier that
-        what was not posted is in it.
+        most_us: of the period so much is posted, the rest is owed on, and nothing is held for the next.
         """
         at = self._store.ledger.now()
         since = max(at if since is None else since, room.period_at)
         until = since if most_us is None else min(since, room.period_at + most_us)
-        left = sum(sizes.values())
-        begun = since - (sum(room.sizes.values()) * (since - until) // left if left else 0)
+        owed = 0 if most_us is None or not room.period else room.owed + room.bytes_taken * (since - until)
         terms = self._terms(app, room.host)
         pinned = self._pinned(room) if room.period else None
-        charges = () if pinned is None else self._charges(app, room, pinned, until=until)
+        posted = room.owed if most_us is None else 0
+        charges = () if pinned is None else self._charges(app, room, pinned, until=until, owed=posted)
         period = room.period + 1
         most = self._price(terms, room.host, sizes, self._held_us) if most_us is None else 0
         name = budgets.room_hold_id(app.id, room.host, period)
         wanted = Wanted(name, app.user_id, most, request_id=app.id, terms=terms)
 
         def run(batch: Batch) -> None:
-            said = json.dumps(sizes, sort_keys=True) if sizes else ""
-            _write(batch, room, {"sizes": said, "period": period, "period_at": begun})
+            kept = {**sizes, **({_OWED: owed} if owed else {})}
+            said = json.dumps(kept, sort_keys=True) if kept else ""
+            _write(batch, room, {"sizes": said, "period": period, "period_at": since})
             if pinned is not None:
                 self._post(batch, app, room, charges, pinned, at=at)
             holds.place(batch, wanted, at=at, expires_at=at + _DAY)
@@ -319,16 +342,16 @@ class Rent:
         if settled.new:
             budgets.spend(batch.connection, app.id, settled.amount_wei, at=at)
 
-    def _charges(self, app: App, room: Room, terms: Terms, *, until: int) -> tuple[Charge, ...]:
-        return self._rated(terms, app.id, app.name, room.host, room.sizes, max(until - room.period_at, 0), room.period)
+    def _charges(self, app: App, room: Room, terms: Terms, *, until: int, owed: int) -> tuple[Charge, ...]:
+        """What a room took in its period, and what is owed of earlier ones."""
+        byte_us = owed + room.bytes_taken * max(until - room.period_at, 0)
+        return self._rated(terms, app.id, app.name, room.host, byte_us, room.period)
 
     def _price(self, terms: Terms, host: str, sizes: Mapping[str, int], for_us: int) -> int:
-        return total_wei(self._rated(terms, "highest", "", host, sizes, for_us, 1))
+        return total_wei(self._rated(terms, "highest", "", host, sum(sizes.values()) * for_us, 1))
 
-    def _rated(
-        self, terms: Terms, source: str, name: str, host: str, sizes: Mapping[str, int], for_us: int, period: int
-    ) -> tuple[Charge, ...]:
-        byte_seconds = int(sum(sizes.values()) * Fraction(for_us, SECOND))
+    def _rated(self, terms: Terms, source: str, name: str, host: str, byte_us: int, period: int) -> tuple[Charge, ...]:
+        byte_seconds = byte_us // SECOND
         if not byte_seconds:
             return ()
         # What it asks as pinned: who is lost is asked no more.
@@ -361,9 +384,17 @@ def sizes_of(specification: Mapping[str, object]) -> dict[str, int]:
     return {path: volume["size"] for path, volume in volumes.items()}
 
 
+def _with_snapshots(sizes: Mapping[str, int], taken: int) -> dict[str, int]:
+    """What lies on a host when snapshots take so many bytes of it."""
+    found = {path: size for path, size in sizes.items() if path != SNAPSHOTS}
+    return {**found, SNAPSHOTS: taken} if taken else found
+
+
 def _read(app_id: str, rows: object) -> Iterator[Room]:
     for host, sizes, period, period_at in rows:  # type: ignore[attr-defined]
-        yield Room(app_id, host, json.loads(sizes) if sizes else {}, period, period_at)
+        known: dict[str, int] = json.loads(sizes) if sizes else {}
+        owed = known.pop(_OWED, 0)
+        yield Room(app_id, host, known, period, period_at, owed)
 
 
 def _write(batch: Batch, room: Room, values: Mapping[str, object]) -> None:

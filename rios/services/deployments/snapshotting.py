@@ -205,13 +205,7 @@ class Snapshotting:
                     for one in kept_on(self._store, app.id, host):
                         self._relaying.verify(one, host, lease)
                     self._whole.add((host, app.id))
-                room = self._rent().keeping(app, host, partial(self._room_bytes, host, app.id))
-
-                def run(batch: Batch, room: Callable[[Batch], None] = room) -> None:
-                    require_leader(batch.connection, *lease)
-                    room(batch)
-
-                self._store.transact_whole(run)
+                self._rent().returned(app, host, partial(self._room_bytes, host, app.id), lease=lease)
                 self._whole.discard((host, app.id))
             except (InsufficientBalance, BudgetExceeded) as error:
                 log.info("a host is not paid for copies", extra={"host": host, "app": app.id, "reason": str(error)})
