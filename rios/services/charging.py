@@ -161,7 +161,7 @@ class Charging:
         """Hold the highest price of each request, or of its first step where it is long: all of them or none.
 
         Raises InsufficientBalance or BudgetExceeded: then nothing starts. So it is where one could cost more than it
-        pays at most. Raises LedgerConflict for a request that is made again when its hold has expired.
+        pays at most. Raises LedgerConflict for a request that is made again when its hold has come back to its owner.
 
         hosts: who could serve, by the names in usage events; asked again when the requests have ended.
         """
@@ -177,21 +177,25 @@ class Charging:
             self.quota.take(self.user, tokens)
         try:
             held = self.ledger().hold_all([tab.first(self.user) for tab in tabs])
-            self._refuse_expired(held)
+            self._refuse_ended(held)
         except BaseException:
             self.unused(tokens)
             raise
         return tabs
 
-    def _refuse_expired(self, held: Sequence[Hold]) -> None:
-        """A request that is made again under its old id, when its hold has expired, could be paid by nobody."""
-        over = [one for one in held if one.state is HoldState.EXPIRED]
+    def _refuse_ended(self, held: Sequence[Hold]) -> None:
+        """A request that is made again under its old id, when its hold is no more, could be paid by nobody.
+
+        Of one that was posted, the same usage is posted again, which costs nothing.
+        """
+        over = [one for one in held if one.state in (HoldState.EXPIRED, HoldState.RELEASED)]
         if not over:
             return
         for one in held:
             if one.is_live:
                 self.ledger().release(one.id)
-        raise LedgerConflict(f"hold {over[0].id} of {over[0].request_id} has expired; ask again under another id")
+        was = "has expired" if over[0].state is HoldState.EXPIRED else "was released"
+        raise LedgerConflict(f"hold {over[0].id} of {over[0].request_id} {was}; ask again under another id")
 
     def unused(self, tokens: int) -> None:
         """Tokens that were asked for, and not needed."""

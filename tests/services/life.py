@@ -169,11 +169,12 @@ class Life:
         try:
             (self._tabs[self.place],) = charging.open([asked], WORK, lambda: self.hosts)
         except LedgerConflict:
-            # Killed after its hold, and the clock has jumped meanwhile: it is asked for again too late.
+            # Killed after its hold, and the clock has jumped meanwhile, or after it was closed with nothing received:
+            # it is asked for again too late.
             held = self.ledger.hold_of(f"hold-{asked.request_id}")
             assert held is not None
-            assert held.state is HoldState.EXPIRED
-            did["refused"] = "expired"
+            assert held.state in (HoldState.EXPIRED, HoldState.RELEASED)
+            did["refused"] = str(held.state)
 
     def _close(self, step: Step, did: dict[str, Any]) -> None:
         if self._tabs:

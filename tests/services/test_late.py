@@ -298,3 +298,15 @@ def test_what_is_asked_again_too_late_does_not_begin(ledger: Ledger, charging: C
     assert ledger.balance("local") == before, "the other one's hold is released"
     open_tab(charging, "other").close(ended("other"))()
     assert posted_once(ledger, "other")
+
+
+def test_what_was_given_up_does_not_begin_again_under_its_id(ledger: Ledger, charging: Charging) -> None:
+    """What it held has come back: nobody would be paid for its work."""
+    open_tab(charging, "r").abandon()
+    before = ledger.balance("local")
+    with pytest.raises(LedgerConflict, match="hold-r of r was released; ask again under another id"):
+        open_tab(charging, "r")
+    assert ledger.balance("local") == before
+    open_tab(charging, "done").close(ended("done"))()
+    open_tab(charging, "done").close(ended("done"))()
+    assert posted_once(ledger, "done"), "what was posted may come again"
