@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rios.deploy.chunking import CHUNK_BYTES_MAX
 from rios.deploy.volumes import Volumes
 from rios.services.accounting import pinned_terms
 from rios.services.books import LOCAL_USER
@@ -189,6 +191,51 @@ def test_a_lost_host_is_paid_for_no_copy_until_it_is_back_with_all_of_it(
     held = {room.host: ledger.hold_of(room.hold_id) for room in three.platform._metering.rent._rooms(app.id)}
     assert held[other].amount_wei == 0, "there is no money, and what it keeps is owed"
     ledger.release("elsewhere")
+    app.delete(timeout=WAIT_S)
+
+
+def test_a_host_is_paid_for_what_it_shows_whatever_it_says(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, home, name = _disk(three, 1)
+    stored = three.hosts[home].snapshots
+    contents = stored.contents
+    paid = sum(path.stat().st_size for path in contents._chunks.iterdir())
+    assert three.sizes(app)[home] == {"/data": 1 << 20, SNAPSHOTS: paid}
+
+    def forged(*chunks: tuple[bytes, int], there: bool, more: int = 0) -> Callable[..., Taken]:
+        """One that keeps what it says consists of such chunks, of which each has so many bytes, and more in all."""
+
+        def take(_organisation_id: str, app_id: str, _path: str, snapshot_id: str) -> Taken:
+            parts = tuple((hashlib.sha256(chunk).hexdigest(), size) for chunk, size in chunks)
+            data = Content(sum(size for _, size in parts), parts).to_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            for one in (data, *(chunk for chunk, _ in chunks if there)):
+                contents.put(hashlib.sha256(one).hexdigest(), one)
+            (contents._kept(app_id) / snapshot_id).write_text(digest)
+            return Taken(digest, sum(size for _, size in parts) + more, 0)
+
+        return take
+
+    many, most = [(b"%d" % n, CHUNK_BYTES_MAX) for n in range(1000)], CHUNK_BYTES_MAX
+    for take, why in (
+        (forged(*many, there=False), f"{home} does not show"),
+        (forged((b"few", most), there=True), f"{home} says of .* that it has {most} bytes, not 3"),
+        (forged((b"few", 3), there=True, more=1 << 60), f"{home} says of .* that it has {3 + (1 << 60)} bytes, not 3"),
+    ):
+        monkeypatch.setattr(stored, "take", take)
+        with pytest.raises(SandboxFailed, match=why):
+            app.snapshots.take("/data", timeout=WAIT_S)
+        monkeypatch.delattr(stored, "take")
+        assert three.sizes(app)[home][SNAPSHOTS] == paid
+        assert stored.kept() == [(app.id, name)]
+    monkeypatch.setattr(f"{__name__}.DATA", random.Random(1).randbytes(5 << 20))
+    larger = app.snapshots.take("/data", timeout=WAIT_S)
+    assert three.sizes(app)[home][SNAPSHOTS] == paid + (2 << 20), "twice the volume's quota, and no more"
+    app.snapshots.delete(larger.id)
+    until(lambda: three.sizes(app)[home][SNAPSHOTS] == paid, deadline_s=WAIT_S)
+    digest = contents.kept(app.id, name)
+    (contents._chunks / digest).write_bytes(b"damaged")
+    acts = three.platform.reconciler._acting._snapshotting
+    assert acts._room_bytes(home, app._app()) == 0, "what it does not show takes nothing"
     app.delete(timeout=WAIT_S)
 
 

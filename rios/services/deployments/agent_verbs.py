@@ -149,10 +149,6 @@ def _drop(host: LocalHost, call: Call) -> dict[str, Any]:
     return {}
 
 
-def _room(host: LocalHost, call: Call) -> dict[str, Any]:
-    return {"bytes": _snapshots(host).room_bytes(checked(call["app"]))}
-
-
 VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "look": _look,
     "pulls": _pulls,
@@ -175,5 +171,4 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "snapshot unmake": _unmake,
     "snapshot kept": _kept,
     "snapshot drop": _drop,
-    "snapshot room": _room,
 }

@@ -234,10 +234,6 @@ class Contents:
         if names:
             self.sweep()
 
-    def room_bytes(self, app_id: str) -> int:
-        """What a deployment's snapshots take here: each chunk once, however many of them consist of it."""
-        return sum(self._marked([self._kept(app_id) / name for name in self._names(app_id)]).values())
-
     def _kept(self, app_id: str) -> Path:
         return self._directory / "kept" / app_id
 

@@ -82,9 +82,6 @@ class Snapshots(Protocol):
     def drop(self, app_id: str, snapshot_id: str) -> None:
         """Keep a snapshot no longer."""
 
-    def room_bytes(self, app_id: str) -> int:
-        """What a deployment's snapshots take on this host: each chunk once."""
-
 
 class HostSnapshots:
     """Those of this machine. It meets `Snapshots`."""
@@ -215,7 +212,3 @@ class HostSnapshots:
         """A deployment was deleted, and its snapshots with it."""
         self._begun.pop(app_id, None)
         self._contents.forget(app_id)
-
-    def room_bytes(self, app_id: str) -> int:
-        """As the protocol says."""
-        return self._contents.room_bytes(app_id)

@@ -7,9 +7,10 @@ SHA-256. A chunk comes from whichever host has it, and goes to nobody who asks f
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rios.services.deployments.contents import READ_MAX, Content
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rios.services.deployments.host_snapshots import Snapshots
     from rios.services.deployments.hosts import Host
     from rios.services.deployments.snapshots import Known
+
+log = logging.getLogger(__name__)
 
 _ROUNDS_MAX = 2000
 
@@ -56,19 +59,49 @@ class Relaying:
         self.bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put, lease)
 
     def verify(self, one: Known, name: str, lease: Lease) -> None:
-        """Have a host read its copy of a snapshot, some chunks at a time, complete it, and show one of them.
+        """Have a host read its copy of a snapshot, some chunks at a time, complete it, and show part of it.
 
-        Raises what `complete` raises, and NotFound, SandboxFailed where it has not what it says.
+        Raises what `complete` and `shown` raise.
         """
         snapshots, parts = self._at(name), [one.digest, *sorted(self._parts(one))]
         for start in range(0, len(parts), READ_MAX):
             self.require(lease)
             snapshots.damaged(parts[start : start + READ_MAX])  # which are missing from then on
         self.complete(one, name, lease)
-        asked = secrets.choice(parts)
-        data = snapshots.get(asked)
-        if hashlib.sha256(data).hexdigest() != asked:
-            raise SandboxFailed(f"{name} gives something else for {asked}, of {one.id}")
+        self.shown(one, name)
+
+    def shown(self, one: Known, name: str) -> None:
+        """Have a host show what a snapshot consists of, and any one chunk of it.
+
+        Raises HostLost where it does not answer, and SandboxFailed, InvalidRequest where it has not what it says.
+        """
+        content, _ = self._content(one, name)
+        said = [(one.id, one.size_bytes, content.size_bytes)]
+        if content.chunks:
+            digest, size = secrets.choice(content.chunks)
+            said.append((f"{digest}, of {one.id},", size, len(self._object(one, name, digest))))
+        for what, size, found in said:
+            if size != found:
+                raise SandboxFailed(f"{name} says of {what} that it has {size} bytes, not {found}")
+
+    def room_bytes(self, kept: Iterable[Known], name: str, most_bytes: Mapping[str, int]) -> int:
+        """What snapshots take of a host, each chunk once: by what they consist of, whatever the host says.
+
+        What it does not show takes nothing. most_bytes: as much may each one of a volume take, by where that is
+        mounted. Raises HostLost where it does not answer.
+        """
+        taken, seen = 0, set[str]()
+        for one in kept:
+            try:
+                content, own = self._content(one, name)
+            except (InvalidRequest, SandboxFailed) as error:
+                log.warning("a copy is not paid for", extra={"host": name, "snapshot": one.id, "reason": str(error)})
+                continue
+            parts = {**dict(content.chunks), one.digest: own}
+            fresh = sum(size for digest, size in parts.items() if digest not in seen)
+            taken += min(fresh, most_bytes.get(one.path, fresh))
+            seen.update(parts)
+        return taken
 
     def bring(
         self,
@@ -104,6 +137,21 @@ class Relaying:
         if name not in self.hosts:
             raise HostLost(f"host {name} does not answer")
         return snapshots_of(self.hosts[name])
+
+    def _content(self, one: Known, name: str) -> tuple[Content, int]:
+        """What a snapshot consists of, as a host shows it, and how many bytes that is itself."""
+        data = self._object(one, name, one.digest)
+        return Content.of(data), len(data)
+
+    def _object(self, one: Known, name: str, digest: str) -> bytes:
+        """An object of a snapshot from a host that says that it has it, verified."""
+        try:
+            data = self._at(name).get(digest)
+        except NotFound as error:
+            raise SandboxFailed(f"{name} does not show {digest}, of {one.id}: {error}") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise SandboxFailed(f"{name} gives something else for {digest}, of {one.id}")
+        return data
 
     def _parts(self, one: Known) -> frozenset[str]:
         """The SHA-256 of each of its chunks."""

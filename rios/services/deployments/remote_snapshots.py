@@ -67,10 +67,6 @@ class RemoteSnapshots:
         """As the protocol says."""
         self._ask("snapshot drop", b"", _CALL_S, {"app": app_id, "snapshot": snapshot_id})
 
-    def room_bytes(self, app_id: str) -> int:
-        """As the protocol says."""
-        return int(self._ask("snapshot room", b"", _CALL_S, {"app": app_id})[0]["bytes"])
-
 
 def _missing(said: Mapping[str, Any]) -> list[str]:
     """What an agent asks for. Raises SandboxFailed where that is more than it may be at once, or no SHA-256."""

@@ -174,6 +174,14 @@ class Rent:
         room = self._room(app.id, host)
         self._changed(app, room, _with_snapshots(room.sizes, room_bytes()), lambda _: None, lease=lease)
 
+    def quotas(self, app_id: str) -> dict[str, int]:
+        """The quotas in bytes of all volumes that a deployment has anywhere, by where they are mounted."""
+        found: dict[str, int] = {}
+        for room in self._rooms(app_id):
+            for path in room.sizes.keys() - {SNAPSHOTS}:
+                found[path] = max(room.sizes[path], found.get(path, 0))
+        return found
+
     def copies(self, *, paid: bool) -> list[tuple[str, str]]:
         """Deployments and hosts that are paid for snapshots of them, or that are to keep some and are not paid.
 

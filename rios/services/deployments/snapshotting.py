@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ STRAYS_S = 600.0
 _EXAMINED_S = 300.0
 """Copies that were not whole are read again after so long."""
 _REASONS_MAX = 3
+_QUOTAS_MAX = 2
+"""A snapshot is paid for up to so many times its volume's quota: what begins each file in an archive is beyond it."""
 
 Act = tuple[str, str, Callable[[], float | None]]
 """Whose share of threads it takes, what it is about, and what does it."""
@@ -205,7 +208,7 @@ class Snapshotting:
                     for one in kept_on(self._store, app.id, host):
                         self._relaying.verify(one, host, lease)
                     self._whole.add((host, app.id))
-                self._rent().returned(app, host, partial(self._room_bytes, host, app.id), lease=lease)
+                self._rent().returned(app, host, partial(self._room_bytes, host, app), lease=lease)
                 self._whole.discard((host, app.id))
             except (InsufficientBalance, BudgetExceeded) as error:
                 log.info("a host is not paid for copies", extra={"host": host, "app": app.id, "reason": str(error)})
@@ -215,10 +218,13 @@ class Snapshotting:
                 again_s = _EXAMINED_S
         return again_s
 
-    def _room_bytes(self, host: str, app_id: str) -> int:
-        if host not in self._hosts:
-            raise HostLost(f"host {host} does not answer")
-        return snapshots_of(self._hosts[host]).room_bytes(app_id)
+    def _room_bytes(self, host: str, app: App, *, new: Known | None = None, gone: str = "") -> int:
+        """What a host is paid for of a deployment's snapshots: those that it keeps, a new one, not one that is gone."""
+        kept = {one.id: one for one in kept_on(self._store, app.id, host) if one.id != gone}
+        if new is not None:
+            kept[new.id] = new
+        most_bytes = {path: _QUOTAS_MAX * size for path, size in self._rent().quotas(app.id).items()}
+        return self._relaying.room_bytes(kept.values(), host, most_bytes)
 
     # --- taking ----------------------------------------------------------------------------------------------
 
@@ -245,6 +251,9 @@ class Snapshotting:
         except (InsufficientBalance, BudgetExceeded) as error:
             snapshots.drop(one.app_id, one.id)
             return self._failed(one, app, f"it is not paid for: {error}", lease)
+        except (InvalidRequest, SandboxFailed) as error:
+            snapshots.drop(one.app_id, one.id)
+            return self._failed(one, app, str(error), lease)
         return self._read(one)
 
     def _read(self, one: Known) -> Known:
@@ -255,8 +264,13 @@ class Snapshotting:
         return found
 
     def _keeps(self, one: Known, app: App, host: Host, columns: Mapping[str, Any], lease: Lease) -> None:
-        """Write that a host keeps a snapshot, and that its room there is paid for from now on: both or none."""
-        room = self._rent().keeping(app, host.name, lambda: snapshots_of(host).room_bytes(app.id))
+        """Write that a host keeps a snapshot, and that its room there is paid for from now on: both or none.
+
+        Raises what `Relaying.shown` does where it does not.
+        """
+        new = replace(one, **columns)
+        self._relaying.shown(new, host.name)
+        room = self._rent().keeping(app, host.name, partial(self._room_bytes, host.name, app, new=new))
         at, row, copy = self._store.ledger.now(), AppSnapshotRow, AppSnapshotCopyRow
 
         def run(batch: Batch) -> None:
@@ -385,7 +399,8 @@ class Snapshotting:
         def also(connection: Connection) -> None:
             connection.execute(delete(copy).where(copy.snapshot_id == one.id, copy.host == host.name))
 
-        self._rent().lowered(app, host.name, partial(snapshots.room_bytes, app.id), also, lease=lease)
+        left = partial(self._room_bytes, host.name, app, gone=one.id)
+        self._rent().lowered(app, host.name, left, also, lease=lease)
 
     # --- restoring -------------------------------------------------------------------------------------------
 
