@@ -21,8 +21,11 @@ _WORDS = BLOCK_BYTES // 8
 _SCAN_BYTES = 1 << 20
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """So many of them at most; none at its end."""
 
 
 def _weights() -> np.ndarray:
@@ -39,7 +42,7 @@ def _weights() -> np.ndarray:
 _WEIGHTS = _weights()
 
 
-def chunks(stream: _Readable) -> Iterator[bytes]:
+def chunks(stream: Readable) -> Iterator[bytes]:
     """The bytes of a stream in order, in chunks of 256 KiB to 4 MiB; the last may be shorter. Nothing is left out.
 
     stream: read in pieces until it gives no more.

@@ -168,6 +168,9 @@ class _Quiet:
     def put_secrets(self, replica_id: str, secrets: Mapping[str, Any]) -> None:
         raise self._acted()
 
+    def leave(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -184,6 +187,9 @@ class _QuietHosts:
 
     def way(self, host: str, replica_id: str, address: str) -> str:
         return address
+
+    def leave(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -18,7 +18,7 @@ class SimulatedHost:
 
     def __init__(self, name: str, *, cpu: int = 64, memory_gib: int = 256) -> None:
         self.name = name
-        self.snapshots = None
+        self.snapshots: Any = None
         self.gone = False
         self.running: dict[str, Status] = {}
         self.started = 0
@@ -96,6 +96,10 @@ class SimulatedHost:
     def put_secrets(self, replica_id: str, secrets: Mapping[str, Any]) -> None:
         pass
 
+    def leave(self) -> None:
+        if self.snapshots is not None:
+            self.snapshots.leave()
+
     def close(self) -> None:
         pass
 
@@ -111,6 +115,10 @@ class SimulatedHosts:
 
     def way(self, host: str, replica_id: str, address: str) -> str:
         return address
+
+    def leave(self) -> None:
+        for host in self.hosts.values():
+            host.leave()
 
     def close(self) -> None:
         pass

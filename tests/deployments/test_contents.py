@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -17,9 +21,10 @@ from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.host_snapshots import HostSnapshots
 from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.remote_snapshots import RemoteSnapshots
-from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
+from rios.words.errors import InvalidRequest, NetworkClosed, NotFound, SandboxFailed
 from tests.deployments.test_adopting import Engine
 from tests.deployments.test_agents import order
+from tests.waiting import until
 
 MIB = 1 << 20
 FIRST = random.Random(1).randbytes(6 * MIB)
@@ -217,6 +222,55 @@ def test_a_start_is_told_to_who_reads_what_is_not_frozen(tmp_path: Path) -> None
     assert snapshots._begun != begun[0], "its end, too"
     snapshots.forget("app-1")
     assert not snapshots._begun
+
+
+def test_what_nobody_waits_for_any_more_is_broken_off(
+    contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    reading = [0]
+
+    @contextlib.contextmanager
+    def never(*_: Any, **__: Any) -> Iterator[BinaryIO]:
+        out, into = os.pipe()
+        reading[0] += 1
+        try:
+            with os.fdopen(out, "rb") as stream:
+                yield stream
+        finally:
+            os.close(into)
+            reading[0] -= 1
+
+    (tmp_path / "o" / "a" / "x").mkdir(parents=True)
+    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: False)
+    with monkeypatch.context() as patch, ThreadPoolExecutor() as threads:
+        patch.setattr(Volumes, "archived", never)
+        takes = [threads.submit(host.take, "o", "a", "x", name) for name in ("one", "two")]
+        until(lambda: reading == [1], "one is read, the other waits for its turn", deadline_s=60)
+
+        def all_ended() -> bool:
+            host.give_up()
+            return all(one.done() for one in takes)
+
+        until(all_ended, deadline_s=60)
+        for one in takes:
+            with pytest.raises(NetworkClosed, match="host h was told that nobody waits for this: ask again"):
+                one.result()
+        assert reading == [0]
+    taken = host.take("o", "a", "x", "one")
+
+    def unpacked(_: Any, __: Path, ___: int, archive: Iterator[bytes]) -> None:
+        for _ in archive:
+            host.give_up()
+
+    monkeypatch.setattr(Volumes, "restored", unpacked)
+    digest = _add(contents, FIRST, "a", "large")
+    with pytest.raises(NetworkClosed):
+        host.restore("o", "b", "y", size_bytes=MIB, digest=digest)
+    host.leave()
+    with pytest.raises(NetworkClosed):
+        host.take("o", "a", "x", "one")
+    assert contents.kept("a", "one") == taken.digest
 
 
 def test_what_is_read_first_is_damaged_no_longer(contents: Contents, tmp_path: Path) -> None:

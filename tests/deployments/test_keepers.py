@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,11 @@ from rios.words.config import settings
 from rios.words.errors import SandboxFailed
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 WAIT_S = 60.0
+END_S = 10.0 * PATIENCE
+"""Whoever ends waits no longer than a few seconds for hosts."""
 FIELDS: dict[str, Any] = {"command": ["x"], "resources": {"cpu": 1, "memory": "64MiB"}}
 DATA = bytes(range(256)) * 4096
 
@@ -71,9 +74,15 @@ class Three:
         self.hosts: dict[str, Any] = {name: SimulatedHost(name) for name in ("a", "b", "c")}
         for name, host in self.hosts.items():
             host.snapshots = Stored(name, place / name)
+        self._purse, self._place = purse, place
+        self.begin()
+
+    def begin(self) -> None:
+        """A process that may lead, the first or the next."""
+        purse = self._purse
         self.platform = Platform(
             purse.charging, lambda _: SimulatedHosts(list(self.hosts.values())), lambda _name: purse.books.address,
-            home=place, lease_s=2.0,
+            home=self._place, lease_s=2.0,
         )  # fmt: skip
         self.deploy: Deployments = verbs(self.platform)
 
@@ -294,6 +303,33 @@ def test_a_copy_that_is_under_way_does_not_delay_the_end(three: Three, monkeypat
     until(closing.is_set, "the third chunk is given", deadline_s=WAIT_S)
     end.join(WAIT_S)
     assert (end.is_alive(), len(puts), app.snapshots.get(one.id).copies) == (False, 3, 2)
+
+
+def test_a_volume_that_is_read_for_ever_does_not_delay_the_end(
+    three: Three, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def never(self: Stored, *_: str) -> Taken:
+        with self._alone() as check:
+            begun.set()
+            while True:
+                check()
+                time.sleep(0.05)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stored, "take", never)
+        app = three.deploy.create(name="disk", volumes={"/data": "1MiB"}, **FIELDS).wait(timeout=WAIT_S)
+        name = app.snapshots.take("/data", wait=False).id
+        assert begun.wait(WAIT_S)
+        ended = time.monotonic()
+        three.platform.close()
+        assert time.monotonic() - ended < END_S
+    for host, one in three.hosts.items():
+        one.snapshots = Stored(host, tmp_path / host)
+    three.begin()
+    until(lambda: three.kept(name), "whoever leads next takes it", deadline_s=WAIT_S)
+    three.deploy.get("disk").delete(timeout=WAIT_S)
 
 
 def test_where_a_host_refuses_the_next_one_keeps_it(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,21 +9,29 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rios.deploy.runtimes.protocol import Isolation
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments import network_hosts, snapshots
 from rios.services.deployments.contents import Contents
 from rios.services.deployments.local_host import CPU_SHARES
+from rios.services.deployments.network_hosts import NetworkHosts
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.rent import SNAPSHOTS, Rent
 from rios.services.deployments.service import Deployments
+from rios.services.deployments.store import AppStore
+from rios.services.purse import Purse
+from rios.words.config import settings
 from rios.words.errors import HostLost, InsufficientBalance, InvalidRequest, NotFound, SandboxFailed
 from tests.deployments.stage import RESOURCES
-from tests.deployments.test_agents import WAIT_S, Machine, deploy, machines, platform
+from tests.deployments.test_agents import WAIT_S, Machine, Nobody, deploy, machines, platform
+from tests.deployments.test_keepers import END_S
+from tests.deployments.test_many_hosts import verbs
 from tests.waiting import until
 
 pytestmark = [pytest.mark.needs("bwrap"), pytest.mark.needs("root")]
@@ -187,6 +195,57 @@ def test_what_is_damaged_on_one_host_comes_from_another_and_a_lost_host_is_done_
     until(lambda: f"host {home} is lost" in str(app.events), deadline_s=WAIT_S)
     app.delete(timeout=GONE_S)
     until(lambda: not _chunks(other), "what lies on the lost host delays nothing", deadline_s=WAIT_S)
+
+
+def test_a_host_that_reads_a_volume_for_ever_or_is_stopped_meanwhile_delays_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tmp_path / "tools" / "tar"
+    tar.parent.mkdir()
+    tar.write_text("#!/bin/sh\nexec sleep 600\n")
+    tar.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tar.parent}{os.pathsep}{os.environ['PATH']}")
+    machine = Machine("never")
+    pid = machine.pid()
+    options = settings().model_copy(update={"home": tmp_path / "home"})
+
+    def agents() -> dict[str, dict[str, Any]]:
+        return {machine.name: said} if (said := machine.said()) else {}
+
+    def hosts(store: AppStore) -> NetworkHosts:
+        return NetworkHosts(Nobody(), agents, store.network_id(), options, isolation=Isolation.PROCESS)
+
+    def ended(platform: Platform) -> float:
+        began = time.monotonic()
+        platform.close()
+        return time.monotonic() - began
+
+    with Purse(options, background=False) as purse:
+
+        def begun() -> Platform:
+            return Platform(purse.charging, hosts, lambda _name: purse.books.address, home=tmp_path)
+
+        first = begun()
+        app = _keeper(verbs(first), "never", size="4MiB")
+        name = app.snapshots.take("/data", wait=False).id
+        frozen = next((machine.directory / "agent").glob(f"*/volumes/*/{app.id}/data")).with_name("data.frozen")
+        until(frozen.exists, "it is read", deadline_s=WAIT_S)
+        assert ended(first) < END_S
+        until(lambda: not frozen.exists(), "its host goes on with nothing", deadline_s=WAIT_S)
+        second = begun()
+        until(frozen.exists, "whoever leads next asks for it again", deadline_s=WAIT_S)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert ended(second) < END_S
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        tar.unlink()
+        third = begun()
+        app = verbs(third).get("never")
+        until(lambda: app.snapshots.get(name).state == "kept", deadline_s=2 * WAIT_S)
+        app.delete(timeout=GONE_S)
+        third.close()
+    machine.remove()
 
 
 def _chunks(machine: Machine) -> list[Path]:

@@ -107,7 +107,10 @@ class Acting:
         return f"<Acting on {len(self._busy)} replicas>"
 
     def close(self) -> None:
-        """Begin nothing more, and wait for what was begun: each ends by a deadline of its own, or is given up."""
+        """Begin nothing more, and wait for what was begun: each ends by a deadline of its own, or is given up.
+
+        Hosts know by now that this process ends (`Hosts.leave`): what they take long for is broken off.
+        """
         self._closing.set()
         with self._lock:
             busy, hosts = list(self._busy), list(self._hosts.values())

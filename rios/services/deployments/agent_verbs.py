@@ -149,6 +149,11 @@ def _drop(host: LocalHost, call: Call) -> dict[str, Any]:
     return {}
 
 
+def _give_up(host: LocalHost, _: Call) -> dict[str, Any]:
+    _snapshots(host).give_up()
+    return {}
+
+
 VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "look": _look,
     "pulls": _pulls,
@@ -171,4 +176,5 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "snapshot unmake": _unmake,
     "snapshot kept": _kept,
     "snapshot drop": _drop,
+    wire.GIVE_UP: _give_up,
 }

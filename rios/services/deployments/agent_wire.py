@@ -17,6 +17,10 @@ CALLS, WAY = "apps", "way"
 """Roles of a connection: calls and their answers; the bytes of one connection to a replica."""
 BODY = "body"
 """Under this name a verb finds the bytes that came beside its JSON values, and gives those that go with its answer."""
+SNAPSHOTS = "snapshot "
+"""Verbs that begin so are about snapshots of volumes."""
+GIVE_UP = f"{SNAPSHOTS}give_up"
+"""Nobody waits any more for what is read or made for them."""
 
 
 def plain(value: Status | Metrics | HostOffer | LogLine | ImageBase) -> dict[str, Any]:

@@ -22,12 +22,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from rios.deploy.chunking import CHUNK_BYTES_MAX, chunks
+from rios.deploy.chunking import CHUNK_BYTES_MAX, Readable, chunks
 from rios.deploy.volumes import synced
 from rios.dmoe.shard_cache import ShardCache
 from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
@@ -88,7 +87,7 @@ class Contents:
 
     # --- chunks ----------------------------------------------------------------------------------------------
 
-    def add(self, stream: BinaryIO) -> str:
+    def add(self, stream: Readable) -> str:
         """Keep a stream's chunks, of which those that are here already take no room; the SHA-256 of its content.
 
         They may be swept before `keep` says of which snapshot they are. Raises InvalidRequest where it is too large,
@@ -198,11 +197,14 @@ class Contents:
         found = sorted(self._directory.glob("kept/*/*"))
         return [(path.parent.name, path.name) for path in found if not path.name.startswith(".")]
 
-    def is_whole(self, digest: str) -> bool:
-        """Whether all of a content is here, each chunk read and verified; damaged ones are removed."""
+    def is_whole(self, digest: str, *, check: Callable[[], None] = lambda: None) -> bool:
+        """Whether all of a content is here, each chunk read and verified; damaged ones are removed.
+
+        check: called before each, and raises where nobody wants to know any more.
+        """
         try:
             for _ in self.read(digest):
-                continue
+                check()
         except SandboxFailed as error:
             log.warning("a snapshot is damaged", extra={"host": self._name, "reason": str(error)})
             return False

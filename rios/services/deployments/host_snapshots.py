@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from rios.deploy.volumes import SIZE_MIN, Volumes
 from rios.services.deployments.contents import Content, Contents
-from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
+from rios.words.errors import InvalidRequest, NetworkClosed, NotFound, SandboxFailed
 
 STILL_S, PAUSED_S = 120.0, 600.0
 """For so long a volume is frozen: while its application runs, which waits; and while nothing does."""
 _READ_BEFORE_BYTES = 64 << 20
 _ATTEMPTS = 3
+_LOOK_S = 0.2
+"""How often is looked whether whoever asked still waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,10 @@ class Taken:
 
 
 class Snapshots(Protocol):
-    """What a host does with snapshots. Every verb may be repeated."""
+    """What a host does with snapshots. Every verb may be repeated.
+
+    Those that read or make a volume raise NetworkClosed where nobody waits for them any more.
+    """
 
     def take(self, organisation_id: str, app_id: str, path: str, snapshot_id: str) -> Taken:
         """A snapshot of the volume that a deployment mounts at `path`, kept on this host; the same one when repeated.
@@ -103,6 +110,8 @@ class HostSnapshots:
         self._place, self._runs = place, runs
         self._turn = threading.Lock()
         """One volume is read or made at a time: who asks again, for an answer was lost, finds what was done."""
+        self._wanted, self._leaving = object(), threading.Event()
+        """Another object as soon as nobody waits any more for what is under way."""
         self._begun, self._number = dict[str, int](), itertools.count()
         """By deployment: another number whenever the start of a replica begins or ends."""
 
@@ -112,16 +121,44 @@ class HostSnapshots:
     def take(self, organisation_id: str, app_id: str, path: str, snapshot_id: str) -> Taken:
         """As the protocol says."""
         place = self._place(organisation_id, app_id, path)
-        with self._turn:
+        with self._alone() as check:
             digest = self._contents.kept(app_id, snapshot_id)
             if digest is None:
                 if not self._volumes.exists(place):
                     raise NotFound(f"host {self._name} has no volume at {path} of this deployment")
-                digest = self._read(place, app_id, path)
+                digest = self._read(place, app_id, path, check)
                 if self._contents.keep(app_id, snapshot_id, digest):
                     raise SandboxFailed(f"chunks of the snapshot {snapshot_id} went away meanwhile: try again")
             size_bytes = Content.of(self._contents.get(digest)).size_bytes
         return Taken(digest, size_bytes, self._volumes.usage(place).size_bytes if self._volumes.exists(place) else 0)
+
+    def give_up(self) -> None:
+        """Nobody waits any more for what is read or made now: it is broken off, and NetworkClosed raised there.
+
+        Chunks that have come stay until others are swept: whoever asks again finds them.
+        """
+        self._wanted = object()
+
+    def leave(self) -> None:
+        """This process ends: as `give_up`, and nothing is begun any more."""
+        self._leaving.set()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[Callable[[], None]]:
+        """One volume's turn. What is given raises NetworkClosed as soon as nobody waits for it any more."""
+        wanted = self._wanted
+
+        def check() -> None:
+            if self._leaving.is_set() or self._wanted is not wanted:
+                raise NetworkClosed(f"host {self._name} was told that nobody waits for this: ask again")
+
+        while not self._turn.acquire(timeout=_LOOK_S):
+            check()
+        try:
+            check()
+            yield check
+        finally:
+            self._turn.release()
 
     @contextlib.contextmanager
     def starting(self, app_id: str) -> Iterator[None]:
@@ -132,7 +169,7 @@ class HostSnapshots:
         finally:
             self._begun[app_id] = next(self._number)
 
-    def _read(self, place: Path, app_id: str, path: str) -> str:
+    def _read(self, place: Path, app_id: str, path: str, check: Callable[[], None]) -> str:
         begun = self._begun.get(app_id)
         runs = self._runs(app_id)
         if runs and not self._volumes.enforced:
@@ -142,15 +179,15 @@ class HostSnapshots:
         self._volumes.ensure(place, SIZE_MIN)  # mounted again after the machine started anew; none gets smaller
         if runs and self._volumes.usage(place).used_bytes > _READ_BEFORE_BYTES:
             with self._volumes.archived(place, still=False, within_s=PAUSED_S) as stream:
-                self._contents.add(stream)  # most of it is there then, so that writers wait for little
+                self._contents.add(_Watched(stream, check))  # most of it is there then, so that writers wait for little
         for _ in range(_ATTEMPTS):
             with self._volumes.archived(place, within_s=STILL_S if runs else PAUSED_S) as stream:
-                digest = self._contents.add(stream)
+                digest = self._contents.add(_Watched(stream, check))
             if not self._volumes.enforced and (begun != self._begun.get(app_id) or self._runs(app_id)):
                 raise SandboxFailed(
                     f"the deployment was resumed on host {self._name} while {path} was read: pause it, and try again"
                 )
-            if self._contents.is_whole(digest):  # what was there before may have been damaged, and is gone then
+            if self._contents.is_whole(digest, check=check):  # what was there may have been damaged, and is gone then
                 return digest
         raise SandboxFailed(f"host {self._name} does not keep what is written on its disk: look after that")
 
@@ -177,17 +214,17 @@ class HostSnapshots:
     def restore(self, organisation_id: str, app_id: str, path: str, *, size_bytes: int, digest: str) -> list[str]:
         """As the protocol says."""
         place = self._place(organisation_id, app_id, path)
-        with self._turn:
+        with self._alone() as check:
             if self._volumes.exists(place):
                 return []
             if missing := self._contents.missing(digest):
                 return missing
             place.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             try:
-                self._volumes.restored(place, size_bytes, self._contents.read(digest))
+                self._volumes.restored(place, size_bytes, _each(self._contents.read(digest), check))
             except SandboxFailed:
                 # Damaged chunks are gone by now, and others have them whole.
-                if not self._contents.is_whole(digest):
+                if not self._contents.is_whole(digest, check=check):
                     return self._contents.missing(digest)
                 raise
         self._contents.sweep()  # what came for this volume alone
@@ -197,7 +234,7 @@ class HostSnapshots:
         """As the protocol says."""
         if self._runs(app_id):
             raise InvalidRequest(f"a replica of {app_id} runs on host {self._name}: its volume at {path} stays")
-        with self._turn:
+        with self._alone():
             self._volumes.remove(self._place(organisation_id, app_id, path))
 
     def kept(self) -> list[tuple[str, str]]:
@@ -212,3 +249,26 @@ class HostSnapshots:
         """A deployment was deleted, and its snapshots with it."""
         self._begun.pop(app_id, None)
         self._contents.forget(app_id)
+
+
+class _Watched:
+    """What a program writes in a pipe, as long as somebody waits for it."""
+
+    def __init__(self, pipe: BinaryIO, check: Callable[[], None]) -> None:
+        """pipe: nothing of it has been read yet. check: raises where nobody waits any more."""
+        self._fd, self._check = pipe.fileno(), check
+        self._poller = select.poll()
+        self._poller.register(self._fd, select.POLLIN)
+
+    def read(self, size: int, /) -> bytes:
+        """So many bytes at most; none at its end."""
+        while not self._poller.poll(_LOOK_S * 1000):
+            self._check()
+        self._check()
+        return os.read(self._fd, size)
+
+
+def _each(data: Iterator[bytes], check: Callable[[], None]) -> Iterator[bytes]:
+    for one in data:
+        check()
+        yield one

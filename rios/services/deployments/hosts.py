@@ -100,6 +100,12 @@ class Host(Protocol):
     def put_secrets(self, replica_id: str, secrets: Mapping[str, SecretBytes]) -> None:
         """Replace its secrets while it runs."""
 
+    def leave(self) -> None:
+        """This process ends: what it asked for is broken off within a few seconds, and raises NetworkClosed. Quick.
+
+        What a host says of itself is said until `close`.
+        """
+
     def close(self) -> None:
         """Let go of connections; replicas go on."""
 
@@ -112,6 +118,9 @@ class Hosts(Protocol):
 
     def way(self, host: str, replica_id: str, address: str) -> str:
         """How this process reaches a replica, as host:port; empty where it cannot. address: as its host said."""
+
+    def leave(self) -> None:
+        """As `Host.leave`, for all of them."""
 
     def close(self) -> None:
         """Let go of all of them."""

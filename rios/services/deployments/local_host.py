@@ -439,6 +439,11 @@ class LocalHost:
             return runtime
         raise NotFound(f"there is no replica {replica_id} on {self.name}")
 
+    def leave(self) -> None:
+        """What is read or made for snapshots is broken off; all else ends by deadlines of its own."""
+        if self.snapshots is not None:
+            self.snapshots.leave()
+
     def close(self) -> None:
         """Let go of the runtimes."""
         for runtime in self._made or []:

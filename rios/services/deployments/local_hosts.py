@@ -45,6 +45,11 @@ class LocalHosts:
         found = self._hosts.get(host)
         return found.way(replica_id, address) if isinstance(found, LocalHost) else address
 
+    def leave(self) -> None:
+        """As the protocol says."""
+        for host in self._hosts.values():
+            host.leave()
+
     def close(self) -> None:
         """Let go of it."""
         for host in self._hosts.values():

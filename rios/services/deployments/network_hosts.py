@@ -64,6 +64,14 @@ class NetworkHosts:
                 return ""
         return self._here.way(host, replica_id, address) if remote is None else remote.way(replica_id)
 
+    def leave(self) -> None:
+        """As the protocol says; one that is announced from now on is asked for nothing, as nobody acts any more."""
+        with self._lock:
+            remote = list(self._remote.values())
+        for host in remote:
+            host.leave()
+        self._here.leave()
+
     def close(self) -> None:
         """Let go of all of them."""
         with self._lock:

@@ -110,6 +110,8 @@ class Reconciler:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._hosts.is_made:
+            self._hosts().leave()
         self._acting.close()
         try:
             self.leadership.give_up()
@@ -427,13 +429,8 @@ class Reconciler:
         if not self._acting.affordable(app, next(iter(found.offers)), specification):
             return app
         changes: dict[str, Any] = {
-            "paid": True,
-            "settled_revision": None,
-            "reached": 0,
-            "failures": 0,
-            "retry_at": 0,
-            "reason": "",
-        }
+            "paid": True, "settled_revision": None, "reached": 0, "failures": 0, "retry_at": 0, "reason": "",
+        }  # fmt: skip
         found.steps.append(Step(app, State.REQUESTED, "there is money again", changes=changes, kind="state"))
         return replace(app, state=State.REQUESTED, **changes)
 

@@ -27,7 +27,7 @@ from rios.services.deployments.hosts import Ended, Order
 from rios.services.deployments.remote_snapshots import RemoteSnapshots
 from rios.services.deployments.ways import Ways
 from rios.words.config import Settings
-from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, RiosError
+from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NetworkClosed, RiosError
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,10 @@ _CALL_S = 30.0
 _START_S = 90.0
 _PREPARE_S = 630.0
 _FOLLOW_S = 0.4
+_LEAVE_S = 2.0
+"""Who ends waits for so long for what was asked before."""
+_STILL = frozenset(("look", wire.GIVE_UP))
+"""What is asked of a host while this process ends."""
 _IDLE_MAX = 8
 
 
@@ -59,6 +63,8 @@ class RemoteHost:
         self._ways = Ways(lambda: self.peer, network_id, settings)
         self._lock = threading.Lock()
         self._idle: list[HostControl] = []
+        self._asking: dict[HostControl, str] = {}
+        """What waits for an answer that may be long in coming."""
         self._offer: HostOffer | None = None
         self._instances: dict[str, Status] = {}
         self._own: dict[str, tuple[float, Status | None]] = {}
@@ -66,7 +72,7 @@ class RemoteHost:
         self._heard = Heard()
         self._answered_at = 0.0
         self._why = "it has not answered yet"
-        self._closing = threading.Event()
+        self._closing, self._leaving = threading.Event(), threading.Event()
         self.snapshots = RemoteSnapshots(self._ask)
         self._thread = threading.Thread(target=self._watch, name=f"rios-host-{peer.name}", daemon=True)
         self._thread.start()
@@ -169,14 +175,29 @@ class RemoteHost:
         if control is None:
             control = HostControl(peer, self._settings, session=self._network_id, role=wire.CALLS)
         try:
+            self._begin(op, control)
             answer = control.ask(op, body=body, timeout_s=timeout_s, **args)
         except (HostLost, DeadlineExceeded):
             control.close()
             raise
         finally:
+            with self._lock:
+                self._asking.pop(control, None)
             if not control.closed:
                 self._keep(control, peer)
         return answer
+
+    def _begin(self, op: str, control: HostControl) -> None:
+        """Something is asked. Raises NetworkClosed where this process ends."""
+        if op in _STILL:
+            return
+        with self._lock:
+            if self._leaving.is_set():
+                raise self._left()
+            self._asking[control] = op
+
+    def _left(self) -> NetworkClosed:
+        return NetworkClosed(f"this process ends: nothing more is asked of host {self.name}; another one goes on")
 
     def _keep(self, control: HostControl, peer: Peer) -> None:
         with self._lock:
@@ -197,6 +218,8 @@ class RemoteHost:
             try:
                 return self._asked(op, body, timeout_s=timeout_s, args=args)
             except HostLost as error:
+                if self._leaving.is_set():
+                    raise self._left() from error
                 if time.monotonic() > deadline or self._closing.wait(_PAUSE_S):
                     raise HostLost(f"host {self.name} does not answer: {error}") from error
 
@@ -288,6 +311,30 @@ class RemoteHost:
         """A loopback address of this process that leads to a replica."""
         host, port = self._ways.to(replica_id)
         return f"{host}:{port}"
+
+    def leave(self) -> None:
+        """This process ends: its agent breaks off what it does for snapshots, and after `_LEAVE_S` no answer is waited
+        for, whatever it was to: verbs are repeated by whoever leads next."""
+        with self._lock:
+            self._leaving.set()
+            asking = list(self._asking.values())
+        if any(op.startswith(wire.SNAPSHOTS) for op in asking):
+            threading.Thread(target=self._tell, name=f"rios-host-{self.name}-ends", daemon=True).start()
+        if asking:
+            threading.Thread(target=self._cut, name=f"rios-host-{self.name}-cut", daemon=True).start()
+
+    def _tell(self) -> None:
+        try:
+            self._once(wire.GIVE_UP, timeout_s=_LEAVE_S, args={})
+        except RiosError as error:  # it goes on for nobody, and ends by its own deadlines
+            log.info("a host does not hear that it may stop", extra={"host": self.name, "reason": str(error)})
+
+    def _cut(self) -> None:
+        self._closing.wait(_LEAVE_S)
+        with self._lock:
+            asking = list(self._asking)
+        for control in asking:  # whoever waits for it wakes
+            control.close()
 
     def close(self) -> None:
         """Ask no more."""

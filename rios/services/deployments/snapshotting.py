@@ -236,6 +236,7 @@ class Snapshotting:
         host = next((self._hosts[name] for name in sorted(homes) if name in self._hosts), None)
         if host is None:
             return None
+        self._relaying.require(lease)
         try:
             snapshots = snapshots_of(host)
             taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
