@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Self
+import functools
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Self
 
 from rios.services.alerts import Alerts
 from rios.services.billing import Billing
@@ -15,6 +16,11 @@ from rios.services.governance import Governance
 from rios.services.settlement import Settlement
 from rios.services.wallet import Earnings, Wallet
 from rios.words.config import Settings
+
+if TYPE_CHECKING:
+    from rios.storage.unchanged import Unchanged
+
+_REMEMBERED = 64
 
 
 class Purse:
@@ -51,11 +57,20 @@ class Purse:
             )
             self.epochs.start()
 
-    def logins(self, user_ids: Collection[str]) -> dict[str, str]:
+    def logins(self, user_ids: Collection[str]) -> Mapping[str, str]:
         """What these users sign in as, as `logins_of`. Raises LedgerUnavailable."""
-        from rios.accounts.store import logins_of
+        return self._logins(" ".join(sorted(user_ids)))
 
-        return logins_of(self.books.ledger.database, user_ids)
+    @functools.cached_property
+    def _logins(self) -> Unchanged[Mapping[str, str]]:
+        """Whoever looks at a job that runs asks several times a second: a question takes 0.7 ms, else 7 us."""
+        from rios.accounts.store import logins_of
+        from rios.storage.unchanged import Unchanged
+
+        books = self.books
+        return Unchanged(
+            books.ledger.database, lambda ids: logins_of(books.ledger.database, ids.split()), most=_REMEMBERED
+        )
 
     def __enter__(self) -> Self:
         return self

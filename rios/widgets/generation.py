@@ -17,8 +17,8 @@ from rios.words.display import html_table, text_table
 from rios.words.errors import NetworkClosed, NotAllowed, NotSignedIn, RiosError
 from rios.words.money import format_ros
 
-# Ten updates a second are all that a person sees, and each costs the kernel a message.
-_LEAST_S = 0.1
+# Who reads follows five updates a second; each takes the kernel a millisecond, half of it for its message.
+_LEAST_S = 0.2
 _HOSTS_S = 1.0
 # A gateway that is away is asked again so often, and no longer than this.
 _AGAIN_S, _AWAY_S = 1.0, 600.0
