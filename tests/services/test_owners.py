@@ -14,6 +14,7 @@ import pytest
 import rios
 from rios import worker
 from rios.services.accounting import pinned_terms
+from rios.services.deployments import places
 from rios.services.owners import Owners
 from rios.words.config import settings
 from rios.words.errors import BudgetExceeded, InvalidRequest, RiosError
@@ -107,6 +108,14 @@ def test_a_host_that_outlives_its_worker_keeps_its_owner(net: rios.Network, mode
     answer = model.generate(PROMPT, max_new_tokens=3)
     rows = net._purse.books.ledger.usage(request_id=answer.request_id)
     assert {row.worker: row.owner for row in rows if row.worker}["bobs"] == BOB
+
+
+def test_who_was_paid_for_the_host_of_a_deployment_is_asked_of_the_ledger(
+    net: rios.Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "paid_before", lambda _store, host: BOB if host == "lost" else None)
+    who = net._apps()._owner
+    assert (who("lost"), who("never"), who("worker-0")) == (BOB, net.wallet.address, ANN)
 
 
 @pytest.mark.parametrize(
