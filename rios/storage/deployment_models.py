@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from rios.storage.models import Base
@@ -129,6 +129,14 @@ class AppPlaceRow(Base):
     """Accounting periods of the volumes begun; each has a hold of its own. 0 without one."""
     period_at: Mapped[int] = mapped_column(default=0)
     """When the last of them began."""
+    ended: Mapped[bool] = mapped_column(default=False)
+    """Whether the application was deleted, and its host has not forgotten it yet."""
+    # Partial ones: of what is looked for now and then there is little, and each says so, which a database cannot guess.
+    __table_args__ = (
+        Index("ix_app_places_host", "host", sqlite_where=text("volumes = 0"), postgresql_where=text("NOT volumes")),
+        Index("ix_app_places_ended", "host", sqlite_where=text("ended = 1"), postgresql_where=text("ended")),
+        Index("ix_app_places_due", "period_at", sqlite_where=text("sizes != ''"), postgresql_where=text("sizes <> ''")),
+    )
 
 
 class AppSnapshotRow(Base):
@@ -151,7 +159,12 @@ class AppSnapshotRow(Base):
     """How many hosts are to keep it."""
     created_by: Mapped[str]
     created_at: Mapped[int]
-    __table_args__ = (Index("ix_app_snapshots_app", "app_id", "created_at", "id"),)
+    uneven: Mapped[bool] = mapped_column(default=False)
+    """Whether more or fewer hosts keep it than are to: written with the rows of these."""
+    __table_args__ = (
+        Index("ix_app_snapshots_app", "app_id", "created_at", "id"),
+        Index("ix_app_snapshots_state", "state", "uneven"),
+    )
 
 
 class AppSnapshotCopyRow(Base):
@@ -160,6 +173,9 @@ class AppSnapshotCopyRow(Base):
     __tablename__ = "app_snapshot_copies"
     snapshot_id: Mapped[str] = mapped_column(ForeignKey("app_snapshots.id"), primary_key=True)
     host: Mapped[str] = mapped_column(Text, primary_key=True)
+    paid: Mapped[bool] = mapped_column(default=True)
+    """Whether the host is paid for it: who was lost is not, until it is back with all of it."""
+    __table_args__ = (Index("ix_app_snapshot_copies_host", "paid", "host"),)
 
 
 class AppEventRow(Base):

@@ -812,7 +812,7 @@ CREATE INDEX ix_request_faults_at ON request_faults (at)
 CREATE TABLE app_places (
 	app_id TEXT NOT NULL, 
 	host TEXT NOT NULL, 
-	volumes BOOLEAN NOT NULL, sizes TEXT DEFAULT '' NOT NULL, period INTEGER DEFAULT '0' NOT NULL, period_at INTEGER DEFAULT '0' NOT NULL, 
+	volumes BOOLEAN NOT NULL, sizes TEXT DEFAULT '' NOT NULL, period INTEGER DEFAULT '0' NOT NULL, period_at INTEGER DEFAULT '0' NOT NULL, ended BOOLEAN DEFAULT 0 NOT NULL, 
 	PRIMARY KEY (app_id, host), 
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
@@ -853,7 +853,7 @@ CREATE TABLE app_snapshots (
 	quota_bytes INTEGER NOT NULL, 
 	copies INTEGER NOT NULL, 
 	created_by TEXT NOT NULL, 
-	created_at INTEGER NOT NULL, 
+	created_at INTEGER NOT NULL, uneven BOOLEAN DEFAULT 0 NOT NULL, 
 	PRIMARY KEY (id), 
 	FOREIGN KEY(app_id) REFERENCES apps (id)
 )
@@ -862,9 +862,19 @@ CREATE INDEX ix_app_snapshots_app ON app_snapshots (app_id, created_at, id)
 
 CREATE TABLE app_snapshot_copies (
 	snapshot_id TEXT NOT NULL, 
-	host TEXT NOT NULL, 
+	host TEXT NOT NULL, paid BOOLEAN DEFAULT 1 NOT NULL, 
 	PRIMARY KEY (snapshot_id, host), 
 	FOREIGN KEY(snapshot_id) REFERENCES app_snapshots (id)
 )
 
-INSERT INTO alembic_version VALUES ('0022')
+CREATE INDEX ix_app_snapshots_state ON app_snapshots (state, uneven)
+
+CREATE INDEX ix_app_snapshot_copies_host ON app_snapshot_copies (paid, host)
+
+CREATE INDEX ix_app_places_host ON app_places (host) WHERE volumes = 0
+
+CREATE INDEX ix_app_places_ended ON app_places (host) WHERE ended = 1
+
+CREATE INDEX ix_app_places_due ON app_places (period_at) WHERE sizes != ''
+
+INSERT INTO alembic_version VALUES ('0023')

@@ -32,6 +32,7 @@ from rios.words.config import settings
 from rios.words.errors import SandboxFailed
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
+from tests.storage.databases import KINDS, drop_database, new_tables
 from tests.waiting import PATIENCE, until
 
 WAIT_S = 60.0
@@ -97,15 +98,23 @@ class Three:
 
 
 @pytest.fixture
-def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Three]:
+def three(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Three]:
+    """On SQLite, where a test says nothing else."""
     for name, value in (("LOST_S", 2.0), ("_COUNT_S", 0.2), ("_NOWHERE_S", 0.2), ("_AGAIN_S", 0.2)):
         monkeypatch.setattr(snapshotting, name, value)
-    with Purse(settings().model_copy(update={"home": tmp_path / "home"}), background=False) as purse:
+    url = new_tables(getattr(request, "param", "sqlite"), tmp_path)
+    with Purse(settings().model_copy(update={"home": tmp_path / "home", "database": url}), background=False) as purse:
         found = Three(purse, tmp_path)
         yield found
         found.platform.close()
+    drop_database(url)
 
 
+on_each = pytest.mark.parametrize("three", KINDS, indirect=True)
+"""Of databases: for what is asked of them."""
+
+
+@on_each
 def test_a_lost_copy_is_made_again_and_one_too_many_is_dropped(three: Three) -> None:
     app = three.deploy.create(name="disk", volumes={"/data": "1MiB"}, **FIELDS).wait(timeout=WAIT_S)
     (home,) = {one.host for one in app.replicas}
@@ -176,6 +185,7 @@ def test_what_is_deleted_costs_nothing_more_also_where_no_money_is_left(three: T
     assert ledger.balance(LOCAL_USER).held_wei == 0
 
 
+@on_each
 def test_a_lost_host_is_paid_for_no_copy_until_it_is_back_with_all_of_it(
     three: Three, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +357,7 @@ def test_where_a_host_refuses_the_next_one_keeps_it(three: Three, monkeypatch: p
     app.delete(timeout=WAIT_S)
 
 
+@on_each
 def test_what_was_restored_on_a_host_that_lost_its_replica_is_removed(
     three: Three, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,10 +47,11 @@ PLATFORM = Address(f"0x{99:040x}")
 class Month:
     """Deployments of a ledger whose clock is set by hand; what runs is told by what the kernel would have counted."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, url: str = "") -> None:
+        """url: of its database; a file in `home` without."""
         self.random = random.Random(3)
         self.at = 1_790_000_000 * SECOND
-        self.ledger = Ledger.open(f"sqlite:///{home / 'ledger.sqlite'}", clock=lambda: self.at)
+        self.ledger = Ledger.open(url or f"sqlite:///{home / 'ledger.sqlite'}", clock=lambda: self.at)
         self.charging = Charging(lambda: self.ledger, user=LOCAL_USER)
         self.store = AppStore(self.ledger)
         self.secrets = SecretStore(self.store, open_secrets_key(home))

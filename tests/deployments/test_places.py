@@ -207,20 +207,20 @@ def _left(two: Two, name: str) -> str:
     return str(app.id)
 
 
+def _on_host_0(two: Two, app_id: str) -> None:
+    """A deployment that was deleted is said to be on a host that nobody has heard of."""
+    row = {"app_id": app_id, "host": "0", "volumes": False, "ended": True}
+    two.platform.store.transact(lambda batch: batch.connection.execute(insert(AppPlaceRow), [row]))
+
+
 def test_hosts_that_are_never_back_keep_no_other_from_forgetting(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rios.services.deployments.places._LEFT_MAX", 1)
     never = two.deploy.create(name="never", **FIELDS)
     never.wait(timeout=WAIT_S)
     never.delete(timeout=WAIT_S)
-    two.platform.store.transact(
-        lambda batch: batch.connection.execute(
-            insert(AppPlaceRow), [{"app_id": never.id, "host": "0", "volumes": False}]
-        )
-    )
+    _on_host_0(two, never.id)
     later = _left(two, "later")
-    two.platform.store.transact(
-        lambda batch: batch.connection.execute(insert(AppPlaceRow), [{"app_id": later, "host": "0", "volumes": False}])
-    )
+    _on_host_0(two, later)
     two.hosts["b"].gone = False
     until(lambda: later in two.hosts["b"].forgot, deadline_s=WAIT_S)
     assert is_any_left(two.platform.store), "host 0 may still be back"

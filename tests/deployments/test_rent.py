@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert
+from sqlalchemy import delete, event, insert
 
 from rios.billing.ledger import holds
 from rios.billing.ledger.values import Wanted
@@ -33,11 +33,23 @@ from rios.words.ids import Address
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
 from tests.deployments.test_metering import EVERY_H, GIB, HOUR, OWNERS, SECOND, Month, month
+from tests.storage.databases import KINDS, drop_database, new_tables
 from tests.waiting import until
 
 WAIT_S = 30.0
 ROS = 10**18
 __all__ = ["month"]
+
+
+@pytest.fixture(params=KINDS)
+def either(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Month]:
+    """As `month`, on each kind of database."""
+    monkeypatch.setattr("rios.services.deployments.rent._PERIODS", 1)
+    url = new_tables(request.param, tmp_path)
+    found = Month(tmp_path, url)
+    yield found
+    found.ledger.close()
+    drop_database(url)
 
 
 def _disk(month: Month, **more: Any) -> Any:
@@ -152,43 +164,43 @@ def test_what_lay_there_without_money_is_paid_when_there_is_some(month: Month) -
     assert not month.metering.rent.due()
 
 
-def test_snapshots_are_paid_for_by_what_they_take_of_each_host(month: Month) -> None:
-    rent = month.metering.rent
-    month.ledger.deposit("first", LOCAL_USER, 1000 * ROS)
-    app = _disk(month)
-    one = month.begin(app)
-    month.end(app, one)
+def test_snapshots_are_paid_for_by_what_they_take_of_each_host(either: Month) -> None:
+    rent = either.metering.rent
+    either.ledger.deposit("first", LOCAL_USER, 1000 * ROS)
+    app = _disk(either)
+    one = either.begin(app)
+    either.end(app, one)
     (home,) = {room.host for room in rent._rooms(app.id)}
     other = next(name for name in sorted(OWNERS) if name != home)
 
     def keeps(host: str, size: int) -> None:
-        month.store.transact_whole(rent.keeping(app._app(), host, lambda: size))
+        either.store.transact_whole(rent.keeping(app._app(), host, lambda: size))
 
     def sizes() -> dict[str, int]:
         return {room.host: sum(room.sizes.values()) // GIB for room in rent._rooms(app.id) if room.period}
 
-    month.at += HOUR
+    either.at += HOUR
     keeps(home, 2 * GIB)
     keeps(other, 3 * GIB)
     keeps(other, 3 * GIB)
     assert sizes() == {home: 16, other: 3}
-    month.at += EVERY_H * HOUR
-    month.turn_volumes()
+    either.at += EVERY_H * HOUR
+    either.turn_volumes()
     app.update(volumes={"/data": "20GiB"})
-    month.end(app, month.begin(app))
+    either.end(app, either.begin(app))
     assert sizes() == {home: 23, other: 3}, "volumes that grow leave snapshots as they are"
-    month.at += HOUR
+    either.at += HOUR
     keeps(home, GIB)
     keeps(other, 0)
-    month.at += 2 * EVERY_H * HOUR
-    month.turn_volumes()
+    either.at += 2 * EVERY_H * HOUR
+    either.turn_volumes()
     keeps(other, GIB)
-    month.at += HOUR
-    month.delete(app)
+    either.at += HOUR
+    either.delete(app)
     hours = {home: 14 + 16 * EVERY_H + 23 + 22 * (2 * EVERY_H + 1), other: 3 * (EVERY_H + 1) + 1}
     for host, wanted in hours.items():
-        assert sum(one.quantity for one in _room(month, app) if one.worker == host) == wanted * 3600 * GIB, host
-    assert month.ledger.balance(LOCAL_USER).held_wei == 0
+        assert sum(one.quantity for one in _room(either, app) if one.worker == host) == wanted * 3600 * GIB, host
+    assert either.ledger.balance(LOCAL_USER).held_wei == 0
 
 
 def _snapshots(month: Month) -> tuple[Any, str, str]:
@@ -237,20 +249,20 @@ def test_snapshots_that_are_deleted_without_money_cost_nothing_more(month: Month
     assert _took(month, app, other) == hours[other] * 3600 * GIB
 
 
-def test_a_lost_host_is_paid_for_copies_until_it_was_seen_last(month: Month) -> None:
-    app, home, other = _snapshots(month)
-    month.at += HOUR
-    seen = month.at
-    month.at += HOUR
+def test_a_lost_host_is_paid_for_copies_until_it_was_seen_last(either: Month) -> None:
+    app, home, other = _snapshots(either)
+    either.at += HOUR
+    seen = either.at
+    either.at += HOUR
     for host in (home, other):
-        _lower(month, app, host, since=seen)
-    month.at += HOUR
-    month.store.transact_whole(month.metering.rent.keeping(app._app(), other, lambda: 3 * GIB))
-    month.at += HOUR
-    month.delete(app)
-    assert _took(month, app, other) == 3 * 2 * 3600 * GIB
-    assert _took(month, app, home) == (14 * 4 + 2) * 3600 * GIB
-    assert month.ledger.balance(LOCAL_USER).held_wei == 0
+        _lower(either, app, host, since=seen)
+    either.at += HOUR
+    either.store.transact_whole(either.metering.rent.keeping(app._app(), other, lambda: 3 * GIB))
+    either.at += HOUR
+    either.delete(app)
+    assert _took(either, app, other) == 3 * 2 * 3600 * GIB
+    assert _took(either, app, home) == (14 * 4 + 2) * 3600 * GIB
+    assert either.ledger.balance(LOCAL_USER).held_wei == 0
 
 
 def test_what_a_lost_host_kept_while_there_was_no_money_is_owed_to_it(month: Month) -> None:
@@ -263,10 +275,10 @@ def test_what_a_lost_host_kept_while_there_was_no_money_is_owed_to_it(month: Mon
     seen = month.at
     month.at += HOUR
     _lower(month, app, other, since=seen)
-    assert rent.copies(paid=True) == [(app.id, home)]
+    assert _kept_on(month, app) == [home]
     month.at += HOUR
-    rent.returned(app._app(), other, lambda: 3 * GIB, lease=month.lease)
-    assert (sorted(rent.copies(paid=True)), _took(month, app, other)) == (sorted([(app.id, home), (app.id, other)]), 0)
+    rent.returned(app._app(), other, lambda: 3 * GIB, lambda _: None, lease=month.lease)
+    assert (_kept_on(month, app), _took(month, app, other)) == (sorted([home, other]), 0)
     assert (app.id, other) in rent.due()
     owed = rent.owed_wei(app._app(), home, app.specification)
     month.at += 2 * HOUR
@@ -295,6 +307,11 @@ def test_what_is_owed_fits_whatever_is_left_there(month: Month) -> None:
     month.turn_volumes()
     took = _took(month, app, other)
     assert took == (64 * GIB + 10_000 + 10) * (month.at - begun) // 3 // SECOND
+
+
+def _kept_on(month: Month, app: Any) -> list[str]:
+    """The hosts that are paid for snapshots of a deployment."""
+    return sorted(room.host for room in month.metering.rent._rooms(app.id) if SNAPSHOTS in room.sizes)
 
 
 def _keep(month: Month, app: Any, kept: Mapping[str, Sequence[str]]) -> None:
@@ -341,7 +358,7 @@ def test_a_host_that_is_not_back_yet_after_a_restart_is_paid_as_before(
 
     assert (look(0.0), look(5.1)) == ([], []), "nobody has missed it for long"
     assert len(look(snapshotting.LOST_S)) == 2
-    assert metering.rent.copies(paid=True) == []
+    assert snapshots.copies(month.store, paid=[home, other]) == []
     month.at += EVERY_H * HOUR
     metering.rent.turn(app._app(), home, month.lease)
     metering.rent.end(app._app(), lambda _: None, lease=month.lease)
@@ -353,27 +370,80 @@ def test_a_host_that_is_not_back_yet_after_a_restart_is_paid_as_before(
 
 
 def test_what_is_asked_of_the_database_about_snapshots_is_bounded(
-    month: Month, monkeypatch: pytest.MonkeyPatch
+    either: Month, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app, home, other = _snapshots(month)
-    names = [f"snap-{n}" for n in range(7)]
-    _keep(month, app, {name: ("a", f"host-{n}") for n, name in enumerate(names)})
+    app, _, _ = _snapshots(either)
+    names, store = [f"snap-{n}" for n in range(7)], either.store
+    _keep(either, app, {name: ("a", f"host-{n}") for n, name in enumerate(names)})
     monkeypatch.setattr(snapshots, "_AT_ONCE", 3)
     most: list[int] = []
-    engine = month.ledger.database.engine
+    engine = either.ledger.database.engine
     event.listen(engine, "before_cursor_execute", lambda _a, _b, _c, values, *_: most.append(len(values)))
-    assert snapshots.due(month.store, [], all_kept=True) == []
+    assert snapshots.due(store, [], all_kept=True) == []
     lost = [f"host-{n}" for n in range(1, 5)]
-    found = snapshots.due(month.store, lost, all_kept=True)
+    found = snapshots.due(store, lost, all_kept=True)
     assert [(one.id, one.hosts) for one in found] == [(f"snap-{n}", ("a", f"host-{n}")) for n in range(1, 5)]
-    assert len(snapshots.due(month.store, ["a", *lost], all_kept=True)) == 7
-    assert snapshots.ids(month.store, [*names, "none"]) == {*names}
+    assert len(snapshots.due(store, ["a", *lost], all_kept=True)) == 7
+    assert snapshots.ids(store, [*names, "none"]) == {*names}
     assert [one.id for one in app.snapshots.list()] == names
-    assert sorted(month.metering.rent.copies(paid=True)) == sorted([(app.id, home), (app.id, other)])
-    _lower(month, app, other)
-    assert month.metering.rent.copies(paid=True) == [(app.id, home)]
-    assert month.metering.rent.copies(paid=False) == [(app.id, other)]
+    assert sorted(snapshots.keepers(store)) == ["a", *(f"host-{n}" for n in range(7))]
+    assert snapshots.copies(store) == []
+    assert snapshots.copies(store, paid=["a", "none", *lost]) == [(app.id, host) for host in ("a", *lost)]
+    store.transact(lambda batch: snapshots.note_paid(batch.connection, app.id, "a", paid=False))
+    assert snapshots.copies(store) == [(app.id, "a")]
+    assert snapshots.copies(store, paid=["a", "none", *lost]) == [(app.id, host) for host in lost]
     assert 0 < max(most) <= 3 + 3
+
+
+def test_a_snapshot_that_more_or_fewer_hosts_keep_than_are_to_is_looked_at(either: Month) -> None:
+    app, _, _ = _snapshots(either)
+    _keep(either, app, {"snap-0": ("a", "host-0"), "snap-1": ("a", "host-1")})
+    copy = AppSnapshotCopyRow
+
+    def changed(statement: Any) -> list[str]:
+        def run(batch: Any) -> None:
+            batch.connection.execute(statement)
+            snapshots.counted(batch.connection, "snap-1")
+
+        either.store.transact(run)
+        return [one.id for one in snapshots.due(either.store, [], all_kept=True)]
+
+    assert changed(delete(copy).where(copy.snapshot_id == "snap-1", copy.host == "a")) == ["snap-1"]
+    assert changed(insert(copy).values(snapshot_id="snap-1", host="b")) == []
+    assert changed(insert(copy).values(snapshot_id="snap-1", host="c")) == ["snap-1"]
+    assert snapshots.due(either.store, ["c"], all_kept=True) == [], "who is lost does not count"
+    assert snapshots.due(either.store, [], all_kept=False) == []
+
+
+def test_what_is_looked_for_now_and_then_is_found_without_reading_all(month: Month) -> None:
+    app, home, _ = _snapshots(month)
+    _keep(month, app, {"snap-0": ("a", "host-0")})
+    month.store.transact(lambda batch: places.known(batch.connection, app.id, "host-9"))
+    asked: list[tuple[str, Any]] = []
+    engine = month.ledger.database.engine
+    event.listen(engine, "before_cursor_execute", lambda _a, _b, said, values, *_: asked.append((said, values)))
+    assert snapshots.due(month.store, ["a"], all_kept=True)
+    assert snapshots.copies(month.store, paid=["a"])
+    assert not snapshots.copies(month.store)
+    assert snapshots.kept_on(month.store, app.id, "a")
+    assert snapshots.ids(month.store, ["snap-0"])
+    assert places.elsewhere(month.store, "host-9")
+    month.at += 2 * EVERY_H * HOUR
+    assert month.metering.rent.due()
+    assert not places.left(month.store, [home, "host-9"])
+    assert not places.is_any_left(month.store)
+    looks = [one for one in asked if one[0].startswith("SELECT")]
+    assert len(looks) > 8
+    with engine.connect() as connection:
+        plans = [
+            (plan, said, values) for said, values in looks
+            for *_, plan in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}", values)
+        ]  # fmt: skip
+    # Nor by an index that all of them, or all that live, or all that are kept share.
+    few = ("ix_app_places_ended", "ix_app_places_due")
+    read = [one for one in plans if one[0].startswith("SCAN") and not one[0].endswith(few)]
+    assert read + [one for one in plans if "ix_apps_ended_at" in one[0]] == []
+    assert [one for one in plans if one[0].endswith("(state=?)") and snapshots.KEPT in one[2]] == []
 
 
 def test_a_deletion_without_money_posts_what_is_held(month: Month) -> None:

@@ -199,31 +199,24 @@ def test_models_of_organisations_become_deployments_and_back(database: Database)
         assert len(connection.execute(select(app.id)).all()) == 2
 
 
+def _app(connection: Connection, name: str, *, at: int) -> None:
+    """A deployment of version 0017 or later, which ended at a moment, or did not."""
+    texts = dict.fromkeys(("organisation_id", "user_id", "state", "wish", "reason"), "")
+    bounds = ("replicas", "replicas_min", "replicas_max")
+    counts = (*bounds, "round", "reached", "failures", "retry_at", "since", "asked_at")
+    row = {**texts, **dict.fromkeys(counts, 0), "id": name, "name": name, "revision": 2, "paid": True}
+    connection.execute(insert(deployment_models.AppRow.__table__), [{**row, "created_at": 1, "ended_at": at}])
+
+
 def test_volumes_lie_where_a_deployment_ran_last(database: Database) -> None:
     migrate.upgrade(database, "0017")
-    app, revision, replica = (
-        deployment_models.AppRow.__table__, deployment_models.AppRevisionRow.__table__,
-        deployment_models.AppReplicaRow.__table__,
-    )  # fmt: skip
-    texts = dict.fromkeys(("organisation_id", "user_id", "state", "wish", "reason"), "")
-    counts = (
-        "round",
-        "replicas",
-        "replicas_min",
-        "replicas_max",
-        "reached",
-        "failures",
-        "retry_at",
-        "since",
-        "asked_at",
-    )
+    revision, replica = deployment_models.AppRevisionRow.__table__, deployment_models.AppReplicaRow.__table__
     volumes = {"kept": {"/data": {"size": 5}}, "plain": {}, "gone": {"/data": {"size": 5}}}
     said = {"outcome": "", "address": "", "metered": "", "state": "ready"}
     numbers = dict.fromkeys(("round", "started_at", "ready_at", "ended_at", "period", "period_at"), 0)
     with database.writing() as connection:
         for name, mounted in volumes.items():
-            row = {**texts, **dict.fromkeys(counts, 0), "id": name, "name": name, "revision": 2, "paid": True}
-            connection.execute(insert(app), [{**row, "created_at": 1, "ended_at": int(name == "gone")}])
+            _app(connection, name, at=int(name == "gone"))
             for number, one in ((1, {}), (2, mounted)):
                 specification = json.dumps({"model": None, "volumes": one})
                 mark = {"app_id": name, "number": number, "digest": "", "created_by": "", "created_at": 1}
@@ -239,6 +232,42 @@ def test_volumes_lie_where_a_deployment_ran_last(database: Database) -> None:
         rented = {(one[0], one[1]): one[2:] for one in connection.execute(rents)}
     assert found == {("plain", host, False) for host in "abc"} | {("kept", host, host == "b") for host in "abc"}
     assert rented == {("kept", "b"): ('{"/data": 5}', 0)}
+
+
+def test_of_volumes_and_snapshots_it_is_known_what_is_to_be_done(database: Database) -> None:
+    migrate.upgrade(database, "0022")
+    snapshot = deployment_models.AppSnapshotRow.__table__
+    kept = {"even": ("a", "b"), "few": ("a",)}
+    with database.writing() as connection:
+        _app(connection, "kept", at=0)
+        _app(connection, "gone", at=9)
+        connection.execute(text("INSERT INTO app_places (app_id, host, volumes) VALUES ('gone', 'c', false)"))
+        for host, sizes in (("a", '{"/data": 5, "snapshots": 7}'), ("b", '{"/data": 5}')):
+            connection.execute(
+                text("INSERT INTO app_places (app_id, host, volumes, sizes) VALUES ('kept', :host, false, :sizes)"),
+                {"host": host, "sizes": sizes},
+            )
+        older = [column.name for column in snapshot.columns if column.name != "uneven"]
+        texts = dict.fromkeys(older, "")
+        numbers = {**dict.fromkeys(("size_bytes", "quota_bytes", "created_at"), 1), "copies": 2}
+        for name, hosts in kept.items():
+            row = {**texts, **numbers, "id": name, "app_id": "kept", "state": "kept"}
+            said = f"INSERT INTO app_snapshots ({', '.join(older)}) VALUES ({', '.join(f':{one}' for one in older)})"
+            connection.execute(text(said), row)
+            for host in hosts:
+                said = "INSERT INTO app_snapshot_copies VALUES (:name, :host)"
+                connection.execute(text(said), {"name": name, "host": host})
+    migrate.upgrade(database)
+    copy, place = deployment_models.AppSnapshotCopyRow, deployment_models.AppPlaceRow
+    with database.reading() as connection:
+        uneven = {one[0]: one[1] for one in connection.execute(select(snapshot.c.id, snapshot.c.uneven))}
+        paid = {tuple(one[:2]): one[2] for one in connection.execute(select(copy.snapshot_id, copy.host, copy.paid))}
+        ended = list(connection.scalars(select(place.host).where(place.ended)))
+    assert ended == ["c"]
+    assert uneven == {"even": False, "few": True}
+    assert paid == {("even", "a"): True, ("even", "b"): False, ("few", "a"): True}
+    migrate.downgrade(database, "0022")
+    migrate.upgrade(database)
 
 
 def test_a_newer_database_is_refused_by_name(database: Database) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import literal_column, select, update
 
 from rios.billing.ledger import holds, settling
 from rios.billing.ledger.values import Wanted
@@ -28,9 +28,8 @@ from rios.billing.usage import resource_record
 from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets, places
-from rios.services.deployments.snapshots import KEPT
 from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
-from rios.storage.deployment_models import AppPlaceRow, AppRow, AppSnapshotCopyRow, AppSnapshotRow
+from rios.storage.deployment_models import AppPlaceRow
 from rios.words.errors import BudgetExceeded, InsufficientBalance
 
 if TYPE_CHECKING:
@@ -106,8 +105,7 @@ class Rent:
         over = (row.period_at <= before) | row.sizes.contains(json.dumps(_OWED))
         wanted = (
             select(row.app_id, row.host)
-            .join(AppRow, AppRow.id == row.app_id)
-            .where(AppRow.ended_at == 0, row.sizes != "", over)
+            .where(~row.ended, row.sizes != literal_column("''"), over)
             .order_by(row.period_at)
             .limit(_DUE_MAX)
         )
@@ -166,13 +164,16 @@ class Rent:
         sizes = _with_snapshots(room.sizes, min(room_bytes(), room.sizes.get(SNAPSHOTS, 0)))
         self._changed(app, room, sizes, also, lease=lease, since=since)
 
-    def returned(self, app: App, host: str, room_bytes: Callable[[], int], *, lease: Lease) -> None:
-        """Write that snapshots take so much of a host from now on, which has kept them and was lost meanwhile.
+    def returned(
+        self, app: App, host: str, room_bytes: Callable[[], int], also: Callable[[Connection], None], *, lease: Lease
+    ) -> None:
+        """Write, together with what `also` writes, that snapshots take so much of a host from now on, which has kept
+        them and was lost meanwhile.
 
         It does so in any case: where there is no money for it, it is owed, as that of volumes.
         """
         room = self._room(app.id, host)
-        self._changed(app, room, _with_snapshots(room.sizes, room_bytes()), lambda _: None, lease=lease)
+        self._changed(app, room, _with_snapshots(room.sizes, room_bytes()), also, lease=lease)
 
     def quotas(self, app_id: str) -> dict[str, int]:
         """The quotas in bytes of all volumes that a deployment has anywhere, by where they are mounted."""
@@ -181,22 +182,6 @@ class Rent:
             for path in room.sizes.keys() - {SNAPSHOTS}:
                 found[path] = max(room.sizes[path], found.get(path, 0))
         return found
-
-    def copies(self, *, paid: bool) -> list[tuple[str, str]]:
-        """Deployments and hosts that are paid for snapshots of them, or that are to keep some and are not paid.
-
-        Of all hosts: asked for some of them, a database looks up each for each deployment. They are few, or none is
-        lost.
-        """
-        row, copy, place = AppSnapshotRow, AppSnapshotCopyRow, AppPlaceRow
-        told = place.sizes.contains(json.dumps(SNAPSHOTS))
-        wanted = select(place.app_id, place.host).where(told, place.period > 0)
-        if not paid:
-            kept = select(row.app_id, copy.host).join(copy, copy.snapshot_id == row.id).where(row.state == KEPT)
-            there = (place.app_id == row.app_id) & (place.host == copy.host)
-            wanted = kept.join(place, there).where(~told).distinct()
-        with self._store.ledger.database.reading() as connection:
-            return [(one[0], one[1]) for one in connection.execute(wanted)]
 
     def turn(self, app: App, host: str, lease: Lease) -> None:
         """Post the period that is over, and hold for the next: both or none.

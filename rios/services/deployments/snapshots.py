@@ -165,7 +165,8 @@ def taken(name: str, look: Callable[[], Snapshot], *, wait: bool, timeout: float
 def read(connection: Connection, *wanted: Any, limit: int | None = None) -> list[Known]:
     """Snapshots with the hosts that keep them, oldest first."""
     row, copy = AppSnapshotRow, AppSnapshotCopyRow
-    query = select(row.__table__).where(*wanted).order_by(row.created_at, row.id).limit(limit)
+    columns = [getattr(row, name) for name in Known.__slots__ if name != "hosts"]
+    query = select(*columns).where(*wanted).order_by(row.created_at, row.id).limit(limit)
     found = [dict(one) for one in connection.execute(query).mappings()]
     hosts: dict[str, list[str]] = {}
     for some in at_once([one["id"] for one in found]):
@@ -241,7 +242,7 @@ def at_once(names: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def keepers(store: AppStore) -> list[str]:
-    """All hosts that keep any snapshot."""
+    """All hosts that keep any snapshot: of as many rows as there are copies."""
     with store.ledger.database.reading() as connection:
         return list(connection.scalars(select(AppSnapshotCopyRow.host).distinct()))
 
@@ -254,19 +255,50 @@ def due(store: AppStore, lost: Sequence[str], *, all_kept: bool) -> list[Known]:
         found = read(connection, row.state.in_((WANTED, LEAVING)))
         if not all_kept:
             return found
-        kept = select(row.id).outerjoin(copy, copy.snapshot_id == row.id).where(row.state == KEPT)
-        odd = kept.group_by(row.id, row.copies).having(func.count(copy.host) != row.copies)
-        names = set(connection.scalars(odd))
+        names = set(connection.scalars(select(row.id).where(row.state == KEPT, row.uneven)))
         for some in at_once(lost):  # of that table alone: joined, each host would be looked up for each snapshot
-            names.update(connection.scalars(select(copy.snapshot_id).where(copy.host.in_(some))))
-        for some in at_once(sorted(names)):
-            found += read(connection, row.id.in_(some), row.state == KEPT)
-    away = set(lost)
-    return [one for one in found if one.state != KEPT or len(set(one.hosts) - away) != one.copies]
+            theirs = (copy.paid.in_((False, True)), copy.host.in_(some))  # both, for the index begins so
+            names.update(connection.scalars(select(copy.snapshot_id).where(*theirs)))
+        away = set(lost)
+        for some in at_once(sorted(names)):  # by ids alone: a database would rather look through all that are kept
+            kept = [one for one in read(connection, row.id.in_(some)) if one.state == KEPT]
+            found += [one for one in kept if len(set(one.hosts) - away) != one.copies]
+    return found
+
+
+def counted(connection: Connection, name: str) -> None:
+    """Note whether as many hosts keep a snapshot as are to: in each transaction that changes which do."""
+    row, copy = AppSnapshotRow, AppSnapshotCopyRow
+    hosts = select(func.count()).select_from(copy).where(copy.snapshot_id == name).scalar_subquery()
+    connection.execute(update(row).where(row.id == name).values(uneven=hosts != row.copies))
+
+
+def note_paid(connection: Connection, app_id: str, host: str, *, paid: bool) -> None:
+    """Note whether a host is paid for the snapshots of a deployment that it keeps."""
+    row, copy = AppSnapshotRow, AppSnapshotCopyRow
+    mine = select(row.id).where(row.app_id == app_id)
+    connection.execute(update(copy).where(copy.host == host, copy.snapshot_id.in_(mine)).values(paid=paid))
+
+
+def copies(store: AppStore, *, paid: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """Deployments and hosts that keep snapshots of them and are not paid for it; or those of the hosts `paid` that are.
+
+    Of one table at a time: joined, a database may look up each host for each snapshot.
+    """
+    row, copy, found = AppSnapshotRow, AppSnapshotCopyRow, set[tuple[str, str]]()
+    asked = [~copy.paid] if paid is None else [copy.paid & copy.host.in_(some) for some in at_once(paid)]
+    with store.ledger.database.reading() as connection:
+        for one in asked:
+            kept = connection.execute(select(copy.snapshot_id, copy.host).where(one)).all()
+            for some in at_once(kept):
+                names = select(row.id, row.app_id, row.state).where(row.id.in_([name for name, _ in some]))
+                apps = {name: app_id for name, app_id, state in connection.execute(names) if state == KEPT}
+                found.update((apps[name], host) for name, host in some if name in apps)
+    return sorted(found)
 
 
 def kept_on(store: AppStore, app_id: str, host: str) -> list[Known]:
     """The snapshots of a deployment that a host keeps."""
     row = AppSnapshotRow
     with store.ledger.database.reading() as connection:
-        return [one for one in read(connection, row.app_id == app_id, row.state == KEPT) if host in one.hosts]
+        return [one for one in read(connection, row.app_id == app_id) if one.state == KEPT and host in one.hosts]

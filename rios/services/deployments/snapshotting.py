@@ -24,10 +24,13 @@ from rios.services.deployments.snapshots import (
     LEAVING,
     WANTED,
     Known,
+    copies,
+    counted,
     due,
     ids,
     keepers,
     kept_on,
+    note_paid,
     one_of,
     restored_from,
 )
@@ -101,7 +104,8 @@ class Snapshotting:
         now = time.monotonic()
         self._hosts = self._relaying.hosts = hosts
         if lease != self._lease:
-            self._lease, self._seen, self._heard = lease, {}, set()
+            self._seen, self._heard = dict.fromkeys(keepers(self._store), now), set()
+            self._lease = lease
         for name in hosts:
             if now - self._seen.get(name, now) > lost_s:  # it is back, with what was given up meanwhile
                 self._cleared_at.pop(name, None)
@@ -117,8 +121,6 @@ class Snapshotting:
         counts = now - self._counted_at >= _COUNT_S
         if counts:
             self._counted_at = now
-            for name in keepers(self._store):
-                self._seen.setdefault(name, now)
         found = due(self._store, self._lost(), all_kept=counts)
         known = {app.id: app for app in apps} if found or counts else {}
         if counts:
@@ -178,25 +180,20 @@ class Snapshotting:
         now, at = time.monotonic(), self._store.ledger.now()
         away = {name: now - seen for name, seen in self._seen.items()}
         silent = {name: for_s for name, for_s in away.items() if for_s > (lost_s if name in self._heard else LOST_S)}
-        for host, theirs in self._copies(apps, silent, paid=True).items() if silent else ():
+        for host, theirs in _by_host(apps, copies(self._store, paid=sorted(silent))).items():
             since = at - int(silent[host] * 1e6)
             yield host, f"{host} lost", partial(self._unpaid, host, theirs, since, lease)
-        for host, theirs in self._copies(apps, self._hosts, paid=False).items():
-            yield host, f"{host} back", partial(self._paid_again, host, theirs, lease)
-
-    def _copies(self, apps: Mapping[str, App], hosts: Collection[str], *, paid: bool) -> dict[str, list[App]]:
-        found: dict[str, list[App]] = {}
-        for app_id, host in self._rent().copies(paid=paid):
-            if app_id in apps and host in hosts:
-                found.setdefault(host, []).append(apps[app_id])
-        return found
+        for host, theirs in _by_host(apps, copies(self._store)).items():
+            if host in self._hosts:
+                yield host, f"{host} back", partial(self._paid_again, host, theirs, lease)
 
     def _unpaid(self, host: str, apps: Sequence[App], since: int, lease: Lease) -> None:
         for app in apps:
             if self._closing.is_set():
                 return
             self._whole.discard((host, app.id))
-            self._rent().lowered(app, host, lambda: 0, lambda _: None, lease=lease, since=since)
+            also = partial(note_paid, app_id=app.id, host=host, paid=False)
+            self._rent().lowered(app, host, lambda: 0, also, lease=lease, since=since)
             log.info("a lost host is not paid for copies", extra={"host": host, "app": app.id})
 
     def _paid_again(self, host: str, apps: Sequence[App], lease: Lease) -> float:
@@ -208,7 +205,8 @@ class Snapshotting:
                     for one in kept_on(self._store, app.id, host):
                         self._relaying.verify(one, host, lease)
                     self._whole.add((host, app.id))
-                self._rent().returned(app, host, partial(self._room_bytes, host, app), lease=lease)
+                also = partial(note_paid, app_id=app.id, host=host, paid=True)
+                self._rent().returned(app, host, partial(self._room_bytes, host, app), also, lease=lease)
                 self._whole.discard((host, app.id))
             except (InsufficientBalance, BudgetExceeded) as error:
                 log.info("a host is not paid for copies", extra={"host": host, "app": app.id, "reason": str(error)})
@@ -282,6 +280,7 @@ class Snapshotting:
                 raise NotLeader(f"{one.id} is no longer {one.state}")
             connection.execute(delete(copy).where(copy.snapshot_id == one.id, copy.host == host.name))
             connection.execute(insert(copy), [{"snapshot_id": one.id, "host": host.name}])
+            counted(connection, one.id)
             write_event(connection, app, at, EVENT, f"{one.id} of {one.path} is kept on {host.name}")
             room(batch)
 
@@ -399,6 +398,7 @@ class Snapshotting:
 
         def also(connection: Connection) -> None:
             connection.execute(delete(copy).where(copy.snapshot_id == one.id, copy.host == host.name))
+            counted(connection, one.id)
 
         left = partial(self._room_bytes, host.name, app, gone=one.id)
         self._rent().lowered(app, host.name, left, also, lease=lease)
@@ -449,3 +449,12 @@ class Snapshotting:
                 return to.restore(app.organisation_id, app.id, path, size_bytes=size, digest=one.digest)
 
             self._relaying.bring(one, ask, snapshots.put, lease, check=check)
+
+
+def _by_host(apps: Mapping[str, App], found: Collection[tuple[str, str]]) -> dict[str, list[App]]:
+    """The deployments of each host."""
+    hosts: dict[str, list[App]] = {}
+    for app_id, host in found:
+        if app_id in apps:
+            hosts.setdefault(host, []).append(apps[app_id])
+    return hosts

@@ -16,6 +16,7 @@ from rios.services.deployments.values import App, Event, NewReplica, Replica, St
 from rios.storage.deployment_models import (
     AppEventRow,
     AppImageRow,
+    AppPlaceRow,
     AppReplicaRow,
     AppRevisionRow,
     AppRow,
@@ -416,7 +417,11 @@ def _take(connection: Connection, step: Step, *, at: int) -> bool:
     if isinstance(subject, App):
         # What its owner wished meanwhile was not considered.
         mine += [AppRow.wish == str(subject.wish), AppRow.revision == subject.revision, AppRow.round == subject.round]
-    return connection.execute(update(table).where(*mine).values(**changes)).rowcount == 1
+    if connection.execute(update(table).where(*mine).values(**changes)).rowcount != 1:
+        return False
+    if "ended_at" in changes and isinstance(subject, App):  # its hosts are to forget it
+        connection.execute(update(AppPlaceRow).where(AppPlaceRow.app_id == subject.id).values(ended=True))
+    return True
 
 
 def _rows(table: Any) -> Any:
