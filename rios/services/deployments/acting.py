@@ -336,7 +336,8 @@ class Acting:
         """The replica that its host is about to start, and whose volumes lie there, and are paid for, from now on; not
         before, for where something cannot be fetched there is nothing to come back to."""
         step, at = Step(one, State.STARTING, f"its host {host.name} starts it", changes={}), self._store.ledger.now()
-        takes = self._metering().rent.taking(app, one.host, specification) if specification["volumes"] else None
+        rent = self._metering().rent
+        takes = rent.taking(app, one.host, specification, since=at) if specification["volumes"] else None
 
         def run(batch: Batch) -> None:
             require_leader(batch.connection, *lease)
@@ -493,6 +494,6 @@ class Acting:
             also(connection)
 
         if specification["model"] is None:
-            self._metering().rent.end(app, also, lease=lease)
+            self._metering().rent.end(app, also, lease=lease, at=at)
         else:
             self._store.transact(lambda batch: run(batch.connection))

@@ -112,11 +112,15 @@ class Rent:
         with self._store.ledger.database.reading() as connection:
             return [(one[0], one[1]) for one in connection.execute(wanted)]
 
-    def taking(self, app: App, host: str, specification: Mapping[str, object]) -> Callable[[Batch], None]:
+    def taking(
+        self, app: App, host: str, specification: Mapping[str, object], *, since: int | None = None
+    ) -> Callable[[Batch], None]:
         """What writes, in a transaction, that the volumes of a specification have room on a host from then on.
 
         It holds for their first period; where a quota has grown, it posts the one that was under way and holds for
         another. It raises InsufficientBalance, BudgetExceeded, and NotLeader where somebody did so meanwhile.
+
+        since: that moment, in microseconds of UTC since 1970; now, where it is None.
         """
         room = self._room(app.id, host)
         sizes = dict(room.sizes)
@@ -124,7 +128,7 @@ class Rent:
             sizes[path] = max(size, sizes.get(path, 0))  # none is ever made smaller
         if room.period and sizes == room.sizes:
             return lambda _batch: None
-        return self._turned(app, room, sizes)
+        return self._turned(app, room, sizes, since=since)
 
     def keeping(self, app: App, host: str, room_bytes: Callable[[], int]) -> Callable[[Batch], None]:
         """What writes, in a transaction, that snapshots of a deployment take so much of a host from then on.
@@ -197,12 +201,14 @@ class Rent:
 
         self._store.transact_whole(write)
 
-    def end(self, app: App, also: Callable[[Connection], None], *, lease: Lease) -> None:
-        """Post what the volumes of a deleted deployment took up to now, together with what `also` writes.
+    def end(self, app: App, also: Callable[[Connection], None], *, lease: Lease, at: int | None = None) -> None:
+        """Post what the volumes of a deleted deployment took up to a moment, together with what `also` writes.
 
         It ends in any case: where there is no money for what nobody held for, that is not posted.
+
+        at: that moment, in microseconds of UTC since 1970; now, where it is None.
         """
-        at = self._store.ledger.now()
+        at = self._store.ledger.now() if at is None else at
         rooms = [(room, self._pinned(room)) for room in self._rooms(app.id) if room.period]
 
         def making(most_us: int | None) -> Callable[[Batch], None]:
