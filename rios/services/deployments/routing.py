@@ -2,7 +2,7 @@
 
 A router reads the tables: every change of a state comes with an event, so one number tells whether to read again. It
 sends to ready replicas alone: the one with the fewest requests in its hands, none whose circuit is open, and of two
-revisions each its share.
+revisions each its share; one that is asked again goes to another host.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Endpoint:
     port: int
     revision: int
     mark: tuple[int, int]
+    on: str = ""
+    """The host that it runs on."""
     running: int = 0
     failures: int = 0
     open_until: float = 0.0
@@ -137,7 +139,8 @@ class Routes:
     def take(self, route: Route, *, avoid: Collection[str] = ()) -> Endpoint | None:
         """The replica for the next request, which counts as being in its hands until `give_back`; None for now.
 
-        avoid: replicas that this request has tried.
+        avoid: replicas that this request has tried. Where one did not answer, its host may be gone, and with it all
+        that run there: the next is on another host, if any is.
         """
         with self._lock:
             now = time.monotonic()
@@ -145,7 +148,8 @@ class Routes:
             usable = _share(route, usable)
             if not usable:
                 return None
-            found = min(usable, key=lambda one: (one.running, one.replica_id))
+            tried = {one.on for one in route.endpoints if one.replica_id in avoid}
+            found = min(usable, key=lambda one: (one.on in tried, one.running, one.replica_id))
             if found.failures >= FAILURES_OPEN:
                 # One request tries; the others go elsewhere until it is back.
                 found.open_until = now + OPEN_S
@@ -223,7 +227,9 @@ class Routes:
                     if not port:  # its host is not known here yet
                         continue
                     mark = (replica.revision, replica.round)
-                    endpoint = hands[replica.id] = Endpoint(replica.id, host, int(port), replica.revision, mark)
+                    endpoint = hands[replica.id] = Endpoint(
+                        replica.id, host, int(port), replica.revision, mark, on=replica.host
+                    )
                 route.endpoints.append(endpoint)
             routes[app.id] = route
         alive = {replica.id for found in replicas.values() for replica in found}
