@@ -24,6 +24,7 @@ from rios.words.config import Settings, settings
 WEB = ("python3", "-c")
 SERVER = """
 import http.server, os, signal, sys, threading, time
+threading.stack_size(1 << 18)  # without root, a limit of memory is one of addresses: each thread would take an eighth
 broken = []
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

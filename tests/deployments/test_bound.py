@@ -60,8 +60,8 @@ def test_a_killed_process_takes_its_models_along(tmp_path: Path) -> None:
                 assert app.specification["served_name"] == "Demo"
                 assert app.replicas[0].host.startswith(f"engine-{child.pid}-")
             finally:
+                killed = time.monotonic()
                 child.send_signal(signal.SIGKILL)
-        killed = time.monotonic()
         until(lambda: stage.deploy.list() == (), "it is gone", deadline_s=GONE_S)
         assert time.monotonic() - killed > 1.0
         assert stage.platform.store.on_host(app.events[1].cause.partition(":")[0]) == []

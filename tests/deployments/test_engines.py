@@ -36,7 +36,8 @@ from tests.deployments.stage import Stage
 from tests.waiting import until
 
 WAIT_S = 30.0
-LEASE_S = 1.0
+LEASE_S = 3.0
+"""Whoever is late by so much, on a busy machine, is taken for lost."""
 
 
 class AsItIs(Rules):
@@ -261,8 +262,10 @@ def test_a_lost_engine_loses_its_models(two: tuple[Process, Process], monkeypatc
     chat.wait(timeout=WAIT_S)
     assert hosts(chat) == [second.engine.name]
     real = second.engine._lease.look
-    monkeypatch.setattr(second.engine._lease, "look", lambda **_: False)
-    begun = time.monotonic()
+    with second.engine._leasing:
+        begun = time.monotonic()
+        assert real(renew=True)
+        monkeypatch.setattr(second.engine._lease, "look", lambda **_: False)
     until(lambda: [app.name for app in first.deploy.list()] == ["chat"], deadline_s=WAIT_S)
     assert time.monotonic() - begun >= LEASE_S / 2
     until(lambda: hosts(chat) == [first.engine.name], "the leader's engine takes it", deadline_s=WAIT_S)
@@ -272,7 +275,7 @@ def test_a_lost_engine_loses_its_models(two: tuple[Process, Process], monkeypatc
     second.engine.nudge()
     until(lambda: own._closed, deadline_s=WAIT_S)
     until(lambda: len(hosts(chat)) == 2, deadline_s=WAIT_S)
-    assert second.workers.open == ["chat"]
+    until(lambda: second.workers.open == ["chat"], "the one before is closed, too", deadline_s=WAIT_S)
 
 
 def test_a_model_is_loaded_once_whatever_the_ledger_does(one: Process, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +301,7 @@ def test_a_name_is_for_gateways(one: Process, monkeypatch: pytest.MonkeyPatch, t
     one.deploy._rules = AsItIs()  # as a gateway keeps it
     named = one.deploy.create(name="named", model="mixtral")
     until(lambda: "no gateway is up that could find mixtral" in named.reason, deadline_s=WAIT_S)
-    time.sleep(2 * LEASE_S)
+    time.sleep(1.0)
     assert one.engine.name not in one.platform.reconciler._engines.look().takes
     demo = one.deploy.create(name="chat", model="demo")
     demo.wait(timeout=WAIT_S)

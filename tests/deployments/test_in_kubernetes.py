@@ -60,13 +60,13 @@ def test_it_is_served_metered_and_ended(stage: Stage, server: KubernetesServer) 
     (one,) = app.replicas
     assert one.host == "kubernetes"
     assert get(f"{app.url}/x") == (200, "hello /x")
-    assert "serves" in app.logs()
+    until(lambda: "serves" in app.logs(), "its line", deadline_s=WAIT_S)
     kept = app.exec(["sh", "-c", "cat /run/secrets/TOKEN > /data/kept; cat /data/kept"])
     assert kept.stdout == b"a-very-secret-value"
     (pod,) = server.of("pods", one.id)
     assert pod["metadata"]["labels"]["rios.app"] == app.id
     time.sleep(2.0)  # what a node measures has a second to it
-    assert app.metrics()[0]["cpu_seconds"] > 0
+    until(lambda: app.metrics()[0]["cpu_seconds"] > 0, "a measurement", deadline_s=WAIT_S, pause_s=0.2)
     app.delete(timeout=WAIT_S)
     usage = {record.resource: record.quantity for record in stage.ledger.usage(request_id=one.id)}
     assert set(usage) == {"cpu", "memory"}
@@ -112,7 +112,7 @@ def test_what_cannot_start_yet_is_deleted_all_the_same(
 
 
 def _waiting(server: KubernetesServer) -> list[dict[str, Any]]:
-    return [one for one in server.objects["pods"].values() if "persistentVolumeClaim" in str(one["spec"])]
+    return [one for one in list(server.objects["pods"].values()) if "persistentVolumeClaim" in str(one["spec"])]
 
 
 def _away(place: Path) -> Cluster:
@@ -216,7 +216,7 @@ def test_a_network_finds_its_cluster_by_its_settings(server: KubernetesServer, m
             )  # fmt: skip
             app.wait(timeout=WAIT_S)
             assert get(f"{app.url}/hi") == (200, "hello /hi")
-            assert app.logs() == ["serves"]
+            until(lambda: app.logs() == ["serves"], "its line", deadline_s=WAIT_S)
             (one,) = app.replicas
             (pod,) = server.of("pods", one.id)
             assert pod["metadata"]["labels"]["rios.owner"] == pod["metadata"]["labels"]["rios.network"]

@@ -11,6 +11,7 @@ import pytest
 from tests.deploy.conftest import runtime_parameters
 from tests.deploy.images import PYTHON, make_rootfs
 from tests.deployments.stage import Stage, get
+from tests.waiting import until
 
 WAIT_S = 120.0
 SERVER = """
@@ -48,7 +49,7 @@ def test_it_is_served_metered_and_ended(stage: Stage, rootfs: Path, name: str) -
         "ready",
     ]
     assert get(f"{app.url}/x") == (200, "hello /x")
-    assert "serves" in app.logs()
+    until(lambda: "serves" in app.logs(), "its line", deadline_s=WAIT_S)
     assert app.metrics()[0]["cpu_seconds"] > 0
     replica = app.replicas[0].id
     app.delete(timeout=WAIT_S)

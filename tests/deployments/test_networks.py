@@ -29,7 +29,7 @@ WAIT_S = 60.0
 NAME = "beside.lab.example"
 ASKS = """
 import sys, urllib.request
-try: print("said", urllib.request.urlopen("http://%s:%d/", timeout=5).read().decode(), flush=True)
+try: print("said", urllib.request.urlopen("http://%s:%d/", timeout=60).read().decode(), flush=True)
 except OSError as error: print("refused", flush=True)
 """
 

@@ -154,8 +154,12 @@ def test_who_is_killed_leaves_nothing_frozen_and_nothing_behind(
 
     until(writes, "the next one thaws it", deadline_s=WAIT_S)
     snapshot = app.snapshots.take("/data")
-    platform.reconciler._acting._snapshotting._cleared_at.clear()
-    until(lambda: not contents.kept("app-gone", "snap-gone"), "it is in no table", deadline_s=WAIT_S)
+
+    def cleared() -> bool:
+        platform.reconciler._acting._snapshotting._cleared_at.clear()  # each host is looked at now, and not in a while
+        return not contents.kept("app-gone", "snap-gone")
+
+    until(cleared, "it is in no table", deadline_s=WAIT_S, pause_s=0.5)
     assert app.snapshots.get(snapshot.id).hosts == (home.name,)
     far = platform.hosts.now()[home.name].snapshots
     assert far is not None

@@ -42,6 +42,8 @@ BROKEN = {"exits": ("/bin/sh", "-c", "exit 1"), "silent": ("/bin/sleep", "600"),
 """Images that end, do not listen, or answer their probe with an error; beside them one that is nowhere to be had."""
 WAYS = (*BROKEN, "nowhere")
 GOOD = ("one", "two", "three")
+HEALTH = {"http": "/", "interval": 0.5}
+"""With a deadline that a busy machine meets; what is broken is given less time to show it."""
 
 
 def tag(name: str) -> str:
@@ -70,19 +72,20 @@ def updated_under_load(stage: Stage, turn: int) -> dict[str, Any]:
     """A deployment is updated four times, every second time to a broken image, while it is asked all the time."""
     app = stage.deploy.create(
         name=f"updated-{turn}", image=tag(GOOD[0]), port=8000, replicas=2, runtime="runc", grace=3,
-        resources={"cpu": 0.5, "memory": "64MiB"}, health={"http": "/", "interval": 0.5, "deadline": 8},
+        resources={"cpu": 0.5, "memory": "64MiB"}, health=HEALTH,
     )  # fmt: skip
     app.wait(timeout=WAIT_S)
     took_s = []
     with load(f"{app.url}/", 2) as safe, load(f"{app.url}/", 2, data=b"x") as unsafe:
+        until(lambda: safe.good() and unsafe.good(), "the first answers", deadline_s=WAIT_S)
         for n in range(2):
             began = time.monotonic()
-            good = app.update(image=tag(GOOD[n + 1]))
+            good = app.update(image=tag(GOOD[n + 1]), health=HEALTH)
             until(lambda good=good: app._app().settled_revision == good and app.status == "ready", deadline_s=WAIT_S)
             took_s.append(time.monotonic() - began)
             way = WAYS[(2 * turn + n) % len(WAYS)]
             began = time.monotonic()
-            broken = app.update(image=tag(way))
+            broken = app.update(image=tag(way), health={**HEALTH, "deadline": 8})
             until(
                 lambda broken=broken: app.revision != broken,
                 f"the one that is {way} is rolled back",

@@ -49,11 +49,19 @@ def ready(deploy: Deployments, **more: Any) -> Any:
     return deploy.create(name="web", command=["serve"], resources=RESOURCES, **more).wait(timeout=WAIT_S)
 
 
-def test_waiting_is_for_what_was_wished_last(deploy: Deployments) -> None:
+def test_waiting_is_for_what_was_wished_last(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = ready(deploy)
     first = app.replicas[0].id
-    number = app.update(env={"A": "1"})
-    assert app.status == "updating", "from the moment of the wish on"
+    host, may_start = stage.hosts.now()["host-0"], threading.Event()
+    real = host.start
+    monkeypatch.setattr(host, "start", lambda order: may_start.wait(WAIT_S) and real(order))
+    try:
+        number = app.update(env={"A": "1"})
+        assert app.status == "updating", "from the moment of the wish on"
+    finally:
+        may_start.set()
     assert app.wait(timeout=WAIT_S)._app().settled_revision == number
     second = app.replicas[0].id
     assert second != first
