@@ -19,7 +19,7 @@ from tests.campaigns import ROOT
 CLUSTER = ROOT / "cluster"
 SETTINGS = (CLUSTER / "dask" / "rios.yaml", CLUSTER / "tls" / "rios-tls.yaml")
 DASK = Path(distributed.__file__).parent
-TIMEOUT_S = 60
+TIMEOUT_S = 120
 
 
 def _keys(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -53,8 +53,9 @@ def secured(certificates: Path, tmp_path: Path) -> dict[str, str]:
     return os.environ | {"DASK_CONFIG": str(settings)}
 
 
-def _connect(address: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    program = f"import distributed; print(len(distributed.Client({address!r}, timeout=5).scheduler_info()['workers']))"
+def _connect(address: str, environment: Mapping[str, str], *, timeout_s: float = 5) -> subprocess.CompletedProcess[str]:
+    client = f"distributed.Client({address!r}, timeout={timeout_s})"
+    program = f"import distributed; print(len({client}.scheduler_info()['workers']))"
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
@@ -75,7 +76,7 @@ def test_only_members_reach_a_secured_scheduler(secured: dict[str, str], tmp_pat
             line = next(line for line in scheduler.stderr if "Scheduler at:" in line)
             address = line.split()[-1]
             assert address.startswith("tls://")
-            member = _connect(address, secured)
+            member = _connect(address, secured, timeout_s=TIMEOUT_S / 2)
             assert (member.returncode, member.stdout) == (0, "0\n"), member.stderr
             assert _connect(address, os.environ).returncode != 0
             assert _connect(address.replace("tls://", "tcp://"), os.environ).returncode != 0

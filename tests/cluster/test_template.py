@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -201,10 +202,12 @@ def test_it_ends_when_it_had_no_child_for_long(monkeypatch: pytest.MonkeyPatch) 
     )
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with mine:
-        with theirs:
-            process = subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno(), env=ENVIRONMENT)
         monkeypatch.setenv(CHANNEL, str(mine.fileno()))
-        child = start_supervisor()
+        with theirs, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(start_supervisor)  # before it waits for anybody
+            assert module._readable(theirs.fileno(), DEADLINE_S)
+            process = subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno(), env=ENVIRONMENT)
+            child = asked.result(DEADLINE_S)
         time.sleep(1.0)
         assert process.poll() is None
         end(child)

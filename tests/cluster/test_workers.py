@@ -81,7 +81,7 @@ class Lab:
         """Hosts by name, as the scheduler has them."""
         from distributed import Client
 
-        with Client(self.address, timeout=10, set_as_default=False) as client:
+        with Client(self.address, timeout=DEADLINE_S, set_as_default=False) as client:
             workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
         found = {name: {**said, "address": peer.address} for name, (peer, said) in peers_of(workers).items()}
         for said in found.values():

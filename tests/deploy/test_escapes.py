@@ -23,6 +23,7 @@ from rios.deploy.runtimes.protocol import Allowed, HostBase, Limits, Mount
 from rios.words.errors import SandboxFailed
 from tests.deploy.conftest import POLICY, Bench, make_runtime
 from tests.deploy.escapes import ATTEMPTS
+from tests.waiting import until
 
 
 def _program() -> bytes:
@@ -65,6 +66,7 @@ def outside(bench: Bench, sandbox_directory: Path, monkeypatch: pytest.MonkeyPat
     other = bench.start("python3", "-S", "-c", serve, port=8123, secrets={"TOKEN": SecretBytes(b"theirs")},
                         mounts=(Mount(source=other_volume, path="/data"),))  # fmt: skip
     assert other.endpoint is not None
+    until(lambda: bench.output(other.instance) == "up", "another application that listens", deadline_s=60)
     disk = next((part.device for part in psutil.disk_partitions() if part.mountpoint == "/"), "/dev/vda")
     addresses = [a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family == socket.AF_INET]
     with socket.create_server(("0.0.0.0", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:

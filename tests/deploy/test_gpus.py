@@ -117,6 +117,8 @@ def test_a_driver_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest
         return (A,)
 
     here = Gpus(dev=tmp_path / "dev", claims=tmp_path / "claims", read=hang)
+    assert here.found() == ()
+    until(lambda: asked, "a question", deadline_s=10)
     assert (here.found(), here.found(), len(asked)) == ((), (), 1), "nor does it hold a thread for each question"
     with pytest.raises(SandboxFailed, match="0 of the 0 of this machine are free"):
         here.take(record(tmp_path, "first"), 1)

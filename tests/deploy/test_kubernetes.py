@@ -158,7 +158,7 @@ def test_a_server_that_says_nothing_holds_nothing_for_ever(
 def test_credentials_that_do_not_come_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kubeconfig names a program that is to give them, and which hangs."""
     monkeypatch.setattr("rios.deploy.runtimes.kubernetes_api.CALL_S", 3.0)
-    hangs = config_of(tmp_path / "hangs", "sleep", "8")
+    hangs = config_of(tmp_path / "hangs", "sleep", "120")
     runtime = KubernetesRuntime(Cluster(kubeconfig=hangs, namespace=NAMESPACE), "tests")
     assert "gave no credentials within 3 s" in runtime.capabilities().why_not
     runtime.close()
@@ -201,7 +201,7 @@ def test_what_fetched_an_image_for_a_process_that_died_is_ended(bench: Bench, cl
 
 
 def _ended(cluster: KubernetesServer) -> list[dict[str, dict[str, dict[str, str]]]]:
-    return [one for one in cluster.objects["pods"].values() if one["status"].get("phase") == "Failed"]
+    return [one for one in list(cluster.objects["pods"].values()) if one["status"].get("phase") == "Failed"]
 
 
 # --- what is in the cluster -----------------------------------------------------------------------------------
@@ -212,10 +212,10 @@ def test_nothing_is_left_of_what_could_not_be_started(bench: Bench, cluster: Kub
     with pytest.raises(SandboxFailed, match="could not be started: Back-off pulling"):
         bench.runtime.start(launch)
     volumeless = bench.launch("true", mounts=(Mount(source=Path("/no/such"), path="/data"),))
-    begun = time.monotonic()
-    with pytest.raises(SandboxFailed, match="was not started within 1 s: ContainerCreating"):
-        bench.runtime.start(volumeless, timeout_s=1.0)
-    assert time.monotonic() - begun < 20
+    begun, within_s = time.monotonic(), 1.0 * PATIENCE
+    with pytest.raises(SandboxFailed, match=f"was not started within {within_s:g} s: ContainerCreating"):
+        bench.runtime.start(volumeless, timeout_s=within_s)
+    assert time.monotonic() - begun < 20 * PATIENCE
     assert not [name for name in cluster.left() if not name.startswith("rios-volume-")]
 
 
@@ -223,12 +223,18 @@ def test_a_start_that_is_given_up_ends(bench: Bench, cluster: KubernetesServer) 
     """A Pod that finds no node, or whose claim is not there, may wait for minutes."""
     assert isinstance(bench.runtime, KubernetesRuntime)
     waits = bench.launch("true", mounts=(Mount(source=Path("/no/such"), path="/data"),))
-    giving_up = threading.Timer(0.5, bench.runtime.give_up, (waits.instance,))
+    give_up = bench.runtime.give_up
+
+    def give_up_what_waits() -> None:
+        until(lambda: "ContainerCreating" in str(cluster.of("pods", waits.instance)), "it waits", deadline_s=30)
+        give_up(waits.instance)
+
+    giving_up = threading.Thread(target=give_up_what_waits)
     giving_up.start()
     begun = time.monotonic()
-    with pytest.raises(SandboxFailed, match="given up before it had started: ContainerCreating"):
+    with pytest.raises(SandboxFailed, match="given up before it had started: "):
         bench.runtime.start(waits, timeout_s=300.0)
-    assert time.monotonic() - begun < 20 * PATIENCE
+    assert time.monotonic() - begun < 40 * PATIENCE
     assert not cluster.of("pods", waits.instance)
     giving_up.join(10)
 
@@ -410,7 +416,7 @@ def test_a_command_runs_where_there_is_no_shell(bench: Bench, cluster: Kubernete
             bench.runtime.exec(status.instance, command, env={"A": "b"})
         assert bench.runtime.exec(status.instance, ("no-such-program",)).exit_code == 127
         with pytest.raises(DeadlineExceeded, match="may run on"):
-            bench.runtime.exec(status.instance, ("sleep", "5"), timeout_s=0.7)
+            bench.runtime.exec(status.instance, ("sleep", "60"), timeout_s=0.7)
     finally:
         shell.symlink_to(target)
 
