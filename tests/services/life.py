@@ -113,7 +113,8 @@ class Life:
         options = settings().model_copy(
             update={"home": self.home, "chain": self.url, "chain_confirmations": self.confirmations}
         )
-        self.purse = Purse(options)
+        # What a network does beside this, now and then, is done between two steps: a history is what its seed says.
+        self.purse = Purse(options, background=False)
         self.ledger = self.purse.books.ledger
         self.ledger.link_address(GUEST, GUEST_ADDRESS)
         self.hosts = histories.hosts_of(self.purse.books.address)
@@ -149,6 +150,8 @@ class Life:
         self._make(step, did)
         for charging in self.charging.values():
             charging.post_late()
+        self.purse.follower.look()
+        self.purse.alerts.deliver()
         return did
 
     def _make(self, step: Step, did: dict[str, Any]) -> None:

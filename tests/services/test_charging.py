@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rios.words.errors import (
     TrunkLost,
 )
 from rios.words.money import WEI_PER_ROS, format_ros
+from tests.services.steps import limit, one_step
 from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
@@ -32,13 +33,26 @@ TRIAL_WEI = 10 * WEI_PER_ROS
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[rios.Network]:
-    with rios.local(workers=2, threads=1, trunk_timeout_s=5) as net:
+    with rios.local(workers=2, threads=1) as net:
         yield net
 
 
 @pytest.fixture(scope="module")
 def model(net: rios.Network) -> Any:
     return net.dmoe.deploy("demo", replicas=2, progress=False)
+
+
+@contextlib.contextmanager
+def standing_still(net: rios.Network) -> Iterator[None]:
+    """No host does anything meanwhile."""
+    hosts = [worker.pid for worker in net.workers]
+    for pid in hosts:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in hosts:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_price_is_posted_before_the_answer_is_returned(net: rios.Network, model: Any) -> None:
@@ -62,10 +76,11 @@ def test_who_only_generates_starts_no_chain(net: rios.Network, model: Any) -> No
 
 
 def test_the_highest_price_is_held_while_it_runs(net: rios.Network, model: Any) -> None:
-    job = model.submit(PROMPT, max_new_tokens=250, ignore_eos=True)
-    estimate = net.billing.estimate(model, prompt_tokens=len(job.prompt), max_new_tokens=250)
-    assert net.billing.balance.held_wei == estimate.highest_wei
-    job.cancel()
+    with standing_still(net):
+        job = model.submit(PROMPT, max_new_tokens=250, ignore_eos=True)
+        estimate = net.billing.estimate(model, prompt_tokens=len(job.prompt), max_new_tokens=250)
+        assert net.billing.balance.held_wei == estimate.highest_wei
+        job.cancel()
     with pytest.raises(Cancelled):
         job.result(timeout=30)
     assert net.billing.balance.held_wei == 0
@@ -73,14 +88,15 @@ def test_the_highest_price_is_held_while_it_runs(net: rios.Network, model: Any) 
 
 def test_a_cancelled_request_pays_for_what_it_received(net: rios.Network, model: Any) -> None:
     before = net.billing.balance.wei
-    job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
-    pieces = job.stream(30)
-    for _ in range(5):
-        next(pieces)
-    held = net.billing.balance.held_wei
-    job.cancel()
-    with pytest.raises(Cancelled):
-        job.result(timeout=30)
+    with one_step(net, model, PROMPT, max_new_tokens=400):
+        job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
+        pieces = job.stream(30)
+        for _ in range(5):
+            next(pieces)
+        held = net.billing.balance.held_wei
+        job.cancel()
+        with pytest.raises(Cancelled):
+            job.result(timeout=30)
     spent = net.billing.usage(request_id=job.request_id)
     written = {row.resource: row.quantity for row in spent.itertuples()}["tokens_out"]
     assert 5 <= written < 400
@@ -207,10 +223,9 @@ def test_a_home_keeps_the_ledger(tmp_path: Path) -> None:
         model.generate(PROMPT, max_new_tokens=3)
         spent = TRIAL_WEI - net.billing.balance.wei
         # One that is paused when the network is closed.
+        limit(net, model, PROMPT, max_new_tokens=100)
         job = model.submit(PROMPT, max_new_tokens=100, ignore_eos=True)
-        net.billing.budget(1, period="total")
-        while job.status != "paused":
-            time.sleep(0.01)
+        until(lambda: job.status == "paused", deadline_s=30)
     assert job.status == "cancelled"
     with rios.local(workers=1, threads=1, home=home) as net:
         assert net.billing.balance.held_wei == 0
@@ -221,23 +236,21 @@ def test_a_home_keeps_the_ledger(tmp_path: Path) -> None:
             net._purse.books.ledger.hold("h", "local", TRIAL_WEI, request_id="r", terms=net._purse.charging.terms({}))
 
 
-def test_a_request_that_fails_pays_for_what_it_received(net: rios.Network, model: Any) -> None:
+def test_a_request_that_fails_pays_for_what_it_received(
+    net: rios.Network, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All hosts stop in the midst of it, and none goes on in time."""
+    generator = model._deployment.generator
+    monkeypatch.setattr(generator, "_settings", generator._settings.model_copy(update={"trunk_timeout_s": 5}))
     before = net.billing.balance.wei
-    hosts = [worker.pid for worker in net.workers]
-    job = model.submit(PROMPT, max_new_tokens=450, ignore_eos=True)
-    held = net.billing.balance.held_wei
-    pieces = job.stream(60)
-    for _ in range(5):
-        next(pieces)
-    for pid in hosts:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(TrunkLost):
+    with one_step(net, model, PROMPT, max_new_tokens=450):
+        job = model.submit(PROMPT, max_new_tokens=450, ignore_eos=True)
+        held = net.billing.balance.held_wei
+        pieces = job.stream(60)
+        for _ in range(5):
+            next(pieces)
+        with standing_still(net), pytest.raises(TrunkLost):
             job.result(timeout=120)
-    finally:
-        for pid in hosts:
-            os.kill(pid, signal.SIGCONT)
     assert job.status == "failed"
     usage = net.billing.usage(request_id=job.request_id)
     assert {row.resource: row.quantity for row in usage.itertuples()}["tokens_out"] == len(job.token_ids) >= 5

@@ -228,7 +228,7 @@ def test_a_network_that_is_dropped_ends() -> None:
     del net, model
     until(lambda: all(process.poll() is not None for process in processes), "processes are left")
     until(lambda: not any(thread.is_alive() for thread in threads), "threads are left")
-    until(lambda: not host.is_running() or host.status() == psutil.STATUS_ZOMBIE, "the host is left")
+    until(lambda: not runs(host.pid), "the host is left")
 
 
 def test_a_process_that_ends_with_an_open_network_leaves_nothing() -> None:

@@ -126,8 +126,8 @@ def test_without_money_it_pauses_and_a_deposit_lets_it_go_on(net: rios.Network, 
     with only(net, cost(net, model, STEP) + cost(net, model, 4)):
         job = paused(model)
         assert job.token_ids == undisturbed.token_ids[:STEP]
-        assert hold(net, job).state is HoldState.PAUSED
-        assert in_trunk(model) == 1
+        until(lambda: hold(net, job).state is HoldState.PAUSED)
+        until(lambda: in_trunk(model) == 1)
         # Others go on meanwhile.
         assert model.generate(PROMPT, max_new_tokens=4, ignore_eos=True).token_ids == undisturbed.token_ids[:4]
         with pytest.raises(InsufficientBalance):

@@ -17,6 +17,7 @@ from rios.services.panel import worker_of
 from rios.services.views import Placement, WorkerInfo, Workers
 from rios.words.display import html_table, text_table
 from rios.words.errors import Cancelled, InvalidRequest
+from tests.services.steps import one_step
 from tests.waiting import until
 
 EVIL = '<script>alert("x")</script>&'
@@ -84,7 +85,7 @@ def test_answers_are_escaped() -> None:
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[rios.Network]:
-    with rios.local(workers=1, threads=1) as made:
+    with rios.local(workers=1, threads=1, hold_step_tokens=16) as made:
         yield made
 
 
@@ -114,17 +115,20 @@ def test_a_chat_is_its_template(net: rios.Network, tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_dropped_before_it_was_looked_at_is_cancelled(net: rios.Network) -> None:
+    asked = {"max_new_tokens": 400}
     with net.dmoe.deploy("demo", progress=False) as model:
-        pieces = model.stream("It was", max_new_tokens=400, ignore_eos=True)
-        dropped = next(one.id for one in net.jobs if one.live)
-        del pieces
-        until(lambda: not _found(net, dropped).live, "the end of what nobody reads", deadline_s=30)
+        with one_step(net, model, "It was", **asked):
+            pieces = model.stream("It was", ignore_eos=True, **asked)
+            dropped = next(one.id for one in net.jobs if one.live)
+            del pieces
+            until(lambda: not _found(net, dropped).live, "the end of what nobody reads", deadline_s=30)
         assert _found(net, dropped).state == "cancelled"
-        closed: Any = model.stream("It was", max_new_tokens=400, ignore_eos=True)
-        next(closed)
-        closed.close()
-        with pytest.raises(Cancelled):
-            list(closed)
+        with one_step(net, model, "It was", **asked):
+            closed: Any = model.stream("It was", ignore_eos=True, **asked)
+            next(closed)
+            closed.close()
+            with pytest.raises(Cancelled):
+                list(closed)
 
 
 def _found(net: rios.Network, job_id: str) -> JobView:
