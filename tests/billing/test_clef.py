@@ -84,7 +84,7 @@ def test_a_message() -> None:
 )
 def test_no_signature(answer: Callable[[dict[str, Any]], Any], why: str) -> None:
     with _clef(answer) as clef, pytest.raises(KeystoreError, match=why):
-        ClefSigner(clef.url, KEY.address, timeout_s=5).sign_transaction(ASKED)
+        ClefSigner(clef.url, KEY.address, timeout_s=30).sign_transaction(ASKED)
 
 
 def test_only_http() -> None:

@@ -57,7 +57,7 @@ def library() -> Path:
 def _oracle(library: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     command = ["node", "-e", ORACLE]
     found = subprocess.run(
-        command, input=json.dumps(cases), capture_output=True, text=True, timeout=60, cwd=library, check=False
+        command, input=json.dumps(cases), capture_output=True, text=True, timeout=240, cwd=library, check=False
     )
     assert found.returncode == 0, found.stderr
     trees: list[dict[str, Any]] = json.loads(found.stdout)

@@ -14,7 +14,7 @@ from rios.words.errors import InvalidRequest
 from rios.words.foreign import opened_folder, read_plain, remove_tree
 
 # What is waited for here would be waited for for ever.
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(300)
 DEPTH = 3_000
 """Python calls itself a thousand times at most, and a process has a thousand files open on most machines."""
 

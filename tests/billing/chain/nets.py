@@ -56,7 +56,7 @@ class Net:
         else:
             self.node.ask("anvil_setBalance", address, hex(wei))
 
-    def sender(self, signer: KeySigner = ALICE, store: IntentStore | None = None, *, timeout_s: float = 30) -> Sender:
+    def sender(self, signer: KeySigner = ALICE, store: IntentStore | None = None, *, timeout_s: float = 60) -> Sender:
         """A sender that looks often."""
         return Sender(self.chain, signer, store or MemoryIntentStore(), timeout_s=timeout_s, poll_s=0.02)
 
@@ -107,7 +107,7 @@ def hash_of(raw: bytes) -> str:
 def sent(chain: Chain, raw: bytes) -> Receipt:
     """The receipt of a transaction on a chain that mines at once."""
     chain.send_raw(raw)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (receipt := chain.receipt(hash_of(raw))) is None:
         assert time.monotonic() < deadline, "it is not mined"
         time.sleep(0.005)  # anvil mines a moment after it has answered

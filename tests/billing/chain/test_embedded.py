@@ -20,7 +20,7 @@ from rios.words.errors import ChainMismatch, ChainUnavailable, InvalidRequest, T
 from tests.billing.chain.conftest import FUND
 from tests.billing.chain.nets import ALICE, BOB, COINS, NOBODY, sent, signed
 
-WAIT_S = 60
+WAIT_S = 240
 
 
 class TestHome:

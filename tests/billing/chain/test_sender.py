@@ -26,8 +26,9 @@ from rios.words.errors import (
 from rios.words.ids import Address
 from tests.billing.chain.conftest import needs_npm
 from tests.billing.chain.nets import ALICE, BOB, CAROL, GWEI, NOBODY, Net
+from tests.waiting import until
 
-WAIT_S = 30
+WAIT_S = 60
 KINDS = ["memory", pytest.param("anvil", marks=needs_npm)]
 on_both = pytest.mark.parametrize("net", KINDS, indirect=True)
 
@@ -140,13 +141,12 @@ class TestSend:
 
 def _pumped(sender: Sender, done: Callable[[], bool]) -> None:
     """Pump until something holds."""
-    waited = threading.Event()
-    for _ in range(200):
+
+    def is_done() -> bool:
         sender.pump()
-        if done():
-            return
-        waited.wait(0.02)
-    raise AssertionError("it never came to that")
+        return done()
+
+    until(is_done, deadline_s=WAIT_S, pause_s=0.02)
 
 
 @on_both
@@ -400,7 +400,7 @@ class TestNode:
         got: list[Any] = []
         waiting = threading.Thread(target=lambda: got.append(sender.send("mint", made, _mint(5))))
         waiting.start()
-        _until(lambda: store.get("mint") is not None and _states(store, "mint") == [IntentState.SENT])
+        until(lambda: store.get("mint") is not None and _states(store, "mint") == [IntentState.SENT], deadline_s=WAIT_S)
         live.anvil.stop()
         live.anvil.start()
         waiting.join(WAIT_S)
@@ -427,12 +427,3 @@ def _get(store: IntentStore, key: str) -> Intent:
 
 def _states(store: IntentStore, *keys: str) -> Sequence[IntentState]:
     return [_get(store, key).state for key in keys]
-
-
-def _until(done: Callable[[], bool]) -> None:
-    waited = threading.Event()
-    for _ in range(1500):
-        if done():
-            return
-        waited.wait(0.02)
-    raise AssertionError("it never came to that")

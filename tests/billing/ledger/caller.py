@@ -19,14 +19,14 @@ def start_together(calls: int, call: Callable[[int], None], begin: Callable[[], 
     barrier = threading.Barrier(calls + 1)
 
     def run(number: int) -> None:
-        barrier.wait(60)
+        barrier.wait(240)
         call(number)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(calls)]
     for thread in threads:
         thread.start()
     begin()
-    barrier.wait(60)
+    barrier.wait(240)
     for thread in threads:
         thread.join()
 

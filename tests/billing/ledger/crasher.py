@@ -19,8 +19,9 @@ from rios.storage.engine import Database
 from rios.words.errors import LedgerUnavailable, RiosError
 from tests.billing.ledger.history import perform
 from tests.moments import at_each
+from tests.waiting import PATIENCE
 
-_LOCKED_S = 0.2
+_LOCKED_S = 0.25 * PATIENCE
 # What opens a database imports when the first one is opened.
 _USED = ("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite")
 

@@ -13,6 +13,7 @@ from rios.billing.ledger.batch import Batch
 from rios.billing.ledger.ledger import clock_us
 from rios.words.errors import InsufficientBalance, LedgerConflict, LedgerUnavailable
 from tests.billing.clock import DAY_US, Clock
+from tests.waiting import PATIENCE
 
 
 def move(id: str, debit: str, credit: str, amount: int = 10) -> Transfer:  # noqa: A002
@@ -133,7 +134,7 @@ def test_a_closed_ledger_says_so(url: str) -> None:
 
 
 def test_a_locked_database_ends_by_the_deadline_and_the_same_works_later(url: str) -> None:
-    with Ledger.open(url, timeout_s=20) as holder, Ledger.open(url, timeout_s=0.3) as ledger:
+    with Ledger.open(url, timeout_s=20) as holder, Ledger.open(url, timeout_s=0.3 * PATIENCE) as ledger:
         with holder.database.writing(), pytest.raises(LedgerUnavailable, match=r"does not answer|did not answer"):
             ledger.post([give("a")])
         assert ledger.post([give("a")]) in (0, 1)
