@@ -17,7 +17,7 @@ from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import App, SecretRef
-from rios.services.deployments.awaiting import awaited, rotated
+from rios.services.deployments.awaiting import Wished, awaited, rotated
 from rios.services.deployments.handle import Cost, given_secrets, secret_values
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.shared_secrets import shared_values
@@ -99,7 +99,7 @@ class RemoteDeployments(Shown):
     def apply(self, source: str | Path | Sequence[App]) -> tuple[RemoteDeployment, ...]:
         """Make deployments what a file says: new ones are created, others updated where they differ."""
         rows = self._http.post("/v1/apps/apply", _file(source))["data"]
-        return tuple(RemoteDeployment(self._http, row["name"]) for row in rows)
+        return tuple(RemoteDeployment(self._http, row["name"], wished=row["revision"]) for row in rows)
 
 
 class RemoteSecrets(Shown):
@@ -163,11 +163,12 @@ def _snapshot(row: Mapping[str, Any]) -> Snapshot:
 class RemoteDeployment(Shown):
     """A deployment behind a gateway."""
 
-    def __init__(self, http: Http, name: str) -> None:
+    def __init__(self, http: Http, name: str, *, wished: int = 0) -> None:
         self._http = http
         self.name = name
         self._path = f"/v1/apps/{name}"
         self._ended = False
+        self._wished = Wished(wished)
 
     def __repr__(self) -> str:
         return f"<RemoteDeployment {self.name!r} at {self._http.url}>"
@@ -315,7 +316,10 @@ class RemoteDeployment(Shown):
             found = self._found()
             return State(found["status"]), found["reason"], found["revision"]
 
-        awaited(self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S)
+        awaited(
+            self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S,
+            wished=self._wished,
+        )  # fmt: skip
         return self
 
     def scale(self, replicas: int | tuple[int, int]) -> None:
@@ -334,11 +338,13 @@ class RemoteDeployment(Shown):
         body = _body(wanted)
         fields = {name: value for name, value in body.items() if name != "name" and (only is None or name in only)}
         found: dict[str, Any] = self._http.ask("PATCH", self._path, json={"fields": fields})
-        return int(found["revision"])
+        self._wished.revision = int(found["revision"])
+        return self._wished.revision
 
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number."""
-        return int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"])
+        self._wished.revision = int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"])
+        return self._wished.revision
 
     @property
     def snapshots(self) -> RemoteSnapshots:
@@ -387,7 +393,7 @@ class RemoteDeployment(Shown):
             return (State.STOPPED if found["id"] != mine else State.STOPPING), found["reason"], 0
 
         if wait:
-            awaited(self.name, State.STOPPED, seen, events=list, timeout=timeout, look_s=_LOOK_S)
+            awaited(self.name, State.STOPPED, seen, events=list, timeout=timeout, look_s=_LOOK_S, wished=Wished())
 
 
 def _body(wanted: App) -> dict[str, Any]:

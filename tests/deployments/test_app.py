@@ -18,7 +18,7 @@ from rios.words.errors import (
     NotFound,
 )
 from tests.deployments.stage import RESOURCES, SERVER, WEB, Stage, get
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 WAIT_S = 60.0
 
@@ -121,7 +121,8 @@ def test_a_killed_replica_is_replaced_and_what_it_used_is_billed(web: Any, stage
 
 def test_a_bad_update_is_rolled_back_and_a_good_one_takes_over_without_a_failed_request(web: Any) -> None:
     web.update(command=["sh", "-c", "exit 3"])
-    until(lambda: web.revision == 1, "the update is taken back", deadline_s=WAIT_S)
+    with pytest.raises(DeploymentFailed, match="is at revision 1 again: revision 2 does not become ready"):
+        web.wait(timeout=WAIT_S * PATIENCE)
     web.wait(timeout=WAIT_S)
     assert get(web.url) == (200, "first GET / ")
     number = web.update(env={"SAYS": "second"})

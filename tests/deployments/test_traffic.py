@@ -15,6 +15,7 @@ import pytest
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments.routing import FAILURES_OPEN, Endpoint, Route
+from rios.words.errors import DeploymentFailed
 from tests.deployments.stage import Stage, get
 from tests.waiting import PATIENCE, until
 
@@ -79,7 +80,8 @@ def test_no_update_fails_a_request_and_broken_ones_are_rolled_back(stage: Stage,
         number = app.update(env={"SAYS": "v2"})
         until(lambda: app.status == "ready" and app._app().settled_revision == number, deadline_s=WAIT_S)
         broken = app.update(command=["sh", "-c", "exit 1"])
-        until(lambda: app.revision != broken, "the broken one is rolled back", deadline_s=WAIT_S)
+        with pytest.raises(DeploymentFailed, match=f"is at revision {number} again: revision {broken} "):
+            app.wait(timeout=WAIT_S * PATIENCE)
         app.wait(timeout=WAIT_S)
         before = found.good()
         until(lambda: found.good() > before + 20, deadline_s=WAIT_S)

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from rios.services.deployments.store import ROLLED_BACK
+from rios.words.errors import DeploymentFailed
 from tests.campaigns import Campaign
 from tests.deploy.images import PYTHON, make_image, make_rootfs
 from tests.deployments.stage import Stage, get
 from tests.deployments.test_traffic import load
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.needs(what) for what in ("podman", "runc", "catatonit", "root", "busybox")]
 WAIT_S = 90.0
@@ -86,11 +87,8 @@ def updated_under_load(stage: Stage, turn: int) -> dict[str, Any]:
             way = WAYS[(2 * turn + n) % len(WAYS)]
             began = time.monotonic()
             broken = app.update(image=tag(way), health={**HEALTH, "deadline": 8})
-            until(
-                lambda broken=broken: app.revision != broken,
-                f"the one that is {way} is rolled back",
-                deadline_s=2 * WAIT_S,
-            )
+            with pytest.raises(DeploymentFailed, match=f"is at revision {good} again: revision {broken} "):
+                app.wait(timeout=2 * WAIT_S * PATIENCE)
             assert app.revision == good
             app.wait(timeout=WAIT_S)
             took_s.append(time.monotonic() - began)

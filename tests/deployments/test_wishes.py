@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
+from rios.client.apps import RemoteDeployments
 from rios.deploy.lifecycle import State
 from rios.deploy.spec import App
-from rios.services.deployments.awaiting import awaited
+from rios.services.deployments.awaiting import Wished, awaited
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import ROLLED_BACK
@@ -87,24 +88,76 @@ def test_whoever_waits_for_an_update_that_is_taken_back_is_told(
     app.update(command=["none"], replicas=4)
     with pytest.raises(DeploymentFailed, match=r"web is at revision 1 again: revision 2 .*no such program"):
         app.wait(timeout=WAIT_S)
+    assert app.update(command=["nothing"], replicas=4) == 3
+    until(lambda: app.revision == 1, "it is taken back before anybody looks", deadline_s=WAIT_S)
+    with pytest.raises(DeploymentFailed, match=r"web is at revision 1 again: revision 3 .*no such program"):
+        app.wait(timeout=WAIT_S)
     monkeypatch.setattr(host, "start", real)
     app.wait(timeout=WAIT_S)
     found = app._app()
     assert (found.revision, found.replicas_min, found.replicas_max, found.replicas) == (1, 1, 1, 1)
 
 
+def waits(looks: Sequence[tuple[State, str, int]], wished: Wished, *, happened: Sequence[Event] = ()) -> None:
+    seen = iter(looks)
+    awaited("web", State.READY, lambda: next(seen), events=lambda: happened, timeout=WAIT_S, look_s=0, wished=wished)
+
+
 def test_an_update_that_was_over_between_two_looks_is_told_with_its_reason() -> None:
-    looks = iter([(State.UPDATING, "", 2), (State.READY, "", 1)])
+    looks = [(State.UPDATING, "", 2), (State.READY, "", 1)]
     cause = "revision 2 does not become ready: back to 1; no such program"
     happened = [
         Event(seq=n, at=0, kind=ROLLED_BACK, state="", replica="", cause=said)
         for n, said in enumerate((cause, "revision 7 was too"))
     ]
-    with pytest.raises(DeploymentFailed, match=f"^web is at revision 1 again: {cause}$"):
-        awaited("web", State.READY, lambda: next(looks), events=lambda: happened, timeout=WAIT_S, look_s=0)
-    looks = iter([(State.UPDATING, "", 3), (State.READY, "", 1)])
+    for found, wished in ((looks, Wished()), (looks[1:], Wished(2))):
+        with pytest.raises(DeploymentFailed, match=f"^web is at revision 1 again: {cause}$"):
+            waits(found, wished, happened=happened)
+        waits(looks[1:], wished)  # once is enough
     with pytest.raises(DeploymentFailed, match=r"^web is at revision 1 again: revision 3 was left$"):
-        awaited("web", State.READY, lambda: next(looks), events=lambda: happened, timeout=WAIT_S, look_s=0)
+        waits([(State.UPDATING, "", 3), (State.READY, "", 1)], Wished())
+
+
+def test_what_was_waited_for_is_not_wished_any_more() -> None:
+    wished = Wished(2)
+    waits([(State.UPDATING, "", 2), (State.READY, "", 2)], wished)
+    waits([(State.READY, "", 1)], wished)  # somebody else went back
+    with pytest.raises(DeploymentFailed, match="web is failed: no money"):
+        waits([(State.FAILED, "no money", 3)], wished)
+    waits([(State.READY, "", 1)], wished)
+
+
+class Answers:
+    """A gateway whose deployments are at revision 1 again when somebody looks."""
+
+    url = "http://gateway"
+
+    def get(self, path: str) -> dict[str, Any]:
+        return {"status": "ready", "reason": "", "revision": 1}
+
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        return [
+            {"seq": 1, "at": 0, "kind": ROLLED_BACK, "state": "", "replica": "", "cause": "revision 2 does not become"}
+        ]
+
+    def post(self, path: str, body: object) -> dict[str, Any]:
+        row = {"name": "web", "revision": 2}
+        return {"data": [row]} if path.endswith("/apply") else row
+
+    def ask(self, method: str, path: str, **_: object) -> dict[str, Any]:
+        return {"revision": 2}
+
+
+def test_whoever_applies_a_file_from_afar_is_told_of_what_was_taken_back_meanwhile() -> None:
+    deploy = RemoteDeployments(Answers())  # type: ignore[arg-type]
+    wanted = App.model_validate({"name": "web", "command": ["serve"], "resources": {"cpu": 1, "memory": "64MiB"}})
+    (applied,) = deploy.apply([wanted])
+    updated, rolled = deploy.get("web"), deploy.get("web")
+    assert updated.update_to(wanted) == rolled.rollback(2) == 2
+    for app in (applied, updated, rolled):
+        with pytest.raises(DeploymentFailed, match="web is at revision 1 again: revision 2 does not become"):
+            app.wait(timeout=WAIT_S)
+        app.wait(timeout=WAIT_S)
 
 
 def test_each_revision_brings_its_own_number_of_replicas(deploy: Deployments) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rios.deploy.lifecycle import State
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 WAIT_S = 300.0
 
 
+@dataclass(slots=True)
+class Wished:
+    """What was wished through a handle last, and was not waited for yet: an update may be taken back before anybody
+    looks."""
+
+    revision: int = 0
+    """Its number; 0 for nothing."""
+
+
 def awaited(
     name: str,
     wanted: State,
@@ -24,24 +34,28 @@ def awaited(
     events: Callable[[], Sequence[Event]],
     timeout: float | None,
     look_s: float,
+    wished: Wished,
 ) -> None:
     """Until the state that `seen` returns, with its reason and revision, is the wanted one: see `Deployment.wait`.
-    events: what happened to it, where the reason of a change that was over between two looks is found."""
+    events: what happened to it, where the reason of a change that was over between two looks is found. wished: is
+    nothing any more once it is ready, or whoever waits was told why it is not."""
     seconds = WAIT_S if timeout is None else timeout
     deadline = time.monotonic() + seconds
-    newest = 0
+    ready = wanted is State.READY
     while True:
         state, reason, revision = seen()
-        if revision < newest and wanted is State.READY:
-            mine = f"revision {newest} "
+        if ready and revision < wished.revision:
+            mine, wished.revision = f"revision {wished.revision} ", 0
             causes = [one.cause for one in events() if one.kind == ROLLED_BACK and one.cause.startswith(mine)]
             raise DeploymentFailed(
                 f"{name} is at revision {revision} again: {causes[-1] if causes else mine + 'was left'}"
             )
-        newest = revision
+        over = state is wanted or state in (State.FAILED, State.STOPPED)
+        if ready:
+            wished.revision = 0 if over else revision
         if state is wanted:
             return
-        if state in (State.FAILED, State.STOPPED):
+        if over:
             raise DeploymentFailed(f"{name} is {state}: {reason or 'deleted'}; its logs may say more")
         if time.monotonic() > deadline:
             said = f": {reason}" if reason else ""

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
-from rios.services.deployments.awaiting import awaited, rotated
+from rios.services.deployments.awaiting import Wished, awaited, rotated
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.snapshots import AppSnapshots, require
@@ -48,7 +48,8 @@ class Cost(Shown, int):
 
 
 class Deployment(Shown):
-    """A deployment. The handle holds nothing: another one of the same name is as good."""
+    """A deployment. The handle holds nothing but what was wished through it and not waited for: another one of the same
+    name is as good."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Deployment(Shown):
         self.name = name
         self._by = by
         self._rules = rules
+        self._wished = Wished()
 
     def __repr__(self) -> str:
         return f"<Deployment {self.name!r} {answer(lambda: self.status)}>"
@@ -237,14 +239,17 @@ class Deployment(Shown):
         """Until it is in that state; itself. timeout: seconds, 300 without.
 
         Raises DeadlineExceeded, and DeploymentFailed where it has failed or ended in another way, or where an earlier
-        revision was gone back to meanwhile.
+        revision was gone back to since it was wished through this handle, or meanwhile.
         """
 
         def seen() -> tuple[State, str, int]:
             app = self._app()
             return app.state, app.reason, app.revision
 
-        awaited(self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S)
+        awaited(
+            self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S,
+            wished=self._wished,
+        )  # fmt: skip
         return self
 
     # --- what is wanted of it --------------------------------------------------------------------------------
@@ -300,7 +305,8 @@ class Deployment(Shown):
             columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
             return columns, "update", f"{self._by} wants revision {number}"
 
-        return self._change(change).revision
+        self._wished.revision = self._change(change).revision
+        return self._wished.revision
 
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number. Raises InvalidRequest, NotFound."""
@@ -320,7 +326,8 @@ class Deployment(Shown):
             columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **span, **_begun(app)}
             return columns, "rollback", f"{self._by} wants revision {wanted} back"
 
-        return self._change(change).revision
+        self._wished.revision = self._change(change).revision
+        return self._wished.revision
 
     @property
     def snapshots(self) -> AppSnapshots:
