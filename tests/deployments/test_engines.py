@@ -384,7 +384,7 @@ def test_a_lease_that_was_taken_away_is_made_anew(
 
     monkeypatch.setattr(first.engine, "_start", start)
     first.deploy.create(name="chat", model="demo").wait(timeout=WAIT_S)
-    assert len(acts) <= 5
+    assert len(acts) <= 20, "of hundreds, otherwise"
 
 
 def test_no_change_is_overlooked(one: Process) -> None:
