@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,3 +22,17 @@ def until(found: Callable[[], T], what: str = "what was waited for", *, deadline
         assert time.monotonic() < deadline, f"{what}: not within {deadline_s * PATIENCE:g} s"
         time.sleep(pause_s)
     return value
+
+
+def stop(pid: int) -> None:
+    """Send a process SIGSTOP, and return when its threads stand still: one may go on for a moment."""
+
+    def stands() -> bool:
+        try:
+            states = [one.read_text().rpartition(") ")[2][:1] for one in Path(f"/proc/{pid}/task").glob("*/stat")]
+        except (FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
+            return False
+        return bool(states) and set(states) <= {*"TZ"}
+
+    os.kill(pid, signal.SIGSTOP)
+    until(stands, f"process {pid} stands still", deadline_s=60)

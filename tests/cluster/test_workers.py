@@ -300,7 +300,7 @@ def test_a_worker_shows_its_figures(lab: Callable[..., Lab]) -> None:
     assert shown["rios_host_memory_bytes"] == 100 << 20
     assert shown["rios_host_rss_bytes"] > 10 << 20
     assert {"rios_host_calls", "rios_host_rows", "rios_host_compute_ns", "rios_host_reserved_bytes"} <= shown.keys()
-    os.kill(said["pid"], signal.SIGSTOP)
+    waiting.stop(said["pid"])
     try:
         assert figures() == {"rios_host_up": 0.0}
     finally:

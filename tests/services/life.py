@@ -43,6 +43,7 @@ from rios.words.errors import (
 )
 from tests.services import histories
 from tests.services.histories import GUEST, GUEST_ADDRESS, OWNERS, REORG_MAX, WORK, Step, charges_of, parts_of
+from tests.waiting import stop
 
 IMPATIENT_S = 0.2
 SAVED = "saved"
@@ -371,7 +372,7 @@ class Life:
             before = chain._timeout_s, chain._url
             frozen = self.place % 2
             if frozen:
-                os.kill(self.case["node"], signal.SIGSTOP)
+                stop(self.case["node"])
                 chain._timeout_s = IMPATIENT_S
             else:
                 chain._url, chain._provider = "http://127.0.0.1:9", None

@@ -25,7 +25,7 @@ from rios.words.errors import (
 )
 from rios.words.money import WEI_PER_ROS, format_ros
 from tests.services.steps import limit, one_step
-from tests.waiting import until
+from tests.waiting import stop, until
 
 PROMPT = "It was a fine morning,"
 TRIAL_WEI = 10 * WEI_PER_ROS
@@ -47,7 +47,7 @@ def standing_still(net: rios.Network) -> Iterator[None]:
     """No host does anything meanwhile."""
     hosts = [worker.pid for worker in net.workers]
     for pid in hosts:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     try:
         yield
     finally:

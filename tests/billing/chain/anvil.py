@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contracts import toolchain
+from tests.waiting import stop
 
 START_TIMEOUT_S = 60.0
 ANVIL_CHAIN_ID = 31337
@@ -88,7 +89,7 @@ class Anvil:
     def frozen(self) -> Iterator[None]:
         """It takes connections and answers nothing."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        stop(self._process.pid)
         try:
             yield
         finally:
