@@ -38,7 +38,7 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture
 def contents(tmp_path: Path) -> Contents:
-    return Contents(tmp_path / "content", 64 * MIB, name="here")
+    return Contents(tmp_path / "content", 64 * MIB, name="here", network_id="net")
 
 
 def _add(contents: Contents, data: bytes, app: str, name: str) -> str:
@@ -76,7 +76,7 @@ def test_each_chunk_lies_there_once_and_goes_with_the_last_that_needs_it(content
 
 def test_another_host_is_given_what_it_lacks_and_trusts_nobody(contents: Contents, tmp_path: Path) -> None:
     digest = _add(contents, FIRST, "a", "one")
-    other = Contents(tmp_path / "other", 64 * MIB, name="there")
+    other = Contents(tmp_path / "other", 64 * MIB, name="there", network_id="net")
     rounds = 0
     while missing := other.keep("a", "one", digest):
         rounds += 1
@@ -100,7 +100,7 @@ def test_another_host_is_given_what_it_lacks_and_trusts_nobody(contents: Content
 def test_what_is_swept_is_not_what_is_being_written(contents: Contents, tmp_path: Path) -> None:
     class Swept(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            Contents(tmp_path / "content", MIB, name="another process").sweep()
+            Contents(tmp_path / "content", MIB, name="another process", network_id="net").sweep()
             return super().read(size)
 
     digest = contents.add(Swept(FIRST))
@@ -135,7 +135,7 @@ def test_nothing_is_removed_while_nobody_knows_what_a_snapshot_consists_of(conte
 
 
 def test_there_is_no_more_than_the_host_gives(tmp_path: Path) -> None:
-    contents = Contents(tmp_path, 7 * MIB, name="small")
+    contents = Contents(tmp_path, 7 * MIB, name="small", network_id="net")
     digest = _add(contents, FIRST, "a", "one")
     with pytest.raises(SandboxFailed, match=r"host small keeps up to 7340032 bytes .*RIOS_APPS_SNAPSHOT_BYTES"):
         contents.add(io.BytesIO(OTHER))
@@ -271,6 +271,28 @@ def test_what_nobody_waits_for_any_more_is_broken_off(
     with pytest.raises(NetworkClosed):
         host.take("o", "a", "x", "one")
     assert contents.kept("a", "one") == taken.digest
+
+
+def test_networks_that_share_a_directory_see_each_its_own(tmp_path: Path) -> None:
+    hosts = [LocalHost("h", tmp_path, lambda _: {}, {}, network_id=name) for name in ("net-a", "net-b")]
+    first, second = (host.snapshots for host in hosts)
+    assert first is not None
+    assert second is not None
+    data = Content(len(OTHER), ((sha256(OTHER), len(OTHER)),)).to_bytes()
+    for one in (OTHER, data):
+        first.put(sha256(one), one)
+    assert first.keep("app-1", "snap-1", sha256(data)) == []
+    assert (first.kept(), second.kept()) == ([("app-1", "snap-1")], []), "it is no stray of the other one"
+    assert second.keep("app-2", "snap-2", sha256(data)) == [], "what is there already is there for all"
+    assert second.kept() == [("app-2", "snap-2")]
+    second.drop("app-2", "snap-2")
+    assert first.damaged([sha256(data), sha256(OTHER)]) == [], "what it consists of stays"
+    (kept,) = tmp_path.glob("content/kept/*/*")
+    kept.write_text(sha256(data))  # as it was written before networks were told apart: who knows it drops it
+    assert first.kept() == second.kept() == []
+    assert first.damaged([sha256(data), sha256(OTHER)]) == []
+    first.drop("app-1", "snap-1")
+    assert first.damaged([sha256(data)]) == [sha256(data)]
 
 
 def test_what_is_read_first_is_damaged_no_longer(contents: Contents, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Stored(HostSnapshots):
     """A host's part without file systems: each of its volumes has the same in it."""
 
     def __init__(self, name: str, place: Path) -> None:
-        self.contents = Contents(place, 1 << 30, name=name)
+        self.contents = Contents(place, 1 << 30, name=name, network_id="net")
         self.made: dict[str, bytes] = {}
         super().__init__(name, self.contents, Volumes(), lambda *_: place, runs=lambda _: False)
 

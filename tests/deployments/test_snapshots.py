@@ -141,7 +141,7 @@ def test_who_is_killed_leaves_nothing_frozen_and_nothing_behind(
     script += "; read.__enter__(); os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script, str(place)], check=False, timeout=60).returncode == -9
     assert place.with_name("data.frozen").exists()
-    contents = Contents(place.parents[3] / "content", MIB, name="")
+    contents = Contents(place.parents[3] / "content", MIB, name="", network_id=place.parents[3].name)
     assert not contents.keep("app-gone", "snap-gone", contents.add(io.BytesIO(b"stray")))
     pid = home.pid()
     os.kill(pid, signal.SIGKILL)

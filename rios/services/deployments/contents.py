@@ -6,8 +6,9 @@ is an object as well, by whose SHA-256 all of it is known: its *content*. So hos
 chunk, and a damaged one counts as none.
 
     content/chunks/SHA256        a chunk; or a content, {"size": bytes, "chunks": [[SHA256, bytes], ...]}
-    content/kept/APP/SNAPSHOT    the SHA-256 of a snapshot's content
+    content/kept/APP/SNAPSHOT    the SHA-256 of a snapshot's content, and the network that it is of
 
+A folder may be several networks': what is alike lies there once for all of them, and each is shown its own snapshots.
 Chunks are written while a lock of the folder is shared, and swept by who has it alone. What is swept while another
 host's snapshot is still coming is asked for again: `keep` says what is missing.
 """
@@ -72,11 +73,15 @@ class Content:
 
 
 class Contents:
-    """The chunks of one network on one host. Processes of one machine share them."""
+    """The chunks of one host, as a network sees them. Processes of one machine share them."""
 
-    def __init__(self, directory: Path, quota_bytes: int, *, name: str) -> None:
-        """directory: made when the first chunk comes. quota_bytes: of all chunks. name: of the host, for errors."""
+    def __init__(self, directory: Path, quota_bytes: int, *, name: str, network_id: str) -> None:
+        """directory: made when the first chunk comes. quota_bytes: of all chunks. name: of the host, for errors.
+
+        network_id: whose snapshots are shown; chunks of others stay as long as those are kept.
+        """
         self._directory, self._quota_bytes, self._name = directory, quota_bytes, name
+        self._network_id = network_id
         self._chunks = directory / "chunks"
         self._cache = ShardCache(self._chunks, quota_bytes)
         self._lock = threading.Lock()
@@ -180,7 +185,7 @@ class Contents:
             place = self._kept(app_id)
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = place / f".{snapshot_id}.{os.urandom(4).hex()}"
-            new.write_text(digest)
+            new.write_text(f"{digest} {self._network_id}")
             new.replace(place / snapshot_id)
             synced(self._directory)
         return []
@@ -188,14 +193,21 @@ class Contents:
     def kept(self, app_id: str, snapshot_id: str) -> str | None:
         """The SHA-256 of the content of a snapshot that is kept here."""
         try:
-            return (self._kept(app_id) / snapshot_id).read_text() or None
+            return _said(self._kept(app_id) / snapshot_id)[0] or None
         except FileNotFoundError:
             return None
 
     def all_kept(self) -> list[tuple[str, str]]:
-        """The deployments and ids of all snapshots that are kept here."""
-        found = sorted(self._directory.glob("kept/*/*"))
-        return [(path.parent.name, path.name) for path in found if not path.name.startswith(".")]
+        """The deployments and ids of all snapshots of the network that are kept here.
+
+        Others are no strays of it: their network has them in its tables.
+        """
+        found = list[tuple[str, str]]()
+        for path in sorted(self._directory.glob("kept/*/*")):
+            with contextlib.suppress(FileNotFoundError):  # it was dropped just now
+                if not path.name.startswith(".") and _said(path)[1] == self._network_id:
+                    found.append((path.parent.name, path.name))
+        return found
 
     def is_whole(self, digest: str, *, check: Callable[[], None] = lambda: None) -> bool:
         """Whether all of a content is here, each chunk read and verified; damaged ones are removed.
@@ -248,7 +260,7 @@ class Contents:
         found: dict[str, int] = {}
         for path in kept:
             with contextlib.suppress(FileNotFoundError):
-                digest = path.read_text()
+                digest, _ = _said(path)
                 found[digest] = self._cache.size(digest) or 0
                 try:
                     found.update(Content.of(self.get(digest)).chunks)
@@ -299,6 +311,12 @@ class Contents:
 def is_sha256(text: str) -> bool:
     """Whether it is one, in hexadecimal: it becomes the name of a file."""
     return len(text) == 64 and _SHA256.issuperset(text)
+
+
+def _said(kept: Path) -> tuple[str, str]:
+    """The SHA-256 of a kept snapshot's content, and its network; nothing for what was kept before that was written."""
+    digest, _, network_id = kept.read_text().partition(" ")
+    return digest, network_id
 
 
 def _checked(digest: str) -> str:

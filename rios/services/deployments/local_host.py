@@ -100,7 +100,7 @@ class LocalHost:
         """Whose instances have not been adopted yet; None before the first look."""
         self._mending: Future[None] | None = None
         self._volumes = Volumes()
-        contents = Contents(directory / "content", snapshot_bytes, name=name)
+        contents = Contents(directory / "content", snapshot_bytes, name=name, network_id=network_id)
         self.snapshots: HostSnapshots | None = HostSnapshots(
             name, contents, self._volumes, self._volume, runs=self._runs
         )
