@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import random
@@ -340,6 +341,32 @@ def test_a_volume_that_is_read_for_ever_does_not_delay_the_end(
     three.begin()
     until(lambda: three.kept(name), "whoever leads next takes it", deadline_s=WAIT_S)
     three.deploy.get("disk").delete(timeout=WAIT_S)
+
+
+def test_a_host_that_is_slow_to_take_snapshots_delays_no_start(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, home, name = _disk(three, 1)
+    real, taking, free = Stored.take, list[str](), threading.Event()
+
+    def take(self: Stored, organisation_id: str, app_id: str, path: str, snapshot_id: str) -> Taken:
+        taking.append(snapshot_id)
+        assert free.wait(WAIT_S)
+        return real(self, organisation_id, app_id, path, snapshot_id)
+
+    monkeypatch.setattr(Stored, "take", take)
+    turn, volumes = three.platform.reconciler._acting._snapshotting._turn, {"/data": {"size": "1MiB", "snapshot": name}}
+    with contextlib.ExitStack() as busy:
+        busy.callback(free.set)
+        names = [app.snapshots.take("/data", wait=False).id for _ in range(16)]  # as many threads as an owner has
+        until(lambda: taking, deadline_s=WAIT_S)
+        web = three.deploy.create(name="web", **FIELDS).wait(timeout=WAIT_S)
+        for other in three.hosts.keys() - {home}:
+            busy.enter_context(turn(other))
+        waits = three.deploy.create(name="waits", volumes=volumes, **FIELDS)
+        until(lambda: "reads or makes another volume" in waits.reason, "it says so", deadline_s=WAIT_S)
+        assert len(taking) == 1, "the others hold no thread"
+    until(lambda: {app.snapshots.get(one).state for one in names} == {"kept"}, "one by one", deadline_s=WAIT_S)
+    for one in (waits.wait(timeout=WAIT_S), web, app):
+        one.delete(timeout=WAIT_S)
 
 
 def test_where_a_host_refuses_the_next_one_keeps_it(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STARTS, _ENDS, _METERS, _SHARE = 64, 128, 32, 16
-"""Threads that fetch and start, that end, that meter; and how many of each an owner has. A start may fetch for minutes,
-an end waits for who ignores it: neither keeps another owner's replicas from being started, ended and paid for."""
+_STARTS, _ENDS, _METERS, _SNAPSHOTS, _SHARE = 64, 128, 32, 64, 16
+"""Threads that fetch and start, end, meter, see to snapshots; and how many of each an owner has. A start may fetch for
+minutes, an end waits for who ignores it, a snapshot is copied: no owner waits for another's, nor a start for copies."""
 _DRAIN_LOOK_S = 0.02
 _OTHERS_S = 0.6
 """Routers of other processes know within this that a replica takes nothing more."""
@@ -88,6 +88,7 @@ class Acting:
         self._starts = Shares(_STARTS, _SHARE, name="rios-acting")
         self._ends = Shares(_ENDS, _SHARE, name="rios-ending")
         self._meters = Shares(_METERS, _SHARE, name="rios-metering")
+        self._snapshots = Shares(_SNAPSHOTS, _SHARE, name="rios-snapshots")
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._busy: set[str] = set()
@@ -117,7 +118,7 @@ class Acting:
         for replica_id in busy:
             for host in hosts:
                 host.give_up(replica_id)
-        for pool in (self._starts, self._ends, self._meters):
+        for pool in (self._starts, self._ends, self._meters, self._snapshots):
             pool.close(wait=True)
 
     def is_busy(self, replica_id: str) -> bool:
@@ -206,7 +207,7 @@ class Acting:
         """Have the volumes paid for whose period is over, and snapshots taken, copied and dropped. Looked up now and
         then. hosts: those that answer. lost_s: those that have not for so long are lost."""
         for owner, key, act in self._snapshotting.due(apps, hosts, lease, lost_s=lost_s):
-            self._begin(self._starts, owner, key, act)
+            self._begin(self._snapshots, owner, key, act)
         if not apps or time.monotonic() < self._volumes_at:
             return
         self._volumes_at = time.monotonic() + _VOLUMES_S

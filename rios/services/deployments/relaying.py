@@ -28,7 +28,7 @@ _ROUNDS_MAX = 2000
 
 
 class NotYet(RiosError):
-    """No host that keeps a snapshot answers: whoever needs it waits."""
+    """No host that keeps a snapshot answers, or the one that is to have it is busy: whoever needs it waits."""
 
 
 class Relaying:

@@ -5,6 +5,7 @@ Each act may be cut off anywhere and is begun again from the tables. Chunks go b
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -62,6 +63,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S, _COUNT_S = 0.3, 5.0
 _AGAIN_S, _NOWHERE_S = 5.0, 30.0
+_TURN_S = 0.2
 LOST_S = 600.0
 """A host that is not there for so long keeps nothing any more: another one gets a copy."""
 STRAYS_S = 600.0
@@ -90,6 +92,8 @@ class Snapshotting:
         self._heard: set[str] = set()
         """Those that have."""
         self._cleared_at: dict[str, float] = {}
+        self._turns: dict[str, threading.Lock] = {}
+        """By host: whose turn it is to have a volume read or made there."""
         self._whole: set[tuple[str, str]] = set()
         """Hosts and deployments whose copies were read since the host is back, and are not paid for yet."""
 
@@ -237,8 +241,9 @@ class Snapshotting:
         self._relaying.require(lease)
         try:
             snapshots = snapshots_of(host)
-            taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
-        except (HostLost, DeadlineExceeded, LedgerUnavailable, NetworkClosed):  # to be asked for again
+            with self._turn(host.name):
+                taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
+        except (HostLost, DeadlineExceeded, LedgerUnavailable, NetworkClosed, NotYet):  # to be asked for again
             raise
         except RiosError as error:
             return self._failed(one, app, str(error), lease)
@@ -254,6 +259,20 @@ class Snapshotting:
             snapshots.drop(one.app_id, one.id)
             return self._failed(one, app, str(error), lease)
         return self._read(one)
+
+    @contextlib.contextmanager
+    def _turn(self, host: str) -> Iterator[None]:
+        """While one volume is read or made on a host, which does no two at a time: each may take half an hour.
+
+        Raises NotYet where it is another's turn for longer than a moment: who waited there would hold a thread.
+        """
+        turn = self._turns.setdefault(host, threading.Lock())
+        if not turn.acquire(timeout=_TURN_S):
+            raise NotYet(f"host {host} reads or makes another volume")
+        try:
+            yield
+        finally:
+            turn.release()
 
     def _read(self, one: Known) -> Known:
         with self._store.ledger.database.reading() as connection:
@@ -415,8 +434,8 @@ class Snapshotting:
     ) -> None:
         """Make the volumes that begin with a snapshot, where they are not there. check: raises where it is to end.
 
-        Raises NotFound where a snapshot is gone, SandboxFailed, and NotYet where no host that keeps it answers: the
-        deployment says so.
+        Raises NotFound where a snapshot is gone, SandboxFailed, and NotYet where no host that keeps it answers, or this
+        one is busy with another volume: the deployment says so.
         """
         try:
             self._restored(app, specification, host, lease, check=check)
@@ -446,7 +465,8 @@ class Snapshotting:
             snapshots = snapshots_of(host)
 
             def ask(path: str = path, size: int = size, one: Known = one, to: Snapshots = snapshots) -> list[str]:
-                return to.restore(app.organisation_id, app.id, path, size_bytes=size, digest=one.digest)
+                with self._turn(host.name):
+                    return to.restore(app.organisation_id, app.id, path, size_bytes=size, digest=one.digest)
 
             self._relaying.bring(one, ask, snapshots.put, lease, check=check)
 
