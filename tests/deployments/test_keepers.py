@@ -30,7 +30,7 @@ from rios.services.deployments.snapshots import kept_on
 from rios.services.deployments.store import NotLeader
 from rios.services.purse import Purse
 from rios.words.config import settings
-from rios.words.errors import SandboxFailed
+from rios.words.errors import DeadlineExceeded, NetworkClosed, ProtocolError, RiosError, SandboxFailed
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.deployments.test_many_hosts import verbs
 from tests.storage.databases import KINDS, drop_database, new_tables
@@ -294,6 +294,33 @@ def test_a_host_is_given_what_its_snapshot_consists_of_and_nothing_else(three: T
         )
     assert not given
     app.delete(timeout=WAIT_S)
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded, ProtocolError, NetworkClosed])
+def test_what_one_host_does_not_give_comes_from_the_next(
+    three: Three, monkeypatch: pytest.MonkeyPatch, error: type[RiosError]
+) -> None:
+    monkeypatch.setattr(f"{__name__}.DATA", random.Random(2).randbytes(12 << 20))
+    app, _, name = _disk(three, 2)
+    first, _ = sorted(three.kept(name))
+    (third,) = three.hosts.keys() - three.kept(name)
+    asked: list[str] = []
+
+    def get(digest: str) -> bytes:
+        asked.append(digest)
+        raise error("it was too slow, or said nothing of sense")
+
+    monkeypatch.setattr(three.hosts[first].snapshots, "get", get)
+    for busy in three.hosts.keys() - {third}:
+        monkeypatch.setattr(three.hosts[busy], "_offer", replace(three.hosts[busy].offer(), cordoned=True))
+    volumes = {"/data": {"size": "64MiB", "snapshot": name}}
+    second = three.deploy.create(name="second", volumes=volumes, **FIELDS).wait(timeout=WAIT_S)
+    assert {one.host for one in second.replicas} == {third}
+    assert three.hosts[third].snapshots.made[second.id] == DATA
+    (one,) = kept_on(three.platform.store, app.id, first)
+    assert {*asked} == {one.digest}, "it is asked last for what comes after"
+    for one in (second, app):
+        one.delete(timeout=WAIT_S)
 
 
 def test_a_copy_that_is_under_way_does_not_delay_the_end(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """What a snapshot consists of, from the hosts that have it to one that is to have it, by way of the process that leads.
 
 Hosts do not know each other's keys, and need not trust each other, for what a snapshot consists of is known by its
-SHA-256. A chunk comes from whichever host has it, and goes to nobody who asks for what is no part of the snapshot.
+SHA-256. A chunk comes from whichever host has it, and goes to nobody who asks for what is no part of the snapshot. A
+host that did not give one is asked last for the others, whatever it said.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Relaying:
 
         Raises what `complete` and `shown` raise.
         """
-        snapshots, parts = self._at(name), [one.digest, *sorted(self._parts(one))]
+        snapshots, parts = self._at(name), [one.digest, *sorted(self._parts(one, set()))]
         for start in range(0, len(parts), READ_MAX):
             self.require(lease)
             snapshots.damaged(parts[start : start + READ_MAX])  # which are missing from then on
@@ -119,6 +120,7 @@ class Relaying:
         what `ask` and `put` raise.
         """
         parts: frozenset[str] | None = None
+        failed = set[str]()
         for _ in range(_ROUNDS_MAX):
             missing = ask()
             if not missing:
@@ -127,10 +129,10 @@ class Relaying:
                 self.require(lease)
                 check()
                 if digest != one.digest:
-                    parts = self._parts(one) if parts is None else parts
+                    parts = self._parts(one, failed) if parts is None else parts
                     if digest not in parts:
                         raise SandboxFailed(f"it asks for {digest}, which is no part of {one.id}, and is given nothing")
-                put(digest, self._from(one, digest))
+                put(digest, self._from(one, digest, failed))
         raise SandboxFailed(f"{one.id} is not complete after {_ROUNDS_MAX} rounds: its host loses what it is given")
 
     def _at(self, name: str) -> Snapshots:
@@ -153,26 +155,22 @@ class Relaying:
             raise SandboxFailed(f"{name} gives something else for {digest}, of {one.id}")
         return data
 
-    def _parts(self, one: Known) -> frozenset[str]:
+    def _parts(self, one: Known, failed: set[str]) -> frozenset[str]:
         """The SHA-256 of each of its chunks."""
-        return frozenset(chunk for chunk, _ in Content.of(self._from(one, one.digest)).chunks)
+        return frozenset(chunk for chunk, _ in Content.of(self._from(one, one.digest, failed)).chunks)
 
-    def _from(self, one: Known, digest: str) -> bytes:
-        """An object of a snapshot from whichever host has it, verified."""
+    def _from(self, one: Known, digest: str, failed: set[str]) -> bytes:
+        """An object of a snapshot from whichever host has it, verified. failed: hosts to be asked last; added to."""
         why = []
-        for name in one.hosts:
-            host = self.hosts.get(name)
-            if host is None or host.snapshots is None:
+        for name in sorted(one.hosts, key=lambda name: (name in failed, name)):
+            if name not in self.hosts:
                 why.append(f"{name} does not answer")
                 continue
             try:
-                data = host.snapshots.get(digest)
-            except (HostLost, NotFound) as error:
-                why.append(str(error))
-                continue
-            if hashlib.sha256(data).hexdigest() == digest:
-                return data
-            why.append(f"{name} gives something else for {digest}")
+                return self._object(one, name, digest)
+            except RiosError as error:  # of that host alone, which may say anything
+                why.append(f"{name}: {error}")
+                failed.add(name)
         raise NotYet(f"{one.id} cannot be read: {'; '.join(why) or 'no host keeps it'}")
 
 

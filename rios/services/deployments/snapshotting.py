@@ -349,10 +349,12 @@ class Snapshotting:
         for host in self._further(one, specification):
             try:
                 self._copy(one, app, host, lease)
-            except (DeadlineExceeded, HostLost, InvalidRequest, SandboxFailed) as error:
-                said.append(f"{host.name}: {error}")
             except (InsufficientBalance, BudgetExceeded, NotYet) as error:  # the same on every host
                 return f"{host.name}: {error}"
+            except (LedgerUnavailable, NetworkClosed, NotLeader):
+                raise
+            except RiosError as error:  # of that host alone
+                said.append(f"{host.name}: {error}")
             else:
                 return ""
         rest = f"; and {len(said) - _REASONS_MAX} more" if len(said) > _REASONS_MAX else ""
