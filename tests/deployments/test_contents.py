@@ -124,7 +124,7 @@ def test_a_damaged_chunk_counts_as_none_and_is_written_anew(contents: Contents) 
 
 def test_nothing_is_removed_while_nobody_knows_what_a_snapshot_consists_of(contents: Contents) -> None:
     digest = _add(contents, FIRST, "a", "one")
-    _add(contents, OTHER, "b", "two")
+    other = [contents._chunks / name for name, _ in Content.of(contents.get(_add(contents, OTHER, "b", "two"))).chunks]
     chunks = [contents._chunks / name for name, _ in Content.of(contents.get(digest)).chunks]
     content = (contents._chunks / digest).read_bytes()
     (contents._chunks / digest).write_bytes(b"damaged")
@@ -132,6 +132,12 @@ def test_nothing_is_removed_while_nobody_knows_what_a_snapshot_consists_of(conte
     assert all(chunk.exists() for chunk in chunks)
     contents.put(digest, content)
     assert contents.is_whole(digest), "another host gave it back"
+    assert all(chunk.exists() for chunk in other)
+    assert contents.keep("a", "one", digest) == []
+    assert not any(chunk.exists() for chunk in other), "what was to go before goes now"
+    (contents._directory / "kept" / "a" / ".one.0123").touch()  # who wrote it was killed
+    contents.drop("a", "one")
+    assert _stored(contents) == 0
 
 
 def test_there_is_no_more_than_the_host_gives(tmp_path: Path) -> None:
@@ -309,6 +315,9 @@ def test_what_is_read_first_is_damaged_no_longer(contents: Contents, tmp_path: P
         host.damaged(["../lock"])
     with pytest.raises(InvalidRequest, match="65 objects are too many to be read at once: 64 are the most"):
         host.damaged([digest] * 65)
+    (contents._chunks / damaged[0][0]).mkdir()  # as what a disk does not give just now: nobody says that it is gone
+    with pytest.raises(SandboxFailed, match=f"host here cannot read its object {damaged[0][0]}"):
+        host.damaged([damaged[0][0]])
 
 
 @pytest.mark.parametrize("asked", [["0" * 64] * 257, ["0" * 63], ["0" * 63 + "G"], ["0" * 64, 7], "0" * 64])

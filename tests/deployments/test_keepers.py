@@ -272,7 +272,7 @@ def test_who_no_longer_leads_tells_no_host_anything(three: Three) -> None:
         lambda: acts._dropped(one, app._app(), three.hosts[home], old),
         lambda: acts._let_go(replace(one, hosts=()), app._app(), old),
         lambda: acts._copy(one, app._app(), other, old),
-        lambda: acts._clear_strays(three.hosts[home], old),
+        lambda: acts._clear_strays(three.hosts[home], old, [app._app()]),
     ):
         with pytest.raises(NotLeader):
             act()
@@ -293,6 +293,45 @@ def test_a_host_is_given_what_its_snapshot_consists_of_and_nothing_else(three: T
             one, lambda: [secret], lambda digest, _: given.append(digest), three.platform.reconciler.leadership.lease
         )
     assert not given
+    app.delete(timeout=WAIT_S)
+
+
+def test_what_snapshots_consist_of_is_given_back_and_where_nobody_has_it_they_have_failed(
+    three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshotting, "LOST_S", 600.0)
+    app, home, name = _disk(three, 2)
+    (other,) = three.kept(name) - {home}
+    monkeypatch.setattr(f"{__name__}.DATA", random.Random(3).randbytes(3 << 20))
+    second = app.snapshots.take("/data", copies=2).id
+    until(lambda: len(three.kept(second)) == 2 == len(app.snapshots.get(second).hosts), deadline_s=WAIT_S)
+    acts, contents = three.platform.reconciler._acting._snapshotting, three.hosts[other].snapshots.contents
+    content = contents._chunks / contents.kept(app.id, name)
+    chunks = [contents._chunks / one for one, _ in Content.of(contents.get(contents.kept(app.id, second))).chunks]
+    whole = content.read_bytes()
+    content.write_bytes(whole[:-1])
+    app.snapshots.delete(second)
+    until(lambda: not content.exists(), "it was read when chunks were to go", deadline_s=WAIT_S)
+    assert all(chunk.exists() for chunk in chunks), "they may be of the other one"
+    acts._cleared_at.clear()
+    until(lambda: not any(chunk.exists() for chunk in chunks), "they go when it is back", deadline_s=WAIT_S)
+    assert content.read_bytes() == whole
+    three.hosts[other].gone = True
+    until(lambda: other not in acts._hosts, deadline_s=WAIT_S)
+    copies = [three.hosts[one].snapshots.contents._chunks / content.name for one in (home, other)]
+    for copy in copies:
+        copy.write_bytes(b"")
+    acts._cleared_at.clear()
+    until(lambda: not copies[0].exists(), "it is found to be damaged", deadline_s=WAIT_S)
+    until(lambda: not three.platform.reconciler._acting.is_busy(f"{home} strays"), deadline_s=WAIT_S)
+    assert app.snapshots.get(name).state == "kept", "one that does not answer may have it"
+    three.hosts[other].gone = False
+    until(lambda: other in acts._hosts, deadline_s=WAIT_S)
+    acts._cleared_at.clear()
+    until(lambda: app.snapshots.get(name).state == "failed", deadline_s=WAIT_S)
+    assert app.snapshots.get(name).reason == "no host can read it any more"
+    until(lambda: not three.kept(name) and not list(contents._chunks.iterdir()), "nothing stays", deadline_s=WAIT_S)
+    until(lambda: not any(SNAPSHOTS in sizes for sizes in three.sizes(app).values()), deadline_s=WAIT_S)
     app.delete(timeout=WAIT_S)
 
 

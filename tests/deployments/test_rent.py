@@ -384,7 +384,7 @@ def test_what_is_asked_of_the_database_about_snapshots_is_bounded(
     found = snapshots.due(store, lost, all_kept=True)
     assert [(one.id, one.hosts) for one in found] == [(f"snap-{n}", ("a", f"host-{n}")) for n in range(1, 5)]
     assert len(snapshots.due(store, ["a", *lost], all_kept=True)) == 7
-    assert snapshots.ids(store, [*names, "none"]) == {*names}
+    assert {*snapshots.by_id(store, [*names, "none"])} == {*names}
     assert [one.id for one in app.snapshots.list()] == names
     assert sorted(snapshots.keepers(store)) == ["a", *(f"host-{n}" for n in range(7))]
     assert snapshots.copies(store) == []
@@ -426,7 +426,7 @@ def test_what_is_looked_for_now_and_then_is_found_without_reading_all(month: Mon
     assert snapshots.copies(month.store, paid=["a"])
     assert not snapshots.copies(month.store)
     assert snapshots.kept_on(month.store, app.id, "a")
-    assert snapshots.ids(month.store, ["snap-0"])
+    assert snapshots.by_id(month.store, ["snap-0"])
     assert places.elsewhere(month.store, "host-9")
     month.at += 2 * EVERY_H * HOUR
     assert month.metering.rent.due()

@@ -86,6 +86,8 @@ class Contents:
         self._cache = ShardCache(self._chunks, quota_bytes)
         self._lock = threading.Lock()
         self._counted, self._counted_at = 0, -_COUNTED_S
+        self._unswept = False
+        """Something would have been removed, had it been readable what snapshots consist of."""
 
     def __repr__(self) -> str:
         return f"<Contents {self._directory}>"
@@ -181,13 +183,15 @@ class Contents:
         with self._shared():
             if missing := self.missing(digest):
                 return missing
-            synced(self._directory)
             place = self._kept(app_id)
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = place / f".{snapshot_id}.{os.urandom(4).hex()}"
             new.write_text(f"{digest} {self._network_id}")
+            synced(self._directory)
             new.replace(place / snapshot_id)
             synced(self._directory)
+        if self._unswept:
+            self.sweep()
         return []
 
     def kept(self, app_id: str, snapshot_id: str) -> str | None:
@@ -225,11 +229,16 @@ class Contents:
     def damaged(self, digests: Sequence[str]) -> list[str]:
         """Those of the objects that are not here whole: each is read, and removed where it is damaged.
 
-        Raises InvalidRequest for more than `READ_MAX`, or what is no SHA-256.
+        Raises InvalidRequest for more than `READ_MAX`, or what is no SHA-256, and SandboxFailed where one is here that
+        cannot be read just now.
         """
         if len(digests) > READ_MAX:
             raise InvalidRequest(f"{len(digests)} objects are too many to be read at once: {READ_MAX} are the most")
-        return [digest for digest in digests if self._cache.get(_checked(digest)) is None]
+        found = [digest for digest in digests if self._cache.get(_checked(digest)) is None]
+        for digest in found:
+            if self._cache.size(digest) is not None:
+                raise SandboxFailed(f"host {self._name} cannot read its object {digest}: look after its disk")
+        return found
 
     def drop(self, app_id: str, snapshot_id: str) -> None:
         """A snapshot is kept here no more, and with it go the chunks that no other one consists of."""
@@ -278,8 +287,11 @@ class Contents:
         with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
             if not alone:
                 return
+            for path in self._directory.glob("kept/*/.*"):  # whoever wrote it was killed: it is kept by nobody
+                path.unlink(missing_ok=True)
             unread: list[str] = []
             marked = self._marked(list(self._directory.glob("kept/*/*")), unread)
+            self._unswept = bool(unread)
             if unread:  # damaged, or not to be opened just now: its chunks are not known, and may be all there is of it
                 log.warning(
                     "no chunk is removed: what snapshots consist of is not readable", extra={"snapshots": unread}

@@ -65,7 +65,8 @@ class Snapshots(Protocol):
     def damaged(self, digests: Sequence[str]) -> list[str]:
         """Those of the objects that it has not whole: each is read, and missing from then on where it is damaged.
 
-        Raises InvalidRequest for more than `contents.READ_MAX`, or what is no SHA-256.
+        Raises InvalidRequest for more than `contents.READ_MAX`, or what is no SHA-256, and SandboxFailed where one is
+        there that cannot be read just now.
         """
 
     def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:

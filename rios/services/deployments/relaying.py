@@ -11,7 +11,7 @@ import hashlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rios.services.deployments.contents import READ_MAX, Content
@@ -103,6 +103,27 @@ class Relaying:
             taken += min(fresh, most_bytes.get(one.path, fresh))
             seen.update(parts)
         return taken
+
+    def mend(self, kept: Sequence[Known], name: str, lease: Lease) -> Iterator[Known]:
+        """Have a host read of its snapshots what they consist of, and complete those of which it cannot; then those
+        of which no host can any more.
+
+        Without that a host removes no chunk at all: it may be of such a snapshot. Raises HostLost, SandboxFailed where
+        it cannot be read just now, and NotLeader.
+        """
+        for start in range(0, len(kept), READ_MAX):
+            self.require(lease)
+            some = kept[start : start + READ_MAX]
+            damaged = self._at(name).damaged([one.digest for one in some])
+            for one in some:
+                if one.digest not in damaged:
+                    continue
+                try:
+                    self.complete(one, name, lease)
+                except (InvalidRequest, NotYet, SandboxFailed) as error:
+                    log.warning("a snapshot is damaged", extra={"host": name, "snapshot": one.id, "reason": str(error)})
+                    if all(keeper in self.hosts and self._at(keeper).damaged([one.digest]) for keeper in one.hosts):
+                        yield one
 
     def bring(
         self,

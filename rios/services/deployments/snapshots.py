@@ -226,12 +226,12 @@ def restored_from(specification: Mapping[str, Any]) -> Sequence[tuple[str, str, 
     return [(path, one["snapshot"], one["size"]) for path, one in volumes if one.get("snapshot") is not None]
 
 
-def ids(store: AppStore, names: Sequence[str]) -> set[str]:
+def by_id(store: AppStore, names: Sequence[str]) -> dict[str, Known]:
     """Those of the ids that are snapshots of a deployment, in whatever state."""
-    row, found = AppSnapshotRow, set[str]()
+    found: dict[str, Known] = {}
     with store.ledger.database.reading() as connection:
         for some in at_once(names):
-            found.update(connection.scalars(select(row.id).where(row.id.in_(some))))
+            found |= {one.id: one for one in read(connection, AppSnapshotRow.id.in_(some))}
     return found
 
 

@@ -25,10 +25,10 @@ from rios.services.deployments.snapshots import (
     LEAVING,
     WANTED,
     Known,
+    by_id,
     copies,
     counted,
     due,
-    ids,
     keepers,
     kept_on,
     note_paid,
@@ -118,7 +118,7 @@ class Snapshotting:
         for name, host in hosts.items():
             if host.snapshots is not None and now - self._cleared_at.get(name, now - STRAYS_S) >= STRAYS_S:
                 self._cleared_at[name] = now
-                yield name, f"{name} strays", partial(self._clear_strays, host, lease)
+                yield name, f"{name} strays", partial(self._clear_strays, host, lease, apps)
         if not apps or now - self._looked_at < _LOOK_S:
             return
         self._looked_at = now
@@ -133,23 +133,32 @@ class Snapshotting:
             if (app := known.get(one.app_id)) is not None:
                 yield app.organisation_id, one.id, partial(self.act, one, app, lease)
 
-    def _clear_strays(self, host: Host, lease: Lease) -> None:
+    def _clear_strays(self, host: Host, lease: Lease, apps: Sequence[App]) -> None:
         """Have a host drop what it keeps of snapshots that no table knows, as where an act was cut off, and remove what
-        was restored there for replicas that have been placed elsewhere."""
+        was restored there for replicas that have been placed elsewhere. What is damaged of the others is mended."""
         snapshots = snapshots_of(host)
         there = snapshots.kept()
-        known = ids(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
+        known = by_id(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
         for app_id, name in there:
             if name not in known:
                 self._relaying.require(lease)
                 snapshots.drop(app_id, name)
                 log.info("a snapshot of no deployment was dropped", extra={"host": host.name, "snapshot": name})
-        for one in places.elsewhere(self._store, host.name):
-            for path, _, _ in restored_from(one.specification):
-                if snapshots.is_made(one.organisation_id, one.app_id, path):
+        for left in places.elsewhere(self._store, host.name):
+            for path, _, _ in restored_from(left.specification):
+                if snapshots.is_made(left.organisation_id, left.app_id, path):
                     self._relaying.require(lease)
-                    snapshots.unmake(one.organisation_id, one.app_id, path)
-                    log.info("a restored volume was removed", extra={"host": host.name, "app": one.app_id})
+                    snapshots.unmake(left.organisation_id, left.app_id, path)
+                    log.info("a restored volume was removed", extra={"host": host.name, "app": left.app_id})
+        found = {app.id: app for app in apps}
+        for gone in self._relaying.mend([one for one in known.values() if one.state == KEPT], host.name, lease):
+            if gone.app_id in found:
+                known[gone.id] = self._failed(gone, found[gone.app_id], "no host can read it any more", lease)
+                for name in gone.hosts:
+                    self._cleared_at.pop(name, None)
+        for one in known.values():
+            if one.state == FAILED and one.app_id in found:
+                self._dropped(one, found[one.app_id], host, lease)
 
     def settled(self, app: App, home: str) -> None:
         """The volumes of a deployment lie on a host from now on: others for which some were restored are looked at."""
