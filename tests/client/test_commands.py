@@ -20,10 +20,10 @@ from rios.cli import app
 from rios.dmoe.authority import Authority
 from rios.dmoe.greeting import connect
 from rios.dmoe.trust import Trust
-from rios.gateway import serve
 from rios.words.config import settings
 from rios.words.errors import RiosError, Unauthorized
 from tests.gateway.servers import Door, serves, up
+from tests.gateway.services import free_port
 from tests.waiting import until
 
 PROMPT = "Once upon a time"
@@ -114,8 +114,7 @@ def test_a_gateway_that_was_killed_comes_back_as_it_was_and_by_tls(door: Door, h
     door.process.wait(30)
     os.kill(worker, signal.SIGCONT)
     assert "rios up" in call("audit", home=home, code=1), "the file of a gateway that was killed is no gateway"
-    with serve.bind("127.0.0.1", 0) as place:
-        port = place.getsockname()[1]
+    port = free_port()
     with up(home, "--tls", "--redirect", str(port), "--workers", "1") as again:
         assert again.url.startswith("https://")
         again.ca = home / "certs" / "ca.pem"

@@ -111,10 +111,11 @@ def test_a_silent_listener_is_given_up(listener: socket.socket) -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = server.getsockname()
-    with pytest.raises(HostLost, match=f"cannot connect to {address[0]}:{address[1]}"):
-        connect(address, {}, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # held, so that it is nobody else's meanwhile
+        address = silent.getsockname()
+        with pytest.raises(HostLost, match=f"cannot connect to {address[0]}:{address[1]}"):
+            connect(address, {}, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES)
 
 
 @pytest.mark.parametrize("nonce", [None, "", "0" * 31, "0" * 33, "G" * 32, 5, [], "\ud800"])

@@ -21,6 +21,7 @@ from rios.dmoe.scheduler import Scheduler as Way
 from rios.storage.breaker import Breaker
 from rios.words.config import Settings
 from rios.words.errors import InvalidRequest, NetworkClosed
+from tests.gateway.services import free_port
 from tests.waiting import until
 
 
@@ -90,8 +91,7 @@ def _loops() -> int:
 
 
 def test_a_scheduler_that_was_away_for_longer_than_dasks_patience_is_found_again() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     way: Way | None = None
     loops = _loops()
@@ -124,8 +124,7 @@ def test_a_client_that_did_not_close_in_time_is_collected_without_a_word(monkeyp
     wrong: list[Any] = []
     hook, sys.unraisablehook = sys.unraisablehook, wrong.append
     try:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         with dask_scheduler(port):
             way = Way(f"tcp://127.0.0.1:{port}", Settings())
             monkeypatch.setattr(way(), "_close", lambda **_: asyncio.sleep(60))

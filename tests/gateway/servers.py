@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +39,7 @@ from tests.campaigns import ROOT
 from tests.deployments.simulated_hosts import SimulatedHosts
 from tests.gateway.secrets_seen import FILES
 from tests.gateway.truth import Held
+from tests.waiting import PATIENCE
 
 START_S = 200
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -96,7 +97,7 @@ def up(home: Path, *arguments: str, **variables: str) -> Iterator[Door]:
             yield Door(url, token, process=process, log=log, scheduler=scheduler)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(60) == 0, log.read_text()
+                assert process.wait(60 * PATIENCE) == 0, log.read_text()
         finally:
             process.kill()
             process.wait(30)
@@ -165,11 +166,11 @@ def serving(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="test-gateway")
     thread.start()
     try:
-        assert listens.wait(30)
+        assert listens.wait(30 * PATIENCE)
         yield f"{'https' if certificates else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(30 * PATIENCE)
         listening.close()
         assert not thread.is_alive()
     assert not held.wrong, held.wrong[:5]
@@ -212,12 +213,14 @@ def raw(door: Door, data: bytes, *, end: bool = True) -> bytes:
     """Send bytes as they are; what is answered until the connection is closed."""
     host, port = door.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(data)
-        if end:
-            connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # it may have answered and gone before all of it is said
+            connection.sendall(data)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
         found = b""
-        while part := connection.recv(65536):
-            found += part
+        with suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                found += part
         return found
 
 

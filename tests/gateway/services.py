@@ -21,13 +21,20 @@ import psutil
 from tests.conftest import SYSTEM_PATH
 
 START_S = 60
+_held: list[socket.socket] = []
+"""As long as this process runs."""
 
 
 def free_port() -> int:
-    """A port that nobody listens at now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nobody listens at, and that no one is given by chance: it is held, and yet who asks for it gets it.
+
+    A port that is closed after a look may be another's before its server begins, also one that makes a connection.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _held.append(held)
+    return int(held.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from rios.gateway import join, serve
+from rios.gateway import join
 from tests.client.test_commands import call
 from tests.gateway.servers import Door, lean
+from tests.gateway.services import free_port
 
 COMMAND = ("gateway", "--scheduler", "tcp://127.0.0.1:9", "--port", "0")
 
@@ -30,8 +31,7 @@ def behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 def test_it_has_tls_of_its_home_and_sends_plain_http_there(
     behind: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serve.bind("127.0.0.1", 0) as taken:
-        plain = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    plain = f"http://127.0.0.1:{free_port()}"
     answers: list[httpx2.Response] = []
     listens = threading.Event()
     real = join.server_of

@@ -6,7 +6,6 @@ import email
 import email.policy
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from rios.words.errors import InvalidRequest
 from rios.words.money import Wei
 from tests.gateway.browsing import PASSWORD, Person, code_for, person, program, unique
 from tests.gateway.servers import UNLIMITED, Door, lean, problem
+from tests.gateway.services import free_port
 
 NEW = "another long password"
 WAIT_S = 20
@@ -64,7 +64,7 @@ class Post:
 @pytest.fixture(scope="module")
 def post() -> Iterator[Post]:
     found = Post()
-    controller = Controller(found, hostname="127.0.0.1", port=_free_port())
+    controller = Controller(found, hostname="127.0.0.1", port=free_port())
     controller.start()
     found.port = controller.port
     yield found
@@ -80,7 +80,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory, post: Post, provider: Door) -> Iterator[Door]:
-    port = _free_port()
+    port = free_port()
     known = program(provider, "openid", "profile", "email", redirect_uris=[f"http://127.0.0.1:{port}/login/outside"])
     assert known.secret is not None
     settings = UNLIMITED.model_copy(
@@ -92,11 +92,6 @@ def door(tmp_path_factory: pytest.TempPathFactory, post: Post, provider: Door) -
     )  # fmt: skip
     with lean(tmp_path_factory.mktemp("people") / "home", settings, port=port) as found:
         yield found
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def to(address: str) -> dict[str, str]:

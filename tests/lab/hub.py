@@ -16,8 +16,9 @@ import psutil
 from playwright.sync_api import Page
 
 from tests.campaigns import ROOT
+from tests.gateway.services import free_port
 from tests.lab.browser import LOAD_MS
-from tests.lab.jupyter import DEADLINE_S, free_port, without_news
+from tests.lab.jupyter import DEADLINE_S, without_news
 from tests.waiting import until
 
 PREFIX = "/physics/"

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx2
 
+from tests.gateway.services import free_port
 from tests.waiting import until
 
 DEADLINE_S = 120.0
@@ -39,12 +39,6 @@ def without_news(folder: Path) -> list[str]:
         "--LabApp.extension_manager=readonly", f"--LabApp.app_settings_dir={settings}",
         "--ServerApp.terminals_enabled=False", "--LabApp.expose_app_in_browser=True",
     ]  # fmt: skip
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Jupyter:

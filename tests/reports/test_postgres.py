@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email
-import socket
 import threading
 from collections.abc import Iterator
 from email.message import Message
@@ -19,6 +18,7 @@ from rios.services.reports.own import UserReports
 from rios.services.reports.values import RunState, Wish
 from rios.words.errors import NotFound
 from tests.billing.clock import DAY_US, Clock
+from tests.gateway.services import free_port
 from tests.reports.conftest import NOW, Make
 from tests.reports.ledgers import live
 from tests.storage.databases import drop_database, new_tables
@@ -39,8 +39,7 @@ class Post:
 def post() -> Iterator[tuple[Post, str]]:
     """A mail server, and its URL."""
     taker = Post()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = Controller(taker, hostname="127.0.0.1", port=port)
     server.start()
     yield taker, f"smtp://127.0.0.1:{port}"
