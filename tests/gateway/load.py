@@ -13,8 +13,9 @@ from typing import Any
 import httpx2
 
 from tests.gateway.servers import Door
+from tests.waiting import PATIENCE
 
-ANSWER_S = 60
+ANSWER_S = 60 * PATIENCE
 _running: list[Load] = []
 
 

@@ -111,12 +111,14 @@ def test_a_program_acts_for_its_maker(door: Door) -> None:
     error(app.post("/oauth/token", grant_type="client_credentials"), 401, "invalid_client")
 
 
-def test_a_program_without_a_browser_waits_for_its_user(door: Door) -> None:
+def test_a_program_without_a_browser_waits_for_its_user(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     cli, ann = Program(door, "rios-cli", None, ()), person(door)
     begun = cli.post("/oauth/device_authorization").json()
     assert begun["verification_uri"] == f"{door.url}/oauth/device"
-    error(cli.post("/oauth/token", grant_type=DEVICE, device_code=begun["device_code"]), 400, "authorization_pending")
-    error(cli.post("/oauth/token", grant_type=DEVICE, device_code=begun["device_code"]), 400, "slow_down")
+    with monkeypatch.context() as patched:
+        patched.setattr("rios.services.oauth_store.POLL_S", 3600)  # however long it takes until it asks again
+        for why in ("authorization_pending", "slow_down"):
+            error(cli.post("/oauth/token", grant_type=DEVICE, device_code=begun["device_code"]), 400, why)
     page = ann.sign_in(ann.get(begun["verification_uri_complete"].removeprefix(door.url)))
     assert begun["user_code"] in page.text
     done = ann.fill(page, "/oauth/device", decision="allow")

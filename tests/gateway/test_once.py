@@ -86,6 +86,7 @@ def test_an_answer_is_for_who_asked(door: Door) -> None:
 def test_what_a_dead_gateway_did_is_taken_over(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = door.gate.tenancy.ledger
     monkeypatch.setattr("rios.services.once._RENEW_S", 3600)  # it gives no sign of life
+    monkeypatch.setattr("rios.services.once.LEASE_S", 3600)  # which is not noticed by itself
     dead = Once(ledger)
     begun = dead.begin("local", "k-6", "digest", token="t")
     assert dead.begin("local", "k-6", "digest", token="t") is None, "it is being done"
@@ -107,6 +108,7 @@ def test_what_goes_on_after_its_answer_is_taken_over_until_it_has_ended(
 ) -> None:
     ledger = door.gate.tenancy.ledger
     monkeypatch.setattr("rios.services.once._RENEW_S", 3600)
+    monkeypatch.setattr("rios.services.once.LEASE_S", 3600)
     answer = Answer(status=201, headers=(), body=b"{}")
 
     def lapse(key: str) -> None:

@@ -7,16 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 from rios.gateway.settings import GatewaySettings
-from rios.services.tokens import FRESH_S
 from rios.storage.breaker import Breaker
 from tests.gateway.servers import Door, lean, problem
 from tests.gateway.services import Server, redis_server, running
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.needs("redis-server")
 BURST = 40
@@ -30,7 +31,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def doors(shared: Server, tmp_path: Path) -> Iterator[tuple[Door, Door]]:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is waited for for long: what it answers late, on a busy machine, would be each gateway's own to limit."""
+    kinds: tuple[Any, ...] = (redis.Redis, redis.asyncio.BlockingConnectionPool)
+    for kind in kinds:
+
+        def opened(url: str, *, made: Any = kind.from_url, **given: Any) -> Any:
+            return made(url, **{name: 30.0 if "timeout" in name else value for name, value in given.items()})
+
+        monkeypatch.setattr(kind, "from_url", opened)
+
+
+@pytest.fixture
+def doors(shared: Server, tmp_path: Path, patient: None) -> Iterator[tuple[Door, Door]]:
     """Two gateways of one network, which refill no bucket while a test runs."""
     settings = GatewaySettings(burst=BURST, rate_per_s=1e-6, redis=shared.url, drain_s=1)
     with redis.Redis.from_url(shared.url) as client:
@@ -71,7 +84,7 @@ def test_gateways_go_on_without_redis(shared: Server, doors: tuple[Door, Door]) 
         try:
             started = time.monotonic()
             assert [http.get("/v1/users/me").status_code for _ in range(20)] == [200] * 20
-            assert time.monotonic() - started < 20 * 0.5, "a broken part is not waited for by everybody"
+            assert time.monotonic() - started < 20 * 0.5 * PATIENCE, "a broken part is not waited for by everybody"
             ready = http.get("/ready").json()["checks"]
             assert "limits are this gateway's own" in ready["redis"]
         finally:
@@ -85,15 +98,14 @@ def test_gateways_go_on_without_redis(shared: Server, doors: tuple[Door, Door]) 
         assert int(http.get("/v1/users/me").headers["x-ratelimit-remaining"]) >= BURST - 15, "the empty Redis counts"
 
 
-def test_a_revocation_is_known_at_once(doors: tuple[Door, Door]) -> None:
+def test_a_revocation_is_known_at_once(doors: tuple[Door, Door], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rios.services.tokens.FRESH_S", 3600.0)  # so that it is told, and not found out
     with doors[0].client() as http:
         made = http.post("/v1/tokens", json={"name": "soon gone"}).json()
         with doors[1].client(made["token"]) as other:
             assert other.get("/v1/users/me").status_code == 200
             assert http.delete(f"/v1/tokens/{made['id']}").status_code == 204
-            started = time.monotonic()
             until(lambda: other.get("/v1/users/me").status_code == 401, "the key is dead", deadline_s=3)
-            assert time.monotonic() - started < FRESH_S / 2, "told, not found out"
 
 
 def test_a_breaker_lets_one_try() -> None:
