@@ -14,8 +14,9 @@ from tests.client.conftest import Both, both  # noqa: F401  fixtures
 from tests.deployments.stage import RESOURCES, WEB
 from tests.gateway.servers import UNLIMITED, Door, serving
 from tests.lab.browser import chromium
+from tests.waiting import PATIENCE
 
-WAIT_S = 60.0
+WAIT_S = 60.0 * PATIENCE
 PAGE = """
 import http.server, json, os
 PAGE = '''<html><link rel="stylesheet" href="a.css"><script src="a.js"></script><script type="module" src="m.js">

@@ -16,9 +16,9 @@ from rios.words.errors import InvalidRequest
 from tests.client.conftest import Both, both  # noqa: F401  fixtures
 from tests.deployments.stage import RESOURCES, WEB
 from tests.gateway.servers import Door
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
-WAIT_S = 60.0
+WAIT_S = 60.0 * PATIENCE
 ECHO = """
 import http.server, json, os
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -203,7 +203,7 @@ def ws(door: Door, path: str, token: str | None = None, **more: Any) -> Any:
     token = door.token if token is None else token
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     url = door.url.replace("http://", "ws://") + path
-    return connect(url, additional_headers=headers, proxy=None, max_size=1 << 22, **more)
+    return connect(url, additional_headers=headers, proxy=None, max_size=1 << 22, **{"open_timeout": WAIT_S} | more)
 
 
 def closed(socket: Any) -> tuple[int, str]:
@@ -265,7 +265,7 @@ def test_the_bounds_of_a_socket(door: Door, talk: Any, monkeypatch: pytest.Monke
         assert closed(socket)[0] == 1009
     monkeypatch.setattr(sockets, "SOCKETS_MAX", 1)
     platform = door.gate.network._apps()
-    until(lambda: platform.routes.sockets(platform.routes.of(talk.id)) == 0, deadline_s=WAIT_S)
+    until(lambda: platform.routes.sockets(platform.routes.of(talk.id)) == 0, deadline_s=60)
     with ws(door, "/apps/talk/") as socket:
         with pytest.raises(InvalidStatus) as refused:
             ws(door, "/apps/talk/")

@@ -30,9 +30,10 @@ from rios.words.money import Wei
 from tests.gateway.browsing import PASSWORD, Person, code_for, person, program, unique
 from tests.gateway.servers import UNLIMITED, Door, lean, problem
 from tests.gateway.services import free_port
+from tests.waiting import PATIENCE
 
 NEW = "another long password"
-WAIT_S = 20
+WAIT_S = 20 * PATIENCE
 
 
 @dataclass

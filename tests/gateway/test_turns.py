@@ -13,7 +13,7 @@ from rios.words.errors import QueueFull
 
 
 def run(case: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(case(), 10))
+    asyncio.run(asyncio.wait_for(case(), 60))
 
 
 async def settle() -> None:
@@ -57,8 +57,8 @@ def test_no_place_is_lost_by_who_leaves() -> None:
         assert staying.done()
         turns.give_back()
         turns.give_back()
-        await asyncio.wait_for(turns.take("d"), 5)
-        await asyncio.wait_for(turns.take("d"), 5)
+        await asyncio.wait_for(turns.take("d"), 30)
+        await asyncio.wait_for(turns.take("d"), 30)
         last = asyncio.ensure_future(turns.take("d"))
         await settle()
         assert not last.done(), "there are two places and no more"
@@ -103,6 +103,6 @@ def test_who_has_left_waits_no_more() -> None:
             await settle()
         assert order == ["b", "a"]
         turns.give_back()
-        await asyncio.wait_for(turns.take("c"), 5)
+        await asyncio.wait_for(turns.take("c"), 30)
 
     run(case)
