@@ -34,7 +34,7 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypat
     file = tmp_path / "rios.yaml"
     one = {"name": "line", "command": ["python3", "-c", SERVER], "port": 8000, "grace": 3}
     one |= {"secrets": {"TOKEN": {"env": "LINE_TOKEN"}}}
-    one |= {"resources": {"cpu": 0.5, "memory": "64MiB"}, "health": {"http": "/", "interval": 0.5}}
+    one |= {"resources": {"cpu": 0.5, "memory": "64MiB"}, "health": {"http": "/", "interval": 0.5, "timeout": 10}}
     one |= {"volumes": {"/data": {"size": "4MiB", "keep": False}}}
     file.write_text(json.dumps({"version": 1, "apps": [one]}))
     assert said("apply", "-f", str(file), "--plan") == "create line\n"
@@ -43,7 +43,7 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypat
     assert "line" in said("apps")
     assert json.loads(said("apps", "--json"))[0]["status"] == "ready"
     assert said("app", "line").startswith("line ready")
-    assert "serves" in said("logs", "line")
+    until(lambda: "serves" in said("logs", "line"), "its first line", deadline_s=WAIT_S)
     assert "its probe is answered" in said("events", "line")
     assert said("exec", "line", "--", "echo", "-n", "hello", code=0) == "hello"
     said("exec", "line", "--", "sh", "-c", "exit 7", code=7)

@@ -11,11 +11,14 @@ from rios.dmoe.completion import Completion
 from rios.dmoe.job import Job
 from rios.words.errors import Cancelled, DeadlineExceeded, InvalidRequest, RiosError
 from tests.client.conftest import Both
+from tests.holding import held_after
+from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
 # By greedy decoding in float32: the same wherever it runs, so both ways are compared with this and so with each other.
 _FIRST: dict[tuple[Any, ...], Completion] = {}
 _ERRORS: dict[str, type[RiosError]] = {}
+_PAID = "that what was asked for before is paid"
 
 
 def same(key: tuple[Any, ...], found: Completion) -> None:
@@ -61,6 +64,7 @@ def test_lists_and_token_ids(model: Any) -> None:
 
 
 def test_no_tokens_cost_nothing(network: Any, model: Any) -> None:
+    until(lambda: network.wallet.held == 0, _PAID, deadline_s=30)
     before = network.billing.balance.wei
     found = model.generate([PROMPT, "In"], max_new_tokens=0)
     assert [(one.text, one.token_ids, one.finish_reason) for one in found] == [("", (), "length")] * 2
@@ -106,7 +110,13 @@ def test_logprobs(model: Any) -> None:
 
 def test_a_stream_is_the_whole_answer(model: Any) -> None:
     whole = model.generate(PROMPT, max_new_tokens=20, logprobs=0)
-    pieces = list(model.stream(PROMPT, max_new_tokens=20, logprobs=0))
+    with held_after(0) as hold:
+        stream = model.stream(PROMPT, max_new_tokens=20, logprobs=0)
+        pieces = []
+        for hold.tokens in (3, 6, 9, 12):
+            pieces.append(next(stream))  # as it comes: the rest is not there yet
+        hold.go.set()
+        pieces += stream
     assert "".join(piece.text for piece in pieces) == whole.text
     assert tuple(token for piece in pieces for token in piece.token_ids) == whole.token_ids
     assert [one.token_id for piece in pieces for one in piece.logprobs] == list(whole.token_ids)
@@ -129,10 +139,11 @@ def test_a_stream_waits_so_long_for_a_piece(model: Any, monkeypatch: pytest.Monk
 
 
 def test_leaving_a_stream_cancels(model: Any, both: Both) -> None:
-    stream = model.stream(PROMPT, max_new_tokens=450)
-    for _ in range(3):
-        next(stream)
-    stream.close()
+    with held_after(0) as hold:
+        stream = model.stream(PROMPT, max_new_tokens=450)
+        for hold.tokens in (3, 6, 9):
+            next(stream)
+        stream.close()
     both.local.billing._charging.post_late()
     assert model.generate(PROMPT, max_new_tokens=1).token_ids, "the model is free for others"
 
@@ -152,12 +163,13 @@ def test_a_job(network: Any, model: Any) -> None:
 
 
 def test_a_job_that_is_cancelled(model: Any) -> None:
-    job = model.submit(PROMPT, max_new_tokens=450)
-    with pytest.raises(DeadlineExceeded):
-        job.result(timeout=0)
-    job.cancel()
-    with pytest.raises(Cancelled):
-        job.result(timeout=30)
+    with held_after(5):
+        job = model.submit(PROMPT, max_new_tokens=450)
+        with pytest.raises(DeadlineExceeded):
+            job.result(timeout=0)
+        job.cancel()
+        with pytest.raises(Cancelled):
+            job.result(timeout=30)
     assert job.status == "cancelled"
 
 
@@ -195,6 +207,7 @@ def test_a_conversation_needs_a_template(model: Any) -> None:
 
 
 def test_what_was_used_is_what_is_paid(network: Any, model: Any) -> None:
+    until(lambda: network.wallet.held == 0, _PAID, deadline_s=30)
     before = network.billing.balance.wei
     found = model.generate(PROMPT, max_new_tokens=7)
     frame = network.billing.usage(request_id=found.request_id)

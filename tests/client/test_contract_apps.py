@@ -24,7 +24,7 @@ WAIT_S = 60.0
 @pytest.fixture(scope="module")
 def web(network: Any) -> Iterator[Any]:
     app = network.deploy.create(
-        name="web", command=[*WEB, SERVER], port=8000, health={"http": "/", "interval": 0.5}, grace=3,
+        name="web", command=[*WEB, SERVER], port=8000, health={"http": "/", "interval": 0.5, "timeout": 10}, grace=3,
         env={"SAYS": "first"}, secrets={"TOKEN": "shibboleth"}, resources=RESOURCES,
     )  # fmt: skip
     app.wait(timeout=WAIT_S)
@@ -60,7 +60,7 @@ def test_it_is_ready_and_answers(web: Any, both: Both) -> None:
 
 
 def test_what_is_shown(web: Any, network: Any) -> None:
-    assert "serves" in web.logs()
+    until(lambda: "serves" in web.logs(), "its first line", deadline_s=WAIT_S)
     assert web.logs(replica=web.replicas[0].id)[0] == "serves"
     lines = web.logs(follow=True)
     assert next(lines) == "serves"
@@ -192,7 +192,7 @@ def test_scale_pause_resume_restart(web: Any) -> None:
 def test_a_job_and_a_failure(network: Any) -> None:
     job = network.deploy.create(name="job", command=["echo", "done"], restart="on-failure", resources=RESOURCES)
     job.wait("stopped", timeout=WAIT_S)
-    assert job.logs() == ["done"]
+    until(lambda: job.logs() == ["done"], "what it said", deadline_s=WAIT_S)
     assert list(job.logs(follow=True)) == ["done"]
     job.delete()
     bad = network.deploy.create(name="bad", command=["sh", "-c", "exit 9"], restart="never", resources=RESOURCES)

@@ -17,7 +17,7 @@ from tests.client.conftest import Both
 
 CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
 RIOS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DEADLINE_S = 120
+DEADLINE_S = 300
 # Runs with every other module forbidden; the names of the forbidden ones come by the first argument.
 USE = """
 import json, os, sys

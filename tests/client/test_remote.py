@@ -16,6 +16,7 @@ import pytest
 import rios
 from rios.client.http import Http, error_of
 from rios.client.job import RemoteJob
+from rios.gateway.turns import Turns
 from rios.words import errors
 from rios.words.errors import (
     AlreadyExists,
@@ -31,6 +32,8 @@ from rios.words.errors import (
 )
 from tests.client.conftest import Both
 from tests.gateway.servers import UNLIMITED, serving
+from tests.holding import held_after
+from tests.waiting import until
 
 PROMPT = "It was a fine morning,"
 
@@ -111,10 +114,12 @@ def test_a_stream_goes_on_after_a_lost_connection(both: Both, remote: Any) -> No
     whole = remote.dmoe.model("shared").generate(PROMPT, max_new_tokens=60)
     with cutting(both.url) as proxy, rios.connect(proxy.url, token=both.token) as network:
         model = network.dmoe.model("shared")
-        stream = model.stream(PROMPT, max_new_tokens=60)
-        pieces = [next(stream)]
-        proxy.after_bytes = 1500  # then everything breaks, in the middle of an event
-        pieces += stream
+        with held_after(5) as hold:  # most of it is to come when it is said that all breaks
+            stream = model.stream(PROMPT, max_new_tokens=60)
+            pieces = [next(stream)]
+            proxy.after_bytes = 1500  # then everything breaks, in the middle of an event
+            hold.go.set()
+            pieces += stream
         assert proxy.after_bytes is None, "it was cut"
         assert proxy.connections >= 2
     assert "".join(piece.text for piece in pieces) == whole.text
@@ -124,6 +129,7 @@ def test_a_stream_goes_on_after_a_lost_connection(both: Both, remote: Any) -> No
 def test_an_answer_that_was_lost_is_asked_for_again_and_paid_once(both: Both, remote: Any) -> None:
     with cutting(both.url) as proxy:
         http = Http(proxy.url, both.token)
+        until(lambda: remote.wallet.held == 0, "that all before is paid", deadline_s=30)
         before = both.local.billing.costs("model").total_wei
         asked = {"model": "shared", "prompt": PROMPT, "max_new_tokens": 3}
         http.get("/v1/users/me")
@@ -271,15 +277,16 @@ def test_a_gateway_that_ends_lets_streams_end(both: Both, remote: Any) -> None:
     """A second gateway of the same network; told to end while it streams."""
     said: list[str] = []
     with ExitStack() as stack:
-        url = stack.enter_context(serving(both.gate, UNLIMITED))
+        url = stack.enter_context(serving(both.gate, UNLIMITED.model_copy(update={"drain_s": 60})))
         headers = {"Authorization": f"Bearer {both.token}"}
         asked = {"model": "shared", "prompt": PROMPT, "max_tokens": 150, "temperature": 0, "stream": True}
         with httpx2.Client(base_url=url, headers=headers, timeout=60) as http:
-            with http.stream("POST", "/v1/completions", json=asked) as response:
+            with held_after(5) as hold, http.stream("POST", "/v1/completions", json=asked) as response:
                 lines = response.iter_lines()
                 said.append(next(lines))
                 ending = threading.Thread(target=stack.close)
                 ending.start()
+                hold.go.set()
                 said += [line for line in lines if line]
             ending.join(60)
             with pytest.raises(httpx2.ConnectError):
@@ -288,22 +295,34 @@ def test_a_gateway_that_ends_lets_streams_end(both: Both, remote: Any) -> None:
     assert json.loads(said[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
 
 
-def test_who_asks_for_much_does_not_starve_others(both: Both, remote: Any) -> None:
+def test_who_asks_for_much_does_not_starve_others(both: Both, remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway with one place, ten requests of one user, and one of another."""
     user = remote._http.post("/v1/users", {"login": "modest", "role": "developer"})
     remote._http.post(f"/v1/users/{user['id']}/credit", {"amount": "1 ROS"}, key="modest")
     order: list[str] = []
+    came: list[str] = []
+    take = Turns.take
+
+    async def noted(turns: Turns, user: str) -> None:
+        came.append(user)
+        await take(turns, user)
+
+    monkeypatch.setattr(Turns, "take", noted)
 
     def ask(name: str, token: str, url: str) -> None:
         with rios.connect(url, token=token) as network:
             network.dmoe.model("shared").generate(PROMPT, max_new_tokens=40)
-        order.append(name)
+            order.append(name)
 
-    with serving(both.gate, UNLIMITED.model_copy(update={"running_max": 1})) as url:
+    with serving(both.gate, UNLIMITED.model_copy(update={"running_max": 1})) as url, held_after(5) as hold:
         greedy = [threading.Thread(target=ask, args=("greedy", both.token, url)) for _ in range(10)]
         modest = threading.Thread(target=ask, args=("modest", user["token"], url))
-        for thread in (*greedy, modest):
+        for thread in greedy:
             thread.start()
+        until(lambda: len(came) == 10, "all of one user's", deadline_s=60)
+        modest.start()
+        until(lambda: len(came) == 11, "the other's", deadline_s=60)
+        hold.go.set()
         for thread in (*greedy, modest):
             thread.join(120)
     assert len(order) == 11
