@@ -142,5 +142,5 @@ class GenerationWidget(Widget):
                 hosts = placement_of(self._model.placement)["hosts"]
         except RiosError as error:
             problem = problem_of(error)
-        with self.hold_sync():
-            self.answer, self.hosts, self.job, self.problem = answer, hosts, view.to_dict(), problem
+        with self.hold_sync():  # the job last: who waits for a moment of it finds the rest of that moment
+            self.answer, self.hosts, self.problem, self.job = answer, hosts, problem, view.to_dict()

@@ -157,6 +157,12 @@ def execute(page: Page, code: str, *, wait: bool = True) -> dict[str, Any]:
     return found
 
 
+def kept(page: Page, text: str) -> None:
+    """Wait until Lab has written of its state what it shows again after a reload, which it does with a delay."""
+    state = "async () => JSON.stringify(await window.jupyterapp.serviceManager.workspaces.list())"
+    until(lambda: text in str(page.evaluate(state)), f"{text} in Lab's state", deadline_s=60, pause_s=0.2)
+
+
 def ten_thousand_jobs(page: Page) -> None:
     """Have the network of the notebook in front, whose name is `net`, know so many, and wait until they are listed."""
     execute(

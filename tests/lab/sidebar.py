@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.campaigns import ROOT
 from tests.lab.browser import LOAD_MS, command
 
 MADE = """
@@ -26,6 +27,17 @@ widget.prompt, widget.params = "Once upon a time", {"max_new_tokens": 60}
 widget
 """
 """Cells of a notebook that makes a network and generates once, and shows a widget."""
+
+
+HOLD = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.holding import held_after
+hold = held_after(5)
+hold.__enter__()
+"""
+LET_GO = "hold.__exit__(None, None, None)"
+"""Between them no generation of the notebook's process gets further than its first tokens, unless it is ended."""
 
 
 def row_of(page: Page, request_id: str) -> Locator:

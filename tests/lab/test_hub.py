@@ -19,6 +19,7 @@ from tests.lab.browser import (
     command,
     execute,
     hear,
+    kept,
     notebook,
     ready,
     run_all,
@@ -141,7 +142,7 @@ def test_nobody_reaches_the_others_server(lab: Hub, users: dict[str, User]) -> N
 def test_a_reload_restores(users: dict[str, User]) -> None:
     page, first = users["alice"].page, users["alice"].first
     page.get_by_label("Order").select_option("tokens")
-    page.wait_for_timeout(1500)  # Lab writes its state with a delay
+    kept(page, '"sort":"tokens"')
     page.reload(timeout=LOAD_MS)
     ready(page)
     expect(page.get_by_label("Order")).to_have_value("tokens", timeout=LOAD_MS)

@@ -14,6 +14,7 @@ from tests.lab.browser import (
     LOAD_MS,
     command,
     execute,
+    kept,
     ready,
     said,
     scrolled,
@@ -22,7 +23,7 @@ from tests.lab.browser import (
     violations,
 )
 from tests.lab.jupyter import Jupyter
-from tests.lab.sidebar import closed, line, log_of, notifications, row_of, wallet_of
+from tests.lab.sidebar import HOLD, LET_GO, closed, line, log_of, notifications, row_of, wallet_of
 from tests.waiting import until
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
@@ -45,6 +46,11 @@ app = net.deploy.create(
              "http.server.test(http.server.SimpleHTTPRequestHandler, port=8000, bind='0.0.0.0')"])
 app.wait()
 """
+# What a button has said since, however short: Lab may be busy with something else for longer.
+SEEN = """button => {
+    const note = () => { button.dataset.seen = `${button.dataset.seen ?? ''} ${button.textContent}`; };
+    new MutationObserver(note).observe(button, {childList: true, characterData: true, subtree: true});
+}"""
 GPUS = """
 import dataclasses
 from rios.services import panel
@@ -78,6 +84,7 @@ def test_a_generation_in_a_kernel_shows_with_its_cost(page: Page, first: dict[st
 
 
 def test_a_job_shows_while_it_runs_and_is_cancelled_from_the_panel(page: Page, first: dict[str, Any]) -> None:
+    execute(page, HOLD)
     execute(page, "job = model.submit('Once upon a time', max_new_tokens=450, ignore_eos=True)")
     running = page.get_by_role("option").filter(has=page.get_by_role("img", name="running"), has_text="tokens")
     expect(running).to_be_visible()
@@ -90,6 +97,7 @@ def test_a_job_shows_while_it_runs_and_is_cancelled_from_the_panel(page: Page, f
     expect(log_of(page)).to_contain_text("Once upon a time")
     page.get_by_role("button", name="Cancel the job").click()
     expect(page.locator(".rios-detail")).to_contain_text("cancelled")
+    execute(page, LET_GO)
     page.get_by_role("button", name="All jobs").click()
     expect(row_of(page, first["id"])).to_be_visible()
 
@@ -134,11 +142,13 @@ def test_palette_menu_shortcuts_and_the_address(page: Page, first: dict[str, Any
     page.locator(".lm-Menu-item", has_text="Copy the address of the wallet").click()
     assert page.evaluate("navigator.clipboard.readText()") == first["address"]
     page.evaluate("navigator.clipboard.writeText('')")
-    wallet_of(page).get_by_role("button", name="Copy the address").click()
-    expect(wallet_of(page).get_by_role("button", name="Copy the address")).to_have_text("copied")
+    copy = wallet_of(page).get_by_role("button", name="Copy the address")
+    copy.evaluate(SEEN)
+    copy.click()
+    expect(copy).to_have_attribute("data-seen", re.compile("copied"))
     assert page.evaluate("navigator.clipboard.readText()") == first["address"]
     page.keyboard.press("Control+Alt+w")
-    expect(wallet_of(page).get_by_role("button", name="Copy the address")).to_be_focused()
+    expect(copy).to_be_focused()
     page.keyboard.press("Control+Alt+j")
     expect(page.get_by_label("Search jobs")).to_be_focused()
     page.get_by_label("Groups").select_option("kind")
@@ -149,9 +159,9 @@ def test_palette_menu_shortcuts_and_the_address(page: Page, first: dict[str, Any
 def test_no_key_or_token_of_rios_reaches_the_browser(page: Page, server: Jupyter, heard: list[str], first: Any) -> None:
     (file,) = server.runtime.glob("rios-network-*.json")
     key = json.loads(file.read_text())["key"]
-    kept = page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie")
+    stores = page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie")
     notebook_file = (server.work / "first.ipynb").read_text()
-    for place, text in (("page", page.content()), ("stores", kept), ("url", page.url), ("notebook", notebook_file)):
+    for place, text in (("page", page.content()), ("stores", stores), ("url", page.url), ("notebook", notebook_file)):
         assert key not in text, place
     for part in ("/rios/stream", "/rios/networks", "/state"):
         assert [one for one in heard if part in one.split(" ", 1)[0]], f"nothing of {part} was seen"
@@ -233,7 +243,7 @@ def test_a_widget_in_the_notebook_streams(page: Page, server: Jupyter, first: di
     answer = said(server, "streamed.json")["text"]
     expect(page.locator(".jp-Notebook .rios-generation")).to_have_count(1)  # drawn anew when the answer was there
 
-    def kept() -> bool:
+    def saved() -> bool:
         command(page, "docmanager:save")
         page.wait_for_timeout(500)
         cells = json.loads((server.work / "first.ipynb").read_text())["cells"]
@@ -242,7 +252,7 @@ def test_a_widget_in_the_notebook_streams(page: Page, server: Jupyter, first: di
         ]
         return any(html.escape(answer) in one for one in pages)
 
-    until(kept, "the answer in the saved notebook", deadline_s=30)
+    until(saved, "the answer in the saved notebook", deadline_s=30)
 
 
 def test_a_cell_that_is_run_again_leaves_nothing_behind(page: Page, server: Jupyter, first: dict[str, Any]) -> None:
@@ -344,7 +354,8 @@ def test_a_widget_in_the_notebook_lives_on_after_a_reload(page: Page, first: dic
     widget = page.locator(".jp-Notebook .rios-generation")
     answer = widget.locator(".rios-answer").inner_text()
     command(page, "docmanager:save")
-    page.wait_for_timeout(1500)  # Lab writes its state with a delay
+    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=LOAD_MS)
+    kept(page, "first.ipynb")
     page.reload(timeout=LOAD_MS)
     ready(page)
     expect(widget.locator(".rios-answer")).to_have_text(answer, timeout=LOAD_MS)
@@ -379,7 +390,7 @@ def test_a_reload_restores_and_who_wants_no_notifications_gets_none(
     never = {"raw": json.dumps({"notify": "never"})}
     assert server.ask("PUT", "/lab/api/settings/rios-lab:panel", json=never).is_success
     page.get_by_label("Order").select_option("tokens")
-    page.wait_for_timeout(1500)  # Lab writes its state with a delay
+    kept(page, '"sort":"tokens"')
     page.reload(timeout=LOAD_MS)
     ready(page)
     expect(page.get_by_label("Order")).to_have_value("tokens", timeout=LOAD_MS)
@@ -419,6 +430,7 @@ def test_an_outage_shows_old_figures_with_their_age_and_ends(page: Page, server:
     widget = page.locator(".jp-Notebook .rios-generation")
     widget.get_by_label("demo").fill("Once upon a time")
     widget.get_by_label("tokens", exact=True).fill("400")
+    execute(page, HOLD)
     widget.get_by_role("button", name="Generate").click()
     expect(widget.locator(".rios-figures")).to_contain_text("running")
     server.kill()

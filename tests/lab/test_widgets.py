@@ -24,6 +24,7 @@ from rios.widgets.generation import GenerationWidget
 from rios.widgets.panel import PanelWidget
 from rios.words.errors import Elsewhere, GatewayLost, InvalidRequest, NotFound
 from tests.deployments.stage import RESOURCES, SERVER, WEB
+from tests.holding import held_after
 from tests.waiting import until
 
 DEADLINE_S = 60.0
@@ -73,10 +74,11 @@ def test_a_prompt_is_answered_and_priced(model: Model, net: Network) -> None:
 def test_the_stop_button_stops_and_a_mistake_is_shown(model: Model) -> None:
     widget = model.widget()
     widget.prompt, widget.params = "Once upon a time", {"max_new_tokens": 400}
-    widget.start()
-    until(lambda: widget.job.get("tokens"), "a token", deadline_s=DEADLINE_S)
-    widget._heard(None, {"do": "stop"}, None)
-    until(lambda: widget.job.get("state") == "cancelled", "the end", deadline_s=DEADLINE_S)
+    with held_after(5):
+        widget.start()
+        until(lambda: widget.job.get("tokens"), "a token", deadline_s=DEADLINE_S)
+        widget._heard(None, {"do": "stop"}, None)
+        until(lambda: widget.job.get("state") == "cancelled", "the end", deadline_s=DEADLINE_S)
     widget.params = {"max_new_tokens": 10**6}
     widget._heard(None, {"do": "start"}, None)
     assert "exceed the context" in widget.problem["detail"]
@@ -140,6 +142,7 @@ def test_a_panel_answers_its_view_and_ends_with_it(net: Network, model: Model, m
 
     until(heard, "the job's event", deadline_s=DEADLINE_S)
     widget.close()
+    until(lambda: _threads() == 0, "the end of what told it", deadline_s=DEADLINE_S)
     count = len(sent)
     model.generate("And", max_new_tokens=3)
     widget._heard(None, {"id": 3, "ask": {"method": "GET", "what": "state"}}, None)
@@ -309,7 +312,7 @@ def test_an_application_is_shown_scaled_and_stopped(net: Network) -> None:
     assert widget._follower is not None
     widget._heard(None, {"do": "scale", "replicas": 2}, None)
     until(lambda: widget.app["parts"] == 2, "a second replica", deadline_s=DEADLINE_S)
-    assert widget.app["cost_wei"] == str(int(app.cost))
+    until(lambda: widget.app["cost_wei"] == str(int(app.cost)), "what it costs by now", deadline_s=DEADLINE_S)
     widget._heard(None, {"do": "scale", "replicas": "many"}, None)
     until(lambda: "whole number" in widget.problem.get("detail", ""), "the refusal", deadline_s=DEADLINE_S)
     widget._heard(None, {"do": "pause"}, None)
