@@ -10,14 +10,20 @@ import statistics
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from tests.waiting import PATIENCE, until
 
 STREAMS = 8
 NEW_TOKENS = 120
 RECOVERY_S = 60.0
 FROZEN_S = 2.5
-# Without another copy an answer that goes on before the thaw goes on by what was loaded elsewhere: 5 s are allowed.
-FROZEN_ALONE_S = 8.0
+# Without another copy an answer that goes on before the thaw goes on by what was loaded elsewhere. The thaw comes when
+# all do, or else after this: sooner than a silent host is killed.
+FROZEN_ALONE_S = 20.0
+AFTER_S = 3.0
+"""What a frozen host's neighbours still answer, or its socket has, has come by then."""
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Streams:
         while not self._stop.is_set():
             tokens: list[int] = []
             try:
-                for piece in self.model.stream(self.prompts[place], timeout=RECOVERY_S, **self.params):
+                for piece in self.model.stream(self.prompts[place], timeout=RECOVERY_S * PATIENCE, **self.params):
                     tokens.extend(piece.token_ids)
                     self.times[place].append(time.perf_counter())
             except BaseException as error:  # noqa: BLE001  the campaign raises it in the test's own thread
@@ -87,21 +93,29 @@ class Streams:
             self.done += 1
             self.wrong += tuple(tokens) != self.expected[place]
 
-    def longest_gap(self, since: float, until: float) -> float:
+    def longest_gap(self, since: float, healed: float) -> float:
         """The longest gap between tokens of any stream in a window, an open one too, less the median gap."""
         worst = 0.0
         for times in self.times:
-            window = [moment for moment in times if since - 0.5 <= moment <= until]
-            gaps = [after - before for before, after in itertools.pairwise([*window, until])]
+            window = [moment for moment in times if since - 0.5 <= moment <= healed]
+            gaps = [after - before for before, after in itertools.pairwise([*window, healed])]
             if gaps:
                 worst = max(worst, max(gaps) - statistics.median(gaps))
         return worst
+
+    def wait_for_all(self, since: float, deadline_s: float) -> None:
+        """Until each stream has had a token well after something was done to a host, or the time is over."""
+        deadline = since + deadline_s
+        while time.perf_counter() < deadline:
+            if all(times and times[-1] > since + AFTER_S for times in self.times):
+                return
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """Let the running answers end."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(RECOVERY_S)
+            thread.join(RECOVERY_S * PATIENCE)
             assert not thread.is_alive(), "a stream did not end by its deadline"
 
 
@@ -119,7 +133,7 @@ def whole(net: Any, model: Any, *, copies: int) -> bool:
 
 def wait_whole(net: Any, model: Any, *, copies: int) -> None:
     """Until the network has recovered, or fail with what is missing."""
-    deadline = time.monotonic() + RECOVERY_S
+    deadline = time.monotonic() + RECOVERY_S * PATIENCE
     while True:
         try:
             if whole(net, model, copies=copies):
@@ -128,8 +142,14 @@ def wait_whole(net: Any, model: Any, *, copies: int) -> None:
             time.sleep(0.05)
         if time.monotonic() > deadline:
             states = {name: member.state for name, member in model._deployment.members.items()}
-            raise AssertionError(f"not recovered after {RECOVERY_S} s: {states}")
+            raise AssertionError(f"not recovered after {RECOVERY_S * PATIENCE:g} s: {states}")
         time.sleep(0.05)
+
+
+def _gone(model: Any, name: str, pid: int) -> bool:
+    """Whether a killed host is known to be: till then it would count as well, and be killed once more."""
+    member = model._deployment.members.get(name)
+    return member is None or bool(member.info.get("pid") != pid)
 
 
 def campaign(
@@ -154,15 +174,20 @@ def campaign(
             since = time.perf_counter()
             os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
             if kind == "freeze":
-                time.sleep(FROZEN_S if copies > 1 else FROZEN_ALONE_S)
-                os.kill(pid, signal.SIGCONT)
+                try:
+                    if copies > 1:
+                        time.sleep(FROZEN_S)
+                    else:
+                        streams.wait_for_all(since, FROZEN_ALONE_S)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
             else:
-                time.sleep(0.7)
+                until(partial(_gone, model, name, pid), f"the end of {name} to be noticed", deadline_s=RECOVERY_S)
             wait_whole(net, model, copies=copies)
-            until = time.perf_counter()
+            healed = time.perf_counter()
             time.sleep(0.1)
             role = "trunk" if name == trunk else "host"
-            report.stalls.append(Stall(kind, role, streams.longest_gap(since, until)))
+            report.stalls.append(Stall(kind, role, streams.longest_gap(since, healed)))
             if streams.errors:
                 raise streams.errors[0]
     finally:

@@ -25,12 +25,14 @@ from rios.storage.report_models import RequestFaultRow
 from rios.words.config import settings
 from rios.words.errors import Cancelled, DeadlineExceeded, ExpertsUnavailable, InsufficientMemory, TrunkLost
 from tests.campaigns import Campaign
-from tests.faults import FROZEN_ALONE_S, STREAMS, campaign, figures, wait_whole
-from tests.waiting import until
+from tests.faults import AFTER_S, FROZEN_ALONE_S, STREAMS, campaign, figures, wait_whole
+from tests.holding import held_after
+from tests.waiting import PATIENCE, until
 
 ALONE = {"one copy": "kill", "one copy, frozen": "freeze"}  # parts of the campaign without replicas
 PROMPT = "It was a fine morning,"
 PARAMS: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True}
+_ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,21 @@ def test_without_a_replica_shards_are_loaded_again(three: rios.Network) -> None:
         report = campaign(three, model, faults=4, seed=5, copies=1)
     assert report.wrong == 0
     assert report.streams > 0
-    assert min(stall.stall_s for stall in report.stalls if stall.kind == "freeze") < FROZEN_ALONE_S
+    assert min(stall.stall_s for stall in report.stalls if stall.kind == "freeze") < FROZEN_ALONE_S - AFTER_S
+
+
+def killed_under(net: rios.Network, model: Any, prompt: Any, **params: Any) -> tuple[str, Any, Any]:
+    """A request whose trunk is killed in mid-sentence, which is tried until it is: the trunk, the answer, the job."""
+    for _ in range(8):
+        wait_whole(net, model, copies=2)
+        trunk, trunk_pid = model.placement.trunk, model.placement.trunk_pid
+        job = model.submit(prompt, **params)
+        until(lambda job=job: len(job.token_ids) > 3, "its first tokens", deadline_s=60, pause_s=0.001)  # type: ignore[misc]
+        os.kill(trunk_pid, signal.SIGKILL)
+        completion = job.result(timeout=120)
+        if completion.timing.replays:
+            return trunk, completion, job
+    raise AssertionError("all of each answer had come before its trunk was killed")
 
 
 def test_usage_counts_every_row_once_whatever_happens(three: rios.Network, model: Any) -> None:
@@ -104,16 +120,7 @@ def test_usage_counts_every_row_once_whatever_happens(three: rios.Network, model
     os.kill(model.placement.trunk_pid, signal.SIGKILL)
     tokens += [token for piece in pieces for token in piece.token_ids]
     assert tuple(tokens) == expected.token_ids
-    wait_whole(three, model, copies=2)
-    trunk_pid = model.placement.trunk_pid
-    job = model.submit(prompt, **PARAMS)
-    deadline = time.monotonic() + 60
-    while len(job.token_ids) < 10:
-        assert time.monotonic() < deadline, job
-        time.sleep(0.001)
-    os.kill(trunk_pid, signal.SIGKILL)
-    completion = job.result(timeout=60)
-    assert completion.timing.replays >= 1
+    _, completion, job = killed_under(three, model, prompt, **PARAMS)
     layers = model._deployment.manifest.layers
     assert completion.token_ids == expected.token_ids
     assert completion.usage.rows == sum(layer.top_k for layer in layers) * (len(prompt) + len(tokens) - 1)
@@ -134,12 +141,7 @@ def test_what_went_wrong_is_in_the_reliability_report(three: rios.Network, model
         late.result(timeout=60)
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
-    wait_whole(three, model, copies=2)
-    trunk, trunk_pid = model.placement.trunk, model.placement.trunk_pid
-    replayed = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
-    until(lambda: len(replayed.token_ids) > 10, "its first tokens", deadline_s=60)
-    os.kill(trunk_pid, signal.SIGKILL)
-    replayed.result(timeout=120)
+    trunk, _, replayed = killed_under(three, model, PROMPT, max_new_tokens=400, ignore_eos=True)
     ledger = three._purse.charging.ledger()
 
     def kept(request_id: str) -> dict[str, set[str]]:
@@ -162,27 +164,23 @@ def test_what_went_wrong_is_in_the_reliability_report(three: rios.Network, model
 
 
 def test_cancel_frees_at_once(three: rios.Network, model: Any) -> None:
-    job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
-    deadline = time.monotonic() + 10
-    while not job.token_ids:
-        assert time.monotonic() < deadline, job
-        time.sleep(0.005)
-    job.cancel()
-    assert job.status == "cancelled"
-    with pytest.raises(Cancelled):
-        job.result(timeout=1)
-    deadline = time.monotonic() + 20
-    while (stats := model._deployment.trunk_stats())["running"] and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert stats["running"] == 0
-    assert stats["kv_bytes"] == 0
+    with held_after(5):
+        job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
+        until(lambda: job.token_ids, "its first token", deadline_s=60)
+        job.cancel()
+        assert job.status == "cancelled"
+        with pytest.raises(Cancelled):
+            job.result(timeout=60)
+    until(lambda: model._deployment.trunk_stats()["running"] == 0, "its end at the trunk", deadline_s=20)
+    assert model._deployment.trunk_stats()["kv_bytes"] == 0
 
 
 def test_a_job_waits_no_longer_than_told(model: Any) -> None:
-    job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
-    with pytest.raises(DeadlineExceeded, match="it goes on"):
-        job.result(timeout=0.01)
-    job.cancel()
+    with held_after(5):
+        job = model.submit(PROMPT, max_new_tokens=400, ignore_eos=True)
+        with pytest.raises(DeadlineExceeded, match="it goes on"):
+            job.result(timeout=0.01)
+        job.cancel()
 
 
 def test_a_client_that_goes_takes_its_requests_along() -> None:
@@ -206,7 +204,7 @@ def test_a_client_that_goes_takes_its_requests_along() -> None:
         client.wait()
         client.stdout.close()
         running = True
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * PATIENCE
         while found := _deployments(peer):
             assert time.monotonic() < deadline, f"what a killed client had is still there: {found}"
             running = any(stats["trunk"]["running"] for stats in found.values() if stats["trunk"])
@@ -235,7 +233,7 @@ def test_a_lying_host_is_not_believed(flags: Path, monkeypatch: pytest.MonkeyPat
         choices = model._deployment.trunk_stats()["first_choices"]
         other = max(choices, key=choices.__getitem__)
         (flags / f"{other}.{fault}").touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 60 * PATIENCE
         while not model._deployment.trunk_stats()["failures"]:
             assert time.monotonic() < deadline, "the lying host was never asked"
             found = model.generate(prompts, max_new_tokens=20, ignore_eos=True)
@@ -262,13 +260,20 @@ def test_a_slow_host_gets_no_first_choices(flags: Path) -> None:
         slow = next(worker.name for worker in net.workers if worker.name != trunk)
         make_slow(flags, model, slow)
         model.generate(prompts, max_new_tokens=20, ignore_eos=True)
-        before = model._deployment.trunk_stats()
-        assert [c.token_ids for c in model.generate(prompts, **PARAMS)] == [c.token_ids for c in expected]
-        after = model._deployment.trunk_stats()
-        calls = after["calls"] - before["calls"]
-        # Where the other holders are themselves thought slow for a moment, on a busy machine, the choice is open.
-        assert after["first_choices"].get(slow, 0) - before["first_choices"].get(slow, 0) <= 0.02 * calls
-        assert after["hedges"] - before["hedges"] <= max(0.05 * calls, 2)
+        found: list[tuple[int, int, int]] = []
+        # Where the other holders are themselves thought slow for a moment, on a busy machine, the choice is open, and
+        # calls are hedged: then it is seen once that is over.
+        for _ in range(_ROUNDS):
+            before = model._deployment.trunk_stats()
+            assert [c.token_ids for c in model.generate(prompts, **PARAMS)] == [c.token_ids for c in expected]
+            after = model._deployment.trunk_stats()
+            calls, hedges = after["calls"] - before["calls"], after["hedges"] - before["hedges"]
+            first = after["first_choices"].get(slow, 0) - before["first_choices"].get(slow, 0)
+            found.append((calls, first, hedges))
+            if first <= 0.02 * calls and hedges <= max(0.05 * calls, 2):
+                break
+        else:
+            raise AssertionError(f"calls, those that went there first, and hedges, in each round: {found}")
 
 
 def test_the_scheduler_may_go(tmp_path: Path) -> None:
@@ -285,7 +290,7 @@ def test_the_scheduler_may_go(tmp_path: Path) -> None:
             text += piece.text or ""
             time.sleep(0.02)  # long enough for the Dask workers to notice and to close
         assert text == expected.text
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 30 * PATIENCE
         while any(net.cluster.processes[name].poll() is None for name in ("worker-0", "worker-1")):
             assert time.monotonic() < deadline, "the Dask workers did not close"
             time.sleep(0.1)

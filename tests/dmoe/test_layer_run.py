@@ -59,7 +59,9 @@ def asking(*hosts: Hosting, local: Any = None, **changes: float) -> Iterator[Dis
     """A dispatcher linked to some hosts, each of which holds all experts."""
     first = hosts[0].host.deployments[NAME]
     counts = [layer.num_experts for layer in first.manifest.layers]
-    settings = hosts[0].settings.model_copy(update={"experts_timeout_s": DEADLINE_S, **changes})
+    settings = hosts[0].settings.model_copy(
+        update={"experts_timeout_s": DEADLINE_S, "call_timeout_s": DEADLINE_S, **changes}
+    )
     links = Links(NAME, counts, settings, machine=hosts[0].host.machine, area_bytes=1 << 20)
     links.route([made.peer for made in hosts], {})
     try:

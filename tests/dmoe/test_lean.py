@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 import rios
 from rios.dmoe.manifest import Manifest
 from tests import checkpoints
+from tests.waiting import PATIENCE
 
-MET_MAX = 3
+MET_MAX = 8
 REQUESTS = 1000
 WARM_UP = 300
+SETTLED_S = 30
 # 2 KiB a request, over 1,000 of them. The least that a request could leave behind is its `Job` with a condition and
 # its tokens, 3 KiB. What the allocators' pools still grow by after the warm-up was measured: 0.5 MiB in the trunk.
 GROWTH_BYTES = 2 << 20
@@ -148,6 +151,21 @@ class Held:
         )
 
 
+def more(pids: dict[str, int], before: dict[str, Held]) -> dict[str, dict[str, int]]:
+    """What each process has more of than before, if anything.
+
+    Dask's pool of connections to the scheduler grows by one for each question more that meets others.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for name, pid in pids.items():
+        now, then = asdict(Held.of(pid)), asdict(before[name])
+        met = {"sockets": MET_MAX, "descriptors": MET_MAX} if name == "client" else {}
+        grown = {what: count - then[what] for what, count in now.items() if count > then[what] + met.get(what, 0)}
+        if grown:
+            found[name] = grown
+    return found
+
+
 def growth(pids: dict[str, int], before: dict[str, int]) -> dict[str, int]:
     """Bytes of memory of its own that each process has more than `before`."""
     return {name: psutil.Process(pid).memory_full_info().uss - before[name] for name, pid in pids.items()}
@@ -171,13 +189,10 @@ def test_a_thousand_requests_leave_nothing_behind() -> None:
         held = {name: Held.of(pid) for name, pid in pids.items()}
         memory = {name: psutil.Process(pid).memory_full_info().uss for name, pid in pids.items()}
         requests(REQUESTS)
-        after = {name: Held.of(pid) for name, pid in pids.items()}
-        # Dask's pool of connections to the scheduler grows by one for each question more that meets others.
-        met = after["client"].sockets - held["client"].sockets
-        assert 0 <= met <= MET_MAX
-        mine = after["client"]
-        after["client"] = replace(mine, sockets=mine.sockets - met, descriptors=mine.descriptors - met)
-        assert after == held
+        deadline = time.monotonic() + SETTLED_S * PATIENCE
+        while (left := more(pids, held)) and time.monotonic() < deadline:
+            time.sleep(0.1)  # a thread or a connection may be about to end
+        assert not left
         grown = growth(pids, memory)
         if max(grown.values()) > GROWTH_BYTES:  # something was done for the first time; a leak goes on
             memory = {name: memory[name] + more for name, more in grown.items()}
