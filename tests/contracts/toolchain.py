@@ -32,10 +32,10 @@ def install() -> None:
 def node(script: str, *arguments: str) -> None:
     """Runs a script of contracts/tool/."""
     install()
-    _checked(["node", f"tool/{script}", *arguments], timeout_s=120)
+    _checked(["node", f"tool/{script}", *arguments], timeout_s=300)
 
 
-def forge(*arguments: str, timeout_s: float = 240, **environment: str) -> str:
+def forge(*arguments: str, timeout_s: float = 540, **environment: str) -> str:
     """Runs forge on the contracts and returns what it printed; AssertionError with all of it when it fails."""
     install()
     return _checked(["tool/forge", *arguments], timeout_s=timeout_s, **environment)
@@ -51,7 +51,7 @@ def slither(report: Path, work: Path) -> None:
         (SLITHER_HOME / ".installed").touch()
     path = os.pathsep.join((str(SLITHER_HOME / "bin"), str(CONTRACTS / "tool"), os.environ["PATH"]))
     command = ["slither", ".", "--filter-paths", "node_modules|test/", "--json", str(report), "--fail-none"]
-    _checked(command, timeout_s=240, PATH=path, FOUNDRY_OUT=str(work / "out"), FOUNDRY_CACHE_PATH=str(work / "cache"))
+    _checked(command, timeout_s=540, PATH=path, FOUNDRY_OUT=str(work / "out"), FOUNDRY_CACHE_PATH=str(work / "cache"))
 
 
 def _checked(command: list[str], *, timeout_s: float, **environment: str) -> str:

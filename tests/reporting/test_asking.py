@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,10 +13,15 @@ import pytest
 from rios.reporting.asking import all_of, ask, request
 from rios.reporting.bench_gateway import PATH, Gets, bare, opened
 from rios.words.errors import GatewayLost, RiosError
+from tests.waiting import until
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def heard(self) -> bool:
+        """Whether the first piece was read; else it may come together with the others."""
+        return True
 
     def do_GET(self) -> None:
         if self.path == "/busy":
@@ -29,8 +33,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for piece in (b"5\r\nfirst\r\n", b"4\r\nthen\r\n", b"0\r\n\r\n"):
-                time.sleep(0.02)
+            self.wfile.write(b"5\r\nfirst\r\n")
+            until(self.heard, "the first piece to be read", deadline_s=60)
+            for piece in (b"4\r\nthen\r\n", b"0\r\n\r\n"):
                 self.wfile.write(piece)
         else:
             self._say(
@@ -71,13 +76,14 @@ def test_what_is_asked_and_answered(url: str) -> None:
         ask(url, "/busy")
 
 
-def test_many_at_once_each_again_and_again(url: str) -> None:
+def test_many_at_once_each_again_and_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {0: ["/busy", "/pieces"], 1: ["/one", "/two", "/three"]}
 
     def following(place: int) -> bytes | None:
         return request(url, wanted[place].pop(0), address=f"10.0.0.{place}") if wanted[place] else None
 
     with opened(url, 2) as ways:
+        monkeypatch.setattr(_Handler, "heard", lambda _: ways[0]._first_at is not None)
         answers = all_of(ways, following)
     assert sorted(one.status for one in answers) == [200, 200, 200, 200, 429]
     (busy,) = (one for one in answers if one.status == 429)

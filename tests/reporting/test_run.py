@@ -93,7 +93,7 @@ def test_the_command_prints_the_path_and_needs_no_home(tmp_path: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 

@@ -23,7 +23,7 @@ from rios.services.reports.values import RunState
 from tests.reports.conftest import Make, quick
 
 # Some of these hang a process that does not defend itself.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 SECRET = "the passphrase of the host is hunter2"
 # It writes what comes of it itself, and ends who executes it, so that nobody writes over that.

@@ -154,7 +154,8 @@ def test_at_every_kind_of_moment(mortal: Mortal, tmp_path: Path) -> None:
     with told() as heard:
         secret = prepare(tmp_path / "new", heard.url)
         shutil.copytree(tmp_path / "new", tmp_path / "whole")
-        moments = end_it(mortal, tmp_path / "whole")["moments"]
+        # A lease that is not renewed meanwhile: how often it is, on a busy machine, would count as well.
+        moments = end_it(mortal, tmp_path / "whole", lease_s=WAIT_S)["moments"]
         judge(tmp_path / "whole", heard, secret)
         assert moments > 50
         killed = 0
