@@ -16,6 +16,7 @@ from tests.waiting import until
 
 WAIT_S = 60.0
 QUICK = {"interval": "50ms", "stabilise": "10s", "start": "10s"}
+_may = threading.Event()
 FASTER = 20.0
 """Scalers look back for most of a minute: a minute of theirs takes three seconds here."""
 
@@ -64,9 +65,11 @@ def test_to_zero_and_back_by_what_dask_itself_would_have(cluster: Any) -> None:
 
     scaler = _adapt(cluster, minimum=0, maximum=3, idle="5s", target_duration="100ms", load=None, target=1)
     until(lambda: _workers(cluster) == 0, deadline_s=WAIT_S)
+    _may.clear()
     with Client(cluster) as client:
         answers = client.map(_slowly, range(30))
         until(lambda: _workers(cluster) == 3, deadline_s=WAIT_S)
+        _may.set()
         assert client.gather(answers) == list(range(30))
         del answers
         until(lambda: _workers(cluster) == 0, deadline_s=WAIT_S)
@@ -75,6 +78,8 @@ def test_to_zero_and_back_by_what_dask_itself_would_have(cluster: Any) -> None:
 
 
 def _slowly(number: int) -> int:
+    """As long as the test says: the workers are of its own process."""
+    assert _may.wait(2 * WAIT_S)
     time.sleep(0.1)
     return number
 

@@ -242,7 +242,7 @@ def test_a_worker_that_leaves_while_a_model_is_deployed_is_done_without(
     thread.start()
     until(lambda: begun, "nobody loads")
     kill_worker(three, begun[0])
-    thread.join(DEADLINE_S)
+    thread.join(DEADLINE_S * waiting.PATIENCE)
     assert done, "it waits for a host that is gone"
     with done[0] as model:
         assert copies(model) == {1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import random
 import socket
@@ -11,9 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rios.dmoe import fetch
 from rios.dmoe.fetch import KeptOffer, PeerSource
 from rios.dmoe.greeting import accept, connect
 from rios.dmoe.manifest import Manifest, TensorRange
@@ -184,15 +187,16 @@ def test_in_chunks_and_from_the_cache(serve: Serve, source: Source, options: Set
 
 def test_a_broken_fetch_goes_on_where_it_stopped(serve: Serve, source: Source, options: Settings) -> None:
     broken = serve(lambda number, body: body if number <= 3 else None)
-    short = options.model_copy(update={"control_timeout_s": 0.2})
     # Every connection gives three chunks, so the second goes on from the third.
-    first = source(short, broken)
+    first = source(options, broken)
     assert first.read([PART]) == [WANTED]
     assert first.fetched_bytes == len(WANTED)
     assert broken.asked == 2
 
 
-def test_another_process_goes_on_too(serve: Serve, source: Source, options: Settings) -> None:
+def test_another_process_goes_on_too(
+    serve: Serve, source: Source, options: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     total = [0]
 
     def three(_: int, body: bytes) -> bytes | None:
@@ -200,8 +204,11 @@ def test_another_process_goes_on_too(serve: Serve, source: Source, options: Sett
         return body if total[0] <= 3 else None
 
     broken = serve(three)
-    with pytest.raises(CheckpointCorrupt, match=r"weights.bin bytes 3100..4100 .*RIOS_CONTROL_TIMEOUT_S"):
-        source(options.model_copy(update={"control_timeout_s": 0.3}), broken).read([PART])
+    with monkeypatch.context() as patched:
+        # No time passes before it breaks off, and more than enough then.
+        patched.setattr(fetch, "time", SimpleNamespace(monotonic=lambda: 1e6 if total[0] > 3 else 0.0))
+        with pytest.raises(CheckpointCorrupt, match=r"weights.bin bytes 3100..4100 .*RIOS_CONTROL_TIMEOUT_S"):
+            source(options, broken).read([PART])
     assert [path.suffix for path in cached(options)] == [".part"]
     second = source(options, serve())
     assert second.read([PART]) == [WANTED]
@@ -237,7 +244,7 @@ def test_a_dead_and_a_silent_peer_leave_time_for_the_next(serve: Serve, source: 
 
     quiet = serve(silent)
     try:
-        short = options.model_copy(update={"control_timeout_s": 2.0})
+        short = options.model_copy(update={"control_timeout_s": 8.0})
         assert source(short, dead, quiet, serve()).read([PART]) == [WANTED]
     finally:
         release.set()
@@ -430,14 +437,17 @@ def test_hosts_give_each_other_what_they_have(serve: Serve, source: Source, opti
         third.read([REST])
 
 
-def test_a_digest_is_never_a_path(serve: Serve, source: Source, options: Settings) -> None:
+def test_a_digest_is_never_a_path(
+    serve: Serve, source: Source, options: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Liar(SourceOffer):
         def digest(self, part: TensorRange) -> str:
             return "../../" + "0" * 58
 
-    short = options.model_copy(update={"control_timeout_s": 0.2})
+    # Each look at the clock is half of the deadline later.
+    monkeypatch.setattr(fetch, "time", SimpleNamespace(monotonic=itertools.count(0.0, 10.0).__next__))
     with pytest.raises(CheckpointCorrupt, match="is not a SHA-256"):
-        source(short, serve(offer=Liar(MANIFEST, FileSource(Path(), {})))).read([PART])
+        source(options, serve(offer=Liar(MANIFEST, FileSource(Path(), {})))).read([PART])
     assert not (options.home or Path()).exists()
 
 

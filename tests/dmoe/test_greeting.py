@@ -23,7 +23,7 @@ from tests.recording import recorded
 
 MAX_BYTES = 1 << 20
 KEY = "correct horse battery staple"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 def frame_bytes(kind: Kind, seq: int = 0, meta: bytes = b"") -> bytes:

@@ -36,6 +36,7 @@ from rios.words.errors import HostLost, RiosError
 from tests import checkpoints
 from tests.dmoe.frames import frame_of, mutated
 from tests.hosting import DEADLINE_S, Client, hosting
+from tests.waiting import PATIENCE
 
 LIES = 200
 TOKEN_LIES = 500
@@ -189,7 +190,7 @@ def test_a_host_that_lies(
                 held = {"liar": made.host.deployments["model"].held()}
                 made.control.call("route", deployment="model", peers=[peer.to_dict()], held=held)
                 before = psutil.Process().memory_info().rss
-                deadline = time.monotonic() + 120
+                deadline = time.monotonic() + 120 * PATIENCE
                 while liar.lies < LIES:
                     assert time.monotonic() < deadline, f"only {liar.lies} calls: the trunk does not come back"
                     jobs = [client.submit(prompt, tokens=16) for prompt in PROMPTS]

@@ -31,6 +31,7 @@ from rios.words.config import Settings
 from rios.words.errors import HostLost, InvalidRequest, NoWorkers, ProtocolError, RiosError, Unauthorized
 from tests.campaigns import ROOT
 from tests.hosting import Client, hosting
+from tests.waiting import PATIENCE
 
 DEADLINE_S = 60.0
 DEMO = Path(rios.__file__).parent / "demo" / "model"
@@ -62,7 +63,7 @@ def peer(net: rios.Network) -> Peer:
 
 
 def wait_for(what: Callable[[], object], why: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S * PATIENCE
     while not what():
         assert time.monotonic() < deadline, why
         time.sleep(0.05)
@@ -70,7 +71,7 @@ def wait_for(what: Callable[[], object], why: str) -> None:
 
 def greet(peer: Peer, trust: Trust | None) -> None:
     hello = {"role": "control", "key": peer.key, "session": "test"}
-    connect(peer.address, hello, timeout_s=20, max_bytes=1 << 20, trust=trust)[0].close()
+    connect(peer.address, hello, timeout_s=60, max_bytes=1 << 20, trust=trust)[0].close()
 
 
 def test_it_answers_as_a_network_in_clear(net: rios.Network) -> None:
@@ -112,7 +113,7 @@ def test_only_members_are_let_in(net: rios.Network, peer: Peer, authority: Autho
 
 def _handshake(address: tuple[str, int], context: ssl.SSLContext) -> bytes:
     context.check_hostname = False
-    with socket.create_connection(address, timeout=20) as plain, context.wrap_socket(plain) as wrapped:
+    with socket.create_connection(address, timeout=60) as plain, context.wrap_socket(plain) as wrapped:
         wrapped.sendall(bytes(40))
         return wrapped.recv(1)
 
@@ -132,7 +133,7 @@ def test_nothing_but_tls_of_this_version(net: rios.Network, peer: Peer, authorit
 
 
 def _said(address: tuple[str, int], data: bytes) -> bytes:
-    with socket.create_connection(address, timeout=20) as sock:
+    with socket.create_connection(address, timeout=60) as sock:
         sock.sendall(data)
         try:
             return sock.recv(1 << 16)
@@ -145,8 +146,8 @@ def _place(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _dask(net: rios.Network, security: Any, address: str | None = None) -> int:
-    options: dict[str, Any] = {"timeout": 5, "set_as_default": False}
+def _dask(net: rios.Network, security: Any, address: str | None = None, *, timeout_s: float = 5) -> int:
+    options: dict[str, Any] = {"timeout": timeout_s, "set_as_default": False}
     with distributed.Client(address or net.address, security=security, **options) as client:  # type: ignore[no-untyped-call]
         return len(client.scheduler_info()["workers"])
 
@@ -155,7 +156,7 @@ def test_the_scheduler_lets_in_members_alone(net: rios.Network, authority: Autho
     def told(folder: Path) -> Any:
         return security_of(Settings(tls=folder))
 
-    assert _dask(net, told(authority.host("guest").ca.parent)) == 2
+    assert _dask(net, told(authority.host("guest").ca.parent), timeout_s=60) == 2
     for folder in (
         Authority.made(tmp_path / "other").host("guest").ca.parent,
         authority.host("late", days=-1).ca.parent,
@@ -179,7 +180,7 @@ def test_who_is_revoked_is_out_within_seconds(net: rios.Network, peer: Peer, aut
     files = authority.host("mallory")
     options = Settings(tls=files.ca.parent)
     client: Any = distributed.Client(  # type: ignore[no-untyped-call]
-        net.address, security=security_of(options), timeout=5, set_as_default=False
+        net.address, security=security_of(options), timeout=60, set_as_default=False
     )
     control = HostControl(peer, options, session="test")
     assert control.call("info")["name"] == peer.name
@@ -197,7 +198,7 @@ def test_who_is_revoked_is_out_within_seconds(net: rios.Network, peer: Peer, aut
 
 def _refused(control: HostControl) -> bool:
     try:
-        control.call("info", timeout_s=5.0)
+        control.call("info", timeout_s=60.0)
     except (HostLost, ProtocolError):
         return True
     return False
@@ -242,7 +243,7 @@ def test_a_host_renews_its_certificate_and_can_be_revoked(
 
     def shown() -> int | None:
         hello = {"role": "control", "key": peer.key, "session": "test"}
-        connection, _ = connect(peer.address, hello, timeout_s=20, max_bytes=1 << 20, trust=trust)
+        connection, _ = connect(peer.address, hello, timeout_s=60, max_bytes=1 << 20, trust=trust)
         connection.close()
         return connection.sock.serial if hasattr(connection.sock, "serial") else None
 

@@ -301,7 +301,9 @@ def test_a_client_that_hangs_up_is_cancelled(path: Path) -> None:
 # --- the log -----------------------------------------------------------------------------------------------------
 
 
-def test_lines_of_the_trunk_carry_the_request_id(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_the_trunk_carry_the_request_id(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It comes with SUBMIT where the client sends one."""
 
     def submit(handle: int, tokens: int, **more: Any) -> None:
@@ -321,10 +323,14 @@ def test_lines_of_the_trunk_carry_the_request_id(path: Path, caplog: pytest.LogC
             timeout_s=DEADLINE_S,
             max_bytes=1 << 20,
         )
+        watched = Watched(batch_of(made).trunk, monkeypatch)
+        watched.go.clear()  # nothing is answered before it is cancelled
         submit(1, 4, request_id="answered")
         submit(2, 250, request_id="cancelled")
         connection.send(Kind.CANCEL, 2, timeout_s=DEADLINE_S)
         submit(3, 1000, request_id="refused")
+        until(lambda: events("refused"))
+        watched.go.set()
         submit(4, 1)
         submit(5, 1, request_id="x" * 500)
         until(lambda: "request answered" in events("answered") and "request cancelled" in events("cancelled"))
