@@ -203,7 +203,7 @@ def test_verbose_shows_the_log_beside_the_answer(place: str, network: rios.Netwo
     pid = network.workers[0].pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        done = call(*asked, RIOS_CONNECT_TIMEOUT_S="1")
+        done = call(*asked, RIOS_CONNECT_TIMEOUT_S="4")  # the scheduler has as long, which answers
     finally:
         os.kill(pid, signal.SIGCONT)
     assert done.returncode == 0, done.stderr

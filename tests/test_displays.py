@@ -63,6 +63,7 @@ from rios.words import display
 from rios.words.display import said
 from tests import public
 from tests.gateway.servers import UNLIMITED, serving
+from tests.waiting import PATIENCE
 
 HOSTILE = '</td><script>alert("1")</script>\'&'
 SECRET = "rios_sk_of_nobody_else"
@@ -282,7 +283,7 @@ def test_a_field_is_one_line_for_people() -> None:
 
 VALUE_LIKE = {Cost, Plan, Pieces, Plots, Breaker, TargetTracking, RemoteProof}
 """Handles that have nobody to ask."""
-SOON_S = 3 * display.SHOW_S
+SOON_S = 3 * display.SHOW_S * PATIENCE
 Handles = dict[str, Any]
 
 
@@ -313,6 +314,8 @@ class Gone:
 def gone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gone]:
     home = tmp_path_factory.mktemp("gone")
     with contextlib.ExitStack() as ends:
+        patient = ends.enter_context(pytest.MonkeyPatch.context())
+        patient.setattr(display, "SHOW_S", 60.0)  # what is there is there, on a busy machine later
         net = ends.enter_context(rios.local(workers=1, threads=1, home=home))
         gate = Gate.open(net, models=home)
         ends.callback(gate.close)

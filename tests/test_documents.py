@@ -234,7 +234,8 @@ class Here:
                 env=self.environment | {"RIOS_HOME": str(self.folder / "served")},
             )  # fmt: skip
             try:
-                until((self.folder / "serve.log").read_text, f"{line} begins", deadline_s=DEADLINE_S)
+                said = (self.folder / "serve.log").read_text
+                until(lambda: "are published in" in said(), f"{line} begins", deadline_s=DEADLINE_S)
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(60) == 0, (self.folder / "serve.log").read_text()
             finally:

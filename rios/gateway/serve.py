@@ -159,17 +159,18 @@ def serve(server: uvicorn.Server, place: socket.socket) -> None:
     # 0.2 s and more, while every stream and every request waits.
     gc.collect()
     gc.freeze()
+
+    def heard(number: int, _: FrameType | None) -> None:
+        log.info("the gateway ends", extra={"signal": number})
+        server.should_exit = True  # where it comes before uvicorn hears signals itself
+
     # When it has ended, uvicorn raises the signal that ended it once more; what ends after it has to be done first.
-    before = {one: signal.signal(one, _heard) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.signal(one, heard) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[place])
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def _heard(number: int, _: FrameType | None) -> None:
-    log.info("the gateway ends", extra={"signal": number})
 
 
 def up(
