@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -189,20 +190,26 @@ def test_generations_of_all_routes_are_listed_and_cancelled_at_both(pair: Town) 
         problem(one.delete("/v1/jobs/none"), 404)
 
 
-def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: Town) -> None:
+def test_a_killed_gateway_loses_nothing_and_bills_nothing_twice(pair: Town, network: Door) -> None:
     """The second gateway is gone afterwards."""
     first, second = pair.first, pair.second
     with Ledger.open(pair.database) as ledger:
         before = {one.request_id for one in ledger.usage(user="local")}
     load = Load([first, second], users=4)
     load.start()
+    until(lambda: len(load.answers) > 10, "the load runs", deadline_s=60)
     job = {**_JOB, "prompt": "It was a job", "max_new_tokens": 300}
     key = {"Idempotency-Key": "a-job"}
-    with second.client() as http:
-        lost = http.post("/v1/jobs", json=job, headers=key).json()["id"]
-        other = http.post("/v1/jobs", json={**job, "max_new_tokens": 480}).json()["id"]
-    until(lambda: len(load.answers) > 10, "the load runs", deadline_s=60)
-    second.process.send_signal(signal.SIGKILL)
+    worker = network.network.workers[0].pid
+    os.kill(worker, signal.SIGSTOP)  # so that both are under way when their gateway is killed
+    try:
+        with second.client() as http:
+            lost, other = (http.post("/v1/jobs", json=job, headers=one).json()["id"] for one in (key, {}))
+        with first.client() as http:
+            until(lambda: _view(http, other), "the other one lists it", deadline_s=20)
+        second.process.send_signal(signal.SIGKILL)
+    finally:
+        os.kill(worker, signal.SIGCONT)
     killed_at = len(load.answers)
     until(lambda: len(load.answers) > killed_at + 20, "the other goes on", deadline_s=60)
     load.stop()
