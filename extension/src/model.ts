@@ -55,6 +55,8 @@ export class PanelModel implements Listener {
   private fetches = 0;
   private tries = 0;
   private closed = false;
+  /** The network does not answer, whoever leads to it does. */
+  private unheard = false;
 
   constructor(private readonly transport: Transport) {
     this.allNetworks = new Networks(transport);
@@ -124,6 +126,9 @@ export class PanelModel implements Listener {
 
   alive(): void {
     if (this.snapshot.status === 'stale' && this.snapshot.network !== null) {
+      if (this.unheard) {
+        return; // it is asked again and again, and says itself when it is back
+      }
       this.set({ status: 'live', heardAt: Date.now(), problem: null });
     } else if (this.snapshot.status === 'live') {
       this.snapshot.heardAt = Date.now(); // every few seconds; nothing is drawn anew for it
@@ -177,7 +182,11 @@ export class PanelModel implements Listener {
 
   lost(network: string, said: unknown): void {
     if (network === this.snapshot.network?.id) {
-      const problem = shapes.Problem.safeParse(said);
+      const problem = shapes.Lost.safeParse(said);
+      if (problem.success && this.snapshot.heardAt !== null) {
+        this.snapshot.heardAt = Math.min(this.snapshot.heardAt, Date.now() - problem.data.silent_s * 1000);
+      }
+      this.unheard = true;
       this.fell('outage', problem.success ? faultOf(problem.data) : null);
       this.again();
     }
@@ -213,6 +222,7 @@ export class PanelModel implements Listener {
       return;
     }
     this.last = null;
+    this.unheard = false;
     this.jobs = new Map();
     this.set({ status: 'loading', network: found, sections: {}, jobs: EMPTY, onChainWei: null, heardAt: null, problem: null });
     for (const listener of this.chosen) {
@@ -233,6 +243,7 @@ export class PanelModel implements Listener {
         return;
       }
       this.tries = 0;
+      this.unheard = false;
       this.last = state.last;
       this.jobs = new Map(state.jobs.map(job => [job.id, job]));
       this.set({
@@ -249,6 +260,7 @@ export class PanelModel implements Listener {
         return;
       }
       const fault = caughtFault(error);
+      this.unheard = true;
       this.fell(fault.kind === 'forbidden' ? 'forbidden' : 'outage', fault);
       this.again();
     }

@@ -8,6 +8,8 @@ const count = z.int().check(z.nonnegative());
 
 export const Problem = z.object({ type: z.string(), detail: z.string() });
 export type Problem = z.infer<typeof Problem>;
+/** Why a network cannot be followed, and for how many seconds it has said nothing. */
+export const Lost = z.extend(Problem, { silent_s: z._default(z.number(), 0) });
 
 export const Network = z.object({
   id: z.string().check(z.regex(/^[0-9a-f]{16}$/)),

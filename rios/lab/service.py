@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 KEY_HEADER = "X-Rios-Key"
 _START_S = 10.0
-_ALIVE_S = 15.0
+_ALIVE_S = 5.0
+"""So often readers of events hear that this process goes on: `rios.lab.stream` waits little longer than twice."""
 _BODY_MAX = 1 << 20
 _THREADS = 4
 _WAITING_MAX = 4_000

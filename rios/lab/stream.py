@@ -23,13 +23,15 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from rios.lab.networks import Networks
 from rios.lab.proxy import client_of, lost
 from rios.lab.service import KEY_HEADER
-from rios.words.errors import InvalidRequest, RiosError
+from rios.words.errors import DeadlineExceeded, InvalidRequest, RiosError
 
 # A network made in a kernel shows within this; a look reads one directory.
 _LOOK_S = 0.5
 # Whoever signs out keeps an open socket: so often it is asked whether he is still let in. Servers of JupyterHub ask the
 # hub itself about a session every five minutes (`HubOAuth.cache_max_age`).
 _ASK_S = 5.0
+_SILENT_S = 12.0
+"""Who says nothing for so long, not even that it lives, which it does every five seconds, is frozen."""
 SIGNED_OUT = 4401
 """Why a socket was closed, as WebSockets number reasons of applications; by its last digits as HTTP does."""
 _MESSAGE_MAX = 1_000
@@ -117,7 +119,10 @@ class Stream(WebSocketMixin, WebSocketHandler, JupyterHandler):
         try:
             found = self.networks.get(network_id)
             headers = {KEY_HEADER: found.key, **({} if last is None else {"Last-Event-ID": last})}
-            async with client_of(found, None) as client, client.stream("GET", "/events", headers=headers) as answer:
+            async with (
+                client_of(found, _SILENT_S) as client,
+                client.stream("GET", "/events", headers=headers) as answer,
+            ):
                 if not answer.is_success:
                     raise InvalidRequest(f"the panel answers {answer.status_code} instead of its events")
                 await self._say(following=network_id)
@@ -126,6 +131,9 @@ class Stream(WebSocketMixin, WebSocketHandler, JupyterHandler):
             await self._say(lost={"type": "NetworkClosed", "detail": "this network was closed"}, network=network_id)
         except WebSocketClosedError:
             return
+        except httpx2.ReadTimeout:
+            why = f"this network has said nothing for {_SILENT_S:g} s: its process is stopped, or busy"
+            await self._say(lost={**lost(DeadlineExceeded(why)), "silent_s": _SILENT_S}, network=network_id)
         except (RiosError, httpx2.TransportError) as error:
             await self._say(lost=lost(error), network=network_id)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
+import os
 import re
+import signal
 from typing import Any
 
 import pytest
@@ -24,7 +27,7 @@ from tests.lab.browser import (
 )
 from tests.lab.jupyter import Jupyter
 from tests.lab.sidebar import HOLD, LET_GO, closed, line, log_of, notifications, row_of, wallet_of
-from tests.waiting import until
+from tests.waiting import stop, until
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("npm")]
 
@@ -35,6 +38,8 @@ COMMANDS = [
         "copy-address",
     )
 ]  # fmt: skip
+FROZEN_MS = 40_000
+"""Within this the panel says of what is frozen that it does not answer."""
 EVIL = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>'
 # A server that writes a line each second, and answers.
 APP = """
@@ -315,6 +320,26 @@ def test_load_and_memory_of_gpus_are_shown_and_why_there_are_none(page: Page, fi
     expect(hosts.get_by_role("meter", name="GPU load of worker-0")).to_have_count(0)
 
 
+def test_a_worker_that_is_frozen_shows_as_lost_and_keeps_nothing_else_waiting(
+    page: Page, server: Jupyter, first: dict[str, Any]
+) -> None:
+    execute(page, "write('hosts.json', pids={one.name: one.pid for one in net.workers}, trunk=model.placement.trunk)")
+    hosts = said(server, "hosts.json")
+    name, pid = next((name, pid) for name, pid in hosts["pids"].items() if name != hosts["trunk"])
+    command(page, "rios:hosts")
+    row = page.locator(".rios-view-hosts li").filter(has=page.get_by_text(name, exact=True)).first
+    stop(pid)
+    try:
+        expect(row).to_contain_text("lost", timeout=FROZEN_MS)
+        expect(page.locator(".rios-stale")).to_have_count(0)
+        execute(page, "thawed = model.generate('And', max_new_tokens=2); write('thawed.json', id=thawed.request_id)")
+        expect(row_of(page, said(server, "thawed.json")["id"])).to_contain_text("2/2 tokens")
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # one that stays frozen is replaced
+            os.kill(pid, signal.SIGCONT)
+    expect(row).to_contain_text("serving", timeout=LOAD_MS)
+
+
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark", "JupyterLab Dark High Contrast"])
 def test_nothing_for_axe_to_find(page: Page, first: dict[str, Any], theme: str) -> None:
     command(page, "apputils:change-theme", theme=theme)
@@ -424,6 +449,25 @@ def test_what_fails_is_told_of_by_who_wants_only_that(page: Page, server: Jupyte
     expect(page.get_by_role("option").get_by_role("img", name="failed")).to_have_count(1)
     page.get_by_label("Search jobs").fill("")
     assert server.ask("PUT", "/lab/api/settings/rios-lab:panel", json={"raw": "{}"}).is_success
+
+
+def test_a_network_whose_process_is_frozen_shows_old_figures_with_their_age(
+    page: Page, server: Jupyter, first: dict[str, Any]
+) -> None:
+    (file,) = server.runtime.glob("rios-network-*.json")
+    pid, notice = json.loads(file.read_text())["pid"], page.locator(".rios-stale")
+    stop(pid)
+    try:
+        expect(notice).to_contain_text("has said nothing for 12 s: its process is stopped, or busy", timeout=FROZEN_MS)
+        (age_s,) = re.findall(r"These figures are (\d+) s old", notice.inner_text())
+        assert int(age_s) >= 12
+        page.wait_for_timeout(6_000)  # the server says meanwhile that it is there, which is not the network's word
+        expect(notice).to_be_visible()
+        expect(page.get_by_role("button", name="Deposit")).to_be_disabled()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    expect(notice).to_have_count(0, timeout=LOAD_MS)
+    expect(page.get_by_role("button", name="Deposit")).to_be_enabled()
 
 
 def test_an_outage_shows_old_figures_with_their_age_and_ends(page: Page, server: Jupyter, first: Any) -> None:
