@@ -13,6 +13,8 @@ from tests.lab.jupyter import jupyter
 from tests.lab.sidebar import closed, deed
 
 INTO = ROOT / "docs" / "assets"
+SIZE = {"width": 1280, "height": 922}
+"""The wallet is seen down to what is under its chart."""
 SIDEBAR = 0.25
 """Of the width."""
 CELLS = (
@@ -43,6 +45,7 @@ def main(into: Path = INTO) -> None:
     """As the module says."""
     with tempfile.TemporaryDirectory() as folder, jupyter(Path(folder)) as server, chromium() as browser:
         page = open_lab(browser, server)
+        page.set_viewport_size(SIZE)
         command(page, "rios:jobs")
         run_all(page, notebook(server, "quickstart.ipynb", *CELLS))
         widget = page.locator(".jp-Notebook .rios-generation")
