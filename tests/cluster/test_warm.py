@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,10 @@ end(process)
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(tmp_path)}
+def environment() -> Iterator[dict[str, str]]:
+    # Not `tmp_path`: the path of a socket has 107 bytes at most, and that has the names of user, worker and test in it.
+    with tempfile.TemporaryDirectory(prefix="rios-warm-") as folder:
+        yield {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": folder}
 
 
 def run(environment: dict[str, str], warm_s: float) -> tuple[int, bool]:
