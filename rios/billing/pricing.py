@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -134,6 +134,10 @@ class Terms(Shown):
             if self._wei_per_flop_max(own) > self._wei_per_flop_max(dearest):
                 own = dearest
         return expert_key(own)
+
+    def as_held(self, host: Host) -> Host:
+        """The only host that was held for, with the most that it could ask then: who is lost is asked no more."""
+        return replace(host, ask_bp=self.ask_max_bp)
 
     def ask(self, ask_bp: int) -> int:
         """What of a worker's `ask_bp` counts: within the book's bounds, and at most what was asked at the hold."""

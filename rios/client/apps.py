@@ -338,13 +338,11 @@ class RemoteDeployment(Shown):
         body = _body(wanted)
         fields = {name: value for name, value in body.items() if name != "name" and (only is None or name in only)}
         found: dict[str, Any] = self._http.ask("PATCH", self._path, json={"fields": fields})
-        self._wished.revision = int(found["revision"])
-        return self._wished.revision
+        return self._wished.wish(int(found["revision"]))
 
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number."""
-        self._wished.revision = int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"])
-        return self._wished.revision
+        return self._wished.wish(int(self._http.post(f"{self._path}/rollback", {"revision": revision})["revision"]))
 
     @property
     def snapshots(self) -> RemoteSnapshots:

@@ -25,6 +25,11 @@ class Wished:
     revision: int = 0
     """Its number; 0 for nothing."""
 
+    def wish(self, revision: int) -> int:
+        """Remember that a revision was wished; its number."""
+        self.revision = revision
+        return revision
+
 
 def awaited(
     name: str,

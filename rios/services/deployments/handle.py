@@ -305,8 +305,7 @@ class Deployment(Shown):
             columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
             return columns, "update", f"{self._by} wants revision {number}"
 
-        self._wished.revision = self._change(change).revision
-        return self._wished.revision
+        return self._wished.wish(self._change(change).revision)
 
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number. Raises InvalidRequest, NotFound."""
@@ -326,8 +325,7 @@ class Deployment(Shown):
             columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **span, **_begun(app)}
             return columns, "rollback", f"{self._by} wants revision {wanted} back"
 
-        self._wished.revision = self._change(change).revision
-        return self._wished.revision
+        return self._wished.wish(self._change(change).revision)
 
     @property
     def snapshots(self) -> AppSnapshots:

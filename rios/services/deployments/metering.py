@@ -265,8 +265,7 @@ class Metering:
     def _records(
         self, terms: Terms, source: str, host: str, name: str, quantities: Mapping[str, int], period: int
     ) -> list[UsageRecord]:
-        # What it asks as pinned: who is lost is asked no more.
-        who = replace(self._hosts(host), ask_bp=terms.ask_max_bp)
+        who = terms.as_held(self._hosts(host))
         return [
             resource_record(
                 source, who, resource, quantity, period=period, model=name, measured_ns=_ns(resource, quantity)

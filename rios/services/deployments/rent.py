@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import literal_column, select, update
@@ -353,8 +353,7 @@ class Rent:
         byte_seconds = byte_us // SECOND
         if not byte_seconds:
             return ()
-        # What it asks as pinned: who is lost is asked no more.
-        who = replace(self._hosts(host), ask_bp=terms.ask_max_bp)
+        who = terms.as_held(self._hosts(host))
         return (rate(resource_record(source, who, "storage", byte_seconds, period=period, model=name), terms),)
 
     def _pinned(self, room: Room) -> Terms:
