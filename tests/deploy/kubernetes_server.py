@@ -78,6 +78,8 @@ class KubernetesServer:
         self.splits_streams = self.knows_streams = True
         self.refused: list[str] = []
         """What was refused for what it said, and not for what there is."""
+        self.forwarded = 0
+        """Connections to ports that were led to a Pod so far."""
         self._version = 0
         self._token = secrets.token_hex(16)
         self._tls, self._authority = server_context(directory)
@@ -249,11 +251,18 @@ class KubernetesServer:
         self.port = runner.addresses[0][1]
         self._up.set()
         self._loop.run_forever()
-        for transport in list(self._connections):  # a client that keeps one open would not take part in closing it
-            transport.abort()
+        self._abort()  # a client that keeps a connection open would not take part in closing it
         self._loop.run_until_complete(runner.cleanup())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+    def break_off(self) -> None:
+        """Abort every connection, as a server whose machine loses power, and go on."""
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        for transport in list(self._connections):
+            transport.abort()
 
     @web.middleware
     async def _guarded(
@@ -377,12 +386,13 @@ class KubernetesServer:
         for channel in (0, 1):
             await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
         try:
-            there = await self._in_a_thread(lambda: running.connected(port))
+            there = await self._connected(running, port)
         except OSError as error:
             await socket.send_bytes(b"\1" + f"an error occurred forwarding {port}: {error}".encode())
             await socket.close()
             return socket
         reader, writer = await asyncio.open_connection(sock=there)
+        self.forwarded += 1
 
         async def back() -> None:
             with contextlib.suppress(ConnectionError):
@@ -402,15 +412,24 @@ class KubernetesServer:
             await task
         return socket
 
-    async def _in_a_thread(self, call: Callable[[], Any]) -> Any:
-        """In one of its own, for it leaves this process's network."""
+    async def _connected(self, running: Running, port: int) -> Any:
+        """A connection to a port of a Pod, made in a thread of its own, for it leaves this process's network."""
         found: asyncio.Future[Any] = self._loop.create_future()
+
+        def hand_over(connection: Any, error: OSError | None = None) -> None:
+            if found.done():  # who asked has gone
+                if connection is not None:
+                    connection.close()
+            elif error is not None:
+                found.set_exception(error)
+            else:
+                found.set_result(connection)
 
         def run() -> None:
             try:
-                self._loop.call_soon_threadsafe(found.set_result, call())
+                self._loop.call_soon_threadsafe(hand_over, running.connected(port))
             except OSError as error:
-                self._loop.call_soon_threadsafe(found.set_exception, error)
+                self._loop.call_soon_threadsafe(hand_over, None, error)
 
         threading.Thread(target=run, daemon=True).start()
         return await found

@@ -346,30 +346,6 @@ def test_pods_that_are_reached_have_their_own_addresses(bench: Bench, cluster: K
     runtime.close()
 
 
-def test_a_way_to_what_another_process_took_away_ends(
-    bench: Bench, cluster: KubernetesServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A gateway that does not lead opens ways, and is not told of what is ended."""
-    monkeypatch.setattr("rios.deploy.runtimes.kubernetes_ways._QUIET_S", 0.2)
-    status = bench.start("sleep", "60", port=8000)
-    other = _runtime(cluster)
-    way = other.way(status.instance)
-    assert way is not None
-    time.sleep(0.5)
-    assert _listens(way), "its Pod is there"
-    bench.runtime.remove(status.instance)
-    until(lambda: not _listens(way), "the end of the way", deadline_s=20, pause_s=0.1)
-    other.close()
-
-
-def _listens(way: tuple[str, int]) -> bool:
-    try:
-        with socket.create_connection(way, 1):
-            return True
-    except ConnectionRefusedError:
-        return False
-
-
 def test_streams_that_a_cluster_does_not_tell_apart_are_one(cluster: KubernetesServer, bench: Bench) -> None:
     status = bench.start("sh", "-c", "echo out; echo wrong >&2")
     bench.runtime.wait(status.instance, timeout_s=30)

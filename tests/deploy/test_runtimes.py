@@ -37,19 +37,10 @@ from tests.deploy.conftest import (
     every_runtime,
     make_runtime,
 )
+from tests.deploy.echo import ECHO, asked
 from tests.waiting import PATIENCE, until
 
 PYTHON_S = ("/usr/local/bin/python3", "-S")
-ECHO = """
-import socketserver, sys
-class Echo(socketserver.StreamRequestHandler):
-    def handle(self):
-        for line in self.rfile:
-            self.wfile.write(b"inside: " + line)
-server = socketserver.ThreadingTCPServer(("0.0.0.0", 8000), Echo)
-print("serving", flush=True)
-server.serve_forever()
-"""
 CALL = """
 import socket, sys
 for host, port in zip(sys.argv[1::2], sys.argv[2::2]):
@@ -86,19 +77,6 @@ def answering() -> Iterator[int]:
 
 def _said(bench: Bench, instance: str, text: str) -> None:
     until(lambda: text in bench.output(instance), f"{text!r} in the log", deadline_s=60)
-
-
-def _ask(endpoint: tuple[str, int] | None, line: bytes = b"hello\n") -> bytes:
-    """What the echo server inside answers, once it listens."""
-    assert endpoint is not None
-    deadline = time.monotonic() + 30
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(endpoint, 5) as connection:
-            connection.sendall(line)
-            if answer := connection.makefile("rb").readline():
-                return answer
-        assert time.monotonic() < deadline, "the application did not answer"
-        time.sleep(0.05)
 
 
 def test_it_says_what_it_can_do(bench: Bench) -> None:
@@ -173,16 +151,16 @@ def test_its_port_is_reached_through_its_endpoint(bench: Bench) -> None:
     status = bench.start("python3", "-S", "-c", ECHO, port=8000)
     assert status.endpoint is not None
     assert status.endpoint[0] == "127.0.0.1"
-    assert _ask(status.endpoint) == b"inside: hello\n"
+    assert asked(status.endpoint) == b"inside: hello\n"
     answers: list[bytes] = []
-    threads = [threading.Thread(target=lambda: answers.append(_ask(status.endpoint, b"many\n"))) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: answers.append(asked(status.endpoint, b"many\n"))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert answers == [b"inside: many\n"] * 20
     line = b"z" * 1_000_000 + b"\n"
-    assert _ask(status.endpoint, line) == b"inside: " + line
+    assert asked(status.endpoint, line) == b"inside: " + line
     bench.runtime.kill(status.instance)
     assert bench.runtime.status(status.instance).endpoint is None
 
@@ -371,13 +349,13 @@ def test_a_command_is_run_inside(bench: Bench, tmp_path: Path, monkeypatch: pyte
 @every_runtime
 def test_another_process_finds_it_and_mends_its_relay(bench: Bench) -> None:
     status = bench.start("python3", "-S", "-c", ECHO, port=8000, labels={"owner": "lab"})
-    assert _ask(status.endpoint) == b"inside: hello\n"
+    assert asked(status.endpoint) == b"inside: hello\n"
     other = make_runtime(bench.name, bench.directory)
     try:
         assert status.instance in {found.instance for found in other.adopt()}
         found, known = other.status(status.instance), bench.runtime.status(status.instance)
         if bench.name == ELSEWHERE:  # each process has ways of its own to what is on other machines
-            assert _ask(found.endpoint) == b"inside: hello\n"
+            assert asked(found.endpoint) == b"inside: hello\n"
             found = replace(found, endpoint=known.endpoint)
         assert found == known
         relay = bench.directory / bench.name / status.instance / "relay.json"
@@ -391,7 +369,7 @@ def test_another_process_finds_it_and_mends_its_relay(bench: Bench) -> None:
             until(lambda: not _open(status.endpoint), "the end of the other relay", deadline_s=10)
             until(lambda: other.instances() and _open(status.endpoint), "a third one", deadline_s=60)
             assert other.status(status.instance).endpoint == status.endpoint
-        assert _ask(status.endpoint) == b"inside: hello\n"
+        assert asked(status.endpoint) == b"inside: hello\n"
     finally:
         other.close()
 

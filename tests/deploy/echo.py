@@ -1,0 +1,31 @@
+"""An application that says every line again, and asking it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+ECHO = """
+import socketserver, sys
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(b"inside: " + line)
+server = socketserver.ThreadingTCPServer(("0.0.0.0", 8000), Echo)
+print("serving", flush=True)
+server.serve_forever()
+"""
+
+
+def asked(endpoint: tuple[str, int] | None, line: bytes = b"hello\n") -> bytes:
+    """What the echo server inside answers, once it listens."""
+    assert endpoint is not None
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(endpoint, 5) as connection:
+            connection.sendall(line)
+            if answer := connection.makefile("rb").readline():
+                return answer
+        assert time.monotonic() < deadline, "the application did not answer"
+        time.sleep(0.05)
