@@ -29,8 +29,10 @@ import pytest
 from rios.words.importing import uncollected
 from tests.campaigns import ROOT, Campaign, sources_digest
 from tests.gateway.secrets_seen import searched
+from tests.sockets import made_where, remember
 
 sys.dont_write_bytecode = False
+remember()
 LONG_TIMEOUT_S = 3600
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("rios", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -122,6 +124,14 @@ def _hidden(config: pytest.Config) -> int:
     stats = config.pluginmanager.get_plugin("terminalreporter").stats
     count = sum(len(stats.get(outcome, [])) for outcome in ("skipped", "xfailed"))
     return count + sum(len(ids) for reason, ids in _left_out.items() if not reason.startswith(("gpu:", "long:")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and (where := made_where(report.longreprtext)):
+        report.sections.append(("where it was made", where))
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)

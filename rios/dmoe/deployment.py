@@ -156,7 +156,7 @@ class Deployment:
         self.generator.close()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=self._settings.connect_timeout_s)  # it may be adding a host
-        for router in self._routers.values():
+        for router in list(self._routers.values()):
             router.close()
         closing = [threading.Thread(target=member.close) for member in self.members.values()]
         for thread in closing:
@@ -458,13 +458,14 @@ class Deployment:
             peers = [peer.to_dict() for peer in met]
             for name in [name for name, router in self._routers.items() if router.peer not in met]:
                 self._routers.pop(name).close()
-            for member in members:
-                if not member.trunk_ready:
-                    continue
+            for member in (m for m in members if m.trunk_ready):
                 try:
                     router = self._routers.get(member.peer.name)
                     if router is None or router.closed:
                         router = HostControl(member.peer, self._settings, session=self._session)
+                        if self._stop.is_set():  # closed while this connected, and those that it knew of are too
+                            router.close()
+                            return
                         self._routers[member.peer.name] = router
                     router.call("route", deployment=self._id, peers=peers, held=held, timeout_s=2.0)
                 except RiosError as error:

@@ -25,7 +25,7 @@ def ws_client() -> Any:
                 connect(url, **{"timeout": CONNECT_S, **options})
                 self.settimeout(None)
 
-        class Ended(module.PortForward):  # type: ignore[misc, name-defined]  # it has no types
+        class Ended(module.PortForward):  # type: ignore[misc]  # it has no types
             """Its own thread closes what it used, however it ends. `ended` is set then.
 
             Nobody else may: a socket that is closed while that thread still waits for the server's farewell gives its

@@ -154,7 +154,11 @@ class Agent:
             answer = {"reached": False, "gone": isinstance(error, NotFound), "why": str(error)}
             connection.send(Kind.WELCOME, 0, dump(answer), timeout_s=timeout_s)
             return
-        connection.send(Kind.WELCOME, 0, dump({"reached": True}), timeout_s=timeout_s)
+        try:
+            connection.send(Kind.WELCOME, 0, dump({"reached": True}), timeout_s=timeout_s)
+        except RiosError:
+            there.close()
+            raise
         connection.sock.settimeout(None)
         carry(connection, there)
 
