@@ -33,6 +33,9 @@ from rios.words.errors import InsufficientMemory, QueueFull, RiosError
 
 log = logging.getLogger(__name__)
 
+# Where nothing is to be done, hosts that have gone are looked for this often: sooner than what was lost comes back.
+_IDLE_LOOK_S = 0.1
+
 
 @dataclass(slots=True)
 class Emission:
@@ -171,7 +174,8 @@ class Batch:
         while not self._closed:
             try:
                 if not self.step():
-                    self._wake.wait(1.0)
+                    self.dispatcher.look()
+                    self._wake.wait(_IDLE_LOOK_S)
                     self._wake.clear()
             except RiosError as error:
                 self._fail_all(error)

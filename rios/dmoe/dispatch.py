@@ -21,10 +21,12 @@ from rios.dmoe.balance import HostCost
 from rios.dmoe.combine import Combiner
 from rios.dmoe.grouping import group
 from rios.dmoe.layer_run import LayerRun
+from rios.dmoe.link import State
 from rios.dmoe.links import Links
 from rios.dmoe.metering import Reply
 from rios.dmoe.pairs import Pairs
 from rios.words.config import Settings
+from rios.words.errors import RiosError
 
 if TYPE_CHECKING:
     from rios.dmoe.experts import ExpertStore
@@ -108,6 +110,17 @@ class Dispatcher:
         out = Combiner(hidden, weights, top_k, partial=self._partial, zero=padded or len(groups.slots) < tokens * top_k)
         LayerRun(self, layer, hidden, groups, context, out).run()
         return out.result()
+
+    def look(self) -> None:
+        """Between steps: what came late is thrown away, and a host that has gone is connected to again now, not when
+        the next step asks it: a trunk that stands by has asked nobody for long when it takes over."""
+        for link in self.links.links:
+            if link.state is State.DOWN:
+                continue
+            try:
+                link.drain()
+            except RiosError as error:
+                self.links.lose(link, str(error))
 
     def failed(self, host: str) -> None:
         """A call of this step failed."""

@@ -255,8 +255,8 @@ class LayerRun:
                 if now >= call.deadline:
                     self.calls.remove(call)
                     self._fail(call.link, f"no answer for {now - call.started:.2f} s (RIOS_CALL_TIMEOUT_S)")
-                    self._resend(call)
-                    if self._asked_of_nobody(call):
+                    self._resend()
+                    if not self._asked_of_nobody().isdisjoint(call.groups):
                         call.link.allowed_s = min(2 * (now - call.started), d._settings.experts_timeout_s)
                     return
                 if now >= call.hedge_at and not call.hedged:
@@ -293,7 +293,7 @@ class LayerRun:
             if call in self.calls:
                 self.calls.remove(call)
             self._fail(call.link, str(error))
-            self._resend(call)
+            self._resend()
         return True
 
     def _take(self, call: Call, frame: Frame) -> None:
@@ -318,7 +318,7 @@ class LayerRun:
         call.link.allowed_s = 0.0
         if not self.left.issuperset(call.groups):
             # A hedge answered some of these groups first: an answer is used whole or not at all.
-            self._resend(call)
+            self._resend()
             return
         self.out.put(call.slots, call.sent, output)
         wire_bytes = call.wire_bytes + len(frame.meta) + len(frame.body)
@@ -359,7 +359,7 @@ class LayerRun:
             self._fails()
             call.link.cost.observe(len(call.groups), len(call.slots), self.d._settings.call_timeout_s)
             self.d.failed(call.link.name)
-        self._resend(call, avoid=call.link)
+        self._resend(avoid=call.link)
 
     # --- when something is wrong -----------------------------------------------------------------------------
 
@@ -381,26 +381,25 @@ class LayerRun:
         self.d.failed(link.name)
         self.d.links.lose(link, reason)
 
-    def _resend(self, call: Call, *, avoid: Link | None = None) -> None:
-        """Groups of a failed call that nobody else is computing go to the next replica."""
-        covered = {g for other in self.calls for g in other.groups}
-        wanted = [g for g in call.groups if g in self.left and g not in covered]
-        if wanted:
-            self._send(wanted, avoid=frozenset((avoid,)) if avoid else frozenset(), first=False)
+    def _resend(self, *, avoid: Link | None = None) -> None:
+        """Groups of a failed call, and all others that nobody is computing, go to the next replica."""
+        if wanted := self.left.difference(*(call.groups for call in self.calls)):
+            self._send(sorted(wanted), avoid=frozenset((avoid,)) if avoid else frozenset(), first=False)
 
     def _hedge(self, call: Call) -> None:
         """Ask other holders as well; the slow one stays under way and may still answer first.
 
-        Those that are busy with their own part of the layer are asked when they have done it.
+        Those that are busy with their own part of the layer are asked when they have done it, and those that were lost
+        when they are connected again: for what they were asked too.
         """
         call.late = True
         before = len(self.left), len(self.calls)
-        if wanted := self._asked_of_nobody(call):
-            self._send(wanted, avoid=frozenset(other.link for other in self.calls), first=False)
+        if wanted := self._asked_of_nobody():
+            self._send(sorted(wanted), avoid=frozenset(other.link for other in self.calls), first=False)
         if (len(self.left), len(self.calls)) != before:
             self.d.hedged(call.link.name)
             call.link.cost.observe(len(call.groups), len(call.slots), time.perf_counter() - call.started)
-        if self._asked_of_nobody(call):
+        if self._asked_of_nobody():
             call.hedge_at = time.perf_counter() + self.d._settings.hedge_floor_s
         else:
             call.hedged = True
@@ -408,10 +407,9 @@ class LayerRun:
             self.calls.remove(call)
             call.link.abandon()
 
-    def _asked_of_nobody(self, call: Call) -> list[int]:
-        """Groups of a late call that are under way to nobody else, but for others that are late."""
-        covered = {g for other in self.calls if other is not call and not other.late for g in other.groups}
-        return [g for g in call.groups if g in self.left and g not in covered]
+    def _asked_of_nobody(self) -> set[int]:
+        """Groups that are under way to nobody, but for those that are late."""
+        return self.left.difference(*(call.groups for call in self.calls if not call.late))
 
     def _drain(self, link: Link) -> None:
         """Throw a late answer away if it has come by now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -206,8 +207,69 @@ def test_who_was_busy_is_asked_later(pair: tuple[Hosting, Hosting]) -> None:
         Gated.gate.set()
 
 
+def test_who_was_lost_is_asked_again_once_it_is_connected(pair: tuple[Hosting, Hosting]) -> None:
+    """One of two hosts is frozen, the other had gone unnoticed and is back: for all groups, only that one is left."""
+    first, second = pair
+    Gated.gate.set()
+    with asking(first) as dispatcher:
+        expected = ask(dispatcher)
+    Gated.gate.clear()
+    with asking(first, second, call_timeout_s=2 * DEADLINE_S) as dispatcher:
+        one, other = dispatcher.links.links
+        _break(one)
+        answers: list[Tensor] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
+        thread.start()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), "only the deadline of the other's call ends the waiting"
+        assert torch.equal(answers[0], expected)
+        assert dispatcher.counters.first_choices.keys() == {"h0", "h1"}
+        assert {dispatcher.hosts[reply.host] for reply in dispatcher.replies} == {"h0"}
+        assert other.abandoned
+        Gated.gate.set()
+
+
+def test_a_host_that_has_gone_is_seen_between_steps(pair: tuple[Hosting, Hosting]) -> None:
+    first, _ = pair
+    with asking(first) as dispatcher:
+        (link,) = dispatcher.links.links
+        before = link._connection
+        dispatcher.look()
+        assert link._connection is before
+        _break(link)
+        until(lambda: dispatcher.look() or link._connection is not before, "nobody has seen it")
+        until(lambda: _state(link) is State.READY, "it is not connected again")
+        assert ask(dispatcher).shape == (TOKENS, 32)
+        assert dispatcher.counters.failures == 0
+
+
+def test_a_trunk_that_stands_by_looks(checkpoint: Path, pair: tuple[Hosting, Hosting]) -> None:
+    """It has asked nobody, and is to ask those who are there when it takes over."""
+    first, _ = pair
+    with hosting(name="h2", device=CPU) as made:
+        made.deploy(checkpoint, name=NAME)
+        service = made.host.deployments[NAME].trunk
+        assert service is not None
+        links = service.links
+        links.route([first.peer], {})
+        until(lambda: _states(links) == [State.READY], "not connected")
+        before = links.links[0]._connection
+        _break(links.links[0])
+        until(lambda: links.links[0]._connection not in (None, before), "it is not connected again")
+
+
+def _break(link: Link) -> None:
+    """As if the host had ended: nobody has looked yet."""
+    assert link._connection is not None
+    link._connection.sock.shutdown(socket.SHUT_RDWR)
+
+
 def _state(link: Link) -> State:
     return link.state
+
+
+def _states(links: Links) -> list[State]:
+    return [link.state for link in links.links]
 
 
 def test_a_late_answer_is_thrown_away(pair: tuple[Hosting, Hosting]) -> None:
