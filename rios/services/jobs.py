@@ -24,8 +24,8 @@ KEPT = 10_000
 LIVE = ("queued", "running", "paused")
 # How often who waits for changes looks at jobs that run: people read no faster, and a look at one job costs 5 us.
 _LOOK_S = 0.25
-# The price of a job that runs is looked up no more often than this.
-_PRICE_S = 1.0
+# The price of a job that runs is looked up no more often than this: an estimate takes a millisecond.
+_PRICE_S = 2.0
 _TEXT_MAX = 20_000
 _SHOWN_ROWS = 20
 # A network counts its changes from a random multiple of this: what JavaScript counts exactly ends at 2^53.

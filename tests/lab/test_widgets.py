@@ -221,10 +221,10 @@ class _Away:
         self._jobs, self._faults = jobs, faults
         self.elsewhere = False
 
-    def changed(self, since: int, timeout: float) -> Any:
+    def __getitem__(self, job_id: str) -> Any:
         if self._faults:
             raise self._faults.pop()
-        return self._jobs.changed(since, timeout)
+        return self._jobs[job_id]
 
     def text(self, job_id: str) -> Any:
         if self.elsewhere:
