@@ -36,6 +36,6 @@ def made_where(failure: str) -> str:
     found = [
         "\n".join((f"a socket with descriptor {number}:", *places))
         for number in _UNCLOSED.findall(failure)
-        for places in reversed(_made[int(number)])
+        for places in reversed(list(_made[int(number)]))
     ]
     return "\n\n".join(found)

@@ -382,9 +382,17 @@ class LayerRun:
         self.d.links.lose(link, reason)
 
     def _resend(self, *, avoid: Link | None = None) -> None:
-        """Groups of a failed call, and all others that nobody is computing, go to the next replica."""
-        if wanted := self.left.difference(*(call.groups for call in self.calls)):
+        """Groups of a failed call, and all others that nobody is computing, go to the next replica.
+
+        Where nobody can be asked now, the late calls are there to try again: what they had asked of others may be lost.
+        """
+        if wanted := self._asked_of_nobody():
             self._send(sorted(wanted), avoid=frozenset((avoid,)) if avoid else frozenset(), first=False)
+        if self._asked_of_nobody():
+            again = time.perf_counter() + max(self.d._settings.hedge_floor_s, self._pause_s)
+            for call in self.calls:
+                if call.late:
+                    call.hedged, call.hedge_at = False, again
 
     def _hedge(self, call: Call) -> None:
         """Ask other holders as well; the slow one stays under way and may still answer first.

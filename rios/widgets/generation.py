@@ -14,7 +14,7 @@ from rios.services.panel import placement_of
 from rios.services.panel import problem as problem_of
 from rios.widgets.base import ALIVE_S, Widget
 from rios.words.display import html_table, text_table
-from rios.words.errors import NetworkClosed, NotAllowed, NotSignedIn, RiosError
+from rios.words.errors import NetworkClosed, NotAllowed, NotFound, NotSignedIn, RiosError
 from rios.words.money import format_ros
 
 # Who reads follows four updates a second; each takes the kernel a millisecond, half of it for its message.
@@ -22,6 +22,10 @@ _LEAST_S = 0.25
 _HOSTS_S = 1.0
 # A gateway that is away is asked again so often, and no longer than this.
 _AGAIN_S, _AWAY_S = 1.0, 600.0
+# Another gateway than the one that runs it is told of a job within two seconds; later it has been forgotten.
+_UNTOLD_S = 10.0
+# A gateway that died before it said what a job cost says it no more.
+_UNPRICED_S = 60.0
 _FINAL = (NetworkClosed, NotAllowed, NotSignedIn)
 _PARAMS = ("max_new_tokens", "temperature", "seed", "top_k", "top_p")
 
@@ -109,7 +113,7 @@ class GenerationWidget(Widget):
                 self.keep()
 
     def _watch(self, job: Any) -> None:
-        beat_at, heard_at, seen, away, over = 0.0, time.monotonic(), None, False, False
+        beat_at, heard_at, live_at, seen, away, over = 0.0, time.monotonic(), time.monotonic(), None, False, False
         while not (over or self._ended.is_set()):
             now = time.monotonic()
             if now - beat_at > ALIVE_S:
@@ -118,16 +122,21 @@ class GenerationWidget(Widget):
             try:
                 view: JobView = self._model.jobs[job.request_id]
             except RiosError as error:
-                self.problem, away = problem_of(error), True
-                over = isinstance(error, _FINAL) or now - heard_at > _AWAY_S
+                untold = isinstance(error, NotFound)
+                over = isinstance(error, _FINAL) or now - heard_at > (_UNTOLD_S if untold else _AWAY_S)
+                if over or not untold:
+                    self.problem, away = problem_of(error), True
                 self._ended.wait(_AGAIN_S)
                 continue
             if away:
                 self.problem, away = {}, False
             heard_at = now
+            if view.live:
+                live_at = now
             if view != seen:
                 self._take(view)
-                seen, over = view, not view.live and (view.posted or view.state != "done")
+                seen = view
+            over = not view.live and (view.posted or view.state != "done" or now - live_at > _UNPRICED_S)
             if not over:
                 self._ended.wait(max(0.0, _LEAST_S - (time.monotonic() - now)))
 

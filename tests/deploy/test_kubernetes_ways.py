@@ -30,7 +30,7 @@ def test_a_way_to_what_another_process_took_away_ends(bench: Bench, monkeypatch:
     time.sleep(0.5)
     assert _listens(way), "its Pod is there"
     bench.runtime.remove(status.instance)
-    until(lambda: not _listens(way), "the end of the way", deadline_s=20, pause_s=0.1)
+    until(lambda: not _listens(way), "the end of the way", deadline_s=20, pause_s=0.5)
     other.close()
 
 

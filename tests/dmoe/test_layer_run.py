@@ -229,6 +229,78 @@ def test_who_was_lost_is_asked_again_once_it_is_connected(pair: tuple[Hosting, H
         Gated.gate.set()
 
 
+class Counted(Host):
+    """Gives so many answers as it is allowed."""
+
+    allowed: dict[str, threading.Semaphore]
+
+    def reply(self, call: Exec, output: Tensor) -> Tensor:
+        assert self.allowed[self.name].acquire(timeout=DEADLINE_S)
+        return output
+
+
+@pytest.fixture
+def counted(checkpoint: Path) -> Iterator[list[Hosting]]:
+    """Three hosts with all experts each, which answer as often as they are allowed."""
+    Counted.allowed = {f"h{n}": threading.Semaphore(0) for n in range(3)}
+    with contextlib.ExitStack() as ends:
+        made = [ends.enter_context(hosting(name=f"h{n}", host_class=Counted, device=CPU)) for n in range(3)]
+        for one in made:
+            one.deploy(checkpoint, name=NAME, trunk=False)
+        yield made
+        for semaphore in Counted.allowed.values():
+            semaphore.release(1000)
+
+
+def expected_of(hosts: list[Hosting]) -> Tensor:
+    Counted.allowed["h0"].release()
+    with asking(hosts[0]) as dispatcher:
+        return ask(dispatcher)
+
+
+def test_an_answer_that_came_too_late_for_a_part_is_asked_for_again(counted: list[Hosting]) -> None:
+    """One host is frozen, one is slow, and the third was asked for the parts of both: the slow one was quicker."""
+    expected = expected_of(counted)
+    with asking(*counted, call_timeout_s=2 * DEADLINE_S) as dispatcher:
+        spare, frozen, slow = dispatcher.links.links
+        for link, experts in ((frozen, {0, 1, 4}), (slow, {2, 3, 5})):
+            link.held = {**link.held, 0: frozenset(experts)}
+        dispatcher.links._rebuild()
+        spare.state = State.BUSY
+        answers: list[Tensor] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
+        thread.start()
+        until(lambda: frozen.state is slow.state is State.BUSY, "both are asked")
+        time.sleep(0.5)
+        spare.state = State.READY
+        until(lambda: dispatcher.counters.hedges >= 1, "the third is asked for both")
+        Counted.allowed["h2"].release()
+        until(lambda: _state(slow) is State.READY, "the slow one's answer")
+        Counted.allowed["h0"].release(2)
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), "only the deadline of the frozen one's call ends the waiting"
+        assert torch.equal(answers[0], expected)
+        assert frozen.abandoned
+
+
+def test_who_took_over_and_was_lost_is_asked_again(counted: list[Hosting]) -> None:
+    expected = expected_of(counted)
+    with asking(*counted[:2], call_timeout_s=2 * DEADLINE_S) as dispatcher:
+        other, frozen = dispatcher.links.links
+        answers: list[Tensor] = []
+        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
+        thread.start()
+        Counted.allowed["h0"].release()
+        until(lambda: dispatcher.counters.hedges >= 1 and other.state is State.BUSY, "it took over")
+        _break(other)
+        until(lambda: dispatcher.counters.failures >= 1, "it is lost")
+        Counted.allowed["h0"].release(3)
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), "only the deadline of the frozen one's call ends the waiting"
+        assert torch.equal(answers[0], expected)
+        assert frozen.abandoned
+
+
 def test_a_host_that_has_gone_is_seen_between_steps(pair: tuple[Hosting, Hosting]) -> None:
     first, _ = pair
     with asking(first) as dispatcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import sys
 import threading
@@ -17,6 +18,7 @@ from IPython.utils.capture import capture_output
 
 import rios
 from rios.services.generation import Model
+from rios.services.jobs import JobView
 from rios.services.network import Network
 from rios.services.panel import Panel
 from rios.widgets import base
@@ -249,6 +251,54 @@ def test_a_generation_goes_on_after_its_gateway_was_away_and_says_what_cannot_be
     until(lambda: widget.job.get("posted"), "the price", deadline_s=DEADLINE_S)
     assert widget.problem["type"] == "Elsewhere"
     widget.close()
+
+
+def test_a_job_that_is_not_known_yet_is_no_problem_and_one_that_is_forgotten_is(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Away(model.jobs, [NotFound("no such job"), NotFound("no such job")])
+    shown = SimpleNamespace(name=model.name, jobs=jobs, submit=model.submit, placement=model.placement)
+    widget = GenerationWidget(shown)
+    widget.prompt, widget.params = "It was", {"max_new_tokens": 4}
+    problems: list[str] = []
+    widget.observe(lambda change: problems.append(change["new"].get("type", "")), "problem")
+    widget.start()
+    until(lambda: widget.job.get("posted"), "the price", deadline_s=DEADLINE_S)
+    assert not any(problems)
+    monkeypatch.setattr("rios.widgets.generation._UNTOLD_S", 0.01)
+    jobs._faults += [NotFound("no such job")] * 1000
+    widget.start()
+    until(lambda: widget.problem and _threads() == 0, "its end", deadline_s=DEADLINE_S)
+    assert widget.problem["type"] == "NotFound"
+    widget.close()
+
+
+def test_a_price_that_never_comes_is_not_waited_for_for_ever(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gateway has ended before it could say it."""
+    monkeypatch.setattr("rios.widgets.generation._UNPRICED_S", 0.01)
+    answer = model.generate("It was", max_new_tokens=4)
+    last = dataclasses.replace(model.jobs[answer.request_id], posted=False)
+    jobs = _Unpriced(model.jobs, last)
+    shown = SimpleNamespace(name=model.name, jobs=jobs, submit=model.submit, placement=model.placement)
+    widget = GenerationWidget(shown)
+    widget.prompt, widget.params = "It was", {"max_new_tokens": 4}
+    widget.start()
+    until(lambda: widget.job and _threads() == 0, "its end", deadline_s=DEADLINE_S)
+    assert (widget.job["state"], widget.job["posted"]) == ("done", False)
+    widget.close()
+
+
+class _Unpriced:
+    """The jobs of a network, of which one is over and was never priced."""
+
+    def __init__(self, jobs: Any, last: JobView) -> None:
+        self._jobs, self._last = jobs, last
+
+    def __getitem__(self, job_id: str) -> JobView:
+        return self._last
+
+    def text(self, job_id: str) -> Any:
+        return self._jobs.text(self._last.id)
 
 
 def test_views_hear_a_sign_of_life_while_something_goes_on(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

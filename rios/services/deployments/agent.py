@@ -154,13 +154,10 @@ class Agent:
             answer = {"reached": False, "gone": isinstance(error, NotFound), "why": str(error)}
             connection.send(Kind.WELCOME, 0, dump(answer), timeout_s=timeout_s)
             return
-        try:
+        with there:
             connection.send(Kind.WELCOME, 0, dump({"reached": True}), timeout_s=timeout_s)
-        except RiosError:
-            there.close()
-            raise
-        connection.sock.settimeout(None)
-        carry(connection, there)
+            connection.sock.settimeout(None)
+            carry(connection, there)
 
 
 class _Worker:
