@@ -71,7 +71,7 @@ def test_first_generation_and_its_cost(
         steps["kernel"] = time.monotonic()
         page.keyboard.press("Shift+Enter")
         # An answer is new text: the prompt is not repeated in it.
-        answer = page.locator(".jp-Notebook .jp-OutputArea-output").filter(has_text="20 tokens (length)")
+        answer = page.locator(".jp-Notebook .jp-OutputArea-output").filter(has_text="ended by max_new_tokens")
         expect(answer).to_be_visible(timeout=WANTED_S * 1000)
         steps["answer"] = time.monotonic()
         page.locator("[data-id='rios-sidebar']").click()
