@@ -132,7 +132,7 @@ class Chain(Protocol):
     ) -> bytes:
         """What a contract answers, after the latest block or after `block`.
 
-        Raises TransactionFailed when it reverts.
+        Raises TransactionFailed when it reverts, and ChainUnavailable where the chain has no state of that block now.
         """
 
     def estimate(self, *, sender: Address, to: Address | None, data: bytes, value_wei: int = 0) -> int:

@@ -37,6 +37,17 @@ _UNDERPRICED = (
     "fee too low",
     "less than base fee",
 )
+# A block that was named and is not there now: it is being taken back, the node is behind, or has pruned its state.
+_NO_BLOCK = (
+    "header not found",
+    "block not found",
+    "unknown block",
+    "blockoutofrange",
+    "missing trie node",
+    "no state available",
+    "state not available",
+    "historical state",
+)
 _METHOD_MISSING = -32601
 
 
@@ -237,6 +248,8 @@ class RpcChain:
         except _Refused as refusal:
             if refusal.data is not None:
                 raise TransactionFailed(f"a call of {to or 'nobody'} reverts: {explain(refusal.data)}") from refusal
+            if more and any(word in refusal.message.lower() for word in _NO_BLOCK):
+                raise ChainUnavailable(f"{self._name} has no state of block {more[0]} now: {refusal}") from refusal
             raise TransactionFailed(f"{self._name} cannot run a call of {to or 'nobody'}: {refusal}") from refusal
 
     def send_raw(self, raw: bytes) -> Verdict:

@@ -159,6 +159,24 @@ class TestWords:
         ):
             chain.call(NOBODY, b"")
 
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "header not found",
+            "BlockOutOfRangeError: block height is 45 but requested was 43",
+            "missing trie node 1f2e (path )",
+            "No state available for block 0x2b",
+            "historical state 0x1f2e is not available",
+        ],
+    )
+    def test_a_block_that_is_not_there_now_is_no_refusal(self, message: str) -> None:
+        """As while it is taken back: whoever asks later is answered."""
+        with Proxy(_sends(message)) as node, RpcChain(node.url) as chain:
+            with pytest.raises(ChainUnavailable, match="no state of block 0x2b now"):
+                chain.call(NOBODY, b"", block=43)
+            with pytest.raises(TransactionFailed, match="cannot run a call"):
+                chain.estimate(sender=NOBODY, to=NOBODY, data=b"")
+
     def test_an_estimate_beyond_one_transaction(self) -> None:
         def answer(call: dict[str, Any]) -> Any:
             return result(call, "0x1" if call["method"] == "eth_chainId" else hex(GAS_MAX + 1))
