@@ -25,7 +25,7 @@ from rios.dmoe.comms import security_of
 from rios.dmoe.control import HostControl
 from rios.dmoe.greeting import connect
 from rios.dmoe.peer import Peer
-from rios.dmoe.trust import Trust
+from rios.dmoe.trust import TlsFiles, Trust
 from rios.gateway.certs import init
 from rios.words.config import Settings
 from rios.words.errors import HostLost, InvalidRequest, NoWorkers, ProtocolError, RiosError, Unauthorized
@@ -60,6 +60,12 @@ def authority(net: rios.Network, home: Path) -> Authority:
 def peer(net: rios.Network) -> Peer:
     found: Peer = net._membership.hosts["worker-0"][0]
     return found
+
+
+def ended(authority: Authority, folder: Path) -> TlsFiles:
+    """A member's certificate that has ended, where nobody looks after it: beside the authority it would be renewed."""
+    shutil.copytree(authority.folder, folder / "certs")
+    return Authority(folder / "certs").host("late", days=-1)
 
 
 def wait_for(what: Callable[[], object], why: str) -> None:
@@ -97,7 +103,7 @@ def test_only_members_are_let_in(net: rios.Network, peer: Peer, authority: Autho
     with pytest.raises(Unauthorized, match="this member's certificate is of another authority"):
         greet(peer, Trust(foreign))
     with pytest.raises(Unauthorized, match="this member's certificate has ended"):
-        greet(peer, Trust(authority.host("late", days=-1)))
+        greet(peer, Trust(ended(authority, tmp_path)))
     door = init(authority.folder.parent)
     server_only = member_files(tmp_path / "door")
     server_only.ca.parent.mkdir()
@@ -159,7 +165,7 @@ def test_the_scheduler_lets_in_members_alone(net: rios.Network, authority: Autho
     assert _dask(net, told(authority.host("guest").ca.parent), timeout_s=60) == 2
     for folder in (
         Authority.made(tmp_path / "other").host("guest").ca.parent,
-        authority.host("late", days=-1).ca.parent,
+        ended(authority, tmp_path).ca.parent,
     ):
         with pytest.raises((OSError, TimeoutError)):
             _dask(net, told(folder))
