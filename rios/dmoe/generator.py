@@ -337,10 +337,7 @@ class Generator:
         self._closed = True
         for job in list(self.jobs.values()):  # one that is submitted later finds that this is closed
             job.cancel()
-        for session in (
-            self._standby,
-            self._active,
-        ):  # in this order: one may take over meanwhile
+        for session in (self._standby, self._active):  # in this order: one may take over
             if session is not None:
                 session.close()
         self._holds.shutdown()

@@ -85,6 +85,14 @@ def ask(dispatcher: Dispatcher) -> Tensor:
         return dispatcher(0, hidden, index, weights, context)
 
 
+def begun(dispatcher: Dispatcher) -> tuple[threading.Thread, list[Tensor]]:
+    """`ask` in a thread of its own, and where its answer will be."""
+    answers: list[Tensor] = []
+    thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
+    thread.start()
+    return thread, answers
+
+
 class Full(Host):
     """Never has memory for an answer."""
 
@@ -193,9 +201,7 @@ def test_who_was_busy_is_asked_later(pair: tuple[Hosting, Hosting]) -> None:
     with asking(first, second, call_timeout_s=2 * DEADLINE_S) as dispatcher:
         one, other = dispatcher.links.links
         one.state = State.BUSY  # as with another part of the layer
-        answers: list[Tensor] = []
-        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
-        thread.start()
+        thread, answers = begun(dispatcher)
         until(lambda: other.state is State.BUSY and time.perf_counter() - other.busy_since > 0.5, "it is not late")
         assert not answers
         one.state = State.READY
@@ -217,9 +223,7 @@ def test_who_was_lost_is_asked_again_once_it_is_connected(pair: tuple[Hosting, H
     with asking(first, second, call_timeout_s=2 * DEADLINE_S) as dispatcher:
         one, other = dispatcher.links.links
         _break(one)
-        answers: list[Tensor] = []
-        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
-        thread.start()
+        thread, answers = begun(dispatcher)
         thread.join(DEADLINE_S)
         assert not thread.is_alive(), "only the deadline of the other's call ends the waiting"
         assert torch.equal(answers[0], expected)
@@ -267,9 +271,7 @@ def test_an_answer_that_came_too_late_for_a_part_is_asked_for_again(counted: lis
             link.held = {**link.held, 0: frozenset(experts)}
         dispatcher.links._rebuild()
         spare.state = State.BUSY
-        answers: list[Tensor] = []
-        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
-        thread.start()
+        thread, answers = begun(dispatcher)
         until(lambda: frozen.state is slow.state is State.BUSY, "both are asked")
         time.sleep(0.5)
         spare.state = State.READY
@@ -287,9 +289,7 @@ def test_who_took_over_and_was_lost_is_asked_again(counted: list[Hosting]) -> No
     expected = expected_of(counted)
     with asking(*counted[:2], call_timeout_s=2 * DEADLINE_S) as dispatcher:
         other, frozen = dispatcher.links.links
-        answers: list[Tensor] = []
-        thread = threading.Thread(target=lambda: answers.append(ask(dispatcher)))
-        thread.start()
+        thread, answers = begun(dispatcher)
         Counted.allowed["h0"].release()
         until(lambda: dispatcher.counters.hedges >= 1 and other.state is State.BUSY, "it took over")
         _break(other)

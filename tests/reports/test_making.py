@@ -206,7 +206,5 @@ def test_time_is_bounded() -> None:
     assert "more than 4 s" in done.error
     starved = run_job(dataclasses.replace(job, cpu_s=1, timeout_s=60.0))
     # Each process has so much: its kernel's end leaves a page that says so, its own none.
-    assert starved.state in ("partial", "failed")
-    assert starved.error
-    if starved.state == "failed":
-        assert "time short" in starved.error
+    why = {"failed": "time short", "partial": "its Python process ended"}
+    assert why[starved.state] in starved.error
