@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from rios.deploy.lifecycle import State
-from rios.services.deployments.routing import FAILURES_OPEN, Endpoint, Route
+from rios.services.deployments.routing import FAILURES_OPEN, Endpoint, Route, Routes
+from rios.services.deployments.store import AppStore
 from rios.words.errors import DeploymentFailed
 from tests.deployments.stage import Stage, get
 from tests.waiting import PATIENCE, until
@@ -162,6 +163,48 @@ def test_a_canary_gets_its_share(stage: Stage, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("rios.deploy.deciding.CANARY_S", 0.5)  # its time is over
     until(lambda: app.status == "ready" and len(app.replicas) == 1, deadline_s=WAIT_S)
     assert get(app.url)[1].startswith("new")
+    app.delete()
+
+
+def test_what_is_older_is_never_taken_in_after_what_is_newer(stage: Stage) -> None:
+    """Who ends a replica refreshes the routes first: nobody who read them before brings it back among them."""
+    app = stage.web("leaves", replicas=2)
+    app.wait(timeout=WAIT_S)
+    store, read, go, taken = stage.platform.store, threading.Event(), threading.Event(), list[int]()
+
+    class Late:
+        """The store; the first that it is asked for comes late."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def snapshot(self) -> Any:
+            found = store.snapshot()
+            if not read.is_set():
+                read.set()
+                assert go.wait(WAIT_S)
+            return found
+
+    class Watched(Routes):
+        def _take_in(self, apps: Any, replicas: Any) -> None:
+            taken.append(len([one for one in replicas[app.id] if one.state is State.READY]))
+            super()._take_in(apps, replicas)
+
+    routes = Watched(cast(AppStore, Late()), lambda _host, _replica, address: address)
+    try:
+        assert read.wait(WAIT_S)
+        app.scale(1)
+        until(ready(app, 1), deadline_s=WAIT_S)
+        leaving = threading.Thread(target=routes.refresh)
+        leaving.start()
+        leaving.join(0.5)
+        go.set()
+        leaving.join(WAIT_S)
+        until(lambda: len(taken) >= 2, "both were taken in", deadline_s=WAIT_S)
+        assert taken[:2] == [2, 1]
+    finally:
+        go.set()
+        routes.close()
     app.delete()
 
 

@@ -32,6 +32,8 @@ from rios.deploy.runtimes import doors, kernel
 CONNECTIONS_MAX = 512
 """At the same time; more wait in the listeners' queues."""
 CONNECT_TIMEOUT_S = 10.0
+TAKEN_TIMEOUT_S = 60.0
+"""An application that is busy takes a connection so late: Linux knocks again after 1, 3, 7, 15, and 31 s."""
 RESOLVED_FOR_S = 30.0
 BUFFER_BYTES = 1 << 17
 _COUNTERS = struct.Struct("=QQ")
@@ -158,6 +160,7 @@ class Inside:
     def __init__(self, enter: Callable[[], None], listens: list[tuple[str, int]], *, close: Iterable[int] = ()) -> None:
         """enter: called in the new process, moves it into the namespace. close: descriptors it should not hold open."""
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._asking = threading.Lock()
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
@@ -189,8 +192,9 @@ class Inside:
 
     def socket(self) -> socket.socket:
         """A new TCP socket of the sandbox's network."""
-        self._channel.sendall(b"c")
-        return _receive_socket(self._channel)
+        with self._asking:
+            self._channel.sendall(b"c")
+            return _receive_socket(self._channel)
 
     def close(self) -> None:
         self._channel.close()
@@ -265,8 +269,12 @@ class Relay:
 
         def dial() -> socket.socket:
             connection = inside.socket()
-            connection.settimeout(CONNECT_TIMEOUT_S)
-            connection.connect(("127.0.0.1", port))
+            try:
+                connection.settimeout(TAKEN_TIMEOUT_S)
+                connection.connect(("127.0.0.1", port))
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
         self._listen(listener, dial, outgoing=False)
@@ -276,7 +284,6 @@ class Relay:
     ) -> None:
         """counted: where it is outgoing; what goes to this machine alone is nobody's traffic."""
         listener.setblocking(False)
-        lock = threading.Lock() if not outgoing else None  # one channel to the process inside
 
         def accept(_: int) -> None:
             if len(self._flows) // 2 + self._opening >= CONNECTIONS_MAX:
@@ -287,16 +294,14 @@ class Relay:
             except OSError:
                 return
             self._opening += 1
-            threading.Thread(target=self._open, args=(near, dial, outgoing and counted, lock), daemon=True).start()
+            threading.Thread(target=self._open, args=(near, dial, outgoing and counted), daemon=True).start()
 
         self._selector.register(listener, selectors.EVENT_READ, accept)
 
-    def _open(
-        self, near: socket.socket, dial: Callable[[], socket.socket], counted: bool, lock: threading.Lock | None
-    ) -> None:
+    def _open(self, near: socket.socket, dial: Callable[[], socket.socket], counted: bool) -> None:
         """In a thread of its own, because names and connections take their time."""
         far = None
-        with contextlib.suppress(OSError, UnicodeError, ValueError), lock or contextlib.nullcontext():
+        with contextlib.suppress(OSError, UnicodeError, ValueError):
             far = dial()
         self._opened.append((near, far, counted))
         with contextlib.suppress(OSError):

@@ -93,6 +93,7 @@ class Routes:
         self._store, self._way = store, way
         self._woken = woken
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
         self._routes: dict[str, Route] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
@@ -198,17 +199,19 @@ class Routes:
     # --- what there is ---------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Read what has changed. Raises LedgerUnavailable."""
-        with self._store.ledger.database.reading() as connection:
-            seq = connection.scalar(select(func.max(AppEventRow.seq))) or 0
-        if seq == self._seq:
-            return
-        apps, replicas = self._store.snapshot()
-        if missing := {(app.id, app.revision) for app in apps} - self._specifications.keys():
-            self._specifications |= self._store.specifications(missing)
-        with self._lock:
-            self._take_in(apps, replicas)
-            self._seq = seq
+        """Read what has changed, by one thread at a time: what is older is never taken in after what is newer, or
+        requests would go once more to who is leaving. Raises LedgerUnavailable."""
+        with self._refreshing:
+            with self._store.ledger.database.reading() as connection:
+                seq = connection.scalar(select(func.max(AppEventRow.seq))) or 0
+            if seq == self._seq:
+                return
+            apps, replicas = self._store.snapshot()
+            if missing := {(app.id, app.revision) for app in apps} - self._specifications.keys():
+                self._specifications |= self._store.specifications(missing)
+            with self._lock:
+                self._take_in(apps, replicas)
+                self._seq = seq
 
     def _take_in(self, apps: list[App], replicas: Mapping[str, list[Replica]]) -> None:
         routes: dict[str, Route] = {}
