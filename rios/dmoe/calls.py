@@ -10,7 +10,7 @@ RESULT  meta: compute ns u64 | rows u32 | width u32 | dtype u8 | mode u8 | 0 u16
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,7 @@ Ints = npt.NDArray[np.int32]
 _COMPUTE_NS_MAX = 1 << 48  # three days: more is not a measurement, and sums of it would leave 64 bits
 
 
-@dataclass(frozen=True, slots=True)
-class Exec:
+class Exec(NamedTuple):
     """A decoded call: group `g` is `counts[g]` consecutive slots of expert `experts[g]`."""
 
     deployment: int
@@ -77,11 +76,11 @@ def decode_exec(frame: Frame, *, width: int) -> Exec:
     if len(meta) != _EXEC.size + 4 * (2 * groups + slots):
         raise ProtocolError(f"EXEC meta of {len(meta)} bytes does not fit {groups} groups and {slots} slots")
     numbers = np.frombuffer(meta, dtype="<i4", offset=_EXEC.size)
-    experts, counts = numbers[:groups], numbers[groups : 2 * groups]
+    experts, counts = numbers[:groups].tolist(), numbers[groups : 2 * groups].tolist()
     slot_rows = numbers[2 * groups :]
-    if groups and (int(counts.min()) < 1 or int(counts.sum(dtype=np.int64)) != slots):
+    if groups and (min(counts) < 1 or sum(counts) != slots):
         raise ProtocolError(f"EXEC group sizes do not add up to {slots} slots")
-    if slots and (not groups or int(slot_rows.min()) < 0 or int(slot_rows.max()) >= rows):
+    if slots and (not groups or int(slot_rows.view(np.uint32).max()) >= rows):  # one below 0 is beyond all rows
         raise ProtocolError(f"EXEC slots point outside the {rows} rows sent")
     body = frame.body
     weights: torch.Tensor | None = None
@@ -96,8 +95,8 @@ def decode_exec(frame: Frame, *, width: int) -> Exec:
         layer,
         mode,
         code,
-        experts.tolist(),
-        counts.tolist(),
+        experts,
+        counts,
         torch.from_numpy(slot_rows.astype(np.int64)),
         weights,
         hidden,

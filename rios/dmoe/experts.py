@@ -104,8 +104,7 @@ class ExpertStore:
         On a CPU the bits of a group depend on its own rows and its expert's weights only: each group is
         computed alone. Raises ExpertsUnavailable for an expert that is not held.
         """
-        with torch.inference_mode():
-            try:
-                return self._shelves[layer].compute(hidden, slot_rows, experts, counts)
-            except ExpertsUnavailable as error:
-                raise ExpertsUnavailable(f"layer {layer}: {error}") from None
+        try:
+            return self._shelves[layer].compute(hidden, slot_rows, experts, counts)
+        except ExpertsUnavailable as error:
+            raise ExpertsUnavailable(f"layer {layer}: {error}") from None

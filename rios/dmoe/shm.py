@@ -24,7 +24,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from rios.dmoe.wire import HEADER, Buffer, Connection, Frame, Kind, decode_header, encode_header
+from rios.dmoe.wire import HEADER, MAGIC, VERSION, Buffer, Connection, Frame, Kind, decode_header
 from rios.words.errors import ProtocolError
 
 log = logging.getLogger(__name__)
@@ -115,9 +115,8 @@ class Segment:
         """Put one frame into the outgoing area and wake the peer if it sleeps."""
         out = self._out
         # The memory has no link that could corrupt it, so the checksum covers the header's own fields alone.
-        header = encode_header(kind, seq, b"", ())
-        length = sum(len(body) for body in bodies)
-        HEADER.pack_into(out, 0, header[:4], header[4], kind, 0, seq, len(meta), length, seq & 0xFFFFFFFF)
+        length = sum(map(len, bodies))
+        HEADER.pack_into(out, 0, MAGIC, VERSION, kind, 0, seq, len(meta), length, seq & 0xFFFFFFFF)
         start = HEADER.size
         for part in (meta, *bodies):
             stop = start + len(part)

@@ -22,8 +22,7 @@ import threading
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,8 +58,10 @@ class Kind(enum.IntEnum):
     PROOF = 15  # that its sender knows the key
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Frame(NamedTuple):
     """One frame; `body` may be a view into shared memory, valid until the next frame of its connection."""
 
     kind: Kind
@@ -102,8 +103,7 @@ def encode_header(
     return HEADER.pack(MAGIC, VERSION, kind, flags, seq, len(meta), length, crc)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A checked header."""
 
     kind: Kind
@@ -125,8 +125,8 @@ def decode_header(data: Buffer, *, max_bytes: int) -> Header:
     if version != VERSION:
         raise ProtocolError(f"frame of version {version}, this side speaks {VERSION}: install the same rios on both")
     try:
-        known = Kind(kind)
-    except ValueError as error:
+        known = _KINDS[kind]
+    except KeyError as error:
         raise ProtocolError(f"unknown frame kind {kind}") from error
     if meta_bytes > min(max_bytes, MAX_META_BYTES) or meta_bytes + body_bytes > max_bytes:
         raise ProtocolError(f"{known.name} frame of {meta_bytes} + {body_bytes} bytes, the bound is {max_bytes}")
