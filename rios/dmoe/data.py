@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SPIN_US_MAX = 1_000_000
+_POLL_S = 0.005
+"""A socket is polled for so long, as memory is (`shm`), before this side blocks: between two cores an empty call took
+323 us where the host was woken for each, and 204 us where it polled."""
 _STAGED_BYTES_MIN = 1 << 16
 
 
@@ -35,7 +38,11 @@ def serve_data(host: Host, connection: Connection, hosted: Hosted) -> None:
     try:
         with torch.inference_mode():  # once: entering it takes as long as a tenth of an empty call
             while True:
-                frame = connection.receive() if segment is None else segment.receive(connection, spin_s)
+                if segment is None:
+                    connection.expect(_POLL_S)
+                    frame = connection.receive()
+                else:
+                    frame = segment.receive(connection, spin_s)
                 if frame.kind is Kind.EXEC:
                     answer(host, connection, segment, hosted, frame, lane)
                 elif frame.kind is Kind.CALL and segment is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import os
 import select
 import socket
 import ssl
@@ -212,6 +213,12 @@ class Connection:
             return bool(self._poller.poll(max(0, int(timeout_s * 1000 + 0.5))))
         except OSError as error:
             raise HostLost(f"the connection is closed ({error})") from error
+
+    def expect(self, seconds: float) -> None:
+        """Poll for the next frame until it comes, `seconds` at most: who blocks instead has to be woken first."""
+        deadline = time.perf_counter() + seconds
+        while not self.readable(0) and time.perf_counter() < deadline:
+            os.sched_yield()
 
     def receive(self, timeout_s: float | None = None) -> Frame:
         """The next frame.

@@ -169,6 +169,26 @@ def test_a_deadline_is_for_the_whole_frame(pair: tuple[Connection, socket.socket
         thread.join(TIMEOUT_S)
 
 
+def test_a_frame_is_polled_for_until_it_comes_and_not_for_ever(pair: tuple[Connection, socket.socket]) -> None:
+    connection, theirs = pair
+    began = time.perf_counter()
+    connection.expect(0.05)
+    assert time.perf_counter() - began >= 0.05
+    assert not connection.readable(0)
+    later = threading.Timer(0.05, theirs.sendall, [frame_bytes(Kind.CALL, 3)])
+    later.start()
+    began = time.perf_counter()
+    connection.expect(TIMEOUT_S)
+    assert time.perf_counter() - began < TIMEOUT_S
+    later.join()
+    assert connection.receive(TIMEOUT_S).seq == 3
+    theirs.close()
+    connection.expect(TIMEOUT_S)
+    assert time.perf_counter() - began < TIMEOUT_S, "its end is expected, too"
+    with pytest.raises(HostLost):
+        connection.receive(TIMEOUT_S)
+
+
 def test_a_peer_that_does_not_read_is_lost(pair: tuple[Connection, socket.socket]) -> None:
     connection, _ = pair
     with pytest.raises(HostLost, match="sending a RESULT frame failed"):
