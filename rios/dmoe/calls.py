@@ -27,6 +27,7 @@ _RESULT = struct.Struct("<QIIBBH")
 
 Ints = npt.NDArray[np.int32]
 
+_ROWS_MAX = (1 << 31) - 1  # of 32 bits without a sign, one below 0 is beyond all of them
 _COMPUTE_NS_MAX = 1 << 48  # three days: more is not a measurement, and sums of it would leave 64 bits
 
 
@@ -73,6 +74,8 @@ def decode_exec(frame: Frame, *, width: int) -> Exec:
         raise ProtocolError(f"EXEC rows are {got_width} wide, the model's are {width}")
     if mode not in (SLOTS, PARTIAL):
         raise ProtocolError(f"EXEC mode {mode} is unknown")
+    if rows > _ROWS_MAX:
+        raise ProtocolError(f"EXEC of {rows} rows, the bound is {_ROWS_MAX}")
     if len(meta) != _EXEC.size + 4 * (2 * groups + slots):
         raise ProtocolError(f"EXEC meta of {len(meta)} bytes does not fit {groups} groups and {slots} slots")
     numbers = np.frombuffer(meta, dtype="<i4", offset=_EXEC.size)
@@ -80,7 +83,7 @@ def decode_exec(frame: Frame, *, width: int) -> Exec:
     slot_rows = numbers[2 * groups :]
     if groups and (min(counts) < 1 or sum(counts) != slots):
         raise ProtocolError(f"EXEC group sizes do not add up to {slots} slots")
-    if slots and (not groups or int(slot_rows.view(np.uint32).max()) >= rows):  # one below 0 is beyond all rows
+    if slots and (not groups or int(slot_rows.view(np.uint32).max()) >= rows):
         raise ProtocolError(f"EXEC slots point outside the {rows} rows sent")
     body = frame.body
     weights: torch.Tensor | None = None

@@ -225,7 +225,10 @@ class Settings(BaseSettings):
         default=1 << 16, gt=0, description="The longest frame accepted before the key is seen."
     )
     spin_us: int = Field(
-        default=100_000, ge=0, description="Polling of shared memory before blocking: longer than a layer takes."
+        default=100_000,
+        ge=0,
+        description="Polling of shared memory before blocking, longer than a layer takes; of sockets by hosts, 5 ms at "
+        "most.",
     )
     shared_memory: bool = Field(default=True, description="Use shared memory between processes of one machine.")
     call_timeout_s: float = Field(

@@ -182,7 +182,7 @@ def test_what_is_older_is_never_taken_in_after_what_is_newer(stage: Stage) -> No
             found = store.snapshot()
             if not read.is_set():
                 read.set()
-                assert go.wait(WAIT_S)
+                assert go.wait(WAIT_S * PATIENCE)
             return found
 
     class Watched(Routes):

@@ -146,6 +146,16 @@ def test_numbers_that_point_outside(place: int, value: int) -> None:
         decode_exec(frame_of(Kind.EXEC, meta[: HEAD.size] + numbers.tobytes(), [body]), width=WIDTH)
 
 
+def test_so_many_rows_that_one_below_0_is_among_them() -> None:
+    meta, body = example()
+    head = list(HEAD.unpack_from(meta))
+    head[3] = 2**32 - 1
+    numbers = np.frombuffer(meta, dtype="<i4", offset=HEAD.size).copy()
+    numbers[6] = -2
+    with pytest.raises(ProtocolError, match="bound"):
+        decode_exec(frame_of(Kind.EXEC, HEAD.pack(*head) + numbers.tobytes(), [body]), width=WIDTH)
+
+
 def test_group_sizes_are_added_up_in_64_bits() -> None:
     """2^31 - 1 twice and a 7 make 5 in 32 bits."""
     meta, body = example()

@@ -180,6 +180,7 @@ def test_a_frame_is_polled_for_until_it_comes_and_not_for_ever(pair: tuple[Conne
     began = time.perf_counter()
     connection.expect(TIMEOUT_S)
     assert time.perf_counter() - began < TIMEOUT_S
+    assert connection.readable(0)
     later.join()
     assert connection.receive(TIMEOUT_S).seq == 3
     theirs.close()

@@ -32,8 +32,10 @@ from rios.deploy.runtimes import doors, kernel
 CONNECTIONS_MAX = 512
 """At the same time; more wait in the listeners' queues."""
 CONNECT_TIMEOUT_S = 10.0
-TAKEN_TIMEOUT_S = 60.0
-"""An application that is busy takes a connection so late: Linux knocks again after 1, 3, 7, 15, and 31 s."""
+TAKEN_TIMEOUT_S = 30.0
+"""An application whose queue is full takes a connection so late. Linux knocks again after 1, 3, 7 and 15 s, since
+version 6.5 after 1, 2, 3, 4, 5, 7, 11 and 19 s. Whether who asked has given up meanwhile, a half-closed connection does
+not tell."""
 RESOLVED_FOR_S = 30.0
 BUFFER_BYTES = 1 << 17
 _COUNTERS = struct.Struct("=QQ")
