@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rios.storage.breaker import Breaker
 from rios.storage.driver import driven, run
+from rios.storage.write_ahead import keep_write_ahead_log
 from rios.words.errors import InvalidRequest, LedgerUnavailable
 
 # Any number will do as long as all of rios agree on it: b"rios" and a number of the lock.
@@ -240,7 +241,7 @@ def _sqlite(url: URL, timeout_s: float, *, durable: bool, writes: bool) -> Engin
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        keep_write_ahead_log(cursor, timeout_s=timeout_s)
         # What goes away with the process need not survive a power cut.
         cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
         cursor.execute("PRAGMA foreign_keys=ON")

@@ -15,6 +15,7 @@ from pathlib import Path
 from eth.db.backends.base import BaseDB
 
 from rios.billing.recursion import put_back
+from rios.storage.write_ahead import keep_write_ahead_log
 from rios.words.errors import ChainUnavailable
 
 put_back()
@@ -136,7 +137,7 @@ class EvmStore(BaseDB):
 def _opened(path: Path, timeout_s: float) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
-    file.execute("PRAGMA journal_mode = WAL")
+    keep_write_ahead_log(file.cursor(), timeout_s=timeout_s)
     file.execute("PRAGMA synchronous = FULL")
     file.execute("CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
     return file
