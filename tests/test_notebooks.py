@@ -68,10 +68,8 @@ def _check(page: Path) -> None:
     notebook = nbformat.read(page.with_suffix(".ipynb"), as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output.output_type == "error"]
-    said = [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
-    assert not [line for line in "".join(said).splitlines() if not (BUSY.match(line) or ALERT.match(line))], "".join(
-        said
-    )
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
+    assert not [line for line in said.splitlines() if not (BUSY.match(line) or ALERT.match(line))], said
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
     text = page.read_text()

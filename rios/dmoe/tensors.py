@@ -32,8 +32,6 @@ def from_bytes(data: memoryview, code: int, rows: int, width: int) -> torch.Tens
         raise ProtocolError(f"{rows} x {width} rows of {dtype} are {wanted} bytes, the frame has {len(data)}")
     if not wanted:
         return torch.empty((rows, width), dtype=dtype)
-    if dtype is torch.float32:
-        return torch.from_numpy(np.frombuffer(data, dtype=np.float32).reshape(rows, width))
     return torch.frombuffer(data, dtype=dtype).view(rows, width)
 
 

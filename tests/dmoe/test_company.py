@@ -25,7 +25,7 @@ def test_an_even_plan_comes_closer_and_keeps_the_rules(replicas: int | None) -> 
     after = closer(workers, demand, before, replicas=replicas)
     assert after is not None
     check(after, workers, demand, replicas)
-    assert pairs_together(after, tables) >= pairs_together(before, tables) + 0.01
+    assert pairs_together(after, tables) >= pairs_together(before, tables) + 0.05
     assert after.max_over_ideal <= 1.10
     for then, now in zip(before.holders, after.holders, strict=True):
         assert [len(names) for names in then] == [len(names) for names in now]
