@@ -32,6 +32,11 @@ LIKE = FIRST[: 5 * MIB] + random.Random(2).randbytes(MIB)
 OTHER = random.Random(3).randbytes(2 * MIB)
 
 
+def _anybody(_app_id: str) -> contextlib.AbstractContextManager[None]:
+    """Nobody deletes the deployment."""
+    return contextlib.nullcontext()
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -172,7 +177,7 @@ def test_without_root_a_deployment_is_paused_for_a_snapshot(
 ) -> None:
     monkeypatch.setattr("os.getuid", lambda: 1000)
     running: list[Any] = ["replica"]
-    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: bool(running))
+    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: bool(running), making=_anybody)
     with pytest.raises(NotFound, match="no volume at x"):
         host.take("o", "a", "x", "one")
     place = tmp_path / "o" / "a" / "x"
@@ -248,7 +253,7 @@ def test_what_nobody_waits_for_any_more_is_broken_off(
             reading[0] -= 1
 
     (tmp_path / "o" / "a" / "x").mkdir(parents=True)
-    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: False)
+    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: False, making=_anybody)
     with monkeypatch.context() as patch, ThreadPoolExecutor() as threads:
         patch.setattr(Volumes, "archived", never)
         takes = [threads.submit(host.take, "o", "a", "x", name) for name in ("one", "two")]
@@ -306,7 +311,7 @@ def test_what_is_read_first_is_damaged_no_longer(contents: Contents, tmp_path: P
     damaged = Content.of(contents.get(digest)).chunks[1:3]
     for name, size in damaged:
         (contents._chunks / name).write_bytes(bytes(size))
-    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: False)
+    host = HostSnapshots("h", contents, Volumes(), tmp_path.joinpath, runs=lambda _: False, making=_anybody)
     assert host.keep("a", "one", digest) == []
     names = [name for name, _ in Content.of(contents.get(digest)).chunks]
     assert host.damaged([digest, *names, "0" * 64]) == [*[name for name, _ in damaged], "0" * 64]

@@ -102,13 +102,14 @@ class HostSnapshots:
         place: Callable[[str, str, str], Path],
         *,
         runs: Callable[[str], bool],
+        making: Callable[[str], contextlib.AbstractContextManager[None]],
     ) -> None:
         """name: the host's. place: where the volume of an organisation's deployment at a path lies.
 
-        runs: whether anything of a deployment runs here.
+        runs: whether anything of a deployment runs here. making: while volumes of one are made (`VolumeTurns`).
         """
         self._name, self._contents, self._volumes = name, contents, volumes
-        self._place, self._runs = place, runs
+        self._place, self._runs, self._making = place, runs, making
         self._turn = threading.Lock()
         """One volume is read or made at a time: who asks again, for an answer was lost, finds what was done."""
         self._wanted, self._leaving = object(), threading.Event()
@@ -215,7 +216,7 @@ class HostSnapshots:
     def restore(self, organisation_id: str, app_id: str, path: str, *, size_bytes: int, digest: str) -> list[str]:
         """As the protocol says."""
         place = self._place(organisation_id, app_id, path)
-        with self._alone() as check:
+        with self._alone() as check, self._making(app_id):
             if self._volumes.exists(place):
                 return []
             if missing := self._contents.missing(digest):

@@ -44,6 +44,7 @@ from rios.services.deployments.contents import Contents
 from rios.services.deployments.host_snapshots import HostSnapshots
 from rios.services.deployments.hosts import APP, ASKS, NETWORK, REVISION, Ended, Order
 from rios.services.deployments.machine import HOST_BASED, gpus_to_offer
+from rios.services.deployments.volume_turns import VolumeTurns
 from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,10 @@ class LocalHost:
         """Whose instances have not been adopted yet; None before the first look."""
         self._mending: Future[None] | None = None
         self._volumes = Volumes()
+        self._turns = VolumeTurns(directory / "turns")
         contents = Contents(directory / "content", snapshot_bytes, name=name, network_id=network_id)
         self.snapshots: HostSnapshots | None = HostSnapshots(
-            name, contents, self._volumes, self._volume, runs=self._runs
+            name, contents, self._volumes, self._volume, runs=self._runs, making=self._turns.making
         )
         self._offer: HostOffer | None = None
         self._region, self._ask_bp = region, ask_bp
@@ -312,6 +314,12 @@ class LocalHost:
         return self._directory / "volumes" / organisation_id / app_id / safe
 
     def _mounts(self, order: Order, app: App, runtime: Runtime) -> tuple[Mount, ...]:
+        if not app.volumes:
+            return ()
+        with self._turns.making(order.app_id):
+            return self._made_mounts(order, app, runtime)
+
+    def _made_mounts(self, order: Order, app: App, runtime: Runtime) -> tuple[Mount, ...]:
         found = []
         for path, volume in app.volumes.items():
             place = self._volume(order.organisation_id, order.app_id, path)
@@ -330,8 +338,11 @@ class LocalHost:
         shutil.rmtree(self._logs(app_id), ignore_errors=True)
         if self.snapshots is not None:
             self.snapshots.forget(app_id)
-        for path, volume in specification["volumes"].items():
-            self._end_volume(self._volume(organisation_id, app_id, path), keep=volume["keep"])
+        if not specification["volumes"] and not self._turns.knows(app_id):
+            return
+        with self._turns.ending(app_id):
+            for path, volume in specification["volumes"].items():
+                self._end_volume(self._volume(organisation_id, app_id, path), keep=volume["keep"])
 
     def _runs(self, app_id: str) -> bool:
         """Whether a replica of a deployment is here that has not ended."""
