@@ -328,7 +328,7 @@ class App(_Part, json_schema_extra={"examples": [_EXAMPLE]}):
         default=None,
         min_length=1,
         max_length=4096,
-        description="A local archive (tar): a root file system or an image.",
+        description="A local archive (tar): a root file system or an image. Once it is kept, with @ and its digest.",
     )
     python: Function | None = None
     model: str | None = Field(default=None, min_length=1, max_length=4096, description="A checkpoint, or demo.")

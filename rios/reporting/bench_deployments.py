@@ -141,6 +141,9 @@ class _Quiet:
     def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True) -> None:
         raise self._acted()
 
+    def unpack(self, specification: Mapping[str, Any], digest: str) -> list[str]:
+        raise self._acted()
+
     def start(self, order: Order) -> Status:
         raise self._acted()
 

@@ -39,6 +39,9 @@ class SimulatedHost:
     def prepare(self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True) -> None:
         self._here()
 
+    def unpack(self, specification: Mapping[str, Any], digest: str) -> list[str]:
+        return []
+
     def instances(self) -> list[Status]:
         self._here()
         with self._lock:

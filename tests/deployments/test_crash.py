@@ -31,6 +31,8 @@ from rios.deploy.runtimes.engine_service import KINDS
 from rios.services.accounting import reconcile
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.agent_keeper import AgentKeeper
+from rios.services.deployments.archives import Archive
+from rios.services.deployments.local_hosts import local_hosts
 from rios.services.deployments.machine import clear_up
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.service import Deployments
@@ -53,6 +55,7 @@ FAR = "far"
 VOLUME_BYTES = 1 << 20
 VOLUME_EACH = 5
 """One life of so many has a volume."""
+LEAVINGS = ("*/*/record.json", "volumes/*/*/*", "content/kept/*/*")
 _ENDED = "ended"
 
 
@@ -71,9 +74,11 @@ ALL = (*PLAIN, Kind(HERE, "runc", 1), Kind(FAR, "bubblewrap", 1), Kind(FAR, "run
 class _Wishes:
     """What the verbs need of a platform, and nothing that acts."""
 
-    def __init__(self, purse: Purse, home: Path) -> None:
+    def __init__(self, purse: Purse, home: Path, apps: Path) -> None:
         self.store = AppStore(purse.books.ledger)
         self.secrets = SecretStore(self.store, open_secrets_key(home))
+        self.hosts = local_hosts(self.store.network_id(), apps, lasts=True, region=HERE)
+        """Which take the archive: whoever acts gives it to others."""
 
     def changed(self) -> None:
         """Nobody here looks."""
@@ -87,10 +92,11 @@ class Campaigner:
         self.directory, self.home, self.apps = directory, directory / "home", directory / "apps"
         self.apps.mkdir(mode=0o711)
         self.purse = Purse(settings().model_copy(update={"home": self.home}), background=False)
-        wishes: Any = _Wishes(self.purse, self.home)
+        wishes: Any = _Wishes(self.purse, self.home, self.apps)
         self.store: AppStore = wishes.store
         self.deploy = Deployments(lambda: wishes, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
         self.rootfs = make_rootfs(directory / "rootfs.tar", python=False)
+        self.archive_bytes = self.rootfs.stat().st_size + len(Archive.of(self.rootfs).content.to_bytes())
         self.places = [self.apps, directory / FAR / self.store.network_id()]
         self.prefix = f"crash{os.getpid()}x"
         """Of the names of deployments, and so of instances: others of this machine run theirs."""
@@ -226,11 +232,9 @@ class Campaigner:
         return {path.parent.name for place in self.places for path in place.glob("*/*/started.json")}
 
     def left(self) -> list[str]:
-        """What of any instance is on the host: groups, records, volumes."""
+        """What of any instance or deployment is on the host: groups, records, volumes, archives."""
         groups = [name for name in cgroup.list_instances() if name.startswith(self.prefix)]
-        paths = [
-            path for place in self.places for what in ("*/*/record.json", "volumes/*/*/*") for path in place.glob(what)
-        ]
+        paths = [path for place in self.places for what in LEAVINGS for path in place.glob(what)]
         return [*groups, *map(str, paths)]
 
     def life(self, number: int) -> Iterator[str]:
@@ -309,16 +313,17 @@ class Campaigner:
         return sum(row.amount_wei for row in usage)
 
     def _room_billed(self, app: Any) -> int:
-        usage = list(self.purse.books.ledger.usage(request_id=app.id))
-        if not app.specification["volumes"]:
-            assert not usage
-            return 0
-        now = self.store.app(app.id)
-        (row,) = usage
-        assert row.resource == "storage"
-        assert 0 < row.quantity <= VOLUME_BYTES * (now.ended_at - now.created_at) / 10**6
-        self.counted["volumes"] += 1
-        return row.amount_wei
+        usage, now = list(self.purse.books.ledger.usage(request_id=app.id)), self.store.app(app.id)
+        has_volume, has_archive = bool(app.specification["volumes"]), app.specification["rootfs"] is not None
+        assert {row.resource for row in usage} <= {"storage"}
+        # Where both lie on one host, what the first of them took alone is posted when the second comes.
+        assert len({row.usage_id for row in usage}) == len(usage) <= has_volume + has_archive
+        most_bytes = VOLUME_BYTES * has_volume + self.archive_bytes * has_archive
+        taken = sum(row.quantity for row in usage)
+        assert has_volume <= taken <= most_bytes * (now.ended_at - now.created_at) / 10**6
+        self.counted["volumes"] += has_volume
+        self.counted["archives"] += has_archive
+        return sum(row.amount_wei for row in usage)
 
 
 def _needed(kind: Kind) -> set[str]:

@@ -92,6 +92,9 @@ class BubblewrapRuntime:
             raise UnsupportedRuntime(f"{archive} is an image, and bubblewrap runs root file systems alone: export one")
         return RootfsBase(self._roots.add(archive))
 
+    def prepared_archive(self, digest: str) -> Base | None:
+        return RootfsBase(digest) if self._roots.has(digest) else None
+
     def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
         if why_not := self._host.why_not:
             raise UnsupportedRuntime(why_not)

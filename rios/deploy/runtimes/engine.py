@@ -28,7 +28,7 @@ from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.engine_containers import Containers, container_name, inspected
 from rios.deploy.runtimes.engine_exec import run_inside
 from rios.deploy.runtimes.engine_gpus import CDI, GpuWay
-from rios.deploy.runtimes.engine_images import image_of_archive, named_image, pinned_image
+from rios.deploy.runtimes.engine_images import image_of_archive, known_archive, named_image, pinned_image
 from rios.deploy.runtimes.engine_logs import follow_lines, read_lines
 from rios.deploy.runtimes.engine_service import EngineService, Kind, translated
 from rios.deploy.runtimes.gpus import Gpus
@@ -180,6 +180,10 @@ class EngineRuntime:
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
         self._client()
         return image_of_archive(self._service, archive, timeout_s)
+
+    def prepared_archive(self, digest: str) -> Base | None:
+        self._client()
+        return known_archive(self._service, digest)
 
     # Starting.
 

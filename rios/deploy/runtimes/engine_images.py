@@ -119,13 +119,26 @@ def _base(described: Mapping[str, Any], reference: str) -> ImageBase:
     return ImageBase(str(described["Id"]), min(mine, key=len, default=""))
 
 
+def known_archive(service: EngineService, digest: str) -> ImageBase | None:
+    """What `image_of_archive` made of an archive whose bytes have that digest, where it is here."""
+    client = service.client()
+    for kind in ("rootfs", "image"):
+        with translated(f"the archive {digest}"), contextlib.suppress(ImageNotFound):
+            return ImageBase(str(client.inspect_image(_tag(kind, digest))["Id"]))
+    return None
+
+
+def _tag(kind: str, digest: str) -> str:
+    return f"localhost/rios/{kind}:{digest.removeprefix('sha256:')}"
+
+
 def image_of_archive(service: EngineService, archive: Path, timeout_s: float) -> ImageBase:
     """The image that an archive is, or is made into. The same content is read once."""
     client = service.client()
     image = is_image(archive)
     if not image:
         check(archive)
-    tag = f"localhost/rios/{'image' if image else 'rootfs'}:{digest_of(archive).removeprefix('sha256:')}"
+    tag = _tag("image" if image else "rootfs", digest_of(archive))
     with translated(f"the archive {archive}"), contextlib.suppress(ImageNotFound):
         return ImageBase(str(client.inspect_image(tag)["Id"]))
     with service.patient(timeout_s) as patient, translated(f"the archive {archive}"), archive.open("rb") as file:

@@ -184,6 +184,10 @@ class KubernetesRuntime:
             f"kubernetes runs images of a registry, and {archive} is an archive: push it to one, and give `image`"
         )
 
+    def prepared_archive(self, digest: str) -> Base | None:
+        """None is ever there."""
+        return None
+
     # --- starting --------------------------------------------------------------------------------------------
 
     def start(self, launch: Launch, *, timeout_s: float = _START_S) -> Status:

@@ -260,6 +260,9 @@ class Runtime(Protocol):
         or more than the host's bound.
         """
 
+    def prepared_archive(self, digest: str) -> Base | None:
+        """What `prepare_archive` gave for an archive whose bytes have that digest ("sha256:..."), where it is here."""
+
     def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
         """Start an instance; where one with this id runs already, that one, as it is.
 

@@ -29,6 +29,15 @@ MOUNTED = ("dev", "etc", "home", "proc", "run", "sys", "tmp")
 FILES = ("etc/hosts", "etc/resolv.conf")
 """Files that every sandbox mounts its own at."""
 _COPY_BYTES = 1 << 20
+_HEX = frozenset("0123456789abcdef")
+
+
+def split_name(rootfs: str) -> tuple[str, str]:
+    """The path of an archive and the digest of its bytes, from "PATH@sha256:..."; that is empty where none is said."""
+    path, at, digest = rootfs.rpartition("@sha256:")
+    if not at or len(digest) != 64 or not _HEX.issuperset(digest):
+        return rootfs, ""
+    return path, f"sha256:{digest}"
 
 
 def digest_of(path: Path) -> str:
@@ -215,6 +224,11 @@ class RootStore:
         if not digest.startswith("sha256:") or "/" in digest or not path.is_dir():
             raise InvalidRequest(f"the root file system {digest} is not on this host: prepare its archive first")
         return path
+
+    def has(self, digest: str) -> bool:
+        """Whether the root of that digest lies here."""
+        name = digest.removeprefix("sha256:")
+        return bool(name) and _HEX.issuperset(name) and (self.directory / name).is_dir()
 
     def add(self, archive: Path) -> str:
         """Unpack an archive unless its content is here already; its digest. InvalidRequest as `check` says."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments import places
+from rios.services.deployments.bringing import Bringing
 from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.shares import Shares
@@ -97,9 +98,9 @@ class Acting:
         self._given_up: set[str] = set()
         """Replicas that are to end while something is still fetched for them."""
         self._snapshotting = Snapshotting(store, lambda: self._metering().rent, self._closing)
+        self._bringing = Bringing(store, self._snapshotting.relaying)
         self._hosts: dict[str, Host] = {}
-        self._left_at = self._volumes_at = 0.0
-        self._history_at = time.monotonic() + _HISTORY_S
+        self._left_at, self._volumes_at, self._history_at = 0.0, 0.0, time.monotonic() + _HISTORY_S
         self._delivered: dict[str, int] = {}
         """By replica: the event whose secrets it has."""
         self.done: Callable[[], None] = lambda: None
@@ -279,15 +280,15 @@ class Acting:
         from rios.services.deployments.images import image_of, resolved_on
 
         image = image_of(self._store, app.id, one.revision) if specification["image"] is not None else None
-        restores = bool(restored_from(specification) and self._snapshotting.unmade(app, specification, host))
+        restores = bool(restored_from(specification) and self._bringing.unmade(app, specification, host))
         if one.state is State.SCHEDULED and (restores or host.pulls(specification, image)):
             one = self._moved(one, Step(one, State.PULLING, "its host fetches what it stands on", changes={}), lease)
         if specification["image"] is not None and image is None:
             image = resolved_on(host, self._store, app, one.revision, specification, lease=lease)
-        elif one.state is State.PULLING:
+        elif one.state is State.PULLING and specification["rootfs"] is None:
             host.prepare(specification, image)
-        if restores:
-            self._snapshotting.restore(app, specification, host, lease, check=partial(self._require_wanted, one))
+        check = partial(self._require_wanted, one)
+        self._bringing.bring(app, specification, host, lease, restores=restores, check=check)
         self._metering().begin(app, one, specification, lease)
         if one.state is not State.STARTING:
             one = self._settled(app, one, specification, host, lease)
@@ -295,8 +296,7 @@ class Acting:
                 self._snapshotting.settled(app, host.name)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
-            specification=specification, secrets=self._secrets_of(app, specification, lease),
-            image=image,
+            specification=specification, secrets=self._secrets_of(app, specification, lease), image=image,
         )  # fmt: skip
         status = host.start(order)
         address = "" if status.endpoint is None else f"{status.endpoint[0]}:{status.endpoint[1]}"

@@ -49,6 +49,10 @@ def _prepare(host: LocalHost, call: Call) -> dict[str, Any]:
     return {"image": wire.image(found)}
 
 
+def _unpack(host: LocalHost, call: Call) -> dict[str, Any]:
+    return {"missing": host.unpack(call["specification"], str(call["digest"]))}
+
+
 def _start(host: LocalHost, call: Call) -> dict[str, Any]:
     order = wire.order_of(call["order"])
     for part in (order.organisation_id, order.app_id):
@@ -158,6 +162,7 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "look": _look,
     "pulls": _pulls,
     "prepare": _prepare,
+    "unpack": _unpack,
     "start": _start,
     "end": _end,
     "clear": _clear,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 
 from rios.deploy.runtimes.protocol import HostBase, ImageBase
+from rios.deploy.runtimes.rootfs import split_name
 from rios.deploy.spec import GATEWAY, App
 from rios.words.errors import InvalidRequest, UnsupportedRuntime
 
@@ -14,14 +14,16 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def source_of(image: ImageBase | None, rootfs: str | None) -> str | None:
-    """What a replica stands on; another one where an archive was written anew. None for the host's programs."""
+    """What a replica stands on, by its digest. None for the host's programs.
+
+    Raises InvalidRequest for an archive without a digest: no host opens a path that a deployment names.
+    """
     if rootfs is None:
         return None if image is None else image.digest
-    try:
-        found = Path(rootfs).stat()
-    except OSError as error:
-        raise InvalidRequest(f"the root file system {rootfs} cannot be read on this host: {error}") from error
-    return f"{rootfs} {found.st_mtime_ns} {found.st_size}"
+    path, digest = split_name(rootfs)
+    if not digest:
+        raise InvalidRequest(f"the archive {path} was never taken in: update the deployment with rootfs={path!r}")
+    return digest
 
 
 def _interpreter(app: App) -> str | None:

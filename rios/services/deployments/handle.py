@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
+from rios.services.deployments.archives import Standing
 from rios.services.deployments.awaiting import Wished, awaited, rotated
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
@@ -287,25 +288,32 @@ class Deployment(Shown):
         if wanted.name != self.name:
             raise InvalidRequest(f"{self.name} cannot become {wanted.name}: a name stays; create another deployment")
         self._rules.allow(self._app())
-        platform, wanted = self._platform(), resolved(self._rules.checked(wanted))
+        platform = self._platform()
+        stands = Standing(resolved(self._rules.checked(wanted)), lambda: platform.hosts)
+        stands.give(self._store, self.id)
+        wanted = stands.wanted
         stored, digest, values = wanted.stored(), wanted.digest, wanted.secret_values()
         at = self._store.ledger.now()
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             if not app.bound:
                 require_free(connection, app.organisation_id, stored, but=app.id)
+            stands.require(connection, app)
             platform.secrets.require(connection, app, kept_names(stored) - values.keys())
             require(connection, app.organisation_id, stored, self._store.specification(app.id, app.revision))
             changed = platform.secrets.changed(connection, app, values)
             if not anew and not changed and stored == self._store.specification(app.id, app.revision):
                 return {}, "", ""
             platform.secrets.put(connection, app, changed, at=at)
+            stands.record(connection, app, by=self._by, at=at)
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
             before = self._store.specification(app.id, app.revision)
             columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
             return columns, "update", f"{self._by} wants revision {number}"
 
-        return self._wished.wish(self._change(change).revision)
+        revision = self._change(change).revision
+        stands.keep(self.id)
+        return self._wished.wish(revision)
 
     def rollback(self, revision: int | None = None) -> int:
         """Want an earlier revision: the one before, or the one of that number. Raises InvalidRequest, NotFound."""

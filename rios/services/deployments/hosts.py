@@ -70,6 +70,13 @@ class Host(Protocol):
         and that no registry gives. Raises NotFound, InvalidRequest, UnsupportedRuntime.
         """
 
+    def unpack(self, specification: Mapping[str, Any], digest: str) -> list[str]:
+        """Have the archive that a specification stands on unpacked; or some of the objects that are missing for that.
+
+        digest: the SHA-256 of what the archive consists of, in the host's store (`host_snapshots`), to which missing
+        ones are put. Raises InvalidRequest for what has no place on a host, UnsupportedRuntime, SandboxFailed.
+        """
+
     def instances(self) -> list[Status]:
         """All there is of this network's replicas: running, ended and half-made ones."""
 

@@ -41,6 +41,7 @@ from rios.deploy.spec import GATEWAY, App, RuntimeName
 from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
 from rios.services.deployments.contents import Contents
+from rios.services.deployments.host_archives import HostArchives
 from rios.services.deployments.host_snapshots import HostSnapshots
 from rios.services.deployments.hosts import APP, ASKS, NETWORK, REVISION, Ended, Order
 from rios.services.deployments.machine import HOST_BASED, gpus_to_offer
@@ -103,6 +104,7 @@ class LocalHost:
         self._volumes = Volumes()
         self._turns = VolumeTurns(directory / "turns")
         contents = Contents(directory / "content", snapshot_bytes, name=name, network_id=network_id)
+        self._archives = HostArchives(name, directory, contents)
         self.snapshots: HostSnapshots | None = HostSnapshots(
             name, contents, self._volumes, self._volume, runs=self._runs, making=self._turns.making
         )
@@ -242,7 +244,7 @@ class LocalHost:
     def prepare(
         self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True
     ) -> ImageBase | None:
-        """Fetch the image, or unpack the archive."""
+        """Fetch the image."""
         app = App.model_validate(specification)
         base = self._base(app, self.runtime_for(app), image, here=here)
         return base if app.image is not None and isinstance(base, ImageBase) else None
@@ -258,11 +260,23 @@ class LocalHost:
         base = self._bases.get(key)
         if base is None:
             if app.image is None:
-                base = runtime.prepare_archive(Path(str(app.rootfs)))
+                base = runtime.prepared_archive(source)
             else:
                 base = runtime.prepare_image(app.image, pinned=image)
+            if base is None:
+                raise SandboxFailed(f"the archive {app.rootfs} is not on {self.name}: it is to be unpacked first")
             self._bases[key] = base
         return base
+
+    def unpack(self, specification: Mapping[str, Any], digest: str) -> list[str]:
+        """Unpack the archive that a specification stands on, or say what is missing for that."""
+        app = App.model_validate(specification)
+        runtime, source = self.runtime_for(app), source_of(None, app.rootfs) or ""
+        found = self._bases.get((runtime.name, source)) or self._archives.unpack(runtime, source, digest)
+        if isinstance(found, list):
+            return found
+        self._bases[runtime.name, source] = found
+        return []
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""

@@ -7,6 +7,7 @@ host that did not give one is asked last for the others, whatever it said.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROUNDS_MAX = 2000
+_TURN_S = 0.2
 
 
 class NotYet(RiosError):
@@ -40,6 +42,8 @@ class Relaying:
         self._store, self._closing = store, closing
         self.hosts: Mapping[str, Host] = {}
         """Those that answer."""
+        self._turns: dict[str, threading.Lock] = {}
+        """By host: whose turn it is to have a volume read or made there."""
 
     def __repr__(self) -> str:
         return f"<Relaying between {len(self.hosts)} hosts>"
@@ -50,6 +54,20 @@ class Relaying:
             raise NotLeader("this process ends: another one goes on")
         with self._store.ledger.database.reading() as connection:
             require_leader(connection, *lease)
+
+    @contextlib.contextmanager
+    def turn(self, host: str) -> Iterator[None]:
+        """While one volume is read or made on a host, which does no two at a time: each may take half an hour.
+
+        Raises NotYet where it is another's turn for longer than a moment: who waited there would hold a thread.
+        """
+        turn = self._turns.setdefault(host, threading.Lock())
+        if not turn.acquire(timeout=_TURN_S):
+            raise NotYet(f"host {host} reads or makes another volume")
+        try:
+            yield
+        finally:
+            turn.release()
 
     def complete(self, one: Known, name: str, lease: Lease) -> None:
         """Have a host that is to keep a snapshot keep all of it.

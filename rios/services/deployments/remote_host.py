@@ -24,7 +24,7 @@ from rios.dmoe.trust import trust_of
 from rios.services.deployments import agent_wire as wire
 from rios.services.deployments.heard import Heard
 from rios.services.deployments.hosts import Ended, Order
-from rios.services.deployments.remote_snapshots import RemoteSnapshots
+from rios.services.deployments.remote_snapshots import RemoteSnapshots, missing_of
 from rios.services.deployments.ways import Ways
 from rios.words.config import Settings
 from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NetworkClosed, RiosError
@@ -233,6 +233,11 @@ class RemoteHost:
         """Fetch what a replica stands on."""
         args = {"specification": self._raised(specification), "image": wire.image(image), "here": here}
         return wire.image_of(self._call("prepare", timeout_s=_PREPARE_S, **args)["image"])
+
+    def unpack(self, specification: Mapping[str, Any], digest: str) -> list[str]:
+        """Have the archive of a specification unpacked; or some of the objects that are missing."""
+        asked = {"specification": self._raised(specification), "digest": digest}
+        return missing_of(self._call("unpack", timeout_s=_PREPARE_S, **asked))
 
     def _raised(self, specification: Mapping[str, Any]) -> dict[str, Any]:
         """With the isolation that the network asks for, where the specification asks for less."""

@@ -37,12 +37,12 @@ class RemoteSnapshots:
 
     def damaged(self, digests: Sequence[str]) -> list[str]:
         """As the protocol says."""
-        return _missing(self._ask("snapshot damaged", b"", _CALL_S, {"digests": list(digests)})[0])
+        return missing_of(self._ask("snapshot damaged", b"", _CALL_S, {"digests": list(digests)})[0])
 
     def keep(self, app_id: str, snapshot_id: str, digest: str) -> list[str]:
         """As the protocol says."""
         asked = {"app": app_id, "snapshot": snapshot_id, "digest": digest}
-        return _missing(self._ask("snapshot keep", b"", _VOLUME_S, asked)[0])
+        return missing_of(self._ask("snapshot keep", b"", _VOLUME_S, asked)[0])
 
     def is_made(self, organisation_id: str, app_id: str, path: str) -> bool:
         """As the protocol says."""
@@ -53,7 +53,7 @@ class RemoteSnapshots:
         """As the protocol says."""
         names = {"organisation": organisation_id, "app": app_id, "path": path}
         asked = {**names, "size_bytes": size_bytes, "digest": digest}
-        return _missing(self._ask("snapshot restore", b"", _VOLUME_S, asked)[0])
+        return missing_of(self._ask("snapshot restore", b"", _VOLUME_S, asked)[0])
 
     def unmake(self, organisation_id: str, app_id: str, path: str) -> None:
         """As the protocol says."""
@@ -68,7 +68,7 @@ class RemoteSnapshots:
         self._ask("snapshot drop", b"", _CALL_S, {"app": app_id, "snapshot": snapshot_id})
 
 
-def _missing(said: Mapping[str, Any]) -> list[str]:
+def missing_of(said: Mapping[str, Any]) -> list[str]:
     """What an agent asks for. Raises SandboxFailed where that is more than it may be at once, or no SHA-256."""
     asked = said["missing"]
     if not isinstance(asked, list) or len(asked) > MISSING_MAX:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, insert, select
 
 from rios.deploy.deciding import SECOND
+from rios.services.deployments import archives
 from rios.services.deployments.store import ROTATED, SECRETS, AppStore, Lease, require_leader
 from rios.storage.deployment_models import (
     AppEventRow,
@@ -154,7 +155,9 @@ def _old_revisions(connection: Connection, app_id: str, kept: int) -> int:
     if not old:
         return 0
     connection.execute(delete(image).where(image.app_id == app_id, image.revision.in_(old)))
-    return connection.execute(delete(row).where(row.app_id == app_id, row.number.in_(old))).rowcount
+    gone = connection.execute(delete(row).where(row.app_id == app_id, row.number.in_(old))).rowcount
+    archives.let_go(connection, app_id)
+    return gone
 
 
 def _fold_routers(connection: Connection, now: int) -> int:

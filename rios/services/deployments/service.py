@@ -15,8 +15,10 @@ from pydantic import SecretStr
 from rios.deploy.functions import packed
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app, read_file
+from rios.deploy.runtimes.rootfs import split_name
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
+from rios.services.deployments.archives import Standing, require_archive
 from rios.services.deployments.bound import new_app
 from rios.services.deployments.handle import Deployment, begun_anew, kept_names
 from rios.services.deployments.rules import CREATED, Rules
@@ -104,25 +106,29 @@ class Deployments(Shown):
         """As `create`, of a specification that was read already."""
         platform = self._platform()
         store = platform.store
-        wanted = resolved(self._rules.checked(wanted))
-        now = store.ledger.now()
+        stands = Standing(resolved(self._rules.checked(wanted)), lambda: platform.hosts)
+        stands.give(store)
+        wanted, now = stands.wanted, store.ledger.now()
         app = new_app(wanted, user_id=self._user_id, organisation_id=self._organisation_id, at=now)
         given, stored = wanted.secret_values(), wanted.stored()
 
         def before(connection: Connection) -> None:
             require_free(connection, self._organisation_id, stored)
             require(connection, self._organisation_id, stored)
+            stands.require(connection, app)
             platform.secrets.require(connection, app, kept_names(stored) - given.keys())
 
         def also(connection: Connection) -> None:
             if given:
                 platform.secrets.put(connection, app, given, at=now)
+            stands.record(connection, app, by=self._user_id, at=now)
             self._rules.record(connection, app, stored, action=CREATED, at=now)
 
         store.create(
             app, stored, wanted.digest, by=self._user_id, cause=f"{self._user_id} asked for it",
             also=also, before=before,
         )  # fmt: skip
+        stands.keep(app.id)
         platform.changed()
         return self._handle(app)
 
@@ -163,7 +169,8 @@ class Deployments(Shown):
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
         platform = self._platform()
         store, changes = platform.store, []
-        for wanted in self._resolved(source):
+        for unread in self._resolved(source):
+            wanted = Standing(unread, lambda: platform.hosts).wanted
             try:
                 app = store.named(self._organisation_id, wanted.name)
             except NotFound:
@@ -199,7 +206,11 @@ class Deployments(Shown):
 
     def _resolved(self, source: str | Path | Sequence[Specification]) -> builtins.list[Specification]:
         """All of a file before anything is done: a mistake in the last of them changes nothing of the first."""
-        return [resolved(self._rules.checked(one)) for one in _read(source)]
+        found = [resolved(self._rules.checked(one)) for one in _read(source)]
+        for one in found:
+            if one.rootfs is not None and not split_name(one.rootfs)[1]:
+                require_archive(Path(one.rootfs))
+        return found
 
 
 def _read(source: str | Path | Sequence[Specification]) -> list[Specification]:

@@ -5,7 +5,6 @@ Each act may be cut off anywhere and is begun again from the tables. Chunks go b
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, update
 
 from rios.services.deployments import places
+from rios.services.deployments.archives import is_archive
 from rios.services.deployments.relaying import NotYet, Relaying, snapshots_of
 from rios.services.deployments.snapshots import (
     EVENT,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from rios.billing.ledger.batch import Batch
-    from rios.services.deployments.host_snapshots import Snapshots
     from rios.services.deployments.hosts import Host
     from rios.services.deployments.rent import Rent
     from rios.services.deployments.values import App
@@ -63,10 +62,11 @@ log = logging.getLogger(__name__)
 
 _LOOK_S, _COUNT_S = 0.3, 5.0
 _AGAIN_S, _NOWHERE_S = 5.0, 30.0
-_TURN_S = 0.2
 LOST_S = 600.0
 """A host that is not there for so long keeps nothing any more: another one gets a copy."""
 STRAYS_S = 600.0
+_ARRIVES_S = 120.0
+"""An archive whose chunks are swept before it is kept is given again meanwhile by whoever deploys."""
 _EXAMINED_S = 300.0
 """Copies that were not whole are read again after so long."""
 _REASONS_MAX = 3
@@ -83,7 +83,7 @@ class Snapshotting:
     def __init__(self, store: AppStore, rent: Callable[[], Rent], closing: threading.Event) -> None:
         """closing: set when this process ends: acts are broken off then."""
         self._store, self._rent, self._closing = store, rent, closing
-        self._relaying = Relaying(store, closing)
+        self.relaying = self._relaying = Relaying(store, closing)
         self._looked_at = self._counted_at = 0.0
         self._hosts: Mapping[str, Host] = {}
         self._lease: Lease | None = None
@@ -92,8 +92,6 @@ class Snapshotting:
         self._heard: set[str] = set()
         """Those that have."""
         self._cleared_at: dict[str, float] = {}
-        self._turns: dict[str, threading.Lock] = {}
-        """By host: whose turn it is to have a volume read or made there."""
         self._whole: set[tuple[str, str]] = set()
         """Hosts and deployments whose copies were read since the host is back, and are not paid for yet."""
 
@@ -175,7 +173,7 @@ class Snapshotting:
         if one.state == LEAVING:
             return self._let_go(one, app, lease)
         if one.state == WANTED:
-            kept = self._taken(one, app, lease)
+            kept = self._arrived(one, app, lease) if is_archive(one) else self._taken(one, app, lease)
             if kept is None:
                 return _AGAIN_S
             one = kept
@@ -237,6 +235,28 @@ class Snapshotting:
         most_bytes = {path: _QUOTAS_MAX * size for path, size in self._rent().quotas(app.id).items()}
         return self._relaying.room_bytes(kept.values(), host, most_bytes)
 
+    # --- archives --------------------------------------------------------------------------------------------
+
+    def _arrived(self, one: Known, app: App, lease: Lease) -> Known | None:
+        """An archive when the host that it was given to keeps it; or why not, and None where that may come yet."""
+        (name,) = one.hosts
+        host, age_s = self._hosts.get(name), (self._store.ledger.now() - one.created_at) / 1e6
+        if host is None:
+            gone = f"host {name}, to which it was given, does not answer"
+            return self._failed(one, app, gone, lease) if age_s > LOST_S else None
+        self._relaying.require(lease)
+        try:
+            if snapshots_of(host).keep(one.app_id, one.id, one.digest):
+                gone = f"host {name} has not all of it"
+                return self._failed(one, app, gone, lease) if age_s > _ARRIVES_S else None
+            self._keeps(one, app, host, {"state": KEPT}, lease)
+        except (InsufficientBalance, BudgetExceeded) as error:
+            why = f"nobody is paid for keeping it: {error}"
+            if one.reason != why:
+                self._noted(one, app, {"reason": why}, lease)
+            return None
+        return self._read(one)
+
     # --- taking ----------------------------------------------------------------------------------------------
 
     def _taken(self, one: Known, app: App, lease: Lease) -> Known | None:
@@ -250,7 +270,7 @@ class Snapshotting:
         self._relaying.require(lease)
         try:
             snapshots = snapshots_of(host)
-            with self._turn(host.name):
+            with self._relaying.turn(host.name):
                 taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
         except (HostLost, DeadlineExceeded, LedgerUnavailable, NetworkClosed, NotYet):  # to be asked for again
             raise
@@ -268,20 +288,6 @@ class Snapshotting:
             snapshots.drop(one.app_id, one.id)
             return self._failed(one, app, str(error), lease)
         return self._read(one)
-
-    @contextlib.contextmanager
-    def _turn(self, host: str) -> Iterator[None]:
-        """While one volume is read or made on a host, which does no two at a time: each may take half an hour.
-
-        Raises NotYet where it is another's turn for longer than a moment: who waited there would hold a thread.
-        """
-        turn = self._turns.setdefault(host, threading.Lock())
-        if not turn.acquire(timeout=_TURN_S):
-            raise NotYet(f"host {host} reads or makes another volume")
-        try:
-            yield
-        finally:
-            turn.release()
 
     def _read(self, one: Known) -> Known:
         with self._store.ledger.database.reading() as connection:
@@ -432,54 +438,6 @@ class Snapshotting:
 
         left = partial(self._room_bytes, host.name, app, gone=one.id)
         self._rent().lowered(app, host.name, left, also, lease=lease)
-
-    # --- restoring -------------------------------------------------------------------------------------------
-
-    def unmade(self, app: App, specification: Mapping[str, Any], host: Host) -> Collection[str]:
-        """Where volumes of a deployment are to be made out of snapshots on a host."""
-        found = [path for path, _, _ in restored_from(specification)]
-        return [path for path in found if not snapshots_of(host).is_made(app.organisation_id, app.id, path)]
-
-    def restore(
-        self, app: App, specification: Mapping[str, Any], host: Host, lease: Lease, *, check: Callable[[], None]
-    ) -> None:
-        """Make the volumes that begin with a snapshot, where they are not there. check: raises where it is to end.
-
-        Raises NotFound where a snapshot is gone, SandboxFailed, and NotYet where no host that keeps it answers, or this
-        one is busy with another volume: the deployment says so.
-        """
-        try:
-            self._restored(app, specification, host, lease, check=check)
-        except NotYet as error:
-            why = f"it waits for a snapshot: {error}"
-
-            def change(now: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
-                require_leader(connection, *lease)
-                return ({}, "", "") if now.reason == why else ({"reason": why}, EVENT, why)
-
-            self._store.change(app.id, change, at=self._store.ledger.now())
-            raise
-
-    def _restored(
-        self, app: App, specification: Mapping[str, Any], host: Host, lease: Lease, *, check: Callable[[], None]
-    ) -> None:
-        missing = self.unmade(app, specification, host)
-        for path, name, size in restored_from(specification):
-            if path not in missing:
-                continue
-            with self._store.ledger.database.reading() as connection:
-                one = one_of(connection, app.organisation_id, name)
-            if one is None or one.state == FAILED:
-                raise NotFound(f"the snapshot {name}, which {path} is to begin with, was deleted")
-            if one.state == WANTED:
-                raise NotYet(f"{name} is not taken yet")
-            snapshots = snapshots_of(host)
-
-            def ask(path: str = path, size: int = size, one: Known = one, to: Snapshots = snapshots) -> list[str]:
-                with self._turn(host.name):
-                    return to.restore(app.organisation_id, app.id, path, size_bytes=size, digest=one.digest)
-
-            self._relaying.bring(one, ask, snapshots.put, lease, check=check)
 
 
 def _by_host(apps: Mapping[str, App], found: Collection[tuple[str, str]]) -> dict[str, list[App]]:

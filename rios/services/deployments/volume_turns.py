@@ -1,4 +1,4 @@
-"""Whose turn it is with the volumes of a deployment on a host: those who start replicas make them, until it was deleted.
+"""Whose turn it is with a deployment's volumes on a host: those who start replicas make them, until it was deleted.
 
 A start may be under way, or be asked for again by somebody whose answer was lost, while the deployment is deleted by
 whoever leads by then. What it made after that would lie on the host for ever, for nobody knows of it. So a deployment
