@@ -93,6 +93,7 @@ def test_descriptors_are_bounded(bench: Bench) -> None:
 
 
 Entry = tuple[str, dict[str, Any]]
+NOWHERE = "/nowhere-of-this-host"
 POISONED: dict[str, list[Entry]] = {
     "an absolute name": [("/etc/cron.d/mine", {})],
     "a name that climbs": [("a/../../../etc/mine", {})],
@@ -111,6 +112,41 @@ POISONED: dict[str, list[Entry]] = {
     "a link where secrets are mounted": [("run", {"type": tarfile.SYMTYPE, "linkname": "/tmp"})],
     "a link where names are mounted": [
         ("etc/x", {}), ("etc/hosts", {"type": tarfile.SYMTYPE, "linkname": "/etc/shadow"}),
+    ],
+    "a hard link to a link where names are mounted": [
+        ("x", {"type": tarfile.SYMTYPE, "linkname": NOWHERE}), ("etc", {"type": tarfile.LNKTYPE, "linkname": "x"}),
+    ],
+    "the same by another spelling": [
+        ("./x", {"type": tarfile.SYMTYPE, "linkname": NOWHERE}),
+        (".//etc/.", {"type": tarfile.LNKTYPE, "linkname": "./x"}),
+    ],
+    "a hard link to a link": [
+        ("x", {"type": tarfile.SYMTYPE, "linkname": NOWHERE}), ("y", {"type": tarfile.LNKTYPE, "linkname": "x"}),
+    ],
+    "a hard link to a hard link to a link": [
+        ("x", {"type": tarfile.SYMTYPE, "linkname": NOWHERE}), ("y", {"type": tarfile.LNKTYPE, "linkname": "x"}),
+        ("x", {}), ("z", {"type": tarfile.LNKTYPE, "linkname": "y"}), ("z/mine", {}),
+    ],
+    "a hard link to a link with a long name": [
+        ("x" * 200, {"type": tarfile.SYMTYPE, "linkname": NOWHERE}),
+        ("y", {"type": tarfile.LNKTYPE, "linkname": "x" * 200}),
+    ],
+    "a hard link to what lies behind a link": [
+        ("x", {"type": tarfile.SYMTYPE, "linkname": NOWHERE}), ("y", {"type": tarfile.LNKTYPE, "linkname": "x/mine"}),
+    ],
+    "a hard link where names are mounted": [
+        ("mine", {}), ("etc/hosts", {"type": tarfile.LNKTYPE, "linkname": "mine"}),
+    ],
+    "a hard link where a directory is mounted": [("mine", {}), ("etc", {"type": tarfile.LNKTYPE, "linkname": "mine"})],
+    "a file where a directory is mounted": [("etc", {})],
+    "a link that takes a directory's place": [
+        ("etc/x", {}), ("etc", {"type": tarfile.SYMTYPE, "linkname": NOWHERE}),
+    ],
+    "a directory where names are mounted": [("etc/hosts", {"type": tarfile.DIRTYPE})],
+    "a file in a file's place": [("etc/hosts/mine", {})],
+    "a link in the root's place": [(".", {"type": tarfile.SYMTYPE, "linkname": NOWHERE})],
+    "a link to no name": [
+        ("x", {"type": tarfile.SYMTYPE, "pax_headers": {"linkpath": "a\0b"}}),
     ],
 }  # fmt: skip
 
@@ -138,10 +174,44 @@ def test_archives_that_lead_outside_are_refused(what: str, tmp_path: Path) -> No
     assert not list(store.directory.iterdir())
 
 
+def test_nothing_is_made_behind_a_link_that_no_rule_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second lock: places are made without following links, whatever the rules for entries let through."""
+    monkeypatch.setattr(rootfs, "check", lambda archive, *, bytes_max: None)
+    host = tmp_path / "host"
+    host.mkdir()
+    link: Entry = ("x", {"type": tarfile.SYMTYPE, "linkname": str(host)})
+    hard = {"type": tarfile.LNKTYPE, "linkname": "x"}
+    for number, name in enumerate(("etc", "tmp", "etc/hosts")):
+        into = tmp_path / str(number)
+        into.mkdir()
+        with pytest.raises(InvalidRequest, match=f"{name} of the root file system is no"):
+            rootfs.unpack(_archive(tmp_path / f"{number}.tar", [link, (name, hard)]), into)
+    assert not list(host.iterdir())
+
+
+def test_a_root_that_was_unpacked_before_these_rules_is_looked_at_again(tmp_path: Path) -> None:
+    store, host = rootfs.RootStore(tmp_path / "store"), tmp_path / "host"
+    digest = store.add(_archive(tmp_path / "good.tar", [("bin/tool", {})]))
+    store.make_places(digest, ["/data"])
+    root = store.path(digest)
+    assert (root / "data").is_dir()
+    host.mkdir()
+    for name in rootfs.FILES:
+        (root / name).unlink()
+    (root / "etc").rmdir()
+    (root / "etc").symlink_to(host)
+    with pytest.raises(InvalidRequest, match="etc of the root file system"):
+        store.make_places(digest, [])
+    assert not list(host.iterdir())
+
+
 def test_every_runtime_refuses_them(bench: Bench, tmp_path: Path) -> None:
     for number, entries in enumerate(POISONED.values()):
         with pytest.raises(InvalidRequest):
             bench.runtime.prepare_archive(_archive(tmp_path / f"{number}.tar", entries))
+    sparse = {"GNU.sparse.map": "a,b", "GNU.sparse.size": "9"}
+    with pytest.raises(InvalidRequest, match="no archive"):
+        bench.runtime.prepare_archive(_archive(tmp_path / "sparse.tar", [("x", {"pax_headers": sparse})]))
     (tmp_path / "text").write_text("no archive at all")
     with pytest.raises(InvalidRequest, match="no archive"):
         bench.runtime.prepare_archive(tmp_path / "text")

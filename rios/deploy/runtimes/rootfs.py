@@ -2,7 +2,7 @@
 
 An archive is data of a stranger. Names that lead outside, links that do, devices, pipes, privileged bits and owners are
 refused or left out, and what it unpacks to is bounded, before anything of it is used. Places where a sandbox mounts
-something must be directories in it, not links.
+something must be directories in it, not links, by whatever name these came.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from rios.words.errors import InvalidRequest
@@ -64,7 +64,9 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
             yield tar
     except FileNotFoundError as error:
         raise InvalidRequest(f"{archive}: there is no such archive on this host") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except InvalidRequest:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:  # ValueError: numbers that are none
         raise InvalidRequest(f"{archive} is no archive (tar) that can be read: {error}") from error
 
 
@@ -89,9 +91,9 @@ def check(archive: Path, *, bytes_max: int = BYTES_MAX) -> None:
     with _opened(archive) as tar:
         for count, member in enumerate(tar, 1):
             path = _inside(archive, member)
-            if behind := next((parent for parent in _parents(path) if parent in links), None):
+            if behind := _behind(path, links):
                 raise _refused(archive, member, f"lies behind the link {behind!r}")
-            if wrong := _wrong(member, path):
+            if wrong := _wrong(member, path, links):
                 raise _refused(archive, member, wrong)
             links.discard(path)
             if member.issym():
@@ -103,26 +105,45 @@ def check(archive: Path, *, bytes_max: int = BYTES_MAX) -> None:
                 )
 
 
-def _wrong(member: tarfile.TarInfo, path: str) -> str | None:
-    """Why an entry has no place in a root file system, or None."""
+def _wrong(member: tarfile.TarInfo, path: str, links: Collection[str]) -> str | None:
+    """Why an entry has no place in a root file system, or None. links: the paths of symbolic links before it."""
     if member.isdev():
         return "is a device or a pipe"
-    target = member.linkname
-    if member.issym():
-        if path in MOUNTED or path in FILES:
-            return "is a link, and a sandbox mounts something there"
-        if not target.startswith("/") and _leaves(path, target):
-            return f"links to {target!r}, outside the archive"
-    elif member.islnk():
-        if target.startswith("/") or ".." in target.split("/"):
-            return f"is a hard link to {target!r}, outside the archive"
-    elif not (member.isfile() or member.isdir()):
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         return "is no file, directory or link"
+    if path in (".", *MOUNTED) and not member.isdir():
+        return "is no directory, and a sandbox mounts something there"
+    if path in FILES and not member.isfile():
+        return "is no file of its own, and a sandbox mounts one there"
+    if file := _behind(path, FILES):
+        return f"lies behind {file!r}, which is a file in a sandbox"
+    return _wrong_target(member, path, links) if member.issym() or member.islnk() else None
+
+
+def _wrong_target(member: tarfile.TarInfo, path: str, links: Collection[str]) -> str | None:
+    target = member.linkname
+    if "\0" in target:
+        return f"links to {target!r}, which is no name"
+    if member.issym():
+        return f"links to {target!r}, outside the archive" if _leaves(path, target) else None
+    if target.startswith("/") or ".." in target.split("/"):
+        return f"is a hard link to {target!r}, outside the archive"
+    target = posixpath.normpath(target)
+    if target in links or _behind(target, links):
+        # Another name of a link is a link, which no rule for links would see.
+        return f"is a hard link to {target!r}, which is a link or lies behind one"
     return None
 
 
 def _leaves(path: str, target: str) -> bool:
+    if target.startswith("/"):
+        return False  # of the sandbox's own root
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), target)).split("/")[0] == ".."
+
+
+def _behind(path: str, places: Collection[str]) -> str | None:
+    """The nearest parent of a path that is one of `places`."""
+    return next((parent for parent in _parents(path) if parent in places), None)
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -145,14 +166,32 @@ def unpack(archive: Path, into: Path, *, bytes_max: int = BYTES_MAX) -> None:
         with _opened(archive) as tar:
             for member in tar:
                 _place(tar, member, _inside(archive, member), root)
-        for name in MOUNTED:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=root)
-        for name in FILES:
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, dir_fd=root))
+        _make_mounted(root)
     finally:
         os.close(root)
+
+
+def _make_mounted(root: int) -> None:
+    """Make the places where every sandbox mounts something. InvalidRequest where one is there and is a link, or not
+    what is mounted: what is made here is made as the service's user, and must not lie behind a link of a stranger."""
+    name = ""
+    try:
+        for name in MOUNTED:
+            os.close(open_inside(root, name, make=True))
+        for name in FILES:
+            parent, file = posixpath.split(name)
+            at = open_inside(root, parent, make=True)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, dir_fd=at))
+                if not stat.S_ISREG(os.stat(file, dir_fd=at, follow_symlinks=False).st_mode):
+                    raise InvalidRequest(f"{name} of the root file system is no file, and a sandbox mounts one there")
+            finally:
+                os.close(at)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{name} of the root file system is no directory, and a sandbox mounts something there: {error}"
+        ) from error
 
 
 def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, root: int) -> None:
@@ -251,9 +290,10 @@ class RootStore:
         return digest
 
     def make_places(self, digest: str, paths: list[str]) -> None:
-        """Make directories where an instance mounts volumes. InvalidRequest where one lies behind a link."""
+        """Make directories where an instance mounts something. InvalidRequest where one lies behind a link."""
         root = os.open(self.path(digest), os.O_DIRECTORY | os.O_RDONLY)
         try:
+            _make_mounted(root)  # of what an earlier version unpacked, too
             for path in paths:
                 try:
                     os.close(open_inside(root, path, make=True))
