@@ -15,12 +15,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from urllib.parse import SplitResult, urlsplit
 
+from rios.words.addresses import Address, is_public
 from rios.words.errors import InvalidRequest, RiosError
 
 TIMEOUT_S = 5.0
 """Of a connection and of each read; the whole takes no longer than twice this."""
 URL_MAX = 2000
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -62,7 +62,7 @@ def check_address(address: Address, *, allowed: Networks) -> None:
     inner = _inner(address)
     if inner is not None:
         check_address(inner, allowed=allowed)
-    if not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified:
+    if not is_public(address):
         raise InvalidRequest("the URL leads to an address that is not public")
 
 

@@ -123,6 +123,13 @@ def test_bubblewrap_unshares_all_and_binds_little(tmp_path: Path) -> None:
         ("ff02::1", False),
         ("::ffff:10.0.0.1", False), ("::ffff:8.8.8.8", True), ("64:ff9b::a00:1", False), ("2002:a00:1::", False),
         ("::7f00:1", False), ("2001:db8::1", False),
+        ("168.63.129.16", False), ("::ffff:168.63.129.16", False), ("64:ff9b::a83f:8110", False),
+        ("192.0.0.192", False), ("192.0.0.9", False), ("192.88.99.1", False), ("100.127.255.255", False),
+        ("192.0.2.1", False), ("198.51.100.1", False), ("203.0.113.1", False), ("0.1.2.3", False),
+        ("fec0::1", False), ("3fff::1", False), ("3fff:fff::1", False), ("64:ff9b:1::1", False), ("100::1", False),
+        ("100:0:0:1::1", False), ("5f00::1", False), ("2001::1", False), ("2001:2::1", False), ("fd20:ce::254", False),
+        ("168.63.129.17", True), ("192.0.1.1", True), ("192.88.98.1", True), ("100.128.0.1", True),
+        ("2001:4860:4860::8888", True), ("3ffe::1", True),
     ],
 )  # fmt: skip
 def test_where_a_sandbox_may_be_connected_to(address: str, public: bool) -> None:

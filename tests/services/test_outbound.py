@@ -20,7 +20,8 @@ FORBIDDEN = [
     "https://100.100.100.200/", "https://0.0.0.0/", "https://[::]/", "https://224.0.0.1/", "https://[ff02::1]/",
     "https://255.255.255.255/", "https://[fe80::1]/", "https://[::ffff:127.0.0.1]/", "https://[::ffff:10.0.0.1]/",
     "https://[64:ff9b::7f00:1]/", "https://[2002:7f00:1::]/", "https://[2002:a9fe:a9fe::]/", "https://192.0.2.1/",
-    "https://198.18.0.1/", "https://[2001:db8::1]/",
+    "https://198.18.0.1/", "https://[2001:db8::1]/", "https://168.63.129.16/", "https://192.0.0.192/",
+    "https://[64:ff9b::a83f:8110]/", "https://[2002:a83f:8110::]/", "https://[fec0::1]/", "https://[3fff::1]/",
 ]  # fmt: skip
 MALFORMED = [
     "http://example.com/", "ftp://example.com/", "file:///etc/passwd", "gopher://example.com/", "https:///x", "", "x",

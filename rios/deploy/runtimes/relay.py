@@ -6,7 +6,7 @@ this process, which connects to the host by its name, resolved anew, and to publ
 same way: a loopback port of this machine leads to the application's port inside. No packet crosses, no firewall rule is
 needed, and what crosses is counted. TLS goes through untouched: the application sees the host's own certificate.
 
-Standard library alone: it is started for each instance, and must start quickly.
+The standard library, and words, alone: it is started for each instance, and must start quickly.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from rios.deploy.runtimes import doors, kernel
+from rios.words import addresses
 
 CONNECTIONS_MAX = 512
 """At the same time; more wait in the listeners' queues."""
@@ -40,7 +41,7 @@ RESOLVED_FOR_S = 30.0
 BUFFER_BYTES = 1 << 17
 _COUNTERS = struct.Struct("=QQ")
 _BACKLOG = 128
-_HIDING_IPV4 = tuple(ipaddress.ip_network(text) for text in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16"))
+_HIDING_IPV4 = tuple(ipaddress.ip_network(text) for text in ("::/96", "64:ff9b::/96", "2002::/16"))
 
 
 def inside_address(index: int) -> str:
@@ -65,7 +66,7 @@ def is_public(address: str, private: Iterable[str] = ()) -> bool:
         return True
     if any(ip in network for network in _HIDING_IPV4):
         return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    return addresses.is_public(ip)
 
 
 def may_connect(address: str, private: Iterable[str] = ()) -> bool:
