@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from rios.dmoe.trust import CA, CERTIFICATE, KEY, REVOKED, TlsFiles, check_list, name_of
+from rios.words.durable import sync_names
 from rios.words.errors import InvalidRequest
 
 CA_DAYS, DAYS = 3650, 90
@@ -229,12 +230,15 @@ def write_pair(files: TlsFiles, key: bytes, certificate: bytes) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file that is for its owner alone, whole or not at all."""
+    """Replace a file that is for its owner alone, whole or not at all, also where the machine loses power."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
+    sync_names(path.parent)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def create_app(gate: Gate, settings: GatewaySettings) -> FastAPI:
     app.state.checked = Remembered(partial(health.checks_of, gate), fresh_s=1.0, served_s=1.0)
     app.state.metrics = metrics
     app.state.runs = Runs(settings.running_max, settings.waiting_max, metrics)
-    key = open_secrets_key(gate.network._settings.home)
+    key = open_secrets_key(gate.network._settings.home, gate.tenancy.ledger.database)
     app.state.tickets = Tickets(key, gate.accounts)
     records = JobRecords(
         gate.tenancy.ledger, key=key, gateway=gate.once.gateway, kept_s=settings.job_kept_s

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rios.billing.keystore import PASSPHRASE_VARIABLE, SCRYPT_N, Hidden, KeySigner, Keystore, read_file
-from rios.words.durable import sync_names
+from rios.words.durable import first_kept, sync_names
 from rios.words.errors import KeystoreError
 from rios.words.ids import Address
 
@@ -139,19 +139,10 @@ def _said(path: Path) -> str:
 
 def _made_up(path: Path) -> str:
     """A new passphrase at `path`, for its owner alone, on the disk before any key is under it."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink(missing_ok=True)  # an empty one
-        os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    sync_names(path.parent)
+    path.unlink(missing_ok=True)  # an empty one
+    said = first_kept(path, secrets.token_hex(32).encode()).decode()
     sync_names(path.parent.parent)
-    return path.read_text()
+    return said
 
 
 @contextlib.contextmanager

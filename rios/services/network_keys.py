@@ -55,7 +55,7 @@ class NetworkKeys:
         has_key = KEY_VARIABLE in os.environ or (home is not None and (home / KEY_FILE).exists())
         if there and not has_key:
             raise self._refused("lie encrypted in")
-        self._cipher = derived_cipher(open_secrets_key(home), b"rios network keys")
+        self._cipher = derived_cipher(open_secrets_key(home, ledger.database), b"rios network keys")
         for row in there:
             self._opened(row)
 

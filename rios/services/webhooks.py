@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from rios.accounts.store import AccountStore, add, change, first, must, record
 from rios.services.network_keys import WEBHOOKS, NetworkKeys
 from rios.services.outbound import Networks, NotDelivered, check_url, post
 from rios.storage.gateway_models import WebhookRow
+from rios.words.durable import first_kept
 from rios.words.errors import InvalidRequest, QueueFull
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ TOPIC = "webhook"
 ATTEMPTS_MAX = 24
 PER_ORGANISATION = 20
 _BEGIN = "rios_wh_"
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,16 +166,13 @@ def _webhook(row: RowMapping | Mapping[str, Any]) -> Webhook:
 
 def _key(home: Path | None) -> bytes:
     if home is None:
-        return secrets.token_bytes(32)
+        return secrets.token_bytes(_KEY_BYTES)
     path = home / "keys" / "webhooks"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"webhooks.{os.getpid()}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(32))
-    try:
-        os.link(new, path)  # whole, and by the first of several gateways
-    except FileExistsError:
-        log.debug("the key of webhooks is there")
-    finally:
-        new.unlink()
-    return path.read_bytes()
+    found = path.read_bytes() if path.exists() else first_kept(path, secrets.token_bytes(_KEY_BYTES))
+    if len(found) != _KEY_BYTES:
+        raise InvalidRequest(
+            f"{path}, the key of webhooks' signatures, is not {_KEY_BYTES} bytes: bring it back from a backup of the "
+            "home. Where it is lost, take the file away: a new one is made, and who is told gets new secrets"
+        )
+    return found

@@ -120,7 +120,10 @@ class Platform:
 
         with self._making:  # the first one is kept: a second key would open nothing
             known: SecretStore | None = self.__dict__.get("secrets")
-            return known or self.__dict__.setdefault("secrets", SecretStore(self.store, open_secrets_key(self._home)))
+            if known is None:
+                key = open_secrets_key(self._home, self.store.ledger.database)
+                known = self.__dict__["secrets"] = SecretStore(self.store, key)
+            return known
 
     @cached_property
     def _metering(self) -> Metering:

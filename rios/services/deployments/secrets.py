@@ -18,6 +18,7 @@ from pydantic import SecretBytes, SecretStr
 from sqlalchemy import delete, insert, select
 
 from rios.storage.deployment_models import AppSecretRow
+from rios.words.durable import first_kept, sync_names
 from rios.words.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -25,34 +26,29 @@ if TYPE_CHECKING:
 
     from rios.services.deployments.store import AppStore
     from rios.services.deployments.values import App
+    from rios.storage.engine import Database
 
 KEY_VARIABLE = "RIOS_SECRETS_KEY"
 KEY_FILE = "secrets.key"
 _KEY_BYTES, _NONCE_BYTES = 32, 12
+_BRING_BACK = (
+    f"bring {KEY_FILE} back from a backup of the home, or set {KEY_VARIABLE} to it. Where it is lost, what is sealed "
+    f"with it is too: write a new one (`openssl rand -hex {_KEY_BYTES}`) there, and give all secrets anew"
+)
 _SHARED = ""
 """In the place of a deployment's id: of its organisation."""
 
 
-def open_secrets_key(home: Path | None) -> bytes:
+def open_secrets_key(home: Path | None, database: Database | None = None) -> bytes:
     """The key: of RIOS_SECRETS_KEY (64 hexadecimal digits), of the home's file, or one that ends with the process.
 
-    Raises InvalidRequest for a key of another form.
+    database: of the network; where secrets are sealed in it, a home that has no key gets no new one. Raises
+    InvalidRequest for that, and for a key of another form.
     """
-    said = os.environ.get(KEY_VARIABLE)
+    said, where = os.environ.get(KEY_VARIABLE), f"what {KEY_VARIABLE} says"
     if said is None and home is not None:
         path = home / KEY_FILE
-        if not path.exists():
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with_mode = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(with_mode, "w") as file:
-                file.write(secrets.token_hex(_KEY_BYTES))
-            # Of two processes that make one at the same time, both take the first.
-            try:
-                os.link(path.with_suffix(".new"), path)
-            except FileExistsError:
-                said = None
-            path.with_suffix(".new").unlink(missing_ok=True)
-        said = path.read_text().strip()
+        said, where = _kept(path, database), f"what {path} says"
     if said is None:
         return secrets.token_bytes(_KEY_BYTES)
     try:
@@ -60,8 +56,27 @@ def open_secrets_key(home: Path | None) -> bytes:
     except ValueError:
         key = b""
     if len(key) != _KEY_BYTES:
-        raise InvalidRequest(f"the key of secrets is not {2 * _KEY_BYTES} hexadecimal digits; look at {KEY_VARIABLE}")
+        wrong = "nothing" if not said else f"not {2 * _KEY_BYTES} hexadecimal digits"
+        raise InvalidRequest(f"the key of secrets, {where}, is {wrong}: {_BRING_BACK}")
     return key
+
+
+def _kept(path: Path, database: Database | None) -> str:
+    """What the file of the key says, which is made where there is none."""
+    # In this order: who seals something has kept the key before.
+    if not path.exists() and database is not None and _is_used(database) and not path.exists():
+        raise InvalidRequest(f"there are secrets in {database.name}, and {path}, their key, is missing: {_BRING_BACK}")
+    if path.exists():
+        return path.read_text().strip()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    said = first_kept(path, secrets.token_hex(_KEY_BYTES).encode()).decode().strip()
+    sync_names(path.parent.parent)
+    return said
+
+
+def _is_used(database: Database) -> bool:
+    with database.reading() as connection:
+        return connection.execute(select(AppSecretRow.name).limit(1)).first() is not None
 
 
 class SecretStore:
