@@ -61,6 +61,8 @@ _HOST_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 def _path(value: str) -> str:
     if not value.startswith("/") or posixpath.normpath(value) != value or "\0" in value or value == "/":
         raise ValueError(f"{value!r} is no absolute path in its shortest spelling, or it is the root")
+    if len(value.encode()) >= 4096:
+        raise ValueError("is a path of 4096 bytes or more, which no system takes")
     return value
 
 

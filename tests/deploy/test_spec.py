@@ -120,6 +120,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scratch": ["/data.restoring"]}, "beside volumes"),
     ({"volumes": {"/data/../etc": "1GiB"}}, "shortest"),
     ({"volumes": {"data": "1GiB"}}, "absolute"),
+    ({"volumes": {"/" + "a" * 4095: "1GiB"}}, "4096 bytes or more"),
     ({"volumes": {"/data": "1GiB", "/data/inner": "1GiB"}}, "beside each other"),
     ({"volumes": {"/tmp/x": "1GiB"}}, "beside each other"),
     ({"scratch": ["/run/secrets"]}, "place of the system"),

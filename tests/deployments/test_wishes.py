@@ -311,3 +311,12 @@ def test_what_was_stored_before_its_times_had_bounds_is_within_them(deploy: Depl
         assert health.live is not None
         assert (now["grace"], health.timeout, health.start.timeout, health.live.timeout) == (60.0, 10.0, 10.0, 3.0)
     assert app.update(env={"A": "1"}) == 2
+
+
+def test_no_two_places_share_a_volume(deploy: Deployments) -> None:
+    for volumes in ({"/a/b": "1MiB", "/a+b": "1MiB"}, {"/" + "a" * 250: "1MiB"}):
+        with pytest.raises(InvalidRequest, match="no '\\+'|at most 240 bytes"):
+            deploy.create(name="web", command=["serve"], resources=RESOURCES, volumes=volumes)
+    app = deploy.create(name="web", command=["serve"], resources=RESOURCES, volumes={"/a/b": "1MiB"})
+    with pytest.raises(InvalidRequest, match="no '\\+'"):
+        app.update(volumes={"/a/b": "1MiB", "/a+b": "1MiB"})

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
+from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing
 from rios.services.deployments.awaiting import Wished, awaited, rotated
 from rios.services.deployments.rules import DELETED, Rules
@@ -300,15 +301,16 @@ class Deployment(Shown):
                 require_free(connection, app.organisation_id, stored, but=app.id)
             stands.require(connection, app)
             platform.secrets.require(connection, app, kept_names(stored) - values.keys())
-            require(connection, app.organisation_id, stored, self._store.specification(app.id, app.revision))
+            now = self._store.specification(app.id, app.revision)
+            check_new(stored["volumes"], now["volumes"])
+            require(connection, app.organisation_id, stored, now)
             changed = platform.secrets.changed(connection, app, values)
-            if not anew and not changed and stored == self._store.specification(app.id, app.revision):
+            if not anew and not changed and stored == now:
                 return {}, "", ""
             platform.secrets.put(connection, app, changed, at=at)
             stands.record(connection, app, by=self._by, at=at)
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
-            before = self._store.specification(app.id, app.revision)
-            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
+            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, now, stored), **_begun(app)}
             return columns, "update", f"{self._by} wants revision {number}"
 
         revision = self._change(change).revision

@@ -20,6 +20,7 @@ from rios.deploy.runtimes.kubernetes import KubernetesRuntime
 from rios.deploy.runtimes.kubernetes_objects import GPU, Cluster
 from rios.deploy.runtimes.protocol import Isolation, Runtime, Status
 from rios.deploy.scheduling import Amounts, HostOffer
+from rios.deploy.volume_names import volume_name
 from rios.services.deployments.hosts import Ended, Order
 from rios.services.deployments.local_host import REPLICAS_MAX, LocalHost
 from rios.words.errors import HostLost, RiosError
@@ -229,7 +230,7 @@ class KubernetesHost(LocalHost):
 
     def _volume(self, organisation_id: str, app_id: str, path: str) -> Path:
         """The volume's name, which is the same on every machine."""
-        return Path("/", self._network_id, organisation_id, app_id, path.strip("/").replace("/", "+"))
+        return Path("/", self._network_id, organisation_id, app_id, volume_name(path))
 
     def _end_volume(self, place: Path, *, keep: bool) -> None:
         if not keep:

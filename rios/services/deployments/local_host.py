@@ -38,6 +38,7 @@ from rios.deploy.runtimes.protocol import (
 from rios.deploy.runtimes.watching import begun
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.spec import GATEWAY, App, RuntimeName
+from rios.deploy.volume_names import volume_name
 from rios.deploy.volumes import Volumes
 from rios.services.deployments.bases import own_env, source_of, view_of
 from rios.services.deployments.contents import Contents
@@ -324,8 +325,7 @@ class LocalHost:
     # --- volumes ---------------------------------------------------------------------------------------------
 
     def _volume(self, organisation_id: str, app_id: str, path: str) -> Path:
-        safe = path.strip("/").replace("/", "+")
-        return self._directory / "volumes" / organisation_id / app_id / safe
+        return self._directory / "volumes" / organisation_id / app_id / volume_name(path)
 
     def _mounts(self, order: Order, app: App, runtime: Runtime) -> tuple[Mount, ...]:
         if not app.volumes:

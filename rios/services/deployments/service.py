@@ -18,6 +18,7 @@ from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.rootfs import split_name
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
+from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing, require_archive
 from rios.services.deployments.bound import new_app
 from rios.services.deployments.handle import Deployment, begun_anew, kept_names
@@ -114,6 +115,7 @@ class Deployments(Shown):
 
         def before(connection: Connection) -> None:
             require_free(connection, self._organisation_id, stored)
+            check_new(stored["volumes"])
             require(connection, self._organisation_id, stored)
             stands.require(connection, app)
             platform.secrets.require(connection, app, kept_names(stored) - given.keys())
