@@ -1,4 +1,4 @@
-"""What volumes are called where they are kept: each place its own name, and those that are there stay where they are."""
+"""What volumes are called where they are kept: each place its own, and what is there stays."""
 
 from __future__ import annotations
 
