@@ -133,6 +133,12 @@ def test_an_application_sees_no_token_and_sets_no_cookie(door: Door, apps: Any) 
     assert "allow-same-origin" not in found.headers["content-security-policy"]
 
 
+def test_who_forgets_the_slash_is_sent_on_with_all_that_was_asked(apps: Any) -> None:
+    for asked in ("", "?a=b&c=%0d%0ad%20e", "?next=https://elsewhere.example/"):
+        found = apps.get(f"/apps/closed{asked}", follow_redirects=False)
+        assert (found.status_code, found.headers["location"]) == (308, f"/apps/closed/{asked}")
+
+
 @pytest.fixture(scope="module")
 def teller(door: Door, apps: Any) -> Iterator[Any]:
     """Asks the gateway of its own network for what it is told to."""

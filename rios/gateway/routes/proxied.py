@@ -73,9 +73,10 @@ class _Forwarded(Response):
 
 
 @router.api_route("/apps/{name}", methods=_METHODS, include_in_schema=False)
-async def at_root(name: str) -> Response:
+async def at_root(request: Request, name: str) -> Response:
     """Relative links of an application need the slash."""
-    return RedirectResponse(f"/apps/{name}/", status_code=308)
+    asked = request.url.query
+    return RedirectResponse(f"/apps/{name}/{'?' if asked else ''}{asked}", status_code=308)
 
 
 @router.api_route("/apps/{name}/{path:path}", methods=_METHODS, include_in_schema=False)
