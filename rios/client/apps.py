@@ -16,8 +16,8 @@ from rios.client.http import Http
 from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
-from rios.deploy.spec import App, SecretRef
-from rios.services.deployments.awaiting import Wished, awaited, rotated
+from rios.deploy.spec import GRACE_MAX_S, App, SecretRef
+from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
 from rios.services.deployments.handle import Cost, given_secrets, secret_values
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.shared_secrets import shared_values
@@ -378,8 +378,13 @@ class RemoteDeployment(Shown):
         """Want a paused deployment to run again."""
         self._http.ask("POST", f"{self._path}/resume")
 
-    def delete(self, *, wait: bool = True, timeout: float = 60.0) -> None:
-        """Want it gone. wait: until nothing is left. Raises DeadlineExceeded."""
+    def delete(self, *, wait: bool = True, timeout: float | None = None) -> None:
+        """Want it gone. wait: until nothing is left. timeout: seconds; without, 60 and twice the grace of what runs.
+        Raises DeadlineExceeded."""
+        if wait and timeout is None:
+            found = self._found()
+            older = any(one.revision != found["revision"] for one in self.replicas)
+            timeout = ends_within([GRACE_MAX_S if older else found["specification"]["grace"]])
         mine = self._http.ask("DELETE", self._path)["id"]
         self._ended = True
 

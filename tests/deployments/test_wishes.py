@@ -12,9 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
+from rios.client import apps as remote
 from rios.client.apps import RemoteDeployments
 from rios.deploy.lifecycle import State
 from rios.deploy.spec import App
+from rios.services.deployments import awaiting
 from rios.services.deployments.awaiting import Wished, awaited
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
@@ -23,7 +25,7 @@ from rios.services.deployments.values import Event
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppRevisionRow
 from rios.words.config import settings
-from rios.words.errors import DeploymentFailed, InvalidRequest, NotFound
+from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
 from tests.deployments.simulated_hosts import SimulatedHost
 from tests.deployments.test_many_hosts import RESOURCES, WAIT_S, platform, verbs
 from tests.waiting import until
@@ -315,8 +317,56 @@ def test_what_was_stored_before_its_times_had_bounds_is_within_them(deploy: Depl
 
 def test_no_two_places_share_a_volume(deploy: Deployments) -> None:
     for volumes in ({"/a/b": "1MiB", "/a+b": "1MiB"}, {"/" + "a" * 250: "1MiB"}):
-        with pytest.raises(InvalidRequest, match="no '\\+'|at most 240 bytes"):
+        with pytest.raises(InvalidRequest, match=r"no '\+'|at most 240 bytes"):
             deploy.create(name="web", command=["serve"], resources=RESOURCES, volumes=volumes)
     app = deploy.create(name="web", command=["serve"], resources=RESOURCES, volumes={"/a/b": "1MiB"})
     with pytest.raises(InvalidRequest, match="no '\\+'"):
         app.update(volumes={"/a/b": "1MiB", "/a+b": "1MiB"})
+
+
+def test_a_deletion_is_waited_for_as_long_as_the_grace_of_what_runs_may_take(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice: to answer what it has, and to stop. What runs may be of a revision that had more of it."""
+    assert awaiting.ends_within([60.0, 1.0]) > 2 * 60.0
+    monkeypatch.setattr(awaiting, "ENDS_S", 0.1)
+    app, host, may_end = ready(deploy, grace=0.4), stage.hosts.now()["host-0"], threading.Event()
+    real = host.end
+    monkeypatch.setattr(host, "end", lambda one, *, grace_s: may_end.wait(WAIT_S) and real(one, grace_s=grace_s))
+    try:
+        app.update(grace=0.2)
+        with pytest.raises(DeadlineExceeded, match=r"after 0\.9 s"):
+            app.delete()
+    finally:
+        may_end.set()
+
+
+class Ending(Answers):
+    """A gateway whose deployment takes for ever to end."""
+
+    revision = 1
+    """Of its one replica; the deployment is at 1."""
+
+    def get(self, path: str) -> dict[str, Any]:
+        return {"id": "app-1", "status": "stopping", "reason": "", "revision": 1, "specification": {"grace": 0.2}}
+
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        times = {"created_at": 0, "started_at": 0, "ready_at": 0}
+        return [{"id": "web-1", "revision": self.revision, "host": "host-0", "state": "ready", **times}]
+
+    def ask(self, method: str, path: str, **_: object) -> dict[str, Any]:
+        return {"id": "app-1"}
+
+
+def test_so_it_is_from_afar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(awaiting, "ENDS_S", 0.1)
+    monkeypatch.setattr(remote, "GRACE_MAX_S", 0.3)
+    gateway = Ending()
+    deploy = RemoteDeployments(gateway)  # type: ignore[arg-type]
+    with pytest.raises(DeadlineExceeded, match=r"after 0\.5 s"):
+        deploy.get("web").delete()
+    gateway.revision = 0  # nobody says from afar how much that one had
+    with pytest.raises(DeadlineExceeded, match=r"after 0\.7 s"):
+        deploy.get("web").delete()
+    with pytest.raises(DeadlineExceeded, match=r"after 0\.2 s"):
+        deploy.get("web").delete(timeout=0.2)

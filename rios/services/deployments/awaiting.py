@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rios.services.deployments.values import Event
 
 WAIT_S = 300.0
+ENDS_S = 60.0
+"""Beside their grace, replicas are gone within this: the reconciler looks, and hosts answer."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,12 @@ def awaited(
             said = f": {reason}" if reason else ""
             raise DeadlineExceeded(f"{name} is {state}, not {wanted}, after {seconds:g} s{said}")
         time.sleep(look_s)
+
+
+def ends_within(graces: Iterable[float]) -> float:
+    """Seconds that a healthy deletion takes at most, of replicas with these graces: they have as much to answer what
+    they have, and as much again to stop."""
+    return ENDS_S + 2 * max(graces, default=0.0)
 
 
 def rotated(name: str, behind: Callable[[], Sequence[str]], *, timeout: float, look_s: float) -> None:

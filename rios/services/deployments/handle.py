@@ -15,7 +15,7 @@ from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
 from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing
-from rios.services.deployments.awaiting import Wished, awaited, rotated
+from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.snapshots import AppSnapshots, require
@@ -403,14 +403,18 @@ class Deployment(Shown):
 
         self._change(change)
 
-    def delete(self, *, wait: bool = True, timeout: float = 60.0) -> None:
+    def delete(self, *, wait: bool = True, timeout: float | None = None) -> None:
         """Want it gone: replicas, secrets, logs, snapshots, and volumes that are not to be kept.
 
-        wait: until nothing is left. Raises DeadlineExceeded where something is still left; it goes on being ended.
+        wait: until nothing is left. timeout: seconds; without, 60 and twice the grace of what runs. Raises
+        DeadlineExceeded where something is still left; it goes on being ended.
         """
         from rios.services.deployments.service import ask_to_end
 
         now, specification = self._store.ledger.now(), self._specification()
+        running = {(self.id, one.revision) for one in self.replicas}
+        graces = [one["grace"] for one in (specification, *self._store.specifications(running).values())]
+        timeout = ends_within(graces) if timeout is None else timeout
 
         def before(app: App, connection: Connection) -> None:
             self._rules.allow(app)
