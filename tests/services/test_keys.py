@@ -100,7 +100,7 @@ def test_the_ledger_says_which_key_is_the_wallets(tmp_path: Path) -> None:
     with purse_of(home=tmp_path) as purse:
         wallet = purse.wallet.address
     store, words = tmp_path / "keys" / "wallet", (tmp_path / "keys" / "passphrase").read_text()
-    lower = next(one for one in map(KeySigner, (bytes(31) + bytes([n]) for n in range(1, 99))) if one.address < wallet)
+    lower = next(one for one in map(KeySigner, (n.to_bytes(32) for n in range(1, 9999))) if one.address < wallet)
     Keystore(store, scrypt_n=2).keep(lower, words)
     with purse_of(home=tmp_path) as purse:
         assert purse.wallet.address == wallet
