@@ -3,6 +3,9 @@
 As root, a volume is a file system of its own in a sparse file as large as its quota, mounted at the volume's path: who
 fills it gets "no space left", and the host's disk is as large as before. Elsewhere it is a plain directory, and its use
 can be watched only. The file lies beside the path: the volume `data` is in `data.volume`.
+
+A sandbox has a mount of its own of a volume: the file system lives on where the one of this host is unmounted, and as
+long as it does, nothing but the kernel writes in its file. So a volume grows as it is mounted.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +40,9 @@ _CALL_TIMEOUT_S = 120.0
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _ENV = {"PATH": _PATH, "LANG": "C"}
 _ARCHIVED_S = 600.0
+_DETACHED_S = 2.0
+"""Who looks at new devices has one open for a moment after its last mount has gone."""
+_LOOK_S = 0.05
 _LATE_S = 5.0
 """After its time to be read a volume is thawed by another process: the one that froze it is stopped."""
 
@@ -58,7 +65,7 @@ class Volumes:
     @functools.cached_property
     def enforced(self) -> bool:
         """Whether quotas are held by the kernel here: root, loop devices, and ext4's tools."""
-        tools = all(shutil.which(tool, path=_PATH) for tool in ("mkfs.ext4", "resize2fs", "mount"))
+        tools = all(shutil.which(tool, path=_PATH) for tool in ("mkfs.ext4", "resize2fs", "mount", "losetup"))
         return os.getuid() == 0 and tools and Path("/dev/loop-control").exists()
 
     @staticmethod
@@ -68,25 +75,35 @@ class Volumes:
     def ensure(self, path: Path, size_bytes: int) -> Path:
         """The volume at `path`, made where it is not there, mounted where it is not mounted, grown to a larger quota.
 
+        It grows while it is used, where the kernel lets this process (CAP_SYS_RESOURCE), and else where nobody uses it.
         A quota below what the volume has stays what it is: shrinking could lose data. Raises InvalidRequest for less
-        than 1 MiB, and SandboxFailed where the host cannot make it.
+        than 1 MiB, and SandboxFailed where the host cannot make it, or cannot grow it now: it is as it was then.
         """
         if size_bytes < SIZE_MIN:
             raise InvalidRequest(f"a volume of {size_bytes} bytes is too small: at least {SIZE_MIN}")
+        until = time.monotonic() + _CALL_TIMEOUT_S
+        while not self._ensured(path, size_bytes):
+            if time.monotonic() > until:
+                raise SandboxFailed(f"the volume {path.name} is being read, and grows after that: try again")
+            time.sleep(_LOOK_S)
+        return path
+
+    def _ensured(self, path: Path, size_bytes: int) -> bool:
+        """Whether it is as `ensure` says now; not where it is to grow and is frozen, for which others need not wait."""
         with self._lock:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
             if not self.enforced:
-                return path
+                return True
             image = self._image(path)
             if not image.exists():
                 self._make(image, size_bytes)
-            elif image.stat().st_size < size_bytes:
-                self._grow(image, path, size_bytes)
             if not path.is_mount():
-                # What was left by a host that went down is checked and mended first.
-                self._call("e2fsck", "-p", str(image), fine=(0, 1, 2))
-                self._call("mount", "-o", "loop,nosuid,nodev,noatime", str(image), str(path))
-        return path
+                self._mount(image, path)
+            if self._size(image) < size_bytes:
+                if self._mark(path).exists():
+                    return False
+                self._grow(image, path, size_bytes)
+        return True
 
     def _make(self, image: Path, size_bytes: int) -> None:
         new = image.with_suffix(".making")
@@ -97,14 +114,74 @@ class Volumes:
         self._call("mkfs.ext4", *options, str(new))
         new.replace(image)
 
+    def _mount(self, image: Path, path: Path) -> None:
+        if not self._attached(image):
+            # What was left by a host that went down is checked and mended first.
+            self._call("e2fsck", "-p", str(image), fine=(0, 1, 2))
+        # Where a sandbox has it mounted still, this is one more mount of the same file system.
+        self._call("mount", "-o", "loop,nosuid,nodev,noatime", str(image), str(path))
+
+    def _attached(self, image: Path) -> str:
+        """The loop devices of an image, each on a line: as long as anybody has it mounted, in whatever namespace."""
+        return self._call("losetup", "--noheadings", "--output", "NAME", "--associated", str(image))
+
+    @staticmethod
+    def _had(image: Path) -> Path:
+        """The file with the size of an image's file system, in bytes, where the image is larger: growing it was begun.
+
+        It ends as no volume's name does (`spec.RESERVED_ENDS`).
+        """
+        return image.with_name(f"{image.name}.making")
+
+    def _size(self, image: Path) -> int:
+        """The size of an image's file system, in bytes."""
+        try:
+            return int(self._had(image).read_text())
+        except FileNotFoundError:
+            return image.stat().st_size
+
+    def _note(self, image: Path, size_bytes: int) -> None:
+        new = image.with_name(f"{image.name}.restoring")
+        with new.open("w") as file:
+            file.write(str(size_bytes))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._had(image))
+
     def _grow(self, image: Path, path: Path, size_bytes: int) -> None:
-        mounted = path.is_mount()
-        if mounted:
+        """Cut off anywhere, it is begun again by the next `ensure` of that size."""
+        self._note(image, self._size(image))
+        if image.stat().st_size < size_bytes:
+            os.truncate(image, size_bytes)
+        kib = f"{size_bytes >> 10}K"
+        try:
+            device = _device(path)
+            self._call("losetup", "--set-capacity", device)
+            self._call("resize2fs", device, kib)
+            synced(path)
+        except SandboxFailed as error:
+            self._grow_unused(image, path, kib, why=str(error))
+        if image.stat().st_size == size_bytes:
+            self._had(image).unlink()
+        else:  # a larger size was tried before
+            self._note(image, size_bytes)
+
+    def _grow_unused(self, image: Path, path: Path, kib: str, *, why: str) -> None:
+        """Grow what is not mounted anywhere. why: it does not grow while it is."""
+        try:
             self._call("umount", str(path))
-        with image.open("r+b") as file:
-            file.truncate(size_bytes)
-        self._call("e2fsck", "-f", "-p", str(image), fine=(0, 1, 2))
-        self._call("resize2fs", str(image))
+        except SandboxFailed as error:
+            raise SandboxFailed(_used(path, why)) from error
+        try:
+            until = time.monotonic() + _DETACHED_S
+            while self._attached(image):
+                if time.monotonic() > until:
+                    raise SandboxFailed(_used(path, why))
+                time.sleep(_LOOK_S)
+            self._call("e2fsck", "-f", "-p", str(image), fine=(0, 1, 2))
+            self._call("resize2fs", str(image), kib)
+        finally:
+            self._mount(image, path)
 
     def usage(self, path: Path) -> Usage:
         """Raises InvalidRequest where there is no such volume."""
@@ -112,13 +189,13 @@ class Volumes:
             raise InvalidRequest(f"there is no volume at {path}")
         if path.is_mount():
             found = os.statvfs(path)
-            return Usage((found.f_blocks - found.f_bfree) * found.f_frsize, self._image(path).stat().st_size)
+            return Usage((found.f_blocks - found.f_bfree) * found.f_frsize, self._size(self._image(path)))
         # By a program that walks without recursion and without long paths: what lies deep counts, too. It says 1 where
         # files went away while it counted.
         said = self._call("du", "-s", "-x", "--block-size=1", "--", str(path), fine=(0, 1)).split()
         if not said:
             raise InvalidRequest(f"there is no volume at {path} any more")
-        return Usage(int(said[0]), self._image(path).stat().st_size if self._image(path).exists() else 0)
+        return Usage(int(said[0]), self._size(self._image(path)) if self._image(path).exists() else 0)
 
     def exists(self, path: Path) -> bool:
         """Whether there is a volume at `path`, mounted or not."""
@@ -201,7 +278,8 @@ class Volumes:
                 raise SandboxFailed(f"the volume {path.name} went away while it was to be read")
             mark = self._mark(path)
             with _watched(fd, path.name, within_s + _LATE_S):
-                mark.touch()
+                with self._lock:  # from here on it does not begin to grow, which would wait until it is thawed
+                    mark.touch()
                 try:
                     fcntl.ioctl(fd, thawing.FIFREEZE, struct.pack("i", 0))
                 except OSError as error:
@@ -242,19 +320,24 @@ class Volumes:
                 log.warning("a volume stays frozen", extra={"volume": str(mark.with_suffix("")), "reason": str(error)})
 
     def release(self, path: Path) -> None:
-        """Unmount a volume that no instance uses; `ensure` mounts it again."""
+        """Unmount a volume; `ensure` mounts it again. An instance that uses it still keeps a mount of its own."""
         with self._lock:
             self.thaw(path)
             if path.is_mount():
                 self._call("umount", str(path))
 
     def remove(self, path: Path) -> None:
-        """Take a volume away with all its data. What is not there is removed already."""
+        """Take a volume away with all its data. What is not there is removed already.
+
+        An instance that uses it still keeps a mount of its own: its device and disk are free when that has ended.
+        """
         with self._lock:
             self.thaw(path)
             if path.is_mount():
                 self._call("umount", "--lazy", str(path))
-            self._image(path).unlink(missing_ok=True)
+            image = self._image(path)
+            for place in (self._had(image), image.with_name(f"{image.name}.restoring"), image):
+                place.unlink(missing_ok=True)
         remove_tree(path)  # which may take minutes, and no other volume waits for it
 
     @staticmethod
@@ -310,6 +393,22 @@ def _watched(fd: int, name: str, within_s: float) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             watching.kill()
             watching.communicate()
+
+
+def _device(path: Path) -> str:
+    """The device that is mounted at `path`. Raises SandboxFailed."""
+    number = path.stat().st_dev
+    place = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not place.exists():
+        raise SandboxFailed(f"no device is mounted at {path}")
+    return f"/dev/{place.resolve().name}"
+
+
+def _used(path: Path, why: str) -> str:
+    return (
+        f"the volume {path.name} is in use, and this host cannot grow it meanwhile, which takes CAP_SYS_RESOURCE: "
+        f"pause its deployment, update it, and resume it ({why})"
+    )
 
 
 def synced(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import subprocess
@@ -23,6 +24,21 @@ from tests.waiting import until
 from tests.words.test_foreign import dig
 
 MIB = 1 << 20
+WRITES = """
+import hashlib, os, pathlib, sys
+digest = hashlib.sha256()
+print("holds", flush=True)
+with open("written", "wb", buffering=0) as file:
+    while not pathlib.Path("enough").exists():
+        block = os.urandom(4096)
+        if file.tell() < 3 << 20:
+            file.write(block)
+            digest.update(block)
+        pathlib.Path("small").write_bytes(block)
+print(digest.hexdigest(), flush=True)
+sys.stdin.read()
+"""
+"""Writes in the volume where it runs until it is told that it is enough, and then holds it until its input ends."""
 
 
 @pytest.fixture
@@ -69,6 +85,127 @@ def test_it_is_there_again_after_a_restart_of_the_host(volumes: Volumes, path: P
     assert not (path / "kept").exists()
     Volumes().ensure(path, 4 * MIB)
     assert (path / "kept").read_text() == "kept"
+
+
+def may_grow_in_use() -> bool:
+    """Whether the kernel lets this process grow a file system that is mounted: CAP_SYS_RESOURCE."""
+    capabilities = next(line for line in Path("/proc/self/status").read_text().splitlines() if "CapEff" in line)
+    return bool(int(capabilities.split()[1], 16) >> 24 & 1)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that writes in a volume which it has mounted in a namespace of its own, as a sandbox does."""
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", WRITES]
+    with subprocess.Popen(command, cwd=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holds:
+        try:
+            assert holds.stdout is not None
+            assert holds.stdout.readline() == "holds\n"
+            yield holds
+        finally:
+            holds.kill()
+
+
+def _devices(image: Path) -> str:
+    command = ["losetup", "--noheadings", "--output", "NAME,BACK-FILE", "--list"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    return "\n".join(line for line in said.splitlines() if str(image) in line)
+
+
+def _is_whole(image: Path) -> bool:
+    """Whether the file system of an image that nobody uses has no error."""
+    until(lambda: not _devices(image), deadline_s=30)
+    done = subprocess.run(["e2fsck", "-f", "-n", str(image)], check=False, capture_output=True, timeout=60)
+    return done.returncode == 0
+
+
+@pytest.mark.needs("root")
+def test_a_volume_that_a_sandbox_writes_in_grows_or_stays_as_it_is(volumes: Volumes, path: Path) -> None:
+    volumes.ensure(path, 8 * MIB)
+    image, grows = volumes._image(path), may_grow_in_use()
+    (path / "before").write_text("before")
+    with _held(path) as holds:
+        for size in (32 * MIB, 24 * MIB):
+            with contextlib.nullcontext() if grows else pytest.raises(SandboxFailed, match="CAP_SYS_RESOURCE: pause"):
+                volumes.ensure(path, size)
+            assert path.is_mount()
+            assert volumes.usage(path).size_bytes == (32 if grows else 8) * MIB
+        volumes.ensure(path, 8 * MIB)  # as for a revision that is gone back to
+        assert (_fill(path / "big", 20 * MIB) > 12 * MIB) == grows, "whoever uses it has what it grew by"
+        (path / "big").unlink()
+        volumes.release(path)
+        volumes.ensure(path, 8 * MIB)
+        assert (path / "small").exists(), "it is the same file system, and nobody mended it meanwhile"
+        (path / "enough").touch()
+        assert holds.stdout is not None
+        digest = holds.stdout.readline().strip()
+    assert hashlib.sha256((path / "written").read_bytes()).hexdigest() == digest
+    volumes.release(path)
+    assert _is_whole(image)
+    volumes.ensure(path, 24 * MIB)
+    assert volumes.usage(path).size_bytes == (32 if grows else 24) * MIB
+    assert _fill(path / "big", 40 * MIB) > 15 * MIB
+    (path / "big").unlink()
+    assert (path / "before").read_text() == "before"
+    assert hashlib.sha256((path / "written").read_bytes()).hexdigest() == digest
+    volumes.release(path)
+    assert _is_whole(image)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("last", ["truncate", "losetup", "resize2fs", "sync", "umount", "e2fsck"])
+def test_growing_that_is_cut_off_goes_on(
+    volumes: Volumes, path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    volumes.ensure(path, 8 * MIB)
+    (path / "kept").write_text("kept")
+    real = Volumes._call
+
+    def cut_off(*command: str, fine: tuple[int, ...] = (0,)) -> str:
+        said = real(*command, fine=fine) if last != "truncate" else ""
+        if command[0] == last or last == "truncate":
+            raise KeyboardInterrupt
+        return said
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Volumes, "_call", staticmethod(cut_off))
+        with contextlib.suppress(KeyboardInterrupt):  # not all are come to, here or where the kernel refuses
+            volumes.ensure(path, 32 * MIB)
+    Volumes().ensure(path, 32 * MIB)
+    assert (path / "kept").read_text() == "kept"
+    assert volumes.usage(path).size_bytes == 32 * MIB
+    assert _fill(path / "big", 40 * MIB) > 25 * MIB
+    volumes.release(path)
+    assert _is_whole(volumes._image(path))
+
+
+@pytest.mark.needs("root")
+def test_a_volume_that_is_being_read_grows_after_that(volumes: Volumes, path: Path) -> None:
+    volumes.ensure(path, 8 * MIB)
+    growing = threading.Thread(target=volumes.ensure, args=(path, 16 * MIB), daemon=True)
+    with volumes.archived(path) as stream:
+        growing.start()
+        growing.join(0.3)
+        assert growing.is_alive()
+        volumes.ensure(path.with_name("other"), MIB)  # for which others do not wait
+        volumes.remove(path.with_name("other"))
+        stream.read()
+    growing.join(60)
+    assert volumes.usage(path).size_bytes == 16 * MIB
+
+
+@pytest.mark.needs("root")
+def test_what_is_removed_while_it_is_held_is_gone_when_its_holder_is(volumes: Volumes, path: Path) -> None:
+    volumes.ensure(path, 8 * MIB)
+    with _held(path) as holds:
+        volumes.remove(path)
+        assert not path.exists()
+        assert _devices(volumes._image(path)), "it is used still"
+        volumes.ensure(path, 4 * MIB)
+        assert [one.name for one in path.iterdir()] == ["lost+found"], "another one"
+        volumes.remove(path)
+        assert holds.poll() is None
+    until(lambda: not _devices(volumes._image(path)), "its device is free again", deadline_s=30)
 
 
 def _archive(volumes: Volumes, path: Path) -> bytes:
