@@ -21,6 +21,7 @@ CANARY_S = 30.0
 """A canary serves its share alone for so long before the others follow."""
 _BACKOFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 """Before the next replica, by how many failed in a row. The first comes at once: most ends are alone."""
+BACKOFF_MAX_US = int(_BACKOFF_S[-1] * SECOND)
 STEADY_S = 10.0
 """A replica that was ready for so long and ends has not failed in a row with those before it."""
 

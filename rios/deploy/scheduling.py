@@ -8,12 +8,12 @@ come first (what one host's end takes along is then least), then the objective:
 - "latency": the nearest, then the emptiest, then the cheapest;
 - "both": the sum of both, each from 0 for the best to 1 for the worst of the hosts that can.
 
-A host that was often away counts as so much dearer and farther.
+A host that was often away counts as so much dearer and farther. One that is avoided is taken where no other can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 OBJECTIVES = ("both", "cost", "latency")
@@ -101,10 +101,16 @@ class Choice:
     """What each host lacks that cannot take it."""
 
 
-def choose(need: Need, hosts: Iterable[HostOffer], *, siblings: Mapping[str, int] | None = None) -> Choice:
+def choose(
+    need: Need,
+    hosts: Iterable[HostOffer],
+    *,
+    siblings: Mapping[str, int] | None = None,
+    avoided: Collection[str] = (),
+) -> Choice:
     """The host for one more replica.
 
-    siblings: how many replicas of the same deployment each host has.
+    siblings: how many replicas of the same deployment each host has. avoided: hosts where its last start failed.
     """
     beside = siblings or {}
     fitting: list[HostOffer] = []
@@ -114,9 +120,14 @@ def choose(need: Need, hosts: Iterable[HostOffer], *, siblings: Mapping[str, int
     if not fitting:
         misses = {host.name: missing(need, host) for host in refused}
         return Choice(None, _nowhere(misses), misses)
+    failing = sorted(host.name for host in fitting if host.name in avoided) if avoided else []
+    room = len(fitting)
+    if 0 < len(failing) < room:
+        fitting = [host for host in fitting if host.name not in avoided]
     score = _scores(need, fitting)
     best = min(fitting, key=lambda host: (beside.get(host.name, 0), score[host.name], host.name))
-    return Choice(best.name, _why(need, best, fitting, len(refused), beside), {})
+    text = f"{best.name}: {room} of {room + len(refused)} hosts have room; {_passed_over(failing, room)}"
+    return Choice(best.name, text + _why(need, best, fitting, beside), {})
 
 
 def missing(need: Need, host: HostOffer) -> tuple[str, ...]:
@@ -189,10 +200,19 @@ def _spread(values: Sequence[float]) -> list[float]:
     return [0.0 if high == low else (value - low) / (high - low) for value in values]
 
 
-def _why(need: Need, best: HostOffer, fitting: Sequence[HostOffer], refused: int, beside: Mapping[str, int]) -> str:
+def _passed_over(failing: Sequence[str], room: int) -> str:
+    if not failing:
+        return ""
+    if len(failing) == room:
+        return "on each of them its last start failed; "
+    rest = f" and {len(failing) - 5} more" if len(failing) > 5 else ""
+    return f"{', '.join(failing[:5])}{rest} passed over, for its last start failed there; "
+
+
+def _why(need: Need, best: HostOffer, fitting: Sequence[HostOffer], beside: Mapping[str, int]) -> str:
     least = beside.get(best.name, 0)
     alike = sum(beside.get(host.name, 0) == least for host in fitting)
-    text = f"{best.name}: {len(fitting)} of {len(fitting) + refused} hosts have room; "
+    text = ""
     if len(fitting) > alike:
         text += f"{alike} of them have the fewest replicas of it ({least}); "
     price, far = f"asks {best.ask_bp / 100:g} % of the book's price", f"{best.latency_ms:g} ms away"

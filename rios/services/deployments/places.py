@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, union, update
 
+from rios.deploy.deciding import BACKOFF_MAX_US
+from rios.deploy.lifecycle import State
 from rios.services.deployments.snapshots import at_once
 from rios.storage.deployment_models import AppPlaceRow, AppReplicaRow, AppRevisionRow, AppRow
 from rios.storage.models import UsageRow
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from rios.deploy.scheduling import HostOffer
     from rios.services.deployments.store import AppStore
-    from rios.services.deployments.values import NewReplica, Replica
+    from rios.services.deployments.values import App, NewReplica, Replica
 
 _LEFT_MAX = 100
 
@@ -71,6 +73,23 @@ def hosts_of(store: AppStore, app_id: str, *, volumes: bool = False) -> frozense
     wanted = select(row.host).where(row.app_id == app_id, *([row.volumes] if volumes else ()))
     with store.ledger.database.reading() as connection:
         return frozenset(connection.scalars(wanted))
+
+
+def failing(store: AppStore, app: App, views: Sequence[Replica], *, now: int) -> frozenset[str]:
+    """Hosts on which the last replica of a deployment's revision could not be started, as long as the longest back-off.
+
+    views: its replicas that have not ended. now: microseconds of UTC. What ended by itself after it had started is no
+    fault of its host; nor are replicas that nobody has tried to start yet a sign of anything.
+    """
+    row = AppReplicaRow
+    columns = (row.host, row.created_at, row.started_at, row.outcome)
+    lately = (row.app_id == app.id, row.ended_at > now - BACKOFF_MAX_US, row.revision == app.revision)
+    with store.ledger.database.reading() as connection:
+        known = [(one[0], one[1], one[2], one[3]) for one in connection.execute(select(*columns).where(*lately))]
+    known += [(one.host, one.created_at, one.started_at, one.outcome) for one in views if one.revision == app.revision]
+    tried = [one for one in known if one[2] or one[3] == State.FAILED]
+    last = {host: not started for host, _, started, _ in sorted(tried, key=lambda one: one[1])}
+    return frozenset(host for host, failed in last.items() if failed)
 
 
 def paid_before(store: AppStore, host: str) -> Address | None:

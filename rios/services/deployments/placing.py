@@ -11,7 +11,7 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.scheduling import Amounts, HostOffer, choose
 from rios.services.deployments.engine import is_named
 from rios.services.deployments.engines import Seen, offer_of
-from rios.services.deployments.places import home
+from rios.services.deployments.places import failing, home
 from rios.services.deployments.specified import Specified, need_of
 from rios.services.deployments.values import App, NewReplica, Replica, Step
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rios.deploy.deciding import Decision
     from rios.deploy.runtimes.protocol import Status
     from rios.services.deployments.hosts import Host
+    from rios.services.deployments.store import AppStore
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ def taken_of(
 
 
 def place(
+    store: AppStore,
     found: Pass,
     app: App,
     specification: Mapping[str, Any],
@@ -94,7 +96,10 @@ def place(
     *,
     homes: frozenset[str] = frozenset(),
 ) -> str | None:
-    """Put so many new replicas on hosts; why not all of them, where that is so. homes: hosts with its volumes."""
+    """Put so many new replicas on hosts; why not all of them, where that is so. homes: hosts with its volumes.
+
+    Hosts on which its last start failed are avoided, where it may be elsewhere.
+    """
     siblings: dict[str, int] = {}
     for one in views:
         if one.lives:
@@ -112,8 +117,10 @@ def place(
             return gone
     if count and model and is_named(specification["model"]) and not engines_for(found, app, specification):
         return f"no gateway is up that could find {specification['model']}: start one with `rios up --models DIRECTORY`"
+    tied = not count or not app.failures or model or homes  # most have not failed, and nothing is asked for them
+    avoided = frozenset() if tied else failing(store, app, views, now=found.now)
     for _ in range(count):
-        choice = choose(need, offers.values(), siblings=beside)
+        choice = choose(need, offers.values(), siblings=beside, avoided=avoided)
         if choice.host is None:
             return choice.reason
         replica_id = f"{app.name[:30]}-{secrets.token_hex(5)}"

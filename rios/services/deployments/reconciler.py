@@ -453,7 +453,7 @@ class Reconciler:
         if keeps and not homes:  # none is begun yet: those that are about to be have one host too
             living = [one for one in views if one.lives]
             homes = frozenset(one.host for one in living if self._specification(app.id, one.revision)["volumes"])
-        nowhere = place(found, app, specification, views, decision.begin, homes=homes)
+        nowhere = place(self._store, found, app, specification, views, decision.begin, homes=homes)
         changes: dict[str, Any] = {
             name: value
             for name, value in (
