@@ -79,7 +79,7 @@ def test_what_does_not_start_on_a_host_is_ready_on_another(begin: Begin, at: str
     app = verbs(begin(bad, good)).create(name="web", replicas=2, schedule={"objective": "cost"}, **FIELDS)
     app.wait(timeout=WAIT_S)
     assert {one.host for one in app.replicas} == {"good"}
-    assert bad.tried
+    assert 1 <= len(bad.tried) <= 2
     assert "good: 2 of 2 hosts have room; bad passed over, for its last start failed there; " in str(app.events)
     tried = len(bad.tried)
     app.update(env={"A": "1"})
@@ -92,7 +92,7 @@ def test_where_there_is_no_other_host_it_is_tried_there_again(begin: Begin) -> N
     bad = Failing("bad")
     app = verbs(begin(bad)).create(name="web", **FIELDS)
     until(lambda: app.status == "failed", deadline_s=WAIT_S)
-    assert len(bad.tried) >= 5
+    assert len(bad.tried) == 5, "each replica once"
     said = str(app.events)
     assert "on each of them its last start failed" in said
     assert "3 in a row, the next in 2 s" in said

@@ -128,9 +128,8 @@ class Acting:
             return replica_id in self._busy
 
     def failure(self, replica_id: str) -> str | None:
-        """Why a replica could not be started, where that is so; said once."""
-        with self._lock:
-            return self._failures.pop(replica_id, None)
+        """Why a replica could not be started, where that is so; until it has ended, so that nobody starts it again."""
+        return self._failures.get(replica_id)
 
     def runner(self, one: Replica) -> Exec:
         """What runs a probe's command in a replica."""
@@ -405,6 +404,7 @@ class Acting:
         self._metering().finish(app, one, specification, metrics, step, until=until, lease=lease)
         self._delivered.pop(one.id, None)
         self._given_up.discard(one.id)
+        self._failures.pop(one.id, None)
         if host is not None:
             host.clear(one.id)
 
