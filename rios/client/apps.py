@@ -16,7 +16,7 @@ from rios.client.http import Http
 from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
-from rios.deploy.spec import GRACE_MAX_S, App, SecretRef
+from rios.deploy.spec import GRACE_MAX_S, MODEL_FIELDS, App, SecretRef
 from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
 from rios.services.deployments.handle import Cost, given_secrets, secret_values
 from rios.services.deployments.service import Change, Plan, resolved, with_function
@@ -335,8 +335,9 @@ class RemoteDeployment(Shown):
 
     def update_to(self, wanted: App, *, only: set[str] | None = None) -> int:
         """As `update`, to a whole specification. only: the fields that may differ."""
-        body = _body(wanted)
-        fields = {name: value for name, value in body.items() if name != "name" and (only is None or name in only)}
+        # What a specification leaves out where it is nothing is said here: it may take the place of something.
+        whole = {**{name: getattr(wanted, name) for name in MODEL_FIELDS}, **_body(wanted)}
+        fields = {name: value for name, value in whole.items() if name != "name" and (only is None or name in only)}
         found: dict[str, Any] = self._http.ask("PATCH", self._path, json={"fields": fields})
         return self._wished.wish(int(found["revision"]))
 
