@@ -64,7 +64,7 @@ def apply(
 def apps(as_json: AsJson = False) -> None:
     """The applications of the organisation."""
     with _deploy() as deploy:
-        found = deploy._http.get("/v1/apps")["data"]
+        found = deploy._http.pages("/v1/apps")
     rows = [(one["name"], one["status"], one["replicas"], one["revision"], one["url"], one["reason"]) for one in found]
     _say(found, as_json, ("name", "status", "replicas", "revision", "url", "reason"), rows)
 
@@ -73,7 +73,7 @@ def app_(name: Name, as_json: AsJson = False) -> None:
     """One application with its replicas."""
     with _deploy() as deploy:
         app = deploy.get(name)
-        found: dict[str, Any] = {**app._found(), "data": app._http.get(f"/v1/apps/{name}/replicas")["data"]}
+        found: dict[str, Any] = {**app._found(), "data": app._http.pages(f"/v1/apps/{name}/replicas")}
     rows = [(one["id"], one["state"], one["revision"], one["host"], _moment(one["ready_at"])) for one in found["data"]]
     if not as_json:
         sys.stdout.write(f"{name} {found['status']} {found['reason']}\n")
