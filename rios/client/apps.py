@@ -274,7 +274,8 @@ class RemoteDeployment(Shown):
     def logs(self, *, follow: Literal[True], replica: str | None = None) -> Iterator[str]: ...
 
     def logs(self, *, follow: bool = False, replica: str | None = None) -> list[str] | Iterator[str]:
-        """Its lines in the order they were written. follow: an iterator that goes on until it has ended."""
+        """Its lines in the order they were written, the last 5000. follow: an iterator that begins with the oldest
+        that is kept and goes on until it has ended; it leaves out none, whatever the clocks of hosts say."""
         if follow:
             return self._following(replica)
         return [row["text"] for row in self._lines(replica, 0.0)]
@@ -289,16 +290,17 @@ class RemoteDeployment(Shown):
         return found
 
     def _following(self, replica: str | None) -> Iterator[str]:
-        since = 0.0
+        places: dict[str, float] = {}
         while True:
             try:
                 last = self.status == "stopped"
-                rows = self._lines(replica, since)
+                page = self._http.read(f"{self._path}/logs", {"after": places, "replica": replica})
             except NotFound:
                 return
-            for row in rows:
-                since = max(since, row["at"])
-                yield row["text"]
+            places = page["next"]
+            yield from (row["text"] for row in page["data"])
+            if page["more"]:
+                continue
             if last:
                 return
             time.sleep(_LINES_S)

@@ -68,9 +68,16 @@ class Http:
         headers = {} if key is None else {"Idempotency-Key": key}
         return self.ask("POST", path, json=body, headers=headers, timeout=timeout)
 
-    def ask(self, method: str, path: str, **more: Any) -> Any:
-        """One request, and its JSON; once, and not for long, where it is only to be shown. Raises errors of rios."""
-        safe = method in ("GET", "DELETE", "PUT") or "Idempotency-Key" in more.get("headers", {})
+    def read(self, path: str, body: Any) -> Any:
+        """What a path answers to a question that is a body and changes nothing; repeated after a lost connection."""
+        return self.ask("POST", path, safe=True, json=body)
+
+    def ask(self, method: str, path: str, *, safe: bool = False, **more: Any) -> Any:
+        """One request, and its JSON; once, and not for long, where it is only to be shown. Raises errors of rios.
+
+        safe: it may be repeated, whatever its method.
+        """
+        safe = safe or method in ("GET", "DELETE", "PUT") or "Idempotency-Key" in more.get("headers", {})
         if (patience := patience_s()) is not None:
             safe, more = False, {**more, "timeout": patience}
         deadline, pause_s = time.monotonic() + (RETRY_S if safe else 0), _PAUSE_S

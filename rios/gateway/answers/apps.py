@@ -156,6 +156,16 @@ class LogRows(Rows[LogRow]):
     """The last 5000 lines after a moment."""
 
 
+class LogPage(Rows[LogRow]):
+    """Lines from the oldest on, 5000 at most."""
+
+    next: dict[str, float] = Field(
+        description="The `after` of the page that follows, now or later: of each replica the moment of its last line.",
+        examples=[{"hello-4f1c-1": 1_764_410_400.25}],
+    )
+    more: bool = Field(description="Whether there are further lines at once.", examples=[False])
+
+
 class ReplicaRow(Answer):
     """A replica that has not ended. Moments are 0 before they have come."""
 

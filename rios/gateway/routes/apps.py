@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, SecretStr
 
 from rios.accounts.values import Principal
+from rios.deploy.runtimes.protocol import LogLine
 from rios.deploy.spec import App, AppFile
 from rios.gateway.answers import apps as apps_answers
 from rios.gateway.answers.words import says
@@ -62,6 +63,17 @@ class Lasting(Strict, json_schema_extra={"examples": [{"lasts_s": 3600}]}):
     """How long an address is good."""
 
     lasts_s: int = Field(default=LASTS_S, ge=1, le=LASTS_MAX_S)
+
+
+class Places(Strict, json_schema_extra={"examples": [{"after": {"hello-4f1c-1": 1764410400.25}}]}):
+    """Which lines are to follow."""
+
+    after: dict[Annotated[str, Field(max_length=63)], Annotated[float, Field(ge=0, le=2**40)]] = Field(
+        default_factory=dict, max_length=2 * REPLICAS_MAX,
+        description="The `next` of the page before; nothing for the first one.",
+    )  # fmt: skip
+    replica: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Of this one alone.")
+    limit: int = Field(default=_LINES_MAX, ge=1, le=_LINES_MAX)
 
 
 class Values(Strict, json_schema_extra={"examples": [{"secrets": {"TOKEN": "s3cret"}}]}):
@@ -285,8 +297,19 @@ def get_logs(
 ) -> dict[str, Any]:
     """Lines of all replicas, oldest first: the last 5000 after that moment."""
     lines = _app(request, who, name).lines(replica=replica, since=since)
-    rows = [{"at": line.at, "replica": one, "stream": line.stream, "text": line.text} for one, line in lines]
-    return {"data": rows[-_LINES_MAX:]}
+    return {"data": [_line(*one) for one in lines[-_LINES_MAX:]]}
+
+
+@router.post("/{name}/logs", summary="What an application wrote, in pages", responses=says(apps_answers.LogPage))
+def post_logs(request: Request, who: Reader, name: str, body: Places) -> dict[str, Any]:
+    """From the oldest line kept on, none left out: those of a replica in their order, of several as their hosts' clocks
+    say. Nothing is changed."""
+    page = _app(request, who, name).lines_after(body.after, replica=body.replica, limit=body.limit)
+    return {"data": [_line(*one) for one in page.lines], "next": page.places, "more": page.more}
+
+
+def _line(replica: str, line: LogLine) -> dict[str, Any]:
+    return {"at": line.at, "replica": replica, "stream": line.stream, "text": line.text}
 
 
 @router.get("/{name}/replicas", summary="The replicas of an application", responses=says(apps_answers.ReplicaRows))

@@ -16,6 +16,7 @@ from rios.deploy.spec import App as Specification
 from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing
 from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
+from rios.services.deployments.line_pages import LinePage, lines_after
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.snapshots import AppSnapshots, require
@@ -212,6 +213,12 @@ class Deployment(Shown):
                 if replica is not None:
                     raise
         return list(heapq.merge(*streams, key=lambda pair: pair[1].at))
+
+    def lines_after(self, places: Mapping[str, float], *, replica: str | None = None, limit: int = 5000) -> LinePage:
+        """The oldest lines after the places of a page before, all of them from {} on. Raises HostLost, as `lines`."""
+        if self._is_model():
+            return LinePage([], {}, more=False)
+        return lines_after(self._platform(), self.id, places, replica=replica, limit=limit)
 
     def _following(self, replica: str | None) -> Iterator[str]:
         from rios.services.deployments.following import follow
