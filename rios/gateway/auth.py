@@ -35,6 +35,15 @@ def buckets_of(who: Principal) -> list[str]:
     return [f"key:{who.by}", f"user:{who.user_id}"]
 
 
+async def principal_of(request: Request) -> Principal:
+    """Who makes a request. Raises NotSignedIn."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise NotSignedIn("there is no token: send `Authorization: Bearer TOKEN`")
+    known: Principal | None = request.state.known
+    return known or await run_in_threadpool(gate_of(request).accounts.tokens.authenticate, token.strip())
+
+
 def check_recent(request: HTTPConnection, who: Principal) -> None:
     """Raise SignInAgain where `who` signed in too long ago for what only an admin may do."""
     require_recent(gate_of(request), request.app.state.settings, who)
@@ -57,12 +66,7 @@ class _Needs(HTTPBearer):
 
     async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
         """Who makes the request. Raises NotSignedIn, TooManyRequests, NotAllowed, SignInAgain."""
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token.strip():
-            raise NotSignedIn("there is no token: send `Authorization: Bearer TOKEN`")
-        principal: Principal | None = request.state.known
-        if principal is None:
-            principal = await run_in_threadpool(gate_of(request).accounts.tokens.authenticate, token.strip())
+        principal = await principal_of(request)
         limits: Limiter = request.app.state.limits
         wanted = [name for name in buckets_of(principal) if name not in request.state.limited]
         if wanted:

@@ -18,17 +18,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rios.accounts.values import Principal
 from rios.gateway.app_tickets import shown_path
-from rios.gateway.auth import buckets_of
+from rios.gateway.auth import buckets_of, principal_of
 from rios.gateway.errors import answer
 from rios.gateway.limits import Limiter, Room
 from rios.gateway.metrics import Metrics
 from rios.gateway.settings import GatewaySettings
-from rios.words.errors import InvalidRequest, TooManyRequests
+from rios.words.errors import InvalidRequest, RiosError, TooManyRequests
 
 log = logging.getLogger(__name__)
 
 UNLIMITED = ("/live", "/ready", "/metrics")
 _APPS = "/apps/"
+DEPLOY = "deployments:write"
+_LONG = (
+    ("POST", re.compile(r"/v1/apps(/plan|/apply)?")),
+    ("PATCH", re.compile(r"/v1/apps/[^/]+")),
+)
+"""What takes specifications."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # An id is for finding a request in the log, and no secret: random bytes for each would cost as much as its routing.
 _PROCESS, _COUNT = secrets.token_hex(7), itertools.count()
@@ -97,7 +103,12 @@ class Protect:
                 raise HTTPException(431, f"the headers are longer than {self._settings.header_bytes_max} bytes")
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 raise HTTPException(400, "there is a NUL in the address, which no name of anything has")
-            body = _Body(receive, self._settings, is_for_app=scope["path"].startswith(_APPS))
+            try:
+                bounds = await self._bounds(request)
+            except RiosError as error:
+                await answer(request, error)(scope, receive, sent)
+                return
+            body = _Body(receive, bounds)
             body.check(Headers(scope=scope))
             await self._app(scope, body, sent)
         except TooManyRequests as error:
@@ -120,14 +131,36 @@ class Protect:
                     },
                 )
 
+    async def _bounds(self, request: Request) -> tuple[int, float]:
+        """Bytes and seconds of a request's body. Raises NotSignedIn, NotAllowed, TooManyRequests.
+
+        What says what an application is may hold a function, and so be longer than others: where it says beforehand how
+        long it is, of who may deploy, and each `body_bytes_max` of it is counted as a request. Until that is known
+        nothing of it is read.
+        """
+        settings = self._settings
+        if request.scope["path"].startswith(_APPS):
+            return settings.app_body_bytes_max, settings.app_body_timeout_s
+        usual = settings.body_bytes_max, settings.body_timeout_s
+        length = request.headers.get("content-length", "0")
+        if not (length.isdecimal() and usual[0] < int(length) <= settings.deploy_body_bytes_max):
+            return usual
+        if not any(request.method == method and path.fullmatch(request.scope["path"]) for method, path in _LONG):
+            return usual
+        request.state.known = who = await principal_of(request)
+        who.require(DEPLOY)
+        request.state.limited = names = [*{*request.state.limited, *buckets_of(who)}]
+        for _ in range(min(ceil(int(length) / usual[0]), settings.burst - 1)):
+            request.state.room = await self._limits.room(names)
+        return settings.deploy_body_bytes_max, settings.deploy_body_timeout_s
+
 
 class _Body:
     """Receives a body within its bounds of size and time; disconnects come through."""
 
-    def __init__(self, receive: Receive, settings: GatewaySettings, *, is_for_app: bool) -> None:
+    def __init__(self, receive: Receive, bounds: tuple[int, float]) -> None:
         self._receive = receive
-        self._bytes_max = settings.app_body_bytes_max if is_for_app else settings.body_bytes_max
-        self._timeout_s = settings.app_body_timeout_s if is_for_app else settings.body_timeout_s
+        self._bytes_max, self._timeout_s = bounds
         self._deadline = asyncio.get_running_loop().time() + self._timeout_s
         self._bytes = 0
         self._whole = False

@@ -17,6 +17,10 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RIOS_GATEWAY_", frozen=True)
 
     body_bytes_max: int = Field(default=1 << 20, gt=0, description="The longest body of a request.")
+    deploy_body_bytes_max: int = Field(
+        default=20 << 20, gt=0, description="The longest body that says what an application is, of who may deploy."
+    )
+    deploy_body_timeout_s: float = Field(default=120.0, gt=0, description="Such a long body must have arrived by then.")
     app_body_bytes_max: int = Field(default=1 << 30, gt=0, description="The longest body for an application.")
     app_body_timeout_s: float = Field(default=1800.0, gt=0, description="Such a body must have arrived within this.")
     app_burst: int = Field(

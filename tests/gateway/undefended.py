@@ -42,6 +42,7 @@ from tests.billing import test_recursion
 from tests.gateway import (
     test_accounts,
     test_connections,
+    test_long_bodies,
     test_oauth_attacks,
     test_once,
     test_origins,
@@ -357,6 +358,9 @@ CASES = (
          {"origins": test_origins.NAMED}),
     Case("the longest body", lambda _: None, _at_door(test_protection.test_a_long_body_is_refused),
          {"body_bytes_max": 1 << 40}),
+    Case("the longest specification", lambda _: None,
+         _at_door(test_long_bodies.test_nothing_is_read_of_who_may_not, "POST", ""),
+         {"deploy_body_bytes_max": 1 << 40}),
     Case("the time of a body", _to("__call__", protect._Body, _any_body),
          _at_own(test_protection.test_a_slow_body_is_refused)),
     Case("the longest headers", lambda _: None, _at_door(test_protection.test_giant_headers_are_refused),

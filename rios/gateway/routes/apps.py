@@ -16,6 +16,7 @@ from rios.gateway.answers.words import says
 from rios.gateway.app_tickets import LASTS_MAX_S, LASTS_S
 from rios.gateway.auth import gate_of, needs
 from rios.gateway.paging import After, AfterNumber, Limit, moment_cursor, page_of, read_moment_cursor
+from rios.gateway.protect import DEPLOY
 from rios.gateway.schemas import Name, Strict
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.service import Deployments, Plan
@@ -26,7 +27,7 @@ from rios.words.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"])
 Reader = Annotated[Principal, Depends(needs("models:read"))]
-Deployer = Annotated[Principal, Depends(needs("deployments:write"))]
+Deployer = Annotated[Principal, Depends(needs(DEPLOY))]
 _EXEC_S = 60.0
 _LINES_MAX = 5000
 Opener = Annotated[Principal, Depends(needs("generate"))]
