@@ -23,7 +23,7 @@ from rios.services.deployments.service import Change, Plan, resolved, with_funct
 from rios.services.deployments.shared_secrets import shared_values
 from rios.services.deployments.snapshots import Snapshot, taken
 from rios.services.deployments.spans import span_of
-from rios.services.deployments.values import Event
+from rios.services.deployments.values import EXEC_MAX_S, Event
 from rios.services.deployments.views import AppView
 from rios.services.edges import edge
 from rios.words.display import Shown
@@ -306,7 +306,17 @@ class RemoteDeployment(Shown):
             time.sleep(_LINES_S)
 
     def exec(self, command: Sequence[str], *, replica: str | None = None, timeout: float = 30.0) -> Executed:
-        """Run a command inside a replica: exit_code, stdout, stderr."""
+        """Run a command inside a replica: exit_code, stdout, stderr.
+
+        timeout: seconds, at most `EXEC_MAX_S` through a gateway. Raises InvalidRequest for longer, NotFound,
+        DeadlineExceeded.
+        """
+        if timeout > EXEC_MAX_S:
+            raise InvalidRequest(
+                f"timeout is {timeout:g} s, and through a gateway a command has {EXEC_MAX_S:g} s at most: have what "
+                "takes longer go on in the background (`nohup ... &`, into a file) and ask for its output, or make it "
+                'a deployment of its own (restart="on-failure")'
+            )
         body = {"command": list(command), "replica": replica, "timeout_s": float(timeout)}
         done = self._http.post(f"{self._path}/exec", body)
         return Executed(done["exit_code"], base64.b64decode(done["stdout"]), base64.b64decode(done["stderr"]))

@@ -13,7 +13,8 @@ import pytest
 
 import rios
 from rios.deploy.runtimes.protocol import LogLine
-from rios.words.errors import HostLost
+from rios.services.deployments.values import EXEC_MAX_S
+from rios.words.errors import HostLost, InvalidRequest
 from tests.client.test_commands import call
 from tests.deployments.simulated_hosts import SimulatedHost
 from tests.gateway.servers import Door, lean, problem
@@ -147,3 +148,15 @@ def test_pages_of_lines_are_bounded(door: Door, network: Any) -> None:
             problem(http.post("/v1/apps/quiet/logs", json=wrong), 400)
         problem(http.post("/v1/apps/none/logs", json={}), 404)
     network.deploy.get("quiet").delete(wait=False)
+
+
+def test_a_command_has_as_long_as_the_gateway_says(door: Door, network: Any, hosts: list[Telling]) -> None:
+    app = network.deploy.create(name="runs", command=["sleep", "9"], resources=SMALL)
+    until(lambda: app.status == "ready", deadline_s=WAIT_S)
+    assert app.exec(["true"], timeout=EXEC_MAX_S).exit_code == 0
+    with pytest.raises(InvalidRequest, match="timeout is 61 s, and through a gateway a command has 60 s at most"):
+        app.exec(["true"], timeout=61)
+    with door.client() as http:
+        refused = problem(http.post("/v1/apps/runs/exec", json={"command": ["true"], "timeout_s": 61.0}), 400)
+    assert "60" in refused["detail"]
+    app.delete(wait=False)

@@ -21,14 +21,13 @@ from rios.gateway.schemas import Name, Strict
 from rios.services.deployments.handle import Deployment
 from rios.services.deployments.service import Deployments, Plan
 from rios.services.deployments.spans import REPLICAS_MAX
-from rios.services.deployments.values import Event, Replica
+from rios.services.deployments.values import EXEC_MAX_S, Event, Replica
 from rios.services.deployments.views import AppWhole, whole_of
 from rios.words.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"])
 Reader = Annotated[Principal, Depends(needs("models:read"))]
 Deployer = Annotated[Principal, Depends(needs(DEPLOY))]
-_EXEC_S = 60.0
 _LINES_MAX = 5000
 Opener = Annotated[Principal, Depends(needs("generate"))]
 
@@ -51,7 +50,7 @@ class Command(Strict, json_schema_extra={"examples": [{"command": ["ls", "/data"
 
     command: list[Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]] = Field(max_length=256)
     replica: Name | None = None
-    timeout_s: float = Field(default=30.0, gt=0, le=_EXEC_S)
+    timeout_s: float = Field(default=30.0, gt=0, le=EXEC_MAX_S)
 
 
 class Changes(Strict, json_schema_extra={"examples": [{"fields": {"env": {"GREETING": "hello"}}}]}):

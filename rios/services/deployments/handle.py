@@ -232,8 +232,8 @@ class Deployment(Shown):
         return follow(platform, self.id, replica, alive)
 
     def exec(self, command: Sequence[str], *, replica: str | None = None, timeout: float = 30.0) -> Executed:
-        """Run a command inside a replica, or in any that runs: exit_code, stdout, stderr. Raises NotFound,
-        DeadlineExceeded."""
+        """Run a command inside a replica, or in any that runs: exit_code, stdout, stderr. timeout: seconds; through a
+        gateway 60 at most. Raises NotFound, DeadlineExceeded."""
         if self._is_model():
             raise NotFound(f"{self.name} is a model, and no command runs in it")
         for one in self.replicas:

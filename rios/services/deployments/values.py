@@ -11,6 +11,9 @@ from rios.deploy.lifecycle import LIVING, State, Wish
 from rios.words.display import Shown
 
 Row = Mapping[Any, Any]
+EXEC_MAX_S = 60.0
+"""The longest command inside a replica that is asked for through a gateway, in seconds: one answer stands for it, and
+proxies between let go of a connection that is silent for longer."""
 # Thousands are read in each pass of the reconciler.
 _STATES = {str(state): state for state in State}
 _WISHES = {str(wish): wish for wish in Wish}
