@@ -232,7 +232,10 @@ class AppSpendRow(Base):
 
 
 class AppSecretRow(Base):
-    """A secret of a deployment, or of an organisation (with an empty `app_id`): encrypted, never in clear."""
+    """A secret of a deployment, or of an organisation (with an empty `app_id`): encrypted, never in clear.
+
+    app_id: with `@REVISION` behind it, of a value that an update gave, which counts from that revision on.
+    """
 
     __tablename__ = "app_secrets"
     organisation_id: Mapped[str] = mapped_column(Text, primary_key=True)

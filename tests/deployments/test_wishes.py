@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import update
+from pydantic import SecretBytes
+from sqlalchemy import delete, update
 
 from rios.client import apps as remote
 from rios.client.apps import RemoteDeployments
@@ -18,6 +19,7 @@ from rios.deploy.lifecycle import State
 from rios.deploy.spec import App
 from rios.services.deployments import awaiting
 from rios.services.deployments.awaiting import Wished, awaited
+from rios.services.deployments.hosts import Order
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import ROLLED_BACK
@@ -25,7 +27,7 @@ from rios.services.deployments.values import Event
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppRevisionRow
 from rios.words.config import settings
-from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound
+from rios.words.errors import DeadlineExceeded, DeploymentFailed, InvalidRequest, NotFound, SandboxFailed
 from tests.deployments.simulated_hosts import SimulatedHost
 from tests.deployments.test_many_hosts import RESOURCES, WAIT_S, platform, verbs
 from tests.waiting import until
@@ -234,6 +236,87 @@ def test_secrets_whose_key_was_lost_are_given_anew(
     assert app.revision == 2
     found = stage.secrets.of(app._app(), app.specification["secrets"])
     assert found["TOKEN"].get_secret_value() == b"shibboleth"
+
+
+def test_values_of_secrets_are_a_revisions(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host: Any = stage.hosts.now()["host-0"]
+    given: dict[str, dict[str, str]] = {}
+    """What each replica found when it was started, or was given anew since."""
+    start, broken = host.start, threading.Event()
+
+    def put(replica_id: str, secrets: Mapping[str, SecretBytes]) -> None:
+        given[replica_id] = {name: value.get_secret_value().decode() for name, value in secrets.items()}
+
+    def started(order: Order) -> Any:
+        put(order.replica_id, order.secrets)
+        if broken.is_set() and order.secrets["TOKEN"].get_secret_value() == b"bad":
+            raise SandboxFailed("it does not start with that")
+        return start(order)
+
+    monkeypatch.setattr(host, "start", started)
+    monkeypatch.setattr(host, "put_secrets", put)
+
+    def has(*values: str) -> bool:
+        """Whether the replica that runs has TOKEN and OTHER of these values."""
+        found = [given.get(one.id, {}) for one in app.replicas]
+        return [[one.get("TOKEN"), one.get("OTHER")] for one in found] == [list(values)]
+
+    def until_has(*values: str) -> None:
+        app.wait(timeout=WAIT_S)
+        until(lambda: has(*values), f"{values} after {given}", deadline_s=WAIT_S)
+
+    app = ready(deploy, secrets={"TOKEN": "a", "OTHER": "o"})
+    assert has("a", "o")
+    assert app.update(secrets={"TOKEN": "b"}) == 2
+    until_has("b", "o")
+    assert app.rollback() == 1
+    until_has("a", "o")
+    assert app.rollback(2) == 2, "and forth"
+    until_has("b", "o")
+    app.rollback(1)
+    assert app.update(env={"N": "1"}) == 3, "of the first: it goes on with that one's values"
+    until_has("a", "o")
+    broken.set()
+    assert app.update(secrets={"TOKEN": "bad"}) == 4
+    with pytest.raises(DeploymentFailed):
+        app.wait(timeout=WAIT_S)
+    broken.clear()
+    assert app.revision == 3
+    app.restart()
+    until_has("a", "o")
+    assert app.update(secrets={"TOKEN": "bad"}) == 5, "it is not what is kept"
+    until_has("bad", "o")
+    app.rotate_secrets({"OTHER": "new"}, timeout=WAIT_S)
+    assert has("bad", "new")
+    app.rollback(2)
+    until_has("b", "new")
+    app.rotate_secrets({"TOKEN": "c"}, timeout=WAIT_S)
+    app.rollback(1)
+    until_has("c", "new")
+    assert [one["name"] for one in app.secrets] == ["OTHER", "TOKEN"]
+
+
+def test_values_that_nobody_goes_back_to_are_forgotten(deploy: Deployments, stage: Platform) -> None:
+    app = ready(deploy, secrets={"TOKEN": "0"})
+    for number in range(1, 6):
+        app.update(secrets={"TOKEN": str(number)})
+
+    def kept() -> list[int]:
+        with stage.store.ledger.database.reading() as connection:
+            return sorted(stage.secrets._kept(connection, app._app())["TOKEN"])
+
+    assert kept() == [0, 2, 3, 4, 5, 6]
+    old = (AppRevisionRow.app_id == app.id, AppRevisionRow.number.in_((1, 2, 4)))
+    stage.store.transact(lambda batch: batch.connection.execute(delete(AppRevisionRow).where(*old)))
+    app.update(secrets={"TOKEN": "6"})
+    assert kept() == [3, 5, 6, 7]
+    of = {n: stage.secrets.of(app._app(), {"TOKEN": {}}, revision=n)["TOKEN"].get_secret_value() for n in (3, 5, 6, 7)}
+    assert of == {3: b"2", 5: b"4", 6: b"5", 7: b"6"}
+    app.delete(timeout=WAIT_S)
+    with stage.store.ledger.database.reading() as connection:
+        assert stage.secrets._kept(connection, app._app()) == {}
 
 
 def test_a_mistake_in_the_last_changes_nothing_of_the_first(deploy: Deployments, tmp_path: Path) -> None:

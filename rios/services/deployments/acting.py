@@ -296,6 +296,8 @@ class Acting:
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
             specification=specification, secrets=self._secrets_of(app, specification, lease), image=image,
+            specification=specification, secrets=self._secrets_of(app, one, specification, lease),
+            image=image,
         )  # fmt: skip
         status = host.start(order)
         address = "" if status.endpoint is None else f"{status.endpoint[0]}:{status.endpoint[1]}"
@@ -312,10 +314,10 @@ class Acting:
         if one.id in self._given_up or self._closing.is_set():
             raise NotLeader(f"replica {one.id} is not to be started any more")
 
-    def _secrets_of(self, app: App, specification: Mapping[str, Any], lease: Lease) -> dict[str, SecretBytes]:
+    def _secrets_of(self, app: App, one: Replica, says: Mapping[str, Any], lease: Lease) -> dict[str, SecretBytes]:
         """What a replica finds under /run/secrets."""
-        found = self._secrets().of(app, specification["secrets"])
-        if asks_gateway(specification):
+        found = self._secrets().of(app, says["secrets"], revision=one.revision)
+        if asks_gateway(says):
             from rios.deploy.spec import TOKEN
 
             found[TOKEN] = self._keys().of(app, lease=lease)
@@ -367,7 +369,7 @@ class Acting:
     def _rotate(
         self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, rotated: int, lease: Lease
     ) -> None:
-        host.put_secrets(one.id, self._secrets_of(app, specification, lease))
+        host.put_secrets(one.id, self._secrets_of(app, one, specification, lease))
         self._moved(one, Step(one, one.state, "it has its secrets anew", changes={}, kind=ROTATED), lease)
         self._delivered[one.id] = rotated
 

@@ -282,7 +282,8 @@ class Deployment(Shown):
         """Want another revision: the given fields in place of those that are. Its number; the same for no change.
 
         It takes over step by step, and where it does not become ready the one before stays. An image that is given is
-        always a change: its name may lead elsewhere by now. Raises InvalidRequest.
+        always a change: its name may lead elsewhere by now. Values of secrets that are given are the new
+        revision's: where the one before stays or comes back, so do its values. Raises InvalidRequest.
         """
         from rios.services.deployments.service import with_function
 
@@ -318,6 +319,10 @@ class Deployment(Shown):
             stands.record(connection, app, by=self._by, at=at)
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
             columns = {"revision": number, "since": at, **_FRESH, **span_after(app, now, stored), **_begun(app)}
+            number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
+            platform.secrets.put_from(connection, app, changed, revision=number, at=at)
+            before = self._store.specification(app.id, app.revision)
+            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
             return columns, "update", f"{self._by} wants revision {number}"
 
         revision = self._change(change).revision
@@ -325,7 +330,8 @@ class Deployment(Shown):
         return self._wished.wish(revision)
 
     def rollback(self, revision: int | None = None) -> int:
-        """Want an earlier revision: the one before, or the one of that number. Raises InvalidRequest, NotFound."""
+        """Want an earlier revision: the one before, or the one of that number, with the values of secrets that it had
+        but for those that `rotate_secrets` gave anew since. Raises InvalidRequest, NotFound."""
         numbers = [one["number"] for one in self.revisions]
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
@@ -356,6 +362,7 @@ class Deployment(Shown):
 
     def rotate_secrets(self, values: Mapping[str, str], *, wait: bool = True, timeout: float = 60.0) -> None:
         """Give secrets anew, such as {"TOKEN": "..."}: each file in /run/secrets changes at once, while replicas run.
+        The values count for all revisions: one that is gone back to has them, too.
 
         wait: until all that run have them. Raises NotFound for a name that it has no secret of, InvalidRequest,
         DeadlineExceeded.

@@ -1,11 +1,16 @@
 """Secrets of deployments: AES-256-GCM under one key of the network, which is in a file or the environment.
 
 What is encrypted is bound to whose it is and what it is called: a row that was moved elsewhere does not open.
+
+A value of a deployment counts for all its revisions, or, where an update gave it, from that revision on: its row is of
+`APP@REVISION` then. So a replica has the values of its own revision, whichever is wanted by then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import itertools
 import os
 import secrets
 from collections.abc import Collection, Mapping
@@ -15,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretBytes, SecretStr
-from sqlalchemy import delete, insert, select
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select
 
-from rios.storage.deployment_models import AppSecretRow
+from rios.storage.deployment_models import AppRevisionRow, AppSecretRow
 from rios.words.durable import first_kept, sync_names
 from rios.words.errors import InvalidRequest, NotFound
 
@@ -37,6 +42,8 @@ _BRING_BACK = (
 )
 _SHARED = ""
 """In the place of a deployment's id: of its organisation."""
+_FROM = "@"
+"""Between a deployment's id and the revision from which its value counts. No id has it."""
 
 
 def open_secrets_key(home: Path | None, database: Database | None = None) -> bytes:
@@ -90,8 +97,42 @@ class SecretStore:
         return "<SecretStore>"
 
     def put(self, connection: Connection, app: App, values: Mapping[str, SecretStr], *, at: int) -> None:
-        """Keep values of a deployment's secrets, in a transaction of the caller's; other ones stay."""
+        """Keep values of a deployment's secrets for all its revisions, in a transaction of the caller's; other ones
+        stay."""
+        row = AppSecretRow
+        mine = (row.organisation_id == app.organisation_id, _of_app(app.id), row.name.in_(values))
+        connection.execute(delete(row).where(*mine))
         self._put(connection, app.organisation_id, app.id, values, at=at)
+
+    def put_from(
+        self, connection: Connection, app: App, values: Mapping[str, SecretStr], *, revision: int, at: int
+    ) -> None:
+        """As `put`, from a new revision on. Those that are not given go on as they are in the one before, which is not
+        always the last: it may be one that was gone back to."""
+        goes_on = dict(values)
+        kept = self._kept(connection, app)
+        for name, rows in kept.items():
+            if name not in values and max(rows) > app.revision:
+                with contextlib.suppress(InvalidRequest):  # its key was lost
+                    goes_on[name] = SecretStr(self._opened(_at(rows, app.revision)).decode())
+        self._put(connection, app.organisation_id, f"{app.id}{_FROM}{revision}", goes_on, at=at)
+        numbers = set(connection.scalars(select(AppRevisionRow.number).where(AppRevisionRow.app_id == app.id)))
+        for name, rows in kept.items():
+            starts = sorted({*rows, *([revision] if name in goes_on else [])})
+            for start, end in itertools.pairwise(starts):
+                if not any(start <= number < end for number in numbers):  # nobody goes back to it any more
+                    gone = rows[start]
+                    mine = [getattr(AppSecretRow, key) == gone[key] for key in ("organisation_id", "app_id", "name")]
+                    connection.execute(delete(AppSecretRow).where(*mine))
+
+    def _kept(self, connection: Connection, app: App) -> dict[str, dict[int, dict[str, Any]]]:
+        """The rows of a deployment's own secrets, by name and by the revision from which each counts."""
+        row = AppSecretRow
+        mine = (row.organisation_id == app.organisation_id, _of_app(app.id))
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for one in connection.execute(select(row.__table__).where(*mine)).mappings():
+            found.setdefault(one["name"], {})[_from(one["app_id"])] = dict(one)
+        return found
 
     def put_shared(
         self, connection: Connection, organisation_id: str, values: Mapping[str, SecretStr], *, at: int
@@ -111,7 +152,7 @@ class SecretStore:
 
     def drop(self, connection: Connection, app: App) -> None:
         """Forget the secrets of a deployment."""
-        connection.execute(delete(AppSecretRow).where(AppSecretRow.app_id == app.id))
+        connection.execute(delete(AppSecretRow).where(_of_app(app.id)))
 
     def drop_shared(self, connection: Connection, organisation_id: str, name: str) -> bool:
         """Forget a secret of an organisation; whether there was one."""
@@ -120,14 +161,14 @@ class SecretStore:
         return connection.execute(delete(row).where(*mine)).rowcount > 0
 
     def changed(self, connection: Connection, app: App, values: Mapping[str, SecretStr]) -> dict[str, SecretStr]:
-        """Those of `values` that a deployment does not have already, or not in a form that opens."""
-        row, found = AppSecretRow, {}
-        for name, value in values.items():
-            mine = (row.organisation_id == app.organisation_id, row.app_id == app.id, row.name == name)
-            one = connection.execute(select(row.__table__).where(*mine)).mappings().first()
-            if one is None or not self._is(dict(one), value):
-                found[name] = value
-        return found
+        """Those of `values` that the wanted revision of a deployment does not have already, or not in a form that
+        opens."""
+        kept = self._kept(connection, app) if values else {}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in kept or not self._is(_at(kept[name], app.revision), value)
+        }
 
     def _is(self, row: dict[str, Any], value: SecretStr) -> bool:
         try:
@@ -138,7 +179,7 @@ class SecretStore:
     def require(self, connection: Connection, app: App, names: Collection[str]) -> None:
         """Raise NotFound unless all that a deployment refers to is kept, for it or for its organisation."""
         row = AppSecretRow
-        mine = (row.organisation_id == app.organisation_id, row.app_id.in_((app.id, _SHARED)))
+        mine = (row.organisation_id == app.organisation_id, or_(_of_app(app.id), row.app_id == _SHARED))
         kept = set(connection.scalars(select(row.name).where(*mine)))
         if missing := sorted(set(names) - kept):
             raise NotFound(
@@ -153,25 +194,31 @@ class SecretStore:
         changed_at of each."""
         row = AppSecretRow
         mine = () if organisation_id is None else (row.organisation_id == organisation_id,)
-        wanted = select(row.name, row.changed_at).where(row.app_id == app_id, row.name > after, *mine)
+        changed_at = func.max(row.changed_at).label("changed_at")
+        whose = _of_app(app_id) if app_id else row.app_id == _SHARED
+        wanted = select(row.name, changed_at).where(whose, row.name > after, *mine).group_by(row.name)
         with self._store.ledger.database.reading() as connection:
             return [dict(one) for one in connection.execute(wanted.order_by(row.name).limit(limit)).mappings()]
 
-    def of(self, app: App, references: Mapping[str, Mapping[str, str]]) -> dict[str, SecretBytes]:
-        """The secrets that a specification refers to, by the names they have inside. Raises NotFound."""
+    def of(
+        self, app: App, references: Mapping[str, Mapping[str, str]], *, revision: int | None = None
+    ) -> dict[str, SecretBytes]:
+        """The secrets that a specification refers to, by the names they have inside: as they are in a revision of it,
+        the wanted one without. Raises NotFound."""
         row = AppSecretRow
         found: dict[str, SecretBytes] = {}
         with self._store.ledger.database.reading() as connection:
+            own = self._kept(connection, app) if references else {}
             for name, reference in references.items():
                 kept = reference.get("store", name)
-                wanted = (
-                    row.organisation_id == app.organisation_id,
-                    row.name == kept,
-                    row.app_id.in_((app.id, _SHARED)),
-                )
-                # Its own comes before the organisation's.
-                order = row.app_id.desc()
-                one = connection.execute(select(row.__table__).where(*wanted).order_by(order)).mappings().first()
+                shared = (row.organisation_id == app.organisation_id, row.app_id == _SHARED, row.name == kept)
+                number = app.revision if revision is None else revision
+                # Its own comes before the organisation's, from the revision on that brought it.
+                if kept in own and min(own[kept]) <= number:
+                    one: Mapping[str, Any] | None = _at(own[kept], number)
+                else:
+                    one = connection.execute(select(row.__table__).where(*shared)).mappings().first()
+                    one = _at(own[kept], number) if one is None and kept in own else one
                 if one is None:
                     raise NotFound(f"{app.name} refers to the secret {kept!r}, which is not kept; give its value again")
                 found[name] = SecretBytes(self._opened(dict(one)))
@@ -196,6 +243,22 @@ class SecretStore:
             raise InvalidRequest(
                 f"the secret {row['name']!r} does not open with this network's key; is {KEY_VARIABLE} right?"
             ) from error
+
+
+def _of_app(app_id: str) -> ColumnElement[bool]:
+    """The rows of a deployment's own, of whatever revision."""
+    row = AppSecretRow
+    return or_(row.app_id == app_id, row.app_id.startswith(f"{app_id}{_FROM}", autoescape=True))
+
+
+def _from(owner: str) -> int:
+    """The revision from which a row of a deployment counts; 0 for all."""
+    return int(owner.partition(_FROM)[2] or 0)
+
+
+def _at(rows: Mapping[int, dict[str, Any]], revision: int) -> dict[str, Any]:
+    """The one that counts in a revision; the first where all came later."""
+    return rows[max((start for start in rows if start <= revision), default=min(rows))]
 
 
 def _about(mine: Mapping[str, str]) -> bytes:
