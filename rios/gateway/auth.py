@@ -40,8 +40,10 @@ async def principal_of(request: Request) -> Principal:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token.strip():
         raise NotSignedIn("there is no token: send `Authorization: Bearer TOKEN`")
-    known: Principal | None = request.state.known
-    return known or await run_in_threadpool(gate_of(request).accounts.tokens.authenticate, token.strip())
+    principal: Principal | None = request.state.known
+    if principal is None:
+        principal = await run_in_threadpool(gate_of(request).accounts.tokens.authenticate, token.strip())
+    return principal
 
 
 def check_recent(request: HTTPConnection, who: Principal) -> None:

@@ -215,7 +215,7 @@ class SecretStore:
                 number = app.revision if revision is None else revision
                 # Its own comes before the organisation's, from the revision on that brought it.
                 if kept in own and min(own[kept]) <= number:
-                    one: Mapping[str, Any] | None = _at(own[kept], number)
+                    one: Mapping[Any, Any] | None = _at(own[kept], number)
                 else:
                     one = connection.execute(select(row.__table__).where(*shared)).mappings().first()
                     one = _at(own[kept], number) if one is None and kept in own else one
