@@ -295,9 +295,7 @@ class Acting:
                 self._snapshotting.settled(app, host.name)
         order = Order(
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
-            specification=specification, secrets=self._secrets_of(app, specification, lease), image=image,
-            specification=specification, secrets=self._secrets_of(app, one, specification, lease),
-            image=image,
+            specification=specification, secrets=self._secrets_of(app, one, specification, lease), image=image,
         )  # fmt: skip
         status = host.start(order)
         address = "" if status.endpoint is None else f"{status.endpoint[0]}:{status.endpoint[1]}"

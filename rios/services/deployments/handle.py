@@ -315,14 +315,10 @@ class Deployment(Shown):
             changed = platform.secrets.changed(connection, app, values)
             if not anew and not changed and stored == now:
                 return {}, "", ""
-            platform.secrets.put(connection, app, changed, at=at)
             stands.record(connection, app, by=self._by, at=at)
             number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
-            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, now, stored), **_begun(app)}
-            number = self._store.add_revision(connection, app, stored, digest, by=self._by, at=at)
             platform.secrets.put_from(connection, app, changed, revision=number, at=at)
-            before = self._store.specification(app.id, app.revision)
-            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, before, stored), **_begun(app)}
+            columns = {"revision": number, "since": at, **_FRESH, **span_after(app, now, stored), **_begun(app)}
             return columns, "update", f"{self._by} wants revision {number}"
 
         revision = self._change(change).revision
