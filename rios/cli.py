@@ -201,7 +201,7 @@ PANELS = {
     "A network for others": "up gateway login logout deploy undeploy backup restore certs",
     "Who may do what": "roles limits token users audit",
     "Applications": "apply apps app open logs events scale pause resume restart rollback delete exec secrets rotate "
-    "org-secrets org-secret snapshots snapshot",
+    "org-secrets org-secret snapshots snapshot volumes",
     "Money": "wallet usage costs invoice refund price-book discounts discount settle claim reconcile prove export "
     "verify govern",
     "Reports": "report",

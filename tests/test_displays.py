@@ -27,7 +27,7 @@ from rios.billing.books import PriceBook
 from rios.billing.ledger.values import Balance
 from rios.billing.pricing import DEFAULT_BOOK, Terms
 from rios.billing.verify import Link, Point
-from rios.client.apps import RemoteDeployment, RemoteDeployments, RemoteSecrets, RemoteSnapshots
+from rios.client.apps import RemoteDeployment, RemoteDeployments, RemoteSecrets, RemoteSnapshots, RemoteVolumes
 from rios.client.governance import RemoteGovernance
 from rios.client.http import Http
 from rios.client.job import RemoteJob
@@ -43,6 +43,7 @@ from rios.dmoe.job import Job
 from rios.dmoe.pieces import Pieces
 from rios.services.billing import Billing
 from rios.services.deployments.handle import Cost, Deployment
+from rios.services.deployments.kept_volumes import KeptVolume, KeptVolumes
 from rios.services.deployments.service import Change, Deployments, Plan
 from rios.services.deployments.shared_secrets import SharedSecrets
 from rios.services.deployments.snapshots import AppSnapshots
@@ -160,6 +161,7 @@ ANSWERS: dict[str, Any] = {
     | {f"{name}_wei": "7" for name in ("deposited", "trial", "held", "withdrawing", "overdrawn")},
     "/v1/earnings": {"owner": HOSTILE, "earned_wei": "7", "claimable_wei": "1", "claimed_wei": "1"},
     "/v1/jobs": {"data": [made(JobView).to_dict()], "version": 1, "more": False},
+    "/v1/volumes": {"data": [dataclasses.asdict(made(KeptVolume))]},
     "/v1/reports/runs": {"data": [made(Made).to_dict()]},
 }
 HTTP: Any = SimpleNamespace(
@@ -220,6 +222,7 @@ STANDING: dict[type, Callable[[], Any]] = {
     Deployment: lambda: of(Deployment, id=HOSTILE, name=HOSTILE, _platform=lambda: SimpleNamespace(store=STORE)),
     AppSnapshots: lambda: AppSnapshots(of(Deployment, name=HOSTILE, _platform=SECRET)),
     SharedSecrets: lambda: of(SharedSecrets, _organisation_id=HOSTILE, _platform=SECRET),
+    KeptVolumes: lambda: of(KeptVolumes, _organisation_id=HOSTILE, list=lambda: [made(KeptVolume)]),
     Plan: lambda: Plan([made(Change), Change(HOSTILE, "create")]),
     Cost: lambda: Cost(7),
     TargetTracking: lambda: of(TargetTracking, state="inactive", _scaler=SCALER, changes=[made(WorkersChange)]),
@@ -240,6 +243,7 @@ STANDING: dict[type, Callable[[], Any]] = {
     RemoteDeployment: lambda: RemoteDeployment(HTTP, HOSTILE),
     RemoteSecrets: lambda: RemoteSecrets(HTTP),
     RemoteSnapshots: lambda: RemoteSnapshots(HTTP, HOSTILE),
+    RemoteVolumes: lambda: RemoteVolumes(HTTP),
     RemoteReports: lambda: RemoteReports(HTTP),
 }  # fmt: skip
 
@@ -290,7 +294,7 @@ Handles = dict[str, Any]
 def _handles(net: Any, model: Any, app: Any) -> Handles:
     """All that a user holds of a network, widgets too, by what it is."""
     held: list[Any] = [net, net.dmoe, model, net.jobs, net.billing, net.wallet, net.earnings, net.governance, app]
-    held += [app.snapshots, net.deploy, net.deploy.secrets, net.reports, net.workers]
+    held += [app.snapshots, net.deploy, net.deploy.secrets, net.deploy.volumes, net.reports, net.workers]
     widgets = {"panel": net.widget(), "wallet": net.widget("wallet"), "of the model": model.widget()}
     return {type(one).__name__: one for one in held} | widgets | {"of the app": app.widget()}
 

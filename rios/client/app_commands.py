@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
     """Add all of them to the command line."""
     for command in (
         apply, apps, app_, open_, logs, events, scale, rollback, secrets, rotate, org_secrets, org_secret, pause,
-        resume, restart, delete, exec_, snapshot, snapshots,
+        resume, restart, delete, exec_, snapshot, snapshots, volumes,
     ):  # fmt: skip
         app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 
@@ -192,6 +193,24 @@ def snapshots(name: Name, as_json: AsJson = False) -> None:
          one.reason) for one in found
     ]  # fmt: skip
     _say(value, as_json, columns, rows)
+
+
+def volumes(
+    delete: Annotated[str | None, typer.Option(metavar="ID", help="Remove this one for good.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The volumes that were kept when their applications were deleted."""
+    with _deploy() as deploy:
+        if delete is not None:
+            deploy.volumes.delete(delete)
+            return
+        found = deploy.volumes.list()
+    rows = [
+        (one.id, one.deployment, one.path, one.host, f"{one.quota_bytes / 2**20:.1f}", _moment(one.deleted_at),
+         one.taken_by) for one in found
+    ]  # fmt: skip
+    columns = ("volume", "of", "at", "host", "MiB", "deleted", "taken by")
+    _say([asdict(one) for one in found], as_json, columns, rows)
 
 
 def pause(name: Name) -> None:

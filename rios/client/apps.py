@@ -19,6 +19,7 @@ from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import GRACE_MAX_S, MODEL_FIELDS, App, SecretRef
 from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
 from rios.services.deployments.handle import Cost, given_secrets, secret_values
+from rios.services.deployments.kept_volumes import KeptVolume, table_of
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.shared_secrets import shared_values
 from rios.services.deployments.snapshots import Snapshot, taken
@@ -26,7 +27,7 @@ from rios.services.deployments.spans import span_of
 from rios.services.deployments.values import EXEC_MAX_S, Event
 from rios.services.deployments.views import AppView
 from rios.services.edges import edge
-from rios.words.display import Shown
+from rios.words.display import Shown, answer
 from rios.words.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class RemoteDeployments(Shown):
         """The organisation's own secrets, which its applications take by `{store: NAME}`."""
         return RemoteSecrets(self._http)
 
+    @property
+    def volumes(self) -> RemoteVolumes:
+        """The volumes that were kept when their deployments were deleted, for new ones to take, or to be removed."""
+        return RemoteVolumes(self._http)
+
     def views(self) -> tuple[AppView, ...]:
         """All that a panel shows of those that there are, by name."""
         return tuple(AppView.from_dict(one) for one in self._http.pages("/v1/apps"))
@@ -123,6 +129,31 @@ class RemoteSecrets(Shown):
     def delete(self, name: str) -> None:
         """Keep a secret no longer. Raises NotFound, and InvalidRequest where applications refer to it."""
         self._http.ask("DELETE", "/v1/secrets", params={"name": name})
+
+
+class RemoteVolumes(Shown):
+    """The kept volumes of the own organisation. Nothing is charged for them."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    def __repr__(self) -> str:
+        return f"<RemoteVolumes at {self._http.url}>"
+
+    def _table(self) -> tuple[tuple[str, ...], builtins.list[tuple[object, ...]]]:
+        return table_of(answer(self.list))
+
+    def list(self) -> builtins.list[KeptVolume]:
+        """All of them, those that were left first come first."""
+        return [KeptVolume(**row) for row in self._http.pages("/v1/volumes")]
+
+    def get(self, name: str) -> KeptVolume:
+        """One by its id. Raises NotFound."""
+        return KeptVolume(**self._http.get(f"/v1/volumes/{name}"))
+
+    def delete(self, name: str) -> None:
+        """Remove one for good, by its id. Raises NotFound, and InvalidRequest where a deployment takes it."""
+        self._http.ask("DELETE", f"/v1/volumes/{name}")
 
 
 class RemoteSnapshots(Shown):

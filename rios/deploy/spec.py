@@ -94,6 +94,7 @@ PROBE_MAX_S = 10.0
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
 SecretName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")]
 HttpPath = Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=1024)]
+StoredId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 
 
 class _Part(BaseModel):
@@ -249,14 +250,20 @@ class Volume(_Part):
     size: Bytes = Field(ge=1 << 20, description="Quota in bytes.")
     keep: bool = Field(default=True, description="Whether it stays when the deployment is deleted.")
     read_only: bool = False
-    snapshot: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)] | None = Field(
+    snapshot: StoredId | None = Field(
         default=None, description="What it begins with, where it is made: a snapshot of the organisation, by its id."
     )
+    kept: StoredId | None = Field(default=None, description="Which kept volume of the organisation it is, by its id.")
 
     @model_serializer(mode="wrap")
     def _said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = serialize(self)
-        return data if self.snapshot is not None else {name: data[name] for name in data if name != "snapshot"}
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.snapshot is not None and self.kept is not None:
+            raise ValueError("snapshot and kept contradict each other: it begins with one of them")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from rios.deploy import thawing
-from rios.words.errors import InvalidRequest, SandboxFailed
+from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
 from rios.words.foreign import remove_tree
 
 log = logging.getLogger(__name__)
@@ -325,6 +325,25 @@ class Volumes:
             self.thaw(path)
             if path.is_mount():
                 self._call("umount", str(path))
+
+    def move(self, path: Path, to: Path) -> None:
+        """Make the volume at `path`, which no instance uses, the one at `to`; where it is that already, nothing.
+
+        Raises NotFound where it is at neither, and SandboxFailed where it cannot be unmounted.
+        """
+        if self.exists(to):
+            return
+        if not self.exists(path):
+            raise NotFound(f"there is no volume at {path} any more")
+        self.release(path)
+        with self._lock:
+            to.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if self.enforced:
+                self._image(path).replace(self._image(to))
+                with contextlib.suppress(OSError):  # where it was mounted
+                    path.rmdir()
+            else:
+                path.rename(to)
 
     def remove(self, path: Path) -> None:
         """Take a volume away with all its data. What is not there is removed already.

@@ -26,6 +26,7 @@ from rios.gateway.routes import (
     accounts,
     app_secrets,
     app_snapshots,
+    app_volumes,
     apps,
     dashboard,
     events,
@@ -82,7 +83,7 @@ ROUTERS = tuple(
     for module in (
         # Each is asked in turn whether a path is its own: what programs ask most comes first.
         openai, models, job_list, dashboard, jobs, money, treasury, governance, own, accounts, events, apps,
-        app_secrets, app_snapshots, reports, oauth, sign_in, pages, health,
+        app_secrets, app_snapshots, app_volumes, reports, oauth, sign_in, pages, health,
     )
 )  # fmt: skip
 

@@ -159,6 +159,12 @@ class _Quiet:
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
         raise self._acted()
 
+    def move_volume(self, organisation_id: str, app_id: str, path: str, *, to_app: str, to_path: str) -> None:
+        raise self._acted()
+
+    def remove_volume(self, organisation_id: str, app_id: str, path: str) -> None:
+        raise self._acted()
+
     def metrics(self, replica_id: str) -> Metrics:
         raise self._acted()
 

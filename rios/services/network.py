@@ -289,7 +289,7 @@ def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any]) -> R
 
 def _go_on(apps: Lazy[Platform], ledger: Ledger) -> None:
     """Look after deployments that were there before this process was, and what hosts still have of deleted ones."""
-    from rios.services.deployments.places import is_any_left
+    from rios.services.deployments.inheriting import is_any_left
     from rios.services.deployments.store import AppStore
 
     store = AppStore(ledger)

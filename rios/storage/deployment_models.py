@@ -178,6 +178,32 @@ class AppSnapshotCopyRow(Base):
     __table_args__ = (Index("ix_app_snapshot_copies_host", "paid", "host"),)
 
 
+class AppKeptVolumeRow(Base):
+    """A volume that a deleted deployment left on its host's disk, until it is another one's or removed."""
+
+    __tablename__ = "app_kept_volumes"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    app_id: Mapped[str] = mapped_column(ForeignKey("apps.id"))
+    """The deleted deployment."""
+    organisation_id: Mapped[str]
+    path: Mapped[str]
+    """Where that mounted it."""
+    host: Mapped[str]
+    quota_bytes: Mapped[int]
+    state: Mapped[str]
+    """kept, taken, moving or leaving."""
+    taker: Mapped[str]
+    """The deployment whose volume it is to be; empty without one."""
+    taker_path: Mapped[str]
+    """Where that mounts it."""
+    kept_at: Mapped[int]
+    """When its deployment was deleted."""
+    __table_args__ = (
+        Index("ix_app_kept_volumes_organisation", "organisation_id", "kept_at", "id"),
+        Index("ix_app_kept_volumes_state", "state", "taker"),
+    )
+
+
 class AppEventRow(Base):
     """Something that happened to a deployment. Written with what it tells, in one transaction. Never changed."""
 

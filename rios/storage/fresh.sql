@@ -877,4 +877,23 @@ CREATE INDEX ix_app_places_ended ON app_places (host) WHERE ended = 1
 
 CREATE INDEX ix_app_places_due ON app_places (period_at) WHERE sizes != ''
 
-INSERT INTO alembic_version VALUES ('0023')
+CREATE TABLE app_kept_volumes (
+	id TEXT NOT NULL, 
+	app_id TEXT NOT NULL, 
+	organisation_id TEXT NOT NULL, 
+	path TEXT NOT NULL, 
+	host TEXT NOT NULL, 
+	quota_bytes INTEGER NOT NULL, 
+	state TEXT NOT NULL, 
+	taker TEXT NOT NULL, 
+	taker_path TEXT NOT NULL, 
+	kept_at INTEGER NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(app_id) REFERENCES apps (id)
+)
+
+CREATE INDEX ix_app_kept_volumes_organisation ON app_kept_volumes (organisation_id, kept_at, id)
+
+CREATE INDEX ix_app_kept_volumes_state ON app_kept_volumes (state, taker)
+
+INSERT INTO alembic_version VALUES ('0024')

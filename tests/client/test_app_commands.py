@@ -35,7 +35,7 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypat
     one = {"name": "line", "command": ["python3", "-c", SERVER], "port": 8000, "grace": 3}
     one |= {"secrets": {"TOKEN": {"env": "LINE_TOKEN"}}}
     one |= {"resources": {"cpu": 0.5, "memory": "64MiB"}, "health": {"http": "/", "interval": 0.5, "timeout": 10}}
-    one |= {"volumes": {"/data": {"size": "4MiB", "keep": False}}}
+    one |= {"volumes": {"/data": "4MiB"}}
     file.write_text(json.dumps({"version": 1, "apps": [one]}))
     assert said("apply", "-f", str(file), "--plan") == "create line\n"
     assert json.loads(said("apps", "--json")) == []
@@ -71,4 +71,10 @@ def test_an_application_at_the_command_line(said: Any, tmp_path: Path, monkeypat
     said("restart", "line")
     said("delete", "line")
     assert json.loads(said("apps", "--json")) == []
+    (kept,) = json.loads(said("volumes", "--json"))
+    assert (kept["deployment"], kept["path"], kept["host"]) == ("line", "/data", "localhost")
+    assert said("volumes").splitlines()[-1].startswith(kept["id"])
+    assert said("volumes", "--delete", kept["id"]) == ""
+    assert json.loads(said("volumes", "--json")) == []
+    assert "no kept volume" in said("volumes", "--delete", kept["id"], code=1)
     assert "there is no deployment 'line'" in said("app", "line", code=1)

@@ -143,6 +143,29 @@ def test_a_volume_begins_with_a_snapshot_of_another(network: Any) -> None:
     disk.delete()
 
 
+def test_a_volume_is_kept_and_another_deployment_takes_it(network: Any) -> None:
+    fields = {"command": ["sleep", "600"], "resources": RESOURCES, "grace": 1}
+    first = network.deploy.create(name="first", volumes={"/data": "4MiB"}, **fields).wait(timeout=WAIT_S)
+    first.exec(["sh", "-c", "echo kept > /data/file; sync"])
+    first.delete()
+    (kept,) = network.deploy.volumes.list()
+    assert (kept.deployment, kept.path, kept.host, kept.taken_by) == ("first", "/data", "localhost", "")
+    assert network.deploy.volumes.get(kept.id) == kept
+    assert kept.id in network.deploy.volumes._repr_html_()
+    volume = {"size": "4MiB", "keep": False, "kept": kept.id}
+    with pytest.raises(InvalidRequest, match="as much"):
+        network.deploy.create(name="small", volumes={"/data": {**volume, "size": "2MiB"}}, **fields)
+    second = network.deploy.create(name="second", volumes={"/more": volume}, **fields).wait(timeout=WAIT_S)
+    assert second.exec(["cat", "/more/file"]).stdout == b"kept\n"
+    with pytest.raises(InvalidRequest, match="no kept volume"):
+        network.deploy.create(name="third", volumes={"/data": volume}, **fields)
+    second.delete()
+    assert network.deploy.volumes.list() == []
+    for call in (network.deploy.volumes.get, network.deploy.volumes.delete):
+        with pytest.raises(NotFound, match=kept.id):
+            call(kept.id)
+
+
 def test_what_is_refused(web: Any, network: Any) -> None:
     with pytest.raises(AlreadyExists):
         network.deploy.create(name="web", command=["true"])

@@ -74,6 +74,12 @@ class SimulatedHost:
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
         pass
 
+    def move_volume(self, organisation_id: str, app_id: str, path: str, *, to_app: str, to_path: str) -> None:
+        self._here()
+
+    def remove_volume(self, organisation_id: str, app_id: str, path: str) -> None:
+        self._here()
+
     def metrics(self, replica_id: str) -> Metrics:
         self._here()
         if replica_id not in self.running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from rios.services.reports.periods import Span
 from rios.services.reports.values import Identity, Past, RunState, Schedule
 from rios.services.views import WorkerInfo, Workers
 from rios.storage import report_models as m
+from rios.storage.deployment_models import AppKeptVolumeRow
 from rios.storage.engine import Database
 from rios.words.money import WEI_PER_ROS
 from tests.gateway.servers import Door
@@ -31,12 +33,12 @@ from tests.waiting import until
 
 LISTS = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/webhooks", "/v1/deployments",
          "/v1/budgets", "/v1/models", "/v1/apps", "/v1/apps/many/events", "/v1/apps/many/revisions",
-         "/v1/apps/many/replicas", "/v1/apps/many/secrets", "/v1/apps/many/snapshots", "/v1/secrets",
+         "/v1/apps/many/replicas", "/v1/apps/many/secrets", "/v1/apps/many/snapshots", "/v1/secrets", "/v1/volumes",
          "/v1/reports/runs", "/v1/reports/history", "/v1/reports/runs/many-0/lines", "/v1/reports/schedules",
          "/v1/discounts")  # fmt: skip
 
 PAGED = ("/v1/tokens", "/v1/users", "/v1/audit", "/v1/usage", "/v1/sessions", "/v1/deployments", "/v1/alerts",
-         "/v1/workers", "/v1/clients", *(path for path in LISTS[-12:] if "replicas" not in path))  # fmt: skip
+         "/v1/workers", "/v1/clients", *(path for path in LISTS[-13:] if "replicas" not in path))  # fmt: skip
 REPORTS_OF = ("/v1/reports/runs", "/v1/reports/history", "/v1/reports/schedules")
 APP = {"name": "many", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
 APP |= {"volumes": {"/data": "1MiB"}}
@@ -77,6 +79,7 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pyte
         assert http.post("/v1/apps", json=APP).status_code == 202
         assert http.post("/v1/apps/many/snapshots", json={"path": "/data"}).status_code == 202
         reader = http.post("/v1/users", json={"login": "reader", "role": "viewer"}).json()
+    _left(door, 1)
     _reported(door, "many", 2, reader["id"])
     asked = [*((path, None) for path in LISTS), *((path, reader["token"]) for path in REPORTS_OF)]
     few = [len(_asked(door, path, token)) for path, token in asked]
@@ -94,6 +97,7 @@ def test_many_rows_take_no_more_questions_than_few(door: Door, monkeypatch: pyte
             assert http.patch("/v1/apps/many", json=changed).status_code == 202
             assert http.post("/v1/apps/many/snapshots", json={"path": "/data"}).status_code == 202
             assert http.put("/v1/secrets", json={"secrets": {f"MANY_{number}": "x"}}).status_code == 200
+    _left(door, 30)
     _reported(door, "more", 30, reader["id"])
     for (path, token), before in zip(asked, few, strict=True):
         many = _asked(door, path, token)
@@ -169,6 +173,7 @@ def _filled(door: Door) -> None:
                 assert http.patch("/v1/apps/many", json=changed).status_code == 202
                 assert http.post("/v1/apps/many/snapshots", json={"path": "/data"}).status_code == 202
                 assert http.put("/v1/secrets", json={"secrets": {f"MANY_{number}": "x"}}).status_code == 200
+            _left(door, 8)
             _reported(door, "many", 9, "nobody")
         replicas = [NewReplica(_app(door), f"many-{number}", "host", "a test") for number in range(7)]
         _store(door).write(new=replicas, at=door.gate.tenancy.ledger.now(), lease=None)
@@ -213,6 +218,16 @@ def _app(door: Door) -> Any:
     return _store(door).named(FIRST_ORGANISATION, "many")
 
 
+def _left(door: Door, count: int) -> None:
+    """So many kept volumes, on a host that is not there."""
+    app = _app(door)
+    one = {"app_id": app.id, "organisation_id": app.organisation_id, "path": "/data", "host": "none", "state": "kept"}
+    one |= {"quota_bytes": 1 << 20, "taker": "", "taker_path": ""}
+    rows = [{**one, "id": f"vol-{secrets.token_hex(6)}", "kept_at": number // 2} for number in range(count)]
+    insertion = insert(AppKeptVolumeRow)
+    _store(door).transact(lambda batch: batch.connection.execute(insertion, rows))
+
+
 def _walked(http: Any, path: str) -> Iterator[Any]:
     more: dict[str, Any] = {}
     while more.get("after", "") is not None:
@@ -247,6 +262,7 @@ def test_pages_miss_nothing(door: Door, path: str) -> None:
             "/v1/reports/runs",
             "/v1/reports/schedules",
             "/v1/discounts",
+            "/v1/volumes",
         ):
             for wrong in ("x", "1", ":", "-1:x", "99999999999999999:x"):
                 assert http.get(path, params={"after": wrong}).status_code == 400
@@ -267,6 +283,7 @@ def test_a_client_walks_all_pages(door: Door, monkeypatch: pytest.MonkeyPatch) -
         assert [one["name"] for one in app.secrets] == [f"S{number}" for number in range(8)]
         assert len(net.deploy.secrets.list()) >= 8
         assert len(app.snapshots.list()) >= 8
+        assert len(net.deploy.volumes.list()) >= 8
         runs = [one.id for one in reports.made(limit=1000)]
         assert [one.id for one in net.reports.list()] == runs
         assert [one.id for one in net.reports.list(limit=7)] == runs[:7]

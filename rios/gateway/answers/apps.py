@@ -128,6 +128,24 @@ class SnapshotRows(Page[SnapshotRow]):
     """The snapshots of an application's volumes, oldest first."""
 
 
+class KeptVolumeRow(Answer):
+    """A volume that was kept when its application was deleted."""
+
+    id: str = Field(description="By which a new application takes it.", examples=["vol-4f1c0a9b22e1"])
+    deployment: str = Field(description="The name of the application that left it.", examples=["notes"])
+    path: str = Field(description="Where that mounted it.", examples=["/data"])
+    host: str = Field(description="On whose disk it lies.", examples=["host-1"])
+    quota_bytes: int = Field(examples=[10737418240])
+    taken_by: str = Field(
+        description="The application that has it as soon as it starts; empty without one.", examples=[""]
+    )
+    deleted_at: Moment
+
+
+class KeptVolumeRows(Page[KeptVolumeRow]):
+    """The organisation's kept volumes, those that were left first come first."""
+
+
 class AppEvent(Answer):
     """Something that happened to an application or one of its replicas."""
 

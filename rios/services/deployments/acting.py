@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State
-from rios.services.deployments import places
+from rios.services.deployments import inheriting, places
 from rios.services.deployments.bringing import Bringing
 from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.retention import Keeps, Retention
@@ -195,13 +195,16 @@ class Acting:
         self._begin(self._ends, host.name, instance, self._cleared, host, instance)
 
     def forget_left(self, hosts: Mapping[str, Host], *, lease: Lease) -> None:
-        """Have hosts that answer forget deployments that were deleted while they did not. Looked up now and then."""
+        """Have hosts that answer forget deployments that were deleted while they did not, and remove volumes that are
+        not kept any longer. Looked up now and then."""
         if time.monotonic() < self._left_at:
             return
         self._left_at = time.monotonic() + _LEFT_S
         for one in places.left(self._store, hosts.keys()):
             key = f"{one.host} {one.app_id}"
             self._begin(self._ends, one.host, key, self._forgotten, hosts[one.host], one, lease)
+        for owner, key, act in inheriting.due(self._store, hosts, lease):
+            self._begin(self._ends, owner, key, act)
 
     def see_to_volumes(self, apps: Sequence[App], hosts: Mapping[str, Host], *, lease: Lease, lost_s: float) -> None:
         """Have the volumes paid for whose period is over, and snapshots taken, copied and dropped. Looked up now and
@@ -297,6 +300,7 @@ class Acting:
             replica_id=one.id, app_id=app.id, organisation_id=app.organisation_id, revision=one.revision,
             specification=specification, secrets=self._secrets_of(app, one, specification, lease), image=image,
         )  # fmt: skip
+        inheriting.brought(self._store, app.id, host, lease)
         status = host.start(order)
         address = "" if status.endpoint is None else f"{status.endpoint[0]}:{status.endpoint[1]}"
         now = self._store.ledger.now()
@@ -344,7 +348,7 @@ class Acting:
             if not take_step(batch.connection, step, at=at):
                 raise NotLeader(f"replica {one.id} is no longer {one.state}")
             if takes is not None:
-                places.settle(batch.connection, one)
+                inheriting.settle(batch.connection, one, specification)
                 takes(batch)
 
         self._store.transact_whole(run)
@@ -455,7 +459,7 @@ class Acting:
         log.info("an instance of no replica was cleared away", extra={"host": host.name, "replica": instance})
 
     def _forgotten(self, host: Host, one: places.Left, lease: Lease) -> None:
-        host.forget(one.organisation_id, one.app_id, one.specification)
+        inheriting.forgets(self._store, host, one.organisation_id, one.app_id, one.specification, lease)
 
         def run(connection: Connection) -> None:
             require_leader(connection, *lease)
@@ -464,31 +468,18 @@ class Acting:
         self._store.transact(lambda batch: run(batch.connection))
 
     def _finished(self, app: App, specification: Mapping[str, Any], hosts: Mapping[str, Host], lease: Lease) -> None:
-        from rios.services.deployments.hosts import APP
-
-        forgot = []
-        for name in places.hosts_of(self._store, app.id) & hosts.keys():  # nothing of it ever was on others
-            host = hosts[name]
-            try:
-                for status in host.instances():
-                    if status.labels.get(APP) == app.id:  # its replicas have ended; this is being cleared, or was not
-                        host.clear(status.instance)
-                host.forget(app.organisation_id, app.id, specification)
-            except HostLost as error:
-                # It is asked again when it is back (`forget_left`), and orphans are cleared away then as ever.
-                log.info("a host is to forget later", extra={"host": name, "app": app.id, "reason": str(error)})
-            else:
-                forgot.append(name)
+        forgot = inheriting.forgot(self._store, app, specification, hosts, lease)
         at = self._store.ledger.now()
 
         def also(connection: Connection) -> None:
+            if not take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at):
+                raise NotLeader(f"deployment {app.id} is no longer {app.state}")
+            inheriting.left(connection, app, specification, at=at)
             for name in forgot:
                 places.forgotten(connection, app.id, name)
             self._keys().revoke(connection, app, at=at)
             self._secrets().drop(connection, app)
             dropped(connection, app.id)
-            if not take_step(connection, Step(app, State.STOPPED, "nothing of it is left", changes={}), at=at):
-                raise NotLeader(f"deployment {app.id} is no longer {app.state}")
 
         def run(connection: Connection) -> None:
             require_leader(connection, *lease)
@@ -497,4 +488,4 @@ class Acting:
         if specification["model"] is None:
             self._metering().rent.end(app, also, lease=lease, at=at)
         else:
-            self._store.transact(lambda batch: run(batch.connection))
+            self._store.transact_whole(lambda batch: run(batch.connection))

@@ -74,6 +74,18 @@ def _forget(host: LocalHost, call: Call) -> dict[str, Any]:
     return {}
 
 
+def _move_volume(host: LocalHost, call: Call) -> dict[str, Any]:
+    organisation, app, path = _volume(call)
+    _, to_app, to_path = _volume({**call, "app": call["to_app"], "path": call["to_path"]})
+    host.move_volume(organisation, app, path, to_app=to_app, to_path=to_path)
+    return {}
+
+
+def _remove_volume(host: LocalHost, call: Call) -> dict[str, Any]:
+    host.remove_volume(*_volume(call))
+    return {}
+
+
 def _metrics(host: LocalHost, call: Call) -> dict[str, Any]:
     return wire.plain(host.metrics(check_id(call["replica"])))
 
@@ -167,6 +179,8 @@ VERBS: Mapping[str, Callable[[LocalHost, Call], dict[str, Any]]] = {
     "end": _end,
     "clear": _clear,
     "forget": _forget,
+    "move_volume": _move_volume,
+    "remove_volume": _remove_volume,
     "metrics": _metrics,
     "logs": _logs,
     "exec": _exec,

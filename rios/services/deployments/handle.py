@@ -16,6 +16,7 @@ from rios.deploy.spec import App as Specification
 from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing
 from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
+from rios.services.deployments.kept_volumes import take
 from rios.services.deployments.line_pages import LinePage, lines_after
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
@@ -312,6 +313,7 @@ class Deployment(Shown):
             now = self._store.specification(app.id, app.revision)
             check_new(stored["volumes"], now["volumes"])
             require(connection, app.organisation_id, stored, now)
+            take(connection, app, stored)
             changed = platform.secrets.changed(connection, app, values)
             if not anew and not changed and stored == now:
                 return {}, "", ""
@@ -340,6 +342,7 @@ class Deployment(Shown):
             earlier_one = self._store.specification(app.id, wanted)
             if not app.bound:
                 require_free(connection, app.organisation_id, earlier_one, but=app.id)
+            take(connection, app, earlier_one)
             span = span_after(app, self._store.specification(app.id, app.revision), earlier_one)
             columns = {"revision": wanted, "since": self._store.ledger.now(), **_FRESH, **span, **_begun(app)}
             return columns, "rollback", f"{self._by} wants revision {wanted} back"

@@ -95,6 +95,16 @@ class Host(Protocol):
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
         """A deployment was deleted: take its logs and snapshots away, and the volumes that are not to be kept."""
 
+    def move_volume(self, organisation_id: str, app_id: str, path: str, *, to_app: str, to_path: str) -> None:
+        """A volume that a deleted deployment left is from now on the one that another mounts at `to_path`.
+
+        Raises NotFound where there is neither, SandboxFailed, and InvalidRequest while a replica of the first runs, or
+        where the host cannot rename volumes.
+        """
+
+    def remove_volume(self, organisation_id: str, app_id: str, path: str) -> None:
+        """Take a volume away that a deleted deployment left. Raises InvalidRequest while a replica of it runs."""
+
     def metrics(self, replica_id: str) -> Metrics:
         """What it used so far. Raises NotFound."""
 

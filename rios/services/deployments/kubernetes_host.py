@@ -23,7 +23,7 @@ from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.volume_names import volume_name
 from rios.services.deployments.hosts import Ended, Order
 from rios.services.deployments.local_host import REPLICAS_MAX, LocalHost
-from rios.words.errors import HostLost, RiosError
+from rios.words.errors import HostLost, InvalidRequest, RiosError
 
 if TYPE_CHECKING:
     from rios.deploy.runtimes.watching import Policy
@@ -231,6 +231,10 @@ class KubernetesHost(LocalHost):
     def _volume(self, organisation_id: str, app_id: str, path: str) -> Path:
         """The volume's name, which is the same on every machine."""
         return Path("/", self._network_id, organisation_id, app_id, volume_name(path))
+
+    def move_volume(self, organisation_id: str, app_id: str, path: str, *, to_app: str, to_path: str) -> None:
+        """A claim has one name for its life."""
+        raise InvalidRequest(f"the volumes of {self.name} keep their names: none becomes another deployment's")
 
     def _end_volume(self, place: Path, *, keep: bool) -> None:
         if not keep:

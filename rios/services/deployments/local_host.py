@@ -358,6 +358,21 @@ class LocalHost:
             for path, volume in specification["volumes"].items():
                 self._end_volume(self._volume(organisation_id, app_id, path), keep=volume["keep"])
 
+    def move_volume(self, organisation_id: str, app_id: str, path: str, *, to_app: str, to_path: str) -> None:
+        """A volume that a deleted deployment left is from now on another one's."""
+        self._require_ended(app_id, path)
+        place = self._volume(organisation_id, app_id, path)
+        self._volumes.move(place, self._volume(organisation_id, to_app, to_path))
+
+    def remove_volume(self, organisation_id: str, app_id: str, path: str) -> None:
+        """Take a volume away that a deleted deployment left."""
+        self._require_ended(app_id, path)
+        self._end_volume(self._volume(organisation_id, app_id, path), keep=False)
+
+    def _require_ended(self, app_id: str, path: str) -> None:
+        if self._runs(app_id):
+            raise InvalidRequest(f"a replica of {app_id} runs on host {self.name}: its volume at {path} stays")
+
     def _runs(self, app_id: str) -> bool:
         """Whether a replica of a deployment is here that has not ended."""
         return any(one.labels.get(APP) == app_id and one.state != "exited" for one in self.instances())

@@ -22,8 +22,8 @@ from rios.deploy.scheduling import Amounts, HostOffer, total
 from rios.services.deployments.acting import Acting
 from rios.services.deployments.engine import is_engine
 from rios.services.deployments.engines import Engines, Seen
+from rios.services.deployments.inheriting import homes_of, is_any_left
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
-from rios.services.deployments.places import hosts_of, is_any_left
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, taken_of, why
 from rios.services.deployments.spans import span_after
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
@@ -449,7 +449,7 @@ class Reconciler:
         for name, cause in decision.end:
             found.steps.append(Step(by_id[name], State.STOPPING, cause, changes={"outcome": str(State.STOPPED)}))
         keeps = decision.begin and specification["model"] is None and specification["volumes"]
-        homes = hosts_of(self._store, app.id, volumes=True) if keeps else frozenset()
+        homes = homes_of(self._store, app.id, specification) if keeps else frozenset()
         if keeps and not homes:  # none is begun yet: those that are about to be have one host too
             living = [one for one in views if one.lives]
             homes = frozenset(one.host for one in living if self._specification(app.id, one.revision)["volumes"])

@@ -42,6 +42,8 @@ _PAUSE_S = 0.2
 _CALL_S = 30.0
 _START_S = 90.0
 _PREPARE_S = 630.0
+_VOLUME_S = 600.0
+"""What is removed may be a million files, on a disk that others keep busy."""
 _FOLLOW_S = 0.4
 _LEAVE_S = 2.0
 """Who ends waits for so long for what was asked before."""
@@ -281,6 +283,15 @@ class RemoteHost:
     def forget(self, organisation_id: str, app_id: str, specification: Mapping[str, Any]) -> None:
         """Take away the logs and snapshots of a deleted deployment, and the volumes that are not to be kept."""
         self._call("forget", organisation=organisation_id, app=app_id, specification=dict(specification))
+
+    def move_volume(self, organisation_id: str, app_id: str, path: str, *, to_app: str, to_path: str) -> None:
+        """A volume that a deleted deployment left is from now on another one's."""
+        names = {"organisation": organisation_id, "app": app_id, "path": path}
+        self._call("move_volume", timeout_s=_VOLUME_S, **names, to_app=to_app, to_path=to_path)
+
+    def remove_volume(self, organisation_id: str, app_id: str, path: str) -> None:
+        """Take a volume away that a deleted deployment left."""
+        self._call("remove_volume", timeout_s=_VOLUME_S, organisation=organisation_id, app=app_id, path=path)
 
     def metrics(self, replica_id: str) -> Metrics:
         """What it used so far."""

@@ -22,6 +22,7 @@ from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing, require_archive
 from rios.services.deployments.bound import new_app
 from rios.services.deployments.handle import Deployment, begun_anew, kept_names
+from rios.services.deployments.kept_volumes import KeptVolumes, take
 from rios.services.deployments.rules import CREATED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.shared_secrets import SharedSecrets
@@ -119,6 +120,7 @@ class Deployments(Shown):
             require(connection, self._organisation_id, stored)
             stands.require(connection, app)
             platform.secrets.require(connection, app, kept_names(stored) - given.keys())
+            take(connection, app, stored)
 
         def also(connection: Connection) -> None:
             if given:
@@ -151,6 +153,11 @@ class Deployments(Shown):
     def secrets(self) -> SharedSecrets:
         """The organisation's own secrets, which its applications take by `{store: NAME}`."""
         return SharedSecrets(self._platform, organisation_id=self._organisation_id, by=self._user_id)
+
+    @property
+    def volumes(self) -> KeptVolumes:
+        """The volumes that were kept when their deployments were deleted, for new ones to take, or to be removed."""
+        return KeptVolumes(self._platform, organisation_id=self._organisation_id, by=self._user_id)
 
     def views(self) -> tuple[AppView, ...]:
         """All that a panel shows of those that there are, at one moment, by name."""
