@@ -26,6 +26,7 @@ from tests.deployments.stage import RESOURCES
 from tests.deployments.test_agents import Machine, deploy, machines, platform
 from tests.deployments.test_many_hosts import platform as simulated
 from tests.deployments.test_many_hosts import verbs
+from tests.storage.databases import KINDS, drop_database, new_tables
 from tests.waiting import until
 
 __all__ = ["deploy", "machines", "platform"]
@@ -187,14 +188,21 @@ class Two:
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
+def two(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
+    """On SQLite, where a test asks for no other one."""
     monkeypatch.setattr("rios.services.deployments.reconciler.HOST_LOST_S", 0.5)
     monkeypatch.setattr("rios.services.deployments.reconciler._ORPHANS_S", 0.5)
     monkeypatch.setattr("rios.services.deployments.acting._LEFT_S", 0.2)
-    with Purse(settings().model_copy(update={"home": tmp_path / "home"}), background=False) as purse:
+    url = new_tables(getattr(request, "param", "sqlite"), tmp_path)
+    options = settings().model_copy(update={"home": tmp_path / "home", "database": url})
+    with Purse(options, background=False) as purse:
         found = Two(purse, tmp_path)
         yield found
         found.platform.close()
+    drop_database(url)
+
+
+on_both = pytest.mark.parametrize("two", KINDS, indirect=True)
 
 
 def test_one_deployment_alone_takes_it_and_one_of_the_organisation(two: Two) -> None:
@@ -242,6 +250,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(two: Two) -> None:
     assert kept_volumes._CLUSTER == kubernetes_host.NAME
 
 
+@on_both
 def test_an_update_adds_one_and_where_nothing_comes_of_it_it_is_kept_again(two: Two) -> None:
     kept = two.kept("first", busy="b")
     app = two.deploy.create(name="app", **FIELDS, update={"deadline": 1.0}).wait(timeout=WAIT_S)
@@ -300,6 +309,7 @@ def test_a_start_that_is_cut_off_after_it_was_taken_loses_nothing(two: Two, monk
     assert two.volumes() == {(third.id, "/notes"): made}
 
 
+@on_both
 def test_a_host_that_is_away_leaves_rows_at_once_and_removes_when_it_is_back(two: Two) -> None:
     app = two.app("away", data={}, passing={"keep": False})
     (home,) = {one.host for one in app.replicas}
@@ -330,6 +340,7 @@ def test_a_volume_of_an_earlier_revision_alone_is_kept_too(two: Two) -> None:
     assert {(one.path, one.quota_bytes) for one in two.deploy.volumes.list()} == {("/data", 4 * MIB), ("/more", MIB)}
 
 
+@on_both
 def test_they_are_shown_as_a_table_and_listed_in_pages(two: Two) -> None:
     kept = [two.kept(f"app-{number}") for number in range(3)]
     found, after = list[KeptVolume](), (-1, "")

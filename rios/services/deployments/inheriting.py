@@ -124,7 +124,8 @@ def brought(store: AppStore, app_id: str, host: Host, lease: Lease, *, ends: boo
     row, place = AppKeptVolumeRow, AppPlaceRow
     mine = (row.taker == app_id, row.host == host.name, row.state == MOVING)
     with store.ledger.database.reading() as connection:
-        found = known(connection, *mine)
+        if not (found := known(connection, *mine)):
+            return
         before = [one["app_id"] for one in found]
         busy = connection.scalars(select(place.app_id).where(place.app_id.in_(before), place.host == host.name)).all()
     if busy:
