@@ -250,9 +250,7 @@ class Volume(_Part):
     size: Bytes = Field(ge=1 << 20, description="Quota in bytes.")
     keep: bool = Field(default=True, description="Whether it stays when the deployment is deleted.")
     read_only: bool = False
-    snapshot: StoredId | None = Field(
-        default=None, description="What it begins with, where it is made: a snapshot of the organisation, by its id."
-    )
+    snapshot: StoredId | None = Field(default=None, description="A snapshot that it begins with, by its id.")
     kept: StoredId | None = Field(default=None, description="Which kept volume of the organisation it is, by its id.")
 
     @model_serializer(mode="wrap")
@@ -336,7 +334,7 @@ class App(_Part, json_schema_extra={"examples": [_EXAMPLE]}):
     rootfs: str | None = Field(
         default=None,
         min_length=1,
-        max_length=4096,
+        max_length=4200,
         description="A local archive (tar): a root file system or an image. Once it is kept, with @ and its digest.",
     )
     python: Function | None = None

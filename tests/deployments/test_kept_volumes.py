@@ -331,13 +331,18 @@ def test_a_host_that_is_away_leaves_rows_at_once_and_removes_when_it_is_back(two
         next_one.close()
 
 
-def test_a_volume_of_an_earlier_revision_alone_is_kept_too(two: Two) -> None:
-    """Nothing removes it, whatever that revision said."""
-    app = two.app("changed", data={"keep": False})
-    app.update(volumes={"/more": "1MiB"})
-    app.wait(timeout=WAIT_S)
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_volume_of_an_earlier_revision_alone_is_kept_if_that_said_so(two: Two, keep: bool) -> None:
+    app = two.app("changed", data={"keep": not keep})
+    for volumes in ({"/data": {"size": "4MiB", "keep": keep}}, {"/more": "1MiB"}):
+        app.update(volumes=volumes)
+        app.wait(timeout=WAIT_S)
+    assert (app.id, "/data") in two.volumes()
     app.delete(timeout=WAIT_S)
-    assert {(one.path, one.quota_bytes) for one in two.deploy.volumes.list()} == {("/data", 4 * MIB), ("/more", MIB)}
+    data = {("/data", 4 * MIB)} if keep else set()
+    assert {(one.path, one.quota_bytes) for one in two.deploy.volumes.list()} == {*data, ("/more", MIB)}
+    until(lambda: ((app.id, "/data") in two.volumes()) == keep, deadline_s=WAIT_S)
+    assert (app.id, "/more") in two.volumes()
 
 
 @on_both

@@ -95,15 +95,17 @@ def settle(connection: Connection, one: Replica, specification: Mapping[str, Any
 def left(connection: Connection, app: App, specification: Mapping[str, Any], *, at: int) -> None:
     """Know the volumes that a deployment leaves, in the transaction that ends it, before its places are forgotten.
 
-    Those that `forget` takes away are none of them; those of earlier revisions alone are, for nothing removes them.
+    Those that `forget` takes away are none of them. Of earlier revisions alone it does not know: what the last of those
+    says holds for them, and those that are not to be kept leave their hosts as if somebody had deleted them.
     """
-    row, volumes = AppKeptVolumeRow, specification["volumes"]
+    row, volumes, keep = AppKeptVolumeRow, specification["volumes"], _to_keep(connection, app, specification)
     back = {"state": KEPT, "taker": "", "taker_path": ""}
     connection.execute(update(row).where(row.taker == app.id, row.state == TAKEN).values(**back))
     rows = [
         {
             "id": f"vol-{secrets.token_hex(6)}", "app_id": app.id, "organisation_id": app.organisation_id,
-            "path": path, "host": host, "quota_bytes": quota, **back, "kept_at": at,
+            "path": path, "host": host, "quota_bytes": quota, "kept_at": at,
+            **back, "state": KEPT if keep.get(path, True) else LEAVING,
         }
         for host, sizes in lying(connection, app.id).items()
         for path, quota in (sizes or sizes_of(specification)).items()
@@ -111,6 +113,17 @@ def left(connection: Connection, app: App, specification: Mapping[str, Any], *, 
     ]  # fmt: skip
     if rows:
         connection.execute(insert(row), rows)
+
+
+def _to_keep(connection: Connection, app: App, specification: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether volumes are to be kept, by where they are mounted: as the wanted revision says, or the last that does."""
+    row = AppRevisionRow
+    others = select(row.specification).where(row.app_id == app.id).order_by(row.number.desc())
+    found: dict[str, bool] = {}
+    for one in (specification, *map(json.loads, connection.scalars(others))):
+        for path, volume in one["volumes"].items():
+            found.setdefault(path, volume["keep"])
+    return found
 
 
 # --- on hosts -------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class LocalHost:
                 name=self.name,
                 total=Amounts(
                     cpu_milli=len(os.sched_getaffinity(0)) * 1000 * CPU_SHARES,
-                    memory_bytes=int(_memory_bytes() * _MEMORY_SHARE),
+                    memory_bytes=int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * _MEMORY_SHARE),
                     gpus=gpus_to_offer(self._gpus),
                     disk_bytes=disk.free,
                     replicas=REPLICAS_MAX,
@@ -495,7 +495,3 @@ class LocalHost:
 
 def _kept_lines(path: Path) -> list[LogLine]:
     return [LogLine(*json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
