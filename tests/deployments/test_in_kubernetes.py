@@ -72,7 +72,8 @@ def test_it_is_served_metered_and_ended(stage: Stage, server: KubernetesServer) 
     assert set(usage) == {"cpu", "memory"}
     assert [record.resource for record in stage.ledger.usage(request_id=app.id)] == ["storage"], "of its volume, once"
     billed_s = usage["memory"] / (128 << 20)
-    assert 2.0 <= billed_s <= time.time() - begun, "from when it was held for to when it ended"
+    # A cluster says in whole seconds when it ended.
+    assert 1.0 < billed_s <= time.time() - begun, "from when it was held for to when it ended"
     assert int(app.cost) > 0
 
 
