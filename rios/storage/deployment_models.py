@@ -234,7 +234,10 @@ class AppLoadRow(Base):
 
 
 class LeaseRow(Base):
-    """Who does a thing that one alone may do, until when, and the how-manieth holder that is."""
+    """Who does a thing that one alone may do, until when, and the how-manieth holder that is.
+
+    That of a router says for `routers` up to which event it has read, and what is in the hands of replicas that leave.
+    """
 
     __tablename__ = "leases"
     name: Mapped[str] = mapped_column(Text, primary_key=True)

@@ -19,6 +19,7 @@ from rios.services.deployments import inheriting, places
 from rios.services.deployments.bringing import Bringing
 from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.retention import Keeps, Retention
+from rios.services.deployments.routers import Drains
 from rios.services.deployments.shares import Shares
 from rios.services.deployments.snapshots import dropped, restored_from
 from rios.services.deployments.snapshotting import Snapshotting
@@ -53,9 +54,6 @@ log = logging.getLogger(__name__)
 _STARTS, _ENDS, _METERS, _SNAPSHOTS, _SHARE = 64, 128, 32, 64, 16
 """Threads that fetch and start, end, meter, see to snapshots; and how many of each an owner has. A start may fetch for
 minutes, an end waits for who ignores it, a snapshot is copied: no owner waits for another's, nor a start for copies."""
-_DRAIN_LOOK_S = 0.02
-_OTHERS_S = 0.6
-"""Routers of other processes know within this that a replica takes nothing more."""
 _AGAIN_S = 1.0
 _LEFT_S = _VOLUMES_S = 5.0
 _HISTORY_S = 600.0
@@ -84,13 +82,13 @@ class Acting:
         self._store = store
         self._metering = metering
         self._secrets = secrets
-        self._routes = routes
         self._retention = Retention(store, keeps or Keeps())
         self._starts = Shares(_STARTS, _SHARE, name="rios-acting")
         self._ends = Shares(_ENDS, _SHARE, name="rios-ending")
         self._meters = Shares(_METERS, _SHARE, name="rios-metering")
         self._snapshots = Shares(_SNAPSHOTS, _SHARE, name="rios-snapshots")
         self._closing = threading.Event()
+        self._drains = Drains(store, routes, self._closing)
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._not_before: dict[str, float] = {}
@@ -393,7 +391,7 @@ class Acting:
             grace_s = specification["grace"]
             if one.ready_at and one.address and not ended:
                 one, held_s = self._held(app, one, specification, host, lease)
-                self._drain(one, min(grace_s, held_s))
+                self._drains.wait(one, min(grace_s, held_s))
             if not ended:
                 one, held_s = self._held(app, one, specification, host, lease)
                 grace_s = min(grace_s, held_s)
@@ -433,21 +431,6 @@ class Acting:
             except (RiosError, OSError) as error:  # who cannot be measured is ended all the same
                 log.warning("a replica that is to end is not measured", extra={"replica": one.id, "reason": str(error)})
         return one, metering.covered_s(one)
-
-    def _drain(self, one: Replica, grace_s: float) -> None:
-        """Until a replica, which gets no new requests, has answered those in its hands."""
-        routes = None if self._routes is None else self._routes()
-        if routes is None:
-            self._closing.wait(min(_OTHERS_S, grace_s))
-            return
-        routes.refresh()
-        begun = time.monotonic()
-        least = _OTHERS_S if routes.others() else 0.0
-        while time.monotonic() < begun + grace_s:
-            if not routes.running(one.id) and time.monotonic() >= begun + least:
-                return
-            if self._closing.wait(_DRAIN_LOOK_S):
-                raise NotLeader("this process ends: another one goes on")
 
     def _history(self, lease: Lease) -> None:
         if gone := self._retention.forget(lease=lease):

@@ -147,7 +147,7 @@ class Platform:
         def way(host: str, replica_id: str, address: str) -> str:
             return self.hosts.way(host, replica_id, address)
 
-        found = Routes(self.store, way, woken=self._nudge)
+        found = Routes(self.store, way, woken=self._nudge, alone=not self._keeps)
         try:
             found.refresh()  # whoever asks for a route now may be sent to what is there already
         except LedgerUnavailable:

@@ -19,6 +19,7 @@ from sqlalchemy import delete, func, insert, select
 
 from rios.deploy.deciding import SECOND
 from rios.deploy.lifecycle import State, Wish
+from rios.services.deployments.routers import ROUTER, Presence
 from rios.services.deployments.values import App, Replica
 from rios.storage.deployment_models import AppEventRow, AppLoadRow
 from rios.words.errors import LedgerUnavailable
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.2
 """A router knows of a change after so long at the latest."""
 REPORT_S = 1.0
-_STALE_US = 10 * SECOND
 _REPEATED_US = 43_200 * SECOND
 """What was answered is told again after so long: a router that says nothing for days has ended (`retention`)."""
 FAILURES_OPEN = 3
@@ -86,10 +86,17 @@ class Routes:
     """The routes of one process. Close it."""
 
     def __init__(
-        self, store: AppStore, way: Callable[[str, str, str], str], *, woken: Callable[[], None] = lambda: None
+        self,
+        store: AppStore,
+        way: Callable[[str, str, str], str],
+        *,
+        woken: Callable[[], None] = lambda: None,
+        alone: bool = False,
     ) -> None:
-        """way: `Hosts.way`. woken: called when a request waits that no replica can take."""
-        self.router = f"router-{secrets.token_hex(6)}"
+        """way: `Hosts.way`. woken: called when a request waits that no replica can take. alone: no other process ends
+        replicas of these deployments."""
+        self.router = f"{ROUTER}-{secrets.token_hex(6)}"
+        self._presence = None if alone else Presence(store, self.router)
         self._store, self._way = store, way
         self._woken = woken
         self._lock = threading.Lock()
@@ -99,6 +106,7 @@ class Routes:
         self._specifications: dict[tuple[str, int], dict[str, Any]] = {}
         self._hands: dict[str, Endpoint] = {}
         self._staying: set[str] = set()
+        self._leaving: set[str] = set()
         self._seq = -1
         self._reported: dict[str, tuple[tuple[int, int, int], int]] = {}
         self._stop = threading.Event()
@@ -112,6 +120,11 @@ class Routes:
         """Route no more."""
         self._stop.set()
         self._thread.join(self._store.ledger.database.timeout_s)
+        if self._presence is not None:
+            try:
+                self._presence.leave()
+            except LedgerUnavailable as error:  # whoever ends replicas finds out that it says nothing any more
+                log.warning("a router leaves without a word", extra={"reason": str(error)})
 
     # --- who takes a request ---------------------------------------------------------------------------------
 
@@ -206,6 +219,8 @@ class Routes:
                 seq = connection.scalar(select(func.max(AppEventRow.seq))) or 0
             if seq == self._seq:
                 return
+            if self._presence is not None:
+                self._presence.be_there()
             apps, replicas = self._store.snapshot()
             if missing := {(app.id, app.revision) for app in apps} - self._specifications.keys():
                 self._specifications |= self._store.specifications(missing)
@@ -238,6 +253,7 @@ class Routes:
         alive = {replica.id for found in replicas.values() for replica in found}
         self._hands = {name: one for name, one in hands.items() if name in alive or one.running}
         self._staying = {replica.id for found in replicas.values() for replica in found if replica.lives}
+        self._leaving = alive - self._staying
         self._routes = routes
         self._names = {(app.organisation_id, app.name): app.id for app in apps}
         known = {(app.id, app.revision) for app in apps}
@@ -248,6 +264,7 @@ class Routes:
         while not self._stop.wait(LOOK_S):
             try:
                 self.refresh()
+                self._say()
                 if time.monotonic() >= report_at:
                     report_at = time.monotonic() + REPORT_S
                     with self._lock:
@@ -255,6 +272,16 @@ class Routes:
                     self._report(routes)
             except LedgerUnavailable as error:
                 log.warning("routes are as they were", extra={"reason": str(error)})
+
+    def _say(self) -> None:
+        """Tell whoever ends replicas what of them is still waited for here."""
+        if self._presence is None:
+            return
+        with self._refreshing:
+            with self._lock:
+                seq, leaving, sends = self._seq, self._leaving, bool(self._hands)
+                hands = [one for one in leaving if self._hands.get(one, _NOBODY).running]
+            self._presence.say(seq, leaving, hands, sends=sends)
 
     def _report(self, routes: Mapping[str, Route]) -> None:
         """Tell the scaler what goes on, where something does."""
@@ -279,13 +306,6 @@ class Routes:
             batch.connection.execute(insert(AppLoadRow), rows)
 
         self._store.transact(run)
-
-    def others(self) -> bool:
-        """Whether other processes route too."""
-        row = AppLoadRow
-        recent = (row.router != self.router, row.at > self._store.ledger.now() - _STALE_US)
-        with self._store.ledger.database.reading() as connection:
-            return connection.execute(select(row.router).where(*recent).limit(1)).first() is not None
 
 
 _NOBODY = Endpoint("", "", 0, 0, (0, 0))
