@@ -195,8 +195,8 @@ class Scaling(_Part):
         description="Where a replica says it, in Prometheus' text or as one number: /metrics#NAME. A counter counts by "
         "the second. tokens: /metrics without, and its counters that end in tokens_total.",
     )
-    stabilise: Seconds = Field(default=60.0, description="The need of the last so many seconds keeps replicas alive.")
-    idle: Seconds = Field(default=300.0, description="To zero after so long without a request.")
+    stabilise: Seconds = Field(default=120.0, description="The need of the last so many seconds keeps replicas alive.")
+    idle: Seconds = Field(default=90.0, description="To zero after so long without a request.")
 
     @model_validator(mode="before")
     @classmethod

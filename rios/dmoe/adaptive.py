@@ -63,8 +63,8 @@ class TargetTracking(Shown, Adaptive):
         target: float = 1.0,
         minimum: int = 1,
         maximum: float = _WORKERS_MAX,
-        stabilise: str | float = "60s",
-        idle: str | float = "300s",
+        stabilise: str | float = "120s",
+        idle: str | float = "90s",
         start: str | float = "5s",
         **options: Any,
     ) -> None:

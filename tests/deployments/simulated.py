@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rios.deploy.autoscale import Scaler, Target
+from rios.deploy.spec import Scaling
+from rios.services.deployments.scaling import target_of
 
 SERVICE_S = 0.5
 """A request keeps one of a replica's places for so long, within a fifth."""
@@ -102,14 +104,26 @@ class Hpa:
 
 
 class Ours:
-    """The scaler under test, asked each second."""
+    """The scaler under test, asked each second: with the defaults of a specification, as `Scalers` makes it.
+
+    It is told that requests wait where no replica is ready, for what waits inside of a replica no router knows; and how
+    long a start takes when one has been seen.
+    """
 
     def __init__(self, minimum: int) -> None:
-        target = Target(minimum=minimum, maximum=MAXIMUM, per_replica=TARGET, start_s=START_S, idle_s=60)
-        self._scaler = Scaler(target)
+        self._scale, self._minimum = Scaling(target=TARGET).model_dump(), minimum
+        self._scaler = Scaler(self._target(None))
+        self._least = math.inf
+
+    def _target(self, start_s: float | None) -> Target:
+        return target_of(self._scale, minimum=self._minimum, maximum=MAXIMUM, start_s=start_s)
 
     def decide(self, at: float, *, load: float, waiting: float, current: int, ready: int, arrivals: float) -> int:
-        return self._scaler.decide(at, load=load, waiting=waiting, current=current, arrivals=arrivals)[0]
+        self._least = min(self._least, ready)
+        if ready > self._least:  # one has become so
+            self._scaler.target = self._target(START_S)
+        waits = 0.0 if ready else waiting
+        return self._scaler.decide(at, load=load, waiting=waits, current=current, arrivals=arrivals)[0]
 
 
 class Foresight:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from rios.deploy.autoscale import Scaler, Target
@@ -58,46 +60,88 @@ def test_a_queue_is_no_load_where_arrivals_are_counted() -> None:
     assert current <= 3
 
 
-DEARER = {
-    "spikes of 50 each 600": 1.7, "spikes of 40 each 120": 2.0, "spikes of 40 each 300": 2.2,
-    "to zero 600 on 900 off": 2.5, "to zero 300 on 600 off": 4.0, "to zero 120 on 480 off": 8.0,
-}  # fmt: skip
-"""Where the 1.5 times of a plan with foresight are missed, and by how much at most (docs/deployments.md): who does not
-know when the next spike comes keeps replicas for it, and before it sleeps a deployment waits for a while."""
-TURNS = {"spikes of 40 each 120": 4, "noise 40 by 15": 6, "noise 20 by 4": 3, "walk": 3}
-"""Up soon (30 s) after down, or down after up, in a whole curve; on others once at most."""
+LATER = {"spikes of 40 each 300", "spikes of 40 each 120"}
+"""Where Kubernetes is faster: it keeps for all of the time what the spikes need, for 2.7 and 3.7 times of what a plan
+with foresight costs."""
 
 
-def test_no_later_and_no_dearer_than_kubernetes_on_most_curves() -> None:
-    """On 18 of 20: p95 within 1 % and 5 ms, and not above its replica-seconds. A simulated second is one look."""
-    good, dear, turned = [], {}, {}
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_later_and_no_dearer_than_kubernetes_and_near_to_foresight(seed: int) -> None:
+    """On 18 of 20: p95 within 1 % and 5 ms, and not above its replica-seconds. On all 20: at most 1.5 times of what a
+    plan with foresight and the same start delay costs, and no more turns than that plan. A simulated second is one
+    look."""
+    later, dear, turned = set(), {}, {}
     for name, (curve, length_s) in curves().items():
         least = 0 if "zero" in name else 1
-        theirs = play(curve, length_s, Hpa(least), minimum=max(least, 1))
-        ours = play(curve, length_s, Ours(least), minimum=least)
-        if ours.p95_s <= 1.01 * theirs.p95_s + 0.005 and ours.replica_s <= theirs.replica_s:
-            good.append(name)
-        turned[name] = ours.turns
-        best = play(curve, length_s, Foresight(curve, least), minimum=least)
+        theirs = play(curve, length_s, Hpa(least), minimum=max(least, 1), seed=seed)
+        ours = play(curve, length_s, Ours(least), minimum=least, seed=seed)
+        best = play(curve, length_s, Foresight(curve, least), minimum=least, seed=seed)
+        if ours.p95_s > 1.01 * theirs.p95_s + 0.005 or ours.replica_s > theirs.replica_s:
+            later.add(name)
         if ours.replica_s > 1.5 * best.replica_s:
             dear[name] = ours.replica_s / best.replica_s
-    assert len(good) >= 18, sorted(set(curves()) - set(good))
-    assert set(dear) == set(DEARER), "those that are missed are written down, and no others"
-    assert {name for name, times in dear.items() if times > DEARER[name]} == set()
-    assert {name for name, count in turned.items() if count > TURNS.get(name, 1)} == set()
+        if ours.turns > best.turns:
+            turned[name] = ours.turns
+    assert later <= LATER
+    assert dear == {}
+    assert turned == {}
 
 
-def test_a_moment_in_a_long_window_keeps_nothing() -> None:
-    scaler = Scaler(PLAIN)
-    current = 1
-    for wave in range(3):  # one comes back soon after its replicas were taken away: the window becomes longer
-        current = feed(scaler, [12.0] * 60, current=current, at=200.0 * wave)
-        current = feed(scaler, [2.0] * 140, current=current, at=200.0 * wave + 60)
-    assert current >= 6, "what comes back is waited for"
-    current = feed(scaler, [2.0] * 240, current=current, at=600.0)
-    assert current == 1
-    assert feed(scaler, [40.0] * 2, current=current, at=840.0) >= 6
-    assert feed(scaler, [2.0] * 120, current=10, at=842.0) <= 2, "what was a moment is not"
+def counted(
+    scaler: Scaler, seconds: range, rate: float, takes_s: float, current: int, arrived: float
+) -> tuple[int, float]:
+    """The number of replicas, and the arrivals, after so many seconds of requests that nobody has to wait with."""
+    for second in seconds:
+        arrived += rate
+        current, _ = scaler.decide(float(second), load=rate * takes_s, waiting=0.0, current=current, arrivals=arrived)
+    return current, arrived
+
+
+def test_requests_that_take_longer_are_believed_in_the_end() -> None:
+    scaler = Scaler(Target(minimum=1, maximum=100, per_replica=2.0))
+    current, arrived = counted(scaler, range(120), 8.0, 0.5, 2, 0.0)
+    assert current == 2
+    current, arrived = counted(scaler, range(120, 150), 8.0, 2.0, current, arrived)
+    assert current <= 3, "it may be a queue"
+    current, arrived = counted(scaler, range(150, 360), 8.0, 2.0, current, arrived)
+    assert current >= 5, "it is none"
+
+
+def test_little_more_than_is_needed_is_kept_longer_than_much_more() -> None:
+    target = Target(minimum=1, maximum=20, per_replica=2.0, window_s=100.0)
+    for left, kept_s in ((10.0, 100), (2.0, 30)):
+        scaler = Scaler(target)
+        current = feed(scaler, [20.0] * 200)
+        assert current == 10
+        current = feed(scaler, [left] * (kept_s - 2), current=current, at=200.0)
+        assert current == 10
+        assert feed(scaler, [left] * 20, current=current, at=198.0 + kept_s) == math.ceil(left / 2)
+
+
+def test_nothing_at_all_needs_one_soon() -> None:
+    scaler = Scaler(Target(minimum=0, maximum=20, per_replica=2.0))
+    current = feed(scaler, [20.0] * 200)
+    assert feed(scaler, [0.0] * 14, current=current, at=200.0) == 10
+    assert feed(scaler, [0.0] * 3, current=current, at=214.0) == 1
+
+
+@pytest.mark.parametrize(("load", "soon", "later"), [(5.0, 2, 3), (9.0, 4, 4)])
+def test_what_was_taken_away_comes_back_soon_for_much_alone(load: float, soon: int, later: int) -> None:
+    scaler = Scaler(Target(minimum=1, maximum=20, per_replica=2.0, window_s=60.0))
+    current = feed(scaler, [16.0] * 100)
+    at = 100.0
+    while current > 2:
+        current, at = feed(scaler, [3.5], current=current, at=at), at + 1
+    assert feed(scaler, [load] * 25, current=current, at=at) == soon
+    assert feed(scaler, [load] * 25, current=soon, at=at + 25) >= later
+
+
+def test_the_first_step_is_bounded_while_nobody_knows_what_a_request_takes() -> None:
+    scaler, arrived, current = Scaler(Target(minimum=1, maximum=100, per_replica=2.0)), 0.0, 1
+    for second in range(20):  # nobody serves
+        arrived += 20.0
+        current, _ = scaler.decide(float(second), load=arrived, waiting=0.0, current=current, arrivals=arrived)
+    assert current == 5
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])

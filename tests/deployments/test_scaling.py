@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rios.deploy.exposition import Said, read_metric
 from rios.deploy.spec import Scaling
-from rios.services.deployments.scaling import _queue
+from rios.services.deployments.scaling import _queue, took_of
 from rios.words.errors import InvalidRequest
 from tests.deployments.stage import RESOURCES, WEB, Stage, get
 from tests.deployments.test_traffic import load, ready
@@ -70,6 +71,20 @@ def test_what_waits_behind_what_is_answered(stage: Stage) -> None:
     with load(f"{app.url}/slow?0.2", 6):
         until(ready(app, 2), "five wait while one is answered", deadline_s=WAIT_S)
     app.delete()
+
+
+def test_a_scaler_knows_how_long_starts_took(stage: Stage) -> None:
+    """What a trend comes to until then is made room for."""
+    app = stage.web("slow-start", replicas=(1, 3), health={"tcp": 8000, "interval": 0.2})
+    app.wait(timeout=WAIT_S)
+    (one,) = stage.platform.store.replicas(app.id)
+    took_s = (one.ready_at - one.created_at) / 1e6
+    assert took_of([one, replace(one, id="new", ready_at=0)]) == took_s > 0
+    found = stage.platform._scalers()
+    until(lambda: app.id in found._scalers, "it is scaled", deadline_s=WAIT_S)
+    until(lambda: found._scalers[app.id][1].target.start_s == took_s, "as its row says", deadline_s=WAIT_S)
+    app.delete()
+    assert took_of([]) is None
 
 
 @pytest.mark.parametrize(

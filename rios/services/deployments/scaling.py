@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -76,7 +78,7 @@ class Scalers:
         self._asked_at[app.id] = now
         most = paid()
         high = app.replicas_max if most is None else max(min(app.replicas_max, most), app.replicas_min, 1)
-        scaler = self._scaler(app, scale, high)
+        scaler = self._scaler(app, scale, high, replicas)
         if scale["on"] == "requests":
             load: float | None = running
         elif scale["on"] == "queue":
@@ -96,12 +98,12 @@ class Scalers:
             why = f"{why}; the budget of the day pays for no more"
         return found, why
 
-    def _scaler(self, app: App, scale: Mapping[str, Any], high: int) -> Scaler:
-        target = Target(
-            minimum=app.replicas_min, maximum=high, per_replica=scale["target"], window_s=scale["stabilise"],
-            idle_s=scale["idle"],
-        )  # fmt: skip
+    def _scaler(self, app: App, scale: Mapping[str, Any], high: int, replicas: Sequence[Replica]) -> Scaler:
         revision, scaler = self._scalers.get(app.id, (app.revision, None))
+        known_s = None if scaler is None or revision != app.revision else scaler.target.start_s
+        took_s = took_of([one for one in replicas if one.revision == app.revision])
+        start_s = known_s if took_s is None else took_s
+        target = target_of(scale, minimum=app.replicas_min, maximum=high, start_s=start_s)
         if scaler is None or revision != app.revision:
             scaler = Scaler(target)
         scaler.target = target  # bounds change without a new revision
@@ -141,6 +143,21 @@ class Scalers:
         """The total over all ready replicas, those that said nothing taken for such as the others; None for nothing."""
         known = [value for one in ready if (value := self._gauges.value(one.id)) is not None]
         return sum(known) / len(known) * len(ready) if known else None
+
+
+def took_of(replicas: Sequence[Replica]) -> float | None:
+    """The seconds that replicas took from when they were wanted until they were ready, in the median; None of none."""
+    took = [one.ready_at - one.created_at for one in replicas if one.ready_at]
+    return statistics.median(took) / SECOND if took else None
+
+
+def target_of(scale: Mapping[str, Any], *, minimum: int, maximum: int, start_s: float | None) -> Target:
+    """What a scaler keeps to. scale: of the specification. start_s: what a start took so far, where that is known."""
+    target = Target(
+        minimum=minimum, maximum=maximum, per_replica=scale["target"], window_s=scale["stabilise"],
+        idle_s=scale["idle"],
+    )  # fmt: skip
+    return target if start_s is None else replace(target, start_s=start_s)
 
 
 def _queue(running: float, ready: int, target: float) -> float:
