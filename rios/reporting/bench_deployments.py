@@ -1,16 +1,21 @@
-"""What deciding for many deployments costs: one choice among hosts, and one full pass of the reconciler.
+"""What deciding for many deployments costs: one choice among hosts, and one full pass of the reconciler; and what a
+start takes longer as a deployment than by bubblewrap alone.
 
-The tables, the ledger's database and the reconciler are the real ones; the hosts are simulated, for they would be a
-thousand machines: each says at once what it has and what runs there.
+The tables, the ledger's database and the reconciler are the real ones; of the many, the hosts are simulated, for they
+would be a thousand machines: each says at once what it has and what runs there.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,24 +26,29 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.runtimes.protocol import Executed, ImageBase, LogLine, Metrics, Status
 from rios.deploy.scheduling import Amounts, HostOffer, Need, choose
 from rios.deploy.spec import App as Specification
+from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.acting import Acting
 from rios.services.deployments.health import Prober
 from rios.services.deployments.hosts import APP, Ended, Host, Order
+from rios.services.deployments.local_hosts import local_hosts
 from rios.services.deployments.metering import Metering
+from rios.services.deployments.platform import Platform
 from rios.services.deployments.reconciler import Reconciler
 from rios.services.deployments.scaling import Scalers
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
+from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import AppStore
 from rios.services.lazy import Lazy
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppEventRow, AppReplicaRow, AppRevisionRow, AppRow, AppSpendRow
 from rios.words.config import Settings
-from rios.words.errors import HostLost, NotFound
+from rios.words.errors import HostLost, NotFound, UnsupportedRuntime
 
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
 
 _SEED = 5
+_START_S = 120.0
 _GIB = 1 << 30
 
 
@@ -116,6 +126,61 @@ def passes(*, hosts: int = 1_000, deployments: int = 10_000, count: int = 5) -> 
                 prober.close()
                 scalers.close()
     return Took(tuple(took))
+
+
+@contextmanager
+def starts() -> Iterator[tuple[Callable[[], float], Callable[[], float]]]:
+    """Two ways to start the same program, each called for the seconds of one start: as a deployment on this machine, by
+    bubblewrap, from `create` until `wait` says that it is ready; and by `bwrap` alone, until its first line is there.
+
+    A deployment without port and probe is ready when its process has started. Raises UnsupportedRuntime without
+    bubblewrap.
+    """
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise UnsupportedRuntime("there is no bwrap on this machine, so no start of it is measured")
+    command = ("sh", "-c", "echo there; exec sleep 600")
+    system = [word for place in ("/usr", "/bin", "/lib", "/lib64") for word in ("--ro-bind-try", place, place)]
+    alone = (bwrap, "--unshare-all", "--die-with-parent", *system, "--proc", "/proc", "--dev", "/dev", *command)
+
+    def bare() -> float:
+        begun = time.perf_counter()
+        with subprocess.Popen(alone, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            took = time.perf_counter() - begun
+            process.kill()
+        assert said == b"there\n", said
+        return took
+
+    with tempfile.TemporaryDirectory(prefix="rios-bench-") as directory:
+        place = Path(directory)
+        place.chmod(0o711)  # sandboxes have a user of their own
+        with Purse(Settings(home=place / "home"), background=False) as purse:
+            platform = Platform(
+                purse.charging,
+                lambda store: local_hosts(store.network_id(), place / "apps"),
+                lambda _name: purse.books.address,
+                home=place / "home",
+            )
+            deploy = Deployments(Lazy(lambda: platform), user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
+            numbers = itertools.count()
+
+            def deployed() -> float:
+                begun = time.perf_counter()
+                app = deploy.create(
+                    name=f"start-{next(numbers)}", command=command, runtime="bubblewrap", grace=1,
+                    resources={"cpu": 0.5, "memory": "64MiB"},
+                )  # fmt: skip
+                app.wait(timeout=_START_S)
+                took = time.perf_counter() - begun
+                app.delete(timeout=_START_S)
+                return took
+
+            try:
+                yield deployed, bare
+            finally:
+                platform.close()
 
 
 class _Quiet:
