@@ -144,9 +144,10 @@ def test_a_frozen_leader_writes_nothing_when_it_wakes(purse: Purse) -> None:
     assert old.look(), "what was given up is taken at once"
 
 
-def test_a_choice_among_a_thousand_hosts_is_quick_and_explained() -> None:
+def a_thousand() -> list[HostOffer]:
+    """Hosts half taken, of different kinds."""
     chance = random.Random(5)
-    hosts = [
+    return [
         HostOffer(
             name=f"host-{n:04}",
             total=Amounts(cpu_milli=64_000, memory_bytes=256 << 30, disk_bytes=1 << 40, replicas=500),
@@ -159,24 +160,28 @@ def test_a_choice_among_a_thousand_hosts_is_quick_and_explained() -> None:
         )
         for n in range(1000)
     ]
-    took = []
-    for n in range(200):
-        need = Need(
-            amounts=Amounts(cpu_milli=2000, memory_bytes=4 << 30, replicas=1),
-            isolation=1 + n % 3,
-            region="eu",
-            objective=("cost", "latency", "both")[n % 3],
-        )
-        begun = time.perf_counter()
-        choice = choose(need, hosts, siblings={"host-0001": 1})
-        took.append(time.perf_counter() - begun)
+
+
+def need(n: int) -> Need:
+    """What one more replica asks for."""
+    return Need(
+        amounts=Amounts(cpu_milli=2000, memory_bytes=4 << 30, replicas=1),
+        isolation=1 + n % 3,
+        region="eu",
+        objective=("cost", "latency", "both")[n % 3],
+    )
+
+
+def test_a_choice_among_a_thousand_hosts_is_explained() -> None:
+    hosts = a_thousand()
+    for n in range(30):
+        choice = choose(need(n), hosts, siblings={"host-0001": 1})
         assert choice.host is not None
         chosen = next(host for host in hosts if host.name == choice.host)
         assert chosen.region == "eu"
-        assert chosen.isolation >= need.isolation
+        assert chosen.isolation >= need(n).isolation
         assert chosen.total.cpu_milli - chosen.used.cpu_milli >= 2000
         assert choice.host in choice.reason
-    assert statistics.median(took) < 1.0, "a bound that only a mistake exceeds; the bench has the figure"
     cheap = choose(Need(amounts=Amounts(), objective="cost"), hosts)
     near = choose(Need(amounts=Amounts(), objective="latency"), hosts)
     by_name = {host.name: host for host in hosts}
@@ -189,18 +194,33 @@ def test_a_choice_among_a_thousand_hosts_is_quick_and_explained() -> None:
 
 
 @pytest.mark.long
+def test_a_choice_among_a_thousand_hosts_is_quick() -> None:
+    """p95 under 50 ms of this thread's time on a core: how busy others keep the machine is no matter."""
+    hosts, took = a_thousand(), []
+    for n in range(500):
+        begun = time.thread_time()
+        assert choose(need(n), hosts, siblings={"host-0001": 1}).host is not None
+        took.append(time.thread_time() - begun)
+    assert statistics.quantiles(took, n=20)[-1] < 0.05
+
+
+@pytest.mark.long
 def test_a_thousand_hosts_and_ten_thousand_deployments(purse: Purse, tmp_path: Path) -> None:
+    """A full pass takes under 2 s of its thread's time on a core."""
     hosts = [SimulatedHost(f"host-{n:04}") for n in range(1000)]
     found = platform(purse, hosts, tmp_path)
     deploy = verbs(found)
     for n in range(10_000):
         deploy.create(name=f"app-{n}", command=["serve"], resources={"cpu": 0.1, "memory": "8MiB"})
     until(lambda: sum(len(host.running) for host in hosts) == 10_000, deadline_s=3000, pause_s=1)
-    found.reconciler.close()
+    found.close()
     other = platform(purse, hosts, tmp_path)
     until(lambda: other.reconciler.leadership.leads, deadline_s=WAIT_S)
-    begun = time.monotonic()
-    other.reconciler.look()
-    took_s = time.monotonic() - begun
+    until(lambda: len(other.reconciler._specifications) == 10_000, "the first pass", deadline_s=WAIT_S)
+    took_s = []
+    for _ in range(5):
+        begun = time.thread_time()
+        other.reconciler.look()
+        took_s.append(time.thread_time() - begun)
     other.close()
-    assert took_s < 5.0, f"a full pass took {took_s:.2f} s"
+    assert statistics.median(took_s) < 2.0, f"full passes took {took_s} s"
