@@ -110,7 +110,7 @@ class Scaler:
         least = max(target.minimum, 1 if target.minimum or current or load else 0)
         if idle_s >= min(_QUIET_S, target.window_s):
             held, need, wait_s = self._within(0.0, least), 0.0, 0.0
-            told = f"nothing was asked for {idle_s:g} s"
+            told = f"nothing was asked for {idle_s:.3g} s"
         else:
             need = demand / target.per_replica
             most, wait_s = self._kept(at_s, current, unit)

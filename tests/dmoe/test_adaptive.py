@@ -56,7 +56,8 @@ def test_workers_follow_a_load_up_and_down_with_causes(cluster: Any) -> None:
     assert [after for _, after in ways] == [before for before, _ in ways[1:]] + [1]
     assert max(after for _, after in ways) == 3
     assert "a load of" in scaler.changes[0].cause
-    assert "were needed for" in str(scaler.changes[-1])
+    assert "were needed for" in str(scaler.changes[-2])
+    assert "nothing was asked for" in str(scaler.changes[-1])
     scaler.stop()
 
 
