@@ -129,7 +129,7 @@ def decide(app: Wanted, replicas: Sequence[Seen], *, now: int) -> Decision:
 def _failed_update(app: Wanted, *, now: int) -> int | None:
     """The revision to go back to, where the wanted one shows that it will not become ready."""
     back = app.good_revision
-    if back is None or back == app.revision or app.settled_revision == app.revision:
+    if back is None or back == app.revision or app.settled_revision == app.revision or app.state is State.FAILED:
         return None
     late = now - app.since > app.deadline_us
     return back if late or app.failures >= UPDATE_FAILURES_MAX else None

@@ -40,7 +40,7 @@ class AppRow(Base):
     retry_at: Mapped[int]
     """No replica is begun before."""
     since: Mapped[int]
-    """When the wanted revision became that."""
+    """From when on the wanted revision has had time to become ready: since it was wished, or could run again."""
     asked_at: Mapped[int]
     """When a request last waited for a replica, or was answered."""
     paid: Mapped[bool]

@@ -124,6 +124,9 @@ def test_an_update_that_takes_too_long_goes_back() -> None:
     assert decide(app, [], now=300 * SECOND).back_to is None
     assert decide(app, [], now=301 * SECOND).back_to == 1
     assert decide(dataclasses.replace(app, failures=UPDATE_FAILURES_MAX), [], now=SECOND).back_to == 1
+    job = dataclasses.replace(app, state=S.FAILED, failures=1, restarts="never")
+    found = decide(job, [], now=301 * SECOND)
+    assert (found.state, found.back_to) == (S.FAILED, None), "what is not tried any more is not gone back from"
 
 
 def test_one_that_never_starts_is_given_up_and_backs_off_before() -> None:

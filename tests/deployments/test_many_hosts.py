@@ -6,6 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,25 @@ def test_of_two_one_acts_and_the_other_takes_over(purse: Purse, tmp_path: Path) 
     verbs(second).get("web").delete()
     for each in (one, two):
         each.close()
+
+
+def test_an_update_has_its_time_from_when_somebody_looks_after_it(
+    purse: Purse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = SimulatedHost("host-0")
+    one = platform(purse, [host], tmp_path)
+    app = verbs(one).create(name="web", command=["serve"], resources=RESOURCES).wait(timeout=WAIT_S)
+    monkeypatch.setattr(host, "offer", lambda: replace(SimulatedHost("host-0").offer(), cordoned=True))
+    app.update(env={"A": "1"})
+    until(lambda: "takes nothing new" in app.reason, deadline_s=WAIT_S)
+    one.close()
+    one.store.change(app.id, lambda *_: ({"since": 1}, "note", "it was wished long ago"), at=one.store.ledger.now())
+    monkeypatch.undo()
+    two = platform(purse, [host], tmp_path)
+    again = verbs(two).get("web").wait(timeout=WAIT_S)
+    assert again._app().settled_revision == 2
+    again.delete()
+    two.close()
 
 
 def test_a_frozen_leader_writes_nothing_when_it_wakes(purse: Purse) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import delete, update
 from rios.client import apps as remote
 from rios.client.apps import RemoteDeployments
 from rios.deploy.lifecycle import State
+from rios.deploy.runtimes.protocol import Status
 from rios.deploy.spec import App
 from rios.services.deployments import awaiting
 from rios.services.deployments.awaiting import Wished, awaited
@@ -100,6 +101,46 @@ def test_whoever_waits_for_an_update_that_is_taken_back_is_told(
     app.wait(timeout=WAIT_S)
     found = app._app()
     assert (found.revision, found.replicas_min, found.replicas_max, found.replicas) == (1, 1, 1, 1)
+
+
+def is_late(app: Any) -> None:
+    """Its revision was wished so long ago that it would be gone back from, where it could run meanwhile."""
+    store = app._store
+    store.change(app.id, lambda *_: ({"since": 1}, "note", "it was wished long ago"), at=store.ledger.now())
+
+
+def test_an_update_of_what_is_paused_has_its_time_from_when_it_may_run(deploy: Deployments) -> None:
+    app = ready(deploy)
+    app.pause()
+    app.wait("paused", timeout=WAIT_S)
+    number = app.update(env={"A": "1"})
+    is_late(app)
+    app.resume()
+    app.wait(timeout=WAIT_S)
+    assert app._app().settled_revision == number == 2
+
+
+def test_a_job_whose_update_failed_stays_so_until_it_is_begun_anew(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = ready(deploy, restart="never")
+    host = stage.hosts.now()["host-0"]
+    real = host.start
+
+    def start(order: Order) -> Status:
+        raise InvalidRequest("no such program")
+
+    monkeypatch.setattr(host, "start", start)
+    app.update(command=["none"])
+    until(lambda: app.status == "failed", deadline_s=WAIT_S)
+    is_late(app)
+    deploy.create(name="other", command=["serve"], resources=RESOURCES)
+    until(lambda: "no such program" in str(deploy.get("other").events), "what others wish is done", deadline_s=WAIT_S)
+    assert (app.status, app.revision) == ("failed", 2)
+    monkeypatch.setattr(host, "start", real)
+    app.restart()
+    app.wait(timeout=WAIT_S)
+    assert app._app().settled_revision == 2
 
 
 def waits(looks: Sequence[tuple[State, str, int]], wished: Wished, *, happened: Sequence[Event] = ()) -> None:

@@ -387,9 +387,10 @@ class Deployment(Shown):
 
     def restart(self) -> None:
         """Want all replicas replaced by new ones, step by step; a deployment that failed or is done begins anew."""
+        at = self._store.ledger.now()
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
-            return begun_anew(app), "restart", f"{self._by} wants it restarted"
+            return begun_anew(app, at=at), "restart", f"{self._by} wants it restarted"
 
         self._change(change)
 
@@ -405,14 +406,15 @@ class Deployment(Shown):
         self._change(change)
 
     def resume(self) -> None:
-        """Want a paused deployment to run again."""
+        """Want a paused deployment to run again; a revision that is not ready yet has all of its time from now on."""
+        at = self._store.ledger.now()
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             if app.wish is not Wish.PAUSE:
                 raise InvalidRequest(f"{self.name} is not paused by wish; it is {app.state}")
             columns = {"wish": str(Wish.RUN), "state": str(State.REQUESTED), "settled_revision": None, "reached": 0}
             columns["replicas"] = max(app.replicas, min(app.replicas_max, max(app.replicas_min, 1)))
-            return {**columns, **_FRESH}, "state", f"{self._by} wants it to go on"
+            return {**columns, "since": at, **_FRESH}, "state", f"{self._by} wants it to go on"
 
         self._change(change)
 
@@ -479,9 +481,9 @@ def given_secrets(now: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str
     return {**now, **fields, "secrets": {**now["secrets"], **fields.get("secrets", {})}}
 
 
-def begun_anew(app: App) -> dict[str, Any]:
-    """All replicas are replaced by new ones."""
-    return {"round": app.round + 1, **_FRESH, **_begun(app)}
+def begun_anew(app: App, *, at: int) -> dict[str, Any]:
+    """All replicas are replaced by new ones, from the moment `at` on."""
+    return {"round": app.round + 1, "since": at, **_FRESH, **_begun(app)}
 
 
 def _begun(app: App) -> dict[str, Any]:

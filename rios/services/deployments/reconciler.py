@@ -85,7 +85,7 @@ class Reconciler:
         self._silent: set[str] = set()
         self._money_at: dict[str, int] = {}
         self._events_seen, self._rotated = 0, dict[str, int]()
-        self._led_since = 0.0
+        self._led_since, self._led_at = 0.0, 0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="rios-reconciler", daemon=True)
@@ -153,7 +153,7 @@ class Reconciler:
         if not self.leadership.look():
             return False
         if not led:
-            self._led_since = time.monotonic()
+            self._led_since, self._led_at = time.monotonic(), self._store.ledger.now()
             self._engines.forget()
         due = self._hosts.is_made and time.monotonic() - self._asked_at >= _ORPHANS_S
         if led and not due and quiet is not None and quiet == (*self._engines.look_with_seq(), self._blind()):
@@ -344,7 +344,8 @@ class Reconciler:
         app = self._scaled(found, app, specification, views)
         if not app.paid and app.wish is Wish.RUN:
             app = self._paid_again(found, app, specification)
-        decision = decide(wanted_of(app, specification), [one.seen() for one in views], now=found.now)
+        wanted = wanted_of(app, specification, led_at=self._led_at)
+        decision = decide(wanted, [one.seen() for one in views], now=found.now)
         self._follow(found, app, specification, views, decision)
 
     def _observe(self, found: Pass, app: App, one: Replica) -> Step | None:
@@ -429,7 +430,8 @@ class Reconciler:
         if not self._acting.affordable(app, next(iter(found.offers)), specification):
             return app
         changes: dict[str, Any] = {
-            "paid": True, "settled_revision": None, "reached": 0, "failures": 0, "retry_at": 0, "reason": "",
+            "paid": True, "settled_revision": None, "reached": 0, "failures": 0, "retry_at": 0, "since": found.now,
+            "reason": "",
         }  # fmt: skip
         found.steps.append(Step(app, State.REQUESTED, "there is money again", changes=changes, kind="state"))
         return replace(app, state=State.REQUESTED, **changes)

@@ -279,17 +279,18 @@ def try_again(store: AppStore) -> None:
     """
     gone = [app for app in store.snapshot()[0] if app.state is State.FAILED and not app.bound]
     specifications = store.specifications([(app.id, app.revision) for app in gone]) if gone else {}
+    at = store.ledger.now()
 
     def change(app: App, _: Connection) -> tuple[Mapping[str, Any], str, str]:
         if app.state is not State.FAILED or app.wish is not Wish.RUN:
             return {}, "", ""
-        return begun_anew(app), "restart", "a gateway has begun to serve models"
+        return begun_anew(app, at=at), "restart", "a gateway has begun to serve models"
 
     for app in gone:
         wanted = specifications[app.id, app.revision]
         if wanted["model"] is not None and wanted["restart"] == "always":
             with contextlib.suppress(NotFound):  # it was deleted meanwhile
-                store.change(app.id, change, at=store.ledger.now())
+                store.change(app.id, change, at=at)
 
 
 __all__ = ["Change", "Deployments", "Plan", "ask_to_end", "resolved", "try_again"]

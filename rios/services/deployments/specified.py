@@ -71,8 +71,8 @@ def exited(one: Replica, status: Status) -> Step:
     return Step(one, State.STOPPING, cause, changes={"outcome": str(State.STOPPED if good else State.FAILED)})
 
 
-def wanted_of(app: App, specification: Mapping[str, Any]) -> Wanted:
-    """What decides about a deployment."""
+def wanted_of(app: App, specification: Mapping[str, Any], *, led_at: int) -> Wanted:
+    """What decides about a deployment. led_at: since when somebody does: before, nothing of it could become ready."""
     change = specification["update"]
     strategy = change["strategy"]
     if specification["model"] is not None and change["surge"]:
@@ -80,7 +80,7 @@ def wanted_of(app: App, specification: Mapping[str, Any]) -> Wanted:
     return Wanted(
         wish=app.wish, state=app.state, paid=app.paid, revision=app.revision, round=app.round, replicas=app.replicas,
         settled_revision=app.settled_revision, good_revision=app.good_revision, reached=app.reached,
-        failures=app.failures, retry_at=app.retry_at, since=app.since, surge=change["surge"],
+        failures=app.failures, retry_at=app.retry_at, since=max(app.since, led_at), surge=change["surge"],
         unavailable=change["unavailable"], strategy=strategy, deadline_us=int(change["deadline"] * SECOND),
         restarts=specification["restart"],
     )  # fmt: skip
