@@ -17,7 +17,7 @@ from rios.deploy.lifecycle import State
 from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import GRACE_MAX_S, MODEL_FIELDS, App, SecretRef
-from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
+from rios.services.deployments.awaiting import Look, Wished, awaited, ends_within, rotated
 from rios.services.deployments.handle import Cost, given_secrets, secret_values
 from rios.services.deployments.kept_volumes import KeptVolume, table_of
 from rios.services.deployments.service import Change, Plan, resolved, with_function
@@ -355,9 +355,9 @@ class RemoteDeployment(Shown):
     def wait(self, state: str = "ready", *, timeout: float | None = None) -> RemoteDeployment:
         """Until it is in that state; itself. Raises DeadlineExceeded, DeploymentFailed."""
 
-        def seen() -> tuple[State, str, int]:
+        def seen() -> Look:
             found = self._found()
-            return State(found["status"]), found["reason"], found["revision"]
+            return Look(State(found["status"]), found["reason"], found["revision"], tried=found["replicas"] > 0)
 
         awaited(
             self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S,
@@ -432,12 +432,12 @@ class RemoteDeployment(Shown):
         mine = self._http.ask("DELETE", self._path)["id"]
         self._ended = True
 
-        def seen() -> tuple[State, str, int]:
+        def seen() -> Look:
             try:
                 found = self._found()
             except NotFound:
-                return State.STOPPED, "", 0
-            return (State.STOPPED if found["id"] != mine else State.STOPPING), found["reason"], 0
+                return Look(State.STOPPED, "", 0)
+            return Look(State.STOPPED if found["id"] != mine else State.STOPPING, found["reason"], 0)
 
         if wait:
             awaited(self.name, State.STOPPED, seen, events=list, timeout=timeout, look_s=_LOOK_S, wished=Wished())

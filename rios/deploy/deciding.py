@@ -110,9 +110,9 @@ def decide(app: Wanted, replicas: Sequence[Seen], *, now: int) -> Decision:
     )
     state = state_of(standing)
     settled_revision, good_revision = app.settled_revision, app.good_revision
-    if state is State.READY and not settled:
-        settled_revision = app.revision
-        good_revision = app.revision if ready or not app.replicas else good_revision
+    if state is State.READY and not settled and (ready or good_revision == app.revision):
+        # One that no replica has tried, where none is wanted, is neither settled nor good: what comes of it shows then.
+        settled_revision = good_revision = app.revision
         reached = ready
     if not running or state is State.FAILED:
         why = {Wish.DELETE: "deleted", Wish.DONE: "done", Wish.PAUSE: "paused"}.get(
@@ -131,7 +131,7 @@ def _failed_update(app: Wanted, *, now: int) -> int | None:
     back = app.good_revision
     if back is None or back == app.revision or app.settled_revision == app.revision or app.state is State.FAILED:
         return None
-    late = now - app.since > app.deadline_us
+    late = app.replicas > 0 and now - app.since > app.deadline_us
     return back if late or app.failures >= UPDATE_FAILURES_MAX else None
 
 

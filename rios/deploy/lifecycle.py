@@ -27,7 +27,7 @@ class State(StrEnum):
     STARTING = "starting"
     """The process runs, or is about to, and has not been found ready."""
     READY = "ready"
-    """As many replicas as are wanted take requests."""
+    """As many replicas as are wanted take requests; where none is, one begins when a request comes."""
     DEGRADED = "degraded"
     """Fewer than there were; of a replica: it runs and does not answer its probe."""
     UPDATING = "updating"
@@ -58,7 +58,10 @@ DEPLOYMENT: Mapping[State, frozenset[State]] = {
     S.SCHEDULED: frozenset({S.REQUESTED, S.PULLING, S.STARTING, S.READY, S.PAUSED, S.STOPPING, S.FAILED}),
     S.PULLING: frozenset({S.REQUESTED, S.SCHEDULED, S.STARTING, S.READY, S.PAUSED, S.STOPPING, S.FAILED}),
     S.STARTING: frozenset({S.REQUESTED, S.SCHEDULED, S.PULLING, S.READY, S.PAUSED, S.STOPPING, S.FAILED}),
-    S.READY: frozenset({S.DEGRADED, S.UPDATING, S.PAUSED, S.STOPPING, S.FAILED}),
+    S.READY: frozenset(
+        # The first five where none was wanted, now some are, and nothing of it was ever ready.
+        {S.REQUESTED, S.SCHEDULED, S.PULLING, S.STARTING, S.DEGRADED, S.UPDATING, S.PAUSED, S.STOPPING, S.FAILED}
+    ),
     S.DEGRADED: frozenset({S.READY, S.UPDATING, S.PAUSED, S.STOPPING, S.FAILED}),
     S.UPDATING: frozenset({S.READY, S.DEGRADED, S.PAUSED, S.STOPPING, S.FAILED}),
     S.PAUSED: frozenset({S.REQUESTED, S.STOPPING}),

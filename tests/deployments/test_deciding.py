@@ -176,6 +176,49 @@ def test_scaling_pausing_and_deleting_come_to_what_is_wanted(seed: int) -> None:
     play.settle(S.STOPPED)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_no_replica_has_tried_is_not_good_and_is_left_when_it_is_woken(seed: int) -> None:
+    play = Play(PLAIN, seed)
+    play.settle()
+    play.broken = {2}
+    play.app = dataclasses.replace(play.app, replicas=0, reached=0)
+    play.settle()
+    play.app = dataclasses.replace(play.app, revision=2, since=play.now, state=S.UPDATING)
+    for _ in range(400):
+        play.step()
+    app = play.app
+    assert (app.state, app.revision, app.settled_revision, app.good_revision) == (S.READY, 2, 1, 1)
+    play.app = dataclasses.replace(app, replicas=1, since=play.now)
+    began = play.now
+    while play.app.revision == 2:
+        play.step()
+    assert play.app.failures == 0
+    while not play.ready(1):
+        play.step()
+    assert play.now - began < 30 * SECOND
+    assert (play.app.state, play.app.good_revision) == (S.READY, 1)
+    play.broken = set()
+    play.app = dataclasses.replace(play.app, replicas=0, reached=0, revision=3, since=play.now, state=S.UPDATING)
+    play.settle()
+    play.app = dataclasses.replace(play.app, replicas=1, since=play.now)
+    play.step()
+    play.settle()
+    assert (play.ready(3), play.app.settled_revision, play.app.good_revision) == (1, 3, 3)
+    play.app = dataclasses.replace(play.app, replicas=0, reached=0, settled_revision=None, state=S.REQUESTED)
+    play.settle()
+    assert play.app.settled_revision == 3, "it was ready once"
+
+
+def test_what_was_never_tried_is_given_up_when_it_is_woken() -> None:
+    play = Play(dataclasses.replace(PLAIN, replicas=0), 1)
+    play.broken = {1}
+    play.settle()
+    assert (play.app.settled_revision, play.app.good_revision) == (None, None)
+    play.app = dataclasses.replace(play.app, replicas=1)
+    play.settle(S.FAILED)
+    assert play.app.failures >= FAILURES_MAX
+
+
 def test_out_of_money_ends_replicas_and_keeps_the_rest() -> None:
     play = Play(PLAIN, 4)
     play.settle()

@@ -160,6 +160,20 @@ def test_to_zero_and_back_with_the_request_held(stage: Stage) -> None:
     app.delete()
 
 
+def test_a_broken_update_of_what_sleeps_is_left_for_who_waits(stage: Stage) -> None:
+    app = stage.web("dreamer", replicas=(0, 2), env={"SAYS": "old"}, scale={"idle": 1.0, "stabilise": 1.0})
+    app.wait(timeout=WAIT_S)
+    until(lambda: not app.replicas, "it falls asleep", deadline_s=WAIT_S)
+    app.update(command=["sh", "-c", "exit 1"], env={"SAYS": "new"})
+    app.wait(timeout=WAIT_S)
+    assert (app.status, app.revision) == ("ready", 2)
+    assert get(app.url, timeout_s=60) == (200, "old GET / "), "by the revision that was ready once"
+    assert app.revision == 1
+    with pytest.raises(DeploymentFailed, match="dreamer is at revision 1 again: revision 2 "):
+        app.wait(timeout=WAIT_S)
+    app.delete()
+
+
 def test_more_replicas_for_more_requests_and_fewer_afterwards(stage: Stage) -> None:
     app = stage.web("grows", replicas=(1, 3), scale={"target": 2.0, "stabilise": 1.0})
     app.wait(timeout=WAIT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rios.deploy.lifecycle import State
 from rios.deploy.runtimes.protocol import Status
 from rios.deploy.spec import App
 from rios.services.deployments import awaiting
-from rios.services.deployments.awaiting import Wished, awaited
+from rios.services.deployments.awaiting import Look, Wished, awaited
 from rios.services.deployments.hosts import Order
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
@@ -143,8 +144,55 @@ def test_a_job_whose_update_failed_stays_so_until_it_is_begun_anew(
     assert app._app().settled_revision == 2
 
 
+def test_an_update_while_none_is_wanted_is_tried_when_one_is(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = ready(deploy)
+    app.scale(0)
+    until(lambda: not app.replicas, deadline_s=WAIT_S)
+    host = stage.hosts.now()["host-0"]
+    real = host.start
+
+    def start(order: Order) -> Status:
+        if order.specification["command"] == ["none"]:
+            raise InvalidRequest("no such program")
+        return real(order)
+
+    monkeypatch.setattr(host, "start", start)
+    app.update(command=["none"])
+    is_late(app)
+    app.wait(timeout=WAIT_S)
+    assert "revision 2 is tried when one is" in str(app.events)
+    assert (app.status, app.revision, app._app().good_revision) == ("ready", 2, 1)
+    app.scale(1)
+    assert app.status == "updating", "from the moment of the wish on"
+    with pytest.raises(DeploymentFailed, match=r"web is at revision 1 again: revision 2 .*no such program"):
+        app.wait(timeout=WAIT_S)
+    app.wait(timeout=WAIT_S)
+    until(lambda: [one.state for one in app.replicas if one.revision == 1] == [State.READY], deadline_s=WAIT_S)
+    assert app._app().good_revision == 1
+
+
+def test_what_never_had_a_replica_is_changed_and_woken(
+    deploy: Deployments, stage: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = stage.hosts.now()["host-0"]
+    with monkeypatch.context() as patched:
+        patched.setattr(host, "offer", lambda: replace(SimulatedHost("host-0").offer(), cordoned=True))
+        app = deploy.create(name="web", command=["serve"], resources=RESOURCES)
+        app.scale(0)
+        app.wait(timeout=WAIT_S)
+    assert app._app().settled_revision is None
+    assert app.update(env={"A": "1"}) == 2
+    app.wait(timeout=WAIT_S)
+    assert app.update(replicas=2) == 3
+    app.wait(timeout=WAIT_S)
+    found = app._app()
+    assert (found.settled_revision, found.good_revision, len(app.replicas)) == (3, 3, 2)
+
+
 def waits(looks: Sequence[tuple[State, str, int]], wished: Wished, *, happened: Sequence[Event] = ()) -> None:
-    seen = iter(looks)
+    seen = (Look(*one) for one in looks)
     awaited("web", State.READY, lambda: next(seen), events=lambda: happened, timeout=WAIT_S, look_s=0, wished=wished)
 
 
@@ -172,13 +220,22 @@ def test_what_was_waited_for_is_not_wished_any_more() -> None:
     waits([(State.READY, "", 1)], wished)
 
 
+def test_what_sleeps_untried_is_still_wished() -> None:
+    wished, asleep = Wished(2), Look(State.READY, "", 2, tried=False)
+    for look in (asleep, asleep):
+        awaited("web", State.READY, lambda look=look: look, events=list, timeout=0, look_s=0, wished=wished)
+    with pytest.raises(DeploymentFailed, match=r"^web is at revision 1 again: revision 2 was left$"):
+        waits([(State.READY, "", 1)], wished)
+    waits([(State.READY, "", 1)], wished)
+
+
 class Answers:
     """A gateway whose deployments are at revision 1 again when somebody looks."""
 
     url = "http://gateway"
 
     def get(self, path: str) -> dict[str, Any]:
-        return {"status": "ready", "reason": "", "revision": 1}
+        return {"status": "ready", "reason": "", "revision": 1, "replicas": 1}
 
     def pages(self, path: str) -> list[dict[str, Any]]:
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rios.deploy.lifecycle import State
 from rios.services.deployments.store import ROLLED_BACK
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 WAIT_S = 300.0
 ENDS_S = 60.0
 """Beside their grace, replicas are gone within this: the reconciler looks, and hosts answer."""
+
+
+class Look(NamedTuple):
+    """A deployment at one moment."""
+
+    state: State
+    reason: str
+    revision: int
+    tried: bool = True
+    """Whether a replica of that revision has shown what it is; not where none is wanted."""
 
 
 @dataclass(slots=True)
@@ -36,21 +46,21 @@ class Wished:
 def awaited(
     name: str,
     wanted: State,
-    seen: Callable[[], tuple[State, str, int]],
+    seen: Callable[[], Look],
     *,
     events: Callable[[], Sequence[Event]],
     timeout: float | None,
     look_s: float,
     wished: Wished,
 ) -> None:
-    """Until the state that `seen` returns, with its reason and revision, is the wanted one: see `Deployment.wait`.
+    """Until the state that `seen` returns is the wanted one: see `Deployment.wait`.
     events: what happened to it, where the reason of a change that was over between two looks is found. wished: is
-    nothing any more once it is ready, or whoever waits was told why it is not."""
+    nothing any more once it was tried and is ready, or whoever waits was told why it is not."""
     seconds = WAIT_S if timeout is None else timeout
     deadline = time.monotonic() + seconds
     ready = wanted is State.READY
     while True:
-        state, reason, revision = seen()
+        state, reason, revision, tried = seen()
         if ready and revision < wished.revision:
             mine, wished.revision = f"revision {wished.revision} ", 0
             causes = [one.cause for one in events() if one.kind == ROLLED_BACK and one.cause.startswith(mine)]
@@ -59,7 +69,7 @@ def awaited(
             )
         over = state is wanted or state in (State.FAILED, State.STOPPED)
         if ready:
-            wished.revision = 0 if over else revision
+            wished.revision = 0 if over and (tried or state is not wanted) else revision
         if state is wanted:
             return
         if over:

@@ -15,13 +15,13 @@ from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
 from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing
-from rios.services.deployments.awaiting import Wished, awaited, ends_within, rotated
+from rios.services.deployments.awaiting import Look, Wished, awaited, ends_within, rotated
 from rios.services.deployments.kept_volumes import take
 from rios.services.deployments.line_pages import LinePage, lines_after
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.snapshots import AppSnapshots, require
-from rios.services.deployments.spans import said_of, span_after, span_of
+from rios.services.deployments.spans import is_untried, said_of, span_after, span_of, woken
 from rios.services.deployments.store import SECRETS
 from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
@@ -248,13 +248,16 @@ class Deployment(Shown):
     def wait(self, state: str = "ready", *, timeout: float | None = None) -> Deployment:
         """Until it is in that state; itself. timeout: seconds, 300 without.
 
+        One of which no replica is wanted is ready, for a request wakes it; a revision that was wished meanwhile is
+        tried then, and whoever waits after that is told what became of it.
+
         Raises DeadlineExceeded, and DeploymentFailed where it has failed or ended in another way, or where an earlier
         revision was gone back to since it was wished through this handle, or meanwhile.
         """
 
-        def seen() -> tuple[State, str, int]:
+        def seen() -> Look:
             app = self._app()
-            return app.state, app.reason, app.revision
+            return Look(app.state, app.reason, app.revision, tried=not is_untried(app))
 
         awaited(
             self.name, State(state), seen, events=lambda: self.events, timeout=timeout, look_s=_LOOK_S,
@@ -271,11 +274,14 @@ class Deployment(Shown):
         if self._is_model():
             self.update(replicas=(low, high))
             return
+        at = self._store.ledger.now()
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             wanted = low if isinstance(replicas, int) else min(max(app.replicas, low, 1), high)
-            columns = {"replicas": wanted, "replicas_min": low, "replicas_max": high}
-            return {**columns, "reached": min(app.reached, wanted)}, "scaled", f"{self._by} wants {said_of(low, high)}"
+            columns = {"replicas": wanted, "replicas_min": low, "replicas_max": high, **woken(app, wanted, at=at)}
+            begun = _begun(app) if app.state is State.READY and is_untried(app) and wanted else {}
+            columns |= {"reached": min(app.reached, wanted), **begun}
+            return columns, "scaled", f"{self._by} wants {said_of(low, high)}"
 
         self._change(change)
 
@@ -491,7 +497,9 @@ def _begun(app: App) -> dict[str, Any]:
     ready is not any more, from this moment on, so that whoever waits for it waits for what was wished."""
     if app.state in (State.FAILED, State.STOPPED):
         return {"state": str(State.REQUESTED), "wish": str(Wish.RUN), "settled_revision": None, "reached": 0}
-    return {"state": str(State.UPDATING)} if app.state in (State.READY, State.DEGRADED) else {}
+    if app.state not in (State.READY, State.DEGRADED):
+        return {}
+    return {"state": str(State.REQUESTED if app.settled_revision is None else State.UPDATING)}
 
 
 __all__ = ["Cost", "Deployment"]

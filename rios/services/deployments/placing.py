@@ -146,6 +146,8 @@ def _engines(found: Pass, app: App, specification: Mapping[str, Any], views: Seq
 def why(app: App, decision: Decision, views: Sequence[Replica]) -> str:
     """The cause of a deployment's new state."""
     mark = (app.revision, app.round)
+    if decision.state is State.READY and decision.settled_revision != app.revision:
+        return f"no replica is wanted: revision {app.revision} is tried when one is"
     ready = sum(one.state is State.READY and (one.revision, one.round) == mark for one in views)
     if decision.state is State.FAILED:
         return app.reason or "it failed"

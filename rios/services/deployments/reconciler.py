@@ -25,7 +25,7 @@ from rios.services.deployments.engines import Engines, Seen
 from rios.services.deployments.inheriting import homes_of, is_any_left
 from rios.services.deployments.leader import LEASE_S, RENEWED, Leadership
 from rios.services.deployments.placing import Pass, engines_wanted, lost_engines, on_engines, place, taken_of, why
-from rios.services.deployments.spans import span_after
+from rios.services.deployments.spans import span_after, woken
 from rios.services.deployments.specified import Specified, ended, exited, failed, wanted_of
 from rios.services.deployments.store import ROLLED_BACK, AppStore, NotLeader
 from rios.services.deployments.values import App, Replica, Step
@@ -419,9 +419,9 @@ class Reconciler:
         wanted, why = self._scalers().wanted(app, specification, views, found.hosts, paid=paid, now=found.now)
         if wanted == app.replicas:
             return app
-        changes = {"replicas": wanted, "reached": min(app.reached, wanted)}
+        changes = {"replicas": wanted, "reached": min(app.reached, wanted), **woken(app, wanted, at=found.now)}
         found.steps.append(Step(app, app.state, f"{app.replicas} -> {wanted}: {why}", changes=changes, kind="scaled"))
-        return replace(app, replicas=wanted, reached=changes["reached"])
+        return replace(app, **changes)
 
     def _paid_again(self, found: Pass, app: App, specification: Mapping[str, Any]) -> App:
         if found.now < self._money_at.get(app.id, 0) or not found.offers:

@@ -25,6 +25,17 @@ def span_after(app: App, before: Mapping[str, Any], after: Mapping[str, Any]) ->
     return {"replicas_min": low, "replicas_max": high, "replicas": wanted, "reached": min(app.reached, wanted)}
 
 
+def is_untried(app: App) -> bool:
+    """Whether no replica of its wanted revision was ready yet, as where none was wanted since it was wished."""
+    return app.settled_revision != app.revision
+
+
+def woken(app: App, wanted: int, *, at: int) -> dict[str, Any]:
+    """Further columns of `app` where it is to have so many replicas from the moment `at` on: of one that had none, the
+    revision has its time from then on."""
+    return {"since": at} if wanted and not app.replicas else {}
+
+
 def span_of(replicas: int | tuple[int, int]) -> tuple[int, int]:
     """At least and at most so many. Raises InvalidRequest."""
     low, high = (replicas, max(replicas, 1)) if isinstance(replicas, int) else replicas
