@@ -14,7 +14,7 @@ A host that was often away counts as so much dearer and farther. One that is avo
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OBJECTIVES = ("both", "cost", "latency")
 _UNITS = {"cpu_milli": "cores", "memory_bytes": "GiB", "gpus": "GPUs", "disk_bytes": "GiB", "replicas": "replicas"}
@@ -128,6 +128,11 @@ def choose(
     best = min(fitting, key=lambda host: (beside.get(host.name, 0), score[host.name], host.name))
     text = f"{best.name}: {room} of {room + len(refused)} hosts have room; {_passed_over(failing, room)}"
     return Choice(best.name, text + _why(need, best, fitting, beside), {})
+
+
+def able(need: Need, hosts: Iterable[HostOffer]) -> list[HostOffer]:
+    """The hosts that could take one if nothing else were there."""
+    return [host for host in hosts if _fits(need, replace(host, used=Amounts()))]
 
 
 def missing(need: Need, host: HostOffer) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from rios.billing.books import TOKENS_IN, TOKENS_OUT, PriceBook
-from rios.billing.budgets import Period
+from rios.billing.budgets import Period, room_wei
 from rios.billing.ledger import audit, epochs, holds, invoices, refunds, settling, volumes
 from rios.billing.ledger.accounts import Kind, check_user, kind_of, user_account
 from rios.billing.ledger.chain import ChainCursor, ChainEvent, as_event
@@ -51,6 +51,7 @@ from rios.billing.ledger.values import (
 from rios.billing.parameters import PARAMETERS
 from rios.storage import models as m
 from rios.storage.engine import Database
+from rios.storage.gateway_models import QuotaRow
 from rios.words.errors import InvalidRequest, PriceBookError
 from rios.words.ids import Address
 from rios.words.money import Wei
@@ -193,6 +194,17 @@ class Queries:
                 )
             )
         return found
+
+    def room(self, user: str, *, at: int) -> Wei:
+        """The most that could be held for a user at `at`, in wei: by its balance, its hard budgets, and what an admin
+        allows it in a day."""
+        balance = self.balance(user)
+        limits = [(one.limit_wei, one.spent_wei) for one in self.budgets(user, at=at) if one.hard]
+        allowed = self._scalar(select(QuotaRow.spend_wei).where(QuotaRow.user_id == user))
+        if allowed is not None:
+            limits.append((allowed, Wei(self.spent(user, Period.DAY, at=at))))
+        rooms = (room_wei(limit, spent_wei=spent, held_wei=balance.held_wei) for limit, spent in limits)
+        return min([balance.available_wei, *rooms])
 
     def spent(self, user: str, period: Period, *, at: int) -> int:
         """What a user spent in the period around `at`, in wei."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rios.deploy.lifecycle import State
 from rios.services.deployments import inheriting, places
 from rios.services.deployments.bringing import Bringing
+from rios.services.deployments.paying import Paying
 from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.routers import Drains
@@ -81,6 +82,7 @@ class Acting:
         """
         self._store = store
         self._metering = metering
+        self.paying = Paying(store, metering)
         self._secrets = secrets
         self._retention = Retention(store, keeps or Keeps())
         self._starts = Shares(_STARTS, _SHARE, name="rios-acting")
@@ -139,14 +141,6 @@ class Acting:
             return host.exec(one.id, command, timeout_s=timeout_s).exit_code
 
         return run
-
-    def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
-        """Whether one replica could be held for now."""
-        return self._metering().affordable(app, host, specification)
-
-    def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
-        """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
-        return self._metering().replicas_paid(app, host, specification)
 
     # --- what is to be done ----------------------------------------------------------------------------------
 
@@ -268,7 +262,7 @@ class Acting:
         try:
             self._started(app, one, specification, host, lease)
         except (InsufficientBalance, BudgetExceeded) as error:
-            self._unpaid(app, str(error), lease)
+            self.paying.unbegun(app, str(error), lease=lease)
         except _LATER:
             raise
         except RiosError as error:
@@ -356,13 +350,13 @@ class Acting:
         try:
             self._metering().turn(app, one, specification, host.metrics(one.id), lease)
         except (InsufficientBalance, BudgetExceeded) as error:
-            self._unpaid(app, str(error), lease)
+            self.paying.pause(app, str(error), lease=lease)
 
     def _rented(self, app: App, host: str, lease: Lease) -> float:
         try:
             self._metering().rent.turn(app, host, lease)
         except (InsufficientBalance, BudgetExceeded) as error:
-            self._unpaid(app, f"its volumes: {error}", lease)
+            self.paying.pause(app, f"its volumes: {error}", lease=lease)
             return _OWED_S
         return 0.0
 
@@ -372,16 +366,6 @@ class Acting:
         host.put_secrets(one.id, self._secrets_of(app, one, specification, lease))
         self._moved(one, Step(one, one.state, "it has its secrets anew", changes={}, kind=ROTATED), lease)
         self._delivered[one.id] = rotated
-
-    def _unpaid(self, app: App, why: str, lease: Lease) -> None:
-        def change(now: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
-            require_leader(connection, *lease)
-            if not now.paid:
-                return {}, "", ""
-            state = {} if now.state in (State.STOPPING, State.STOPPED) else {"state": str(State.PAUSED)}
-            return {"paid": False, "reason": why, **state}, "state" if state else "money", f"out of money: {why}"
-
-        self._store.change(app.id, change, at=self._store.ledger.now())
 
     def _end(
         self, app: App, one: Replica, specification: Mapping[str, Any], host: Host | None, ended: bool, lease: Lease

@@ -55,6 +55,20 @@ def held_wei(connection: Connection, app_id: str, *, besides: str = "") -> int:
     return sum(connection.scalars(select(HoldRow.amount_wei).where(HoldRow.id.in_(names), live)))
 
 
+def room_of(
+    connection: Connection, app: App, specification: Mapping[str, Any], *, at: int, besides: str = ""
+) -> Wei | None:
+    """What the deployment's budget of the day leaves to be held, in wei; None where it has none.
+
+    besides: a hold of its own that ends in the same transaction.
+    """
+    limit = specification["budget"]
+    if limit is None:
+        return None
+    spent, held = spent_today_wei(connection, app.id, at=at), held_wei(connection, app.id, besides=besides)
+    return room_wei(limit, spent_wei=spent, held_wei=held)
+
+
 def check(
     connection: Connection,
     app: App,
@@ -68,14 +82,11 @@ def check(
 
     besides: a hold of its own that ends in the same transaction.
     """
-    limit = specification["budget"]
-    if limit is None:
-        return
-    spent, held = spent_today_wei(connection, app.id, at=at), held_wei(connection, app.id, besides=besides)
-    room = room_wei(limit, spent_wei=spent, held_wei=held)
-    if hold_wei > room:
+    room = room_of(connection, app, specification, at=at, besides=besides)
+    if room is not None and hold_wei > room:
+        limit = format_ros(Wei(specification["budget"]))
         raise BudgetExceeded(
-            f"the budget of {app.name}, {format_ros(Wei(limit))} a day, has room for {format_ros(room)}, and "
+            f"the budget of {app.name}, {limit} a day, has room for {format_ros(room)}, and "
             f"{format_ros(Wei(hold_wei))} are needed; it goes on tomorrow, or with a larger budget: "
             f'update(budget="... ROS")'
         )

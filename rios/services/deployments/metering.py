@@ -1,10 +1,10 @@
 """What replicas use, and what that costs: held for ahead of time, period by period, and posted as it was measured.
 
 A replica is held for before it starts: for all that it may use in one period and the time that ending it may take. When
-the period is over, the next is held for first; where there is no money for it, the deployment pauses, and what it used
-until its last instruction is covered by what is held already: what is to end runs on for no longer than that, or than
-the next period that is held for meanwhile. Each period is posted together with the row that says so,
-in one transaction: whoever is killed in between posts it once. Volumes are not a replica's: see `rent`.
+the period is over, it is posted and the next is held for, both or none; where there is no money for it, the deployment
+pauses, and what it used until its last instruction is covered by what is held already: what is to end runs on for no
+longer than that, or than the next period that is held for meanwhile. Each period is posted together with the row that
+says so, in one transaction: whoever is killed in between posts it once. Volumes are not a replica's: see `rent`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from rios.billing.books import BYTES
 from rios.billing.ledger import holds, settling
@@ -25,12 +25,13 @@ from rios.billing.pricing import Host, Terms
 from rios.billing.rating import Charge, rate, total_wei
 from rios.billing.usage import UsageRecord, resource_record
 from rios.deploy.deciding import SECOND
+from rios.deploy.lifecycle import LIVING
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets
 from rios.services.deployments.rent import Rent
 from rios.services.deployments.store import AppStore, Lease, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
-from rios.storage.deployment_models import AppReplicaRow
+from rios.storage.deployment_models import AppReplicaRow, AppRow
 from rios.words.errors import BudgetExceeded, InsufficientBalance
 
 if TYPE_CHECKING:
@@ -69,6 +70,22 @@ class Taken:
     def to_json(self) -> str:
         """As it is kept."""
         return json.dumps({"cpu_ns": self.cpu_ns, "egress_bytes": self.egress_bytes})
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What there is for replicas of a deployment, and what one asks for, in wei."""
+
+    room_wei: int
+    """What can be held for more replicas than there are. Below 0 where what is owed is not there."""
+    each_wei: int
+    """What is held for one."""
+    period_wei: int
+    """The most that one uses in a period, which is paid before the next is held for."""
+
+    def replicas(self, *, held: int = 0) -> int:
+        """How many can be held for now and in the next period, where so many are already."""
+        return max(self.room_wei + held * self.each_wei, 0) // max(self.each_wei + self.period_wei, 1)
 
 
 class Metering:
@@ -114,17 +131,41 @@ class Metering:
 
         self._store.transact_whole(run)
 
-    def affordable(self, app: App, host: str, specification: Mapping[str, Any]) -> bool:
-        """Whether the first period of one replica could be held for now, by the balance and the deployment's budget,
-        beside what its volumes ask for."""
+    def means(self, app: App, host: str, specification: Mapping[str, Any]) -> Means:
+        """What can be held now for replicas of `app` on `host`, by its user's balance and all budgets that apply,
+        beside what its volumes ask for and what the user's other deployments are about to start."""
         terms = self._charging.terms({host: self._hosts(host)}, user=app.user_id)
-        ledger, most = self._store.ledger, self._most(terms, host, specification, self._held_us)
-        try:
-            with ledger.database.reading() as connection:
-                budgets.check(connection, app, specification, most, at=ledger.now())
-        except BudgetExceeded:
-            return False
-        return ledger.balance(app.user_id).available_wei >= most + self.rent.owed_wei(app, host, specification)
+        ledger, at = self._store.ledger, self._store.ledger.now()
+        with ledger.database.reading() as connection:
+            own = budgets.room_of(connection, app, specification, at=at)
+        room = ledger.room(app.user_id, at=at) - self._unheld_wei(app)
+        return Means(
+            (room if own is None else min(room, own)) - self.rent.owed_wei(app, host, specification),
+            self._most(terms, host, specification, self._held_us),
+            self._most(terms, host, specification, self.period_us),
+        )
+
+    def _unheld_wei(self, app: App) -> int:
+        """What is about to be held for replicas of the other deployments of a user."""
+        one, other = AppReplicaRow, AppRow
+        place = (one.app_id, one.revision, one.host)
+        wanted = (
+            select(*place, func.count())
+            .join(other, other.id == one.app_id)
+            .where(other.user_id == app.user_id, other.id != app.id, one.ended_at == 0, one.period == 0)
+            .where(one.state.in_([str(state) for state in LIVING]))
+            .group_by(*place)
+        )
+        with self._store.ledger.database.reading() as connection:
+            found = connection.execute(wanted).all()
+        known = self._store.specifications([(row[0], row[1]) for row in found]) if found else {}
+        owed = 0
+        for app_id, revision, host, count in found:
+            specification = known[app_id, revision]
+            if specification["model"] is None:  # that is paid for by request
+                terms = self._charging.terms({host: self._hosts(host)}, user=app.user_id)
+                owed += count * self._most(terms, host, specification, self._held_us)
+        return owed
 
     def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
         """How many replicas the deployment's budget pays for until the day ends; None where it has none."""
@@ -158,8 +199,9 @@ class Metering:
             require_leader(batch.connection, *lease)
             if not _same(batch, replica):
                 return False
-            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
+            # First what is over, of which a part comes back: who can pay for the next by that goes on.
             self._settle(batch, app, replica, charges, terms, at=at)
+            holds.place(batch, wanted, at=at, expires_at=at + _DAY)
             over = budgets.hold_id(replica.id, replica.period)
             budgets.check(batch.connection, app, specification, wanted.amount_wei, at=at, besides=over)
             row = AppReplicaRow

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.lifecycle import State, Wish
-from rios.deploy.scheduling import Amounts, HostOffer, choose
+from rios.deploy.scheduling import Amounts, HostOffer, able, choose
 from rios.services.deployments.engine import is_named
 from rios.services.deployments.engines import Seen, offer_of
 from rios.services.deployments.places import failing, home
@@ -37,6 +37,8 @@ class Pass:
     blind: frozenset[str] = frozenset()
     """Engines that are known to find no checkpoint by its name."""
     lost: frozenset[str] = frozenset()
+    promised: dict[str, int] = field(default_factory=dict)
+    """By user: what is to be held for deployments that go on in this pass, in wei."""
     steps: list[Step] = field(default_factory=list)
     new: list[NewReplica] = field(default_factory=list)
 
@@ -134,6 +136,18 @@ def place(
         if specification["volumes"]:
             offers, need = {choice.host: offers[choice.host]}, shared
     return None
+
+
+def dearest(found: Pass, specification: Mapping[str, Any], homes: frozenset[str]) -> str | None:
+    """The host at which a replica costs most: of those with its volumes, where there are some, and else of those that
+    could take it; whether they have room now is not asked. None where there is no host."""
+    if homes:
+        offers = [found.offers[name] for name in homes & found.offers.keys()]
+        if not offers:
+            return min(homes)
+    else:
+        offers = able(need_of(specification), found.offers.values()) or list(found.offers.values())
+    return max(offers, key=lambda offer: (offer.ask_bp, offer.name)).name if offers else None
 
 
 def _engines(found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica]) -> dict[str, HostOffer]:

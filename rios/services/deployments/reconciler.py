@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rios.deploy.deciding import SECOND, Decision, backoff_us, decide
@@ -45,8 +46,6 @@ PASS_S = 0.25
 HOST_LOST_S = 4.0
 """A host that has not answered for so long is lost, with all that ran there."""
 _RETRY_US = SECOND
-_MONEY_US = 2 * SECOND
-"""How often a deployment without money is looked at for some."""
 _STEADY_US = 10 * SECOND
 _ORPHANS_S = 5.0
 """How often hosts are asked where there is no application: one that returns may still run what nobody wants."""
@@ -83,7 +82,6 @@ class Reconciler:
         self._answered_at: dict[str, float] = {}
         self._asked_at = 0.0
         self._silent: set[str] = set()
-        self._money_at: dict[str, int] = {}
         self._events_seen, self._rotated = 0, dict[str, int]()
         self._led_since, self._led_at = 0.0, 0
         self._wake = threading.Event()
@@ -191,8 +189,10 @@ class Reconciler:
         """Begin what follows from what is written."""
         if found.new or found.steps:
             self.wrote()
+        names = {app.id for app in apps}
+        self._acting.paying.keep(names)
         if self._scalers.is_made:
-            self._scalers().keep({app.id for app in apps})
+            self._scalers().keep(names)
         if self._prober.is_made or any(one.probes is not None for one in self._specifications.values()):
             self._probe(replicas, apps)
         self._engines.drop(lost_engines(found, apps, replicas))
@@ -343,7 +343,7 @@ class Reconciler:
                 app = self._count_end(found, app, one, step, specification)
         app = self._scaled(found, app, specification, views)
         if not app.paid and app.wish is Wish.RUN:
-            app = self._paid_again(found, app, specification)
+            app = self._acting.paying.again(found, app, specification)
         wanted = wanted_of(app, specification, led_at=self._led_at)
         decision = decide(wanted, [one.seen() for one in views], now=found.now)
         self._follow(found, app, specification, views, decision)
@@ -411,30 +411,16 @@ class Reconciler:
             return on_engines(found, app, specification)
         if app.wish is not Wish.RUN or not app.paid or app.replicas_min == app.replicas_max:
             return app
-
-        def paid() -> int | None:
-            dearest = max(found.offers.values(), key=lambda offer: offer.ask_bp, default=None)
-            return None if dearest is None else self._acting.replicas_paid(app, dearest.name, specification)
-
-        wanted, why = self._scalers().wanted(app, specification, views, found.hosts, paid=paid, now=found.now)
+        paying = self._acting.paying
+        wanted, why = self._scalers().wanted(
+            app, specification, views, found.hosts, paid=partial(paying.by_the_day, found, app, specification),
+            affords=partial(paying.affords, found, app, specification, views), now=found.now,
+        )  # fmt: skip
         if wanted == app.replicas:
             return app
         changes = {"replicas": wanted, "reached": min(app.reached, wanted), **woken(app, wanted, at=found.now)}
         found.steps.append(Step(app, app.state, f"{app.replicas} -> {wanted}: {why}", changes=changes, kind="scaled"))
         return replace(app, **changes)
-
-    def _paid_again(self, found: Pass, app: App, specification: Mapping[str, Any]) -> App:
-        if found.now < self._money_at.get(app.id, 0) or not found.offers:
-            return app
-        self._money_at[app.id] = found.now + _MONEY_US
-        if not self._acting.affordable(app, next(iter(found.offers)), specification):
-            return app
-        changes: dict[str, Any] = {
-            "paid": True, "settled_revision": None, "reached": 0, "failures": 0, "retry_at": 0, "since": found.now,
-            "reason": "",
-        }  # fmt: skip
-        found.steps.append(Step(app, State.REQUESTED, "there is money again", changes=changes, kind="state"))
-        return replace(app, state=State.REQUESTED, **changes)
 
     def _follow(
         self, found: Pass, app: App, specification: Mapping[str, Any], views: Sequence[Replica], decision: Decision

@@ -61,12 +61,34 @@ class Scalers:
         hosts: Mapping[str, Host],
         *,
         paid: Callable[[], int | None],
+        affords: Callable[[], int | None],
         now: int,
     ) -> tuple[int, str]:
         """How many replicas a deployment should have now, and why.
 
-        paid: how many its budget pays for until the day ends; asked about once a second.
+        paid: how many its budget pays for until the day ends; asked about once a second. affords: how many can be held
+        for, by what money there is now; asked where there are to be more than have to.
         """
+        wanted, why = self._by_load(app, specification, replicas, hosts, paid=paid, now=now)
+        least, is_new = max(app.replicas_min, 1), self._asked_at.get(app.id) == now
+        most = affords() if is_new and wanted > least else None
+        if most is None or wanted <= most:
+            return wanted, why
+        most = max(most, least)
+        if most == app.replicas:
+            return most, "as it is"
+        return most, f"{why}; there is money for no more" if most > app.replicas else f"there is money for {most}"
+
+    def _by_load(
+        self,
+        app: App,
+        specification: Mapping[str, Any],
+        replicas: Sequence[Replica],
+        hosts: Mapping[str, Host],
+        *,
+        paid: Callable[[], int | None],
+        now: int,
+    ) -> tuple[int, str]:
         scale = specification["scale"]
         ready = [one for one in replicas if one.state is State.READY]
         if scale["on"] not in _BY_REQUESTS:

@@ -147,6 +147,7 @@ def test_a_hard_budget_holds_and_a_soft_one_tells(ledger: Ledger, clock: Clock) 
     hold(ledger, 3 * ROS, id="h2", request_id="r2")
     with pytest.raises(BudgetExceeded, match="has room for 1 ROS: 6 ROS are spent and 3 ROS held"):
         hold(ledger, 2 * ROS, id="h3")
+    assert ledger.room("ann", at=clock.now_us) == ROS, "a soft one bounds nothing"
     with pytest.raises(BudgetExceeded):
         ledger.extend("h2", 1, 2 * ROS)
     ledger.extend("h2", 1, ROS)
@@ -166,6 +167,10 @@ def test_a_hard_budget_holds_and_a_soft_one_tells(ledger: Ledger, clock: Clock) 
     with pytest.raises(BudgetExceeded, match="in total"):
         hold(ledger, 1, id="h5")
     ledger.set_budget("ann", None, period="total")
+    assert ledger.room("ann", at=clock.now_us) == ROS
+    ledger.set_budget("ann", None, period="day")
+    assert ledger.room("ann", at=clock.now_us) == ledger.balance("ann").available_wei > ROS
+    ledger.set_budget("ann", 10 * ROS, period="day")
     hold(ledger, ROS, id="h5")
 
 
