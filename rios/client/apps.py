@@ -18,7 +18,8 @@ from rios.deploy.reading import read_app, read_file
 from rios.deploy.runtimes.protocol import Executed, LogLine
 from rios.deploy.spec import GRACE_MAX_S, MODEL_FIELDS, App, SecretRef
 from rios.services.deployments.awaiting import Look, Wished, awaited, ends_within, rotated
-from rios.services.deployments.handle import Cost, given_secrets, secret_values
+from rios.services.deployments.given import given_secrets, secret_values
+from rios.services.deployments.handle import Cost
 from rios.services.deployments.kept_volumes import KeptVolume, table_of
 from rios.services.deployments.service import Change, Plan, resolved, with_function
 from rios.services.deployments.shared_secrets import shared_values

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from pydantic import SecretStr
-
 from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
 from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing
 from rios.services.deployments.awaiting import Look, Wished, awaited, ends_within, rotated
+from rios.services.deployments.given import given_secrets, kept_names, secret_values
 from rios.services.deployments.kept_volumes import take
 from rios.services.deployments.line_pages import LinePage, lines_after
 from rios.services.deployments.rules import DELETED, Rules
@@ -467,24 +466,6 @@ class Deployment(Shown):
 
     def _app(self) -> App:
         return self._store.app(self.id)
-
-
-def secret_values(values: Mapping[str, Any]) -> dict[str, SecretStr]:
-    """Values of secrets by their names. Raises InvalidRequest, which shows none of them."""
-    wrong = sorted(name for name, value in values.items() if not isinstance(value, str))
-    if not values or wrong:
-        raise InvalidRequest(f"{', '.join(wrong) or 'no secret'} is no text: give names with values that are text")
-    return {name: SecretStr(value) for name, value in values.items()}
-
-
-def kept_names(specification: Mapping[str, Any]) -> set[str]:
-    """What the secrets of a specification are called where they are kept."""
-    return {reference.get("store", name) for name, reference in specification["secrets"].items()}
-
-
-def given_secrets(now: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A specification with some fields in place of others; secrets that are not given stay."""
-    return {**now, **fields, "secrets": {**now["secrets"], **fields.get("secrets", {})}}
 
 
 def begun_anew(app: App, *, at: int) -> dict[str, Any]:

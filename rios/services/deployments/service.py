@@ -21,7 +21,8 @@ from rios.deploy.spec import SecretRef, differences
 from rios.deploy.volume_names import check_new
 from rios.services.deployments.archives import Standing, require_archive
 from rios.services.deployments.bound import new_app
-from rios.services.deployments.handle import Deployment, begun_anew, kept_names
+from rios.services.deployments.given import kept_names
+from rios.services.deployments.handle import Deployment, begun_anew
 from rios.services.deployments.kept_volumes import KeptVolumes, take
 from rios.services.deployments.rules import CREATED, Rules
 from rios.services.deployments.served import require_free

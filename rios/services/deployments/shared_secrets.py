@@ -10,7 +10,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from sqlalchemy import Connection, select
 
 from rios.deploy.spec import SecretName
-from rios.services.deployments.handle import secret_values
+from rios.services.deployments.given import secret_values
 from rios.services.deployments.store import SECRETS, needed_specifications, write_event
 from rios.storage.deployment_models import AppSecretRow
 from rios.words.display import Shown
