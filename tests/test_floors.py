@@ -21,7 +21,7 @@ ADAPTERS = """
     control conversion data deployment device dispatch door examined experts fetch forward generation_config generator
     greeting host hosted job kv layer_run link links loading member membership norms offer peer pieces probe
     pulse quantized ram rotary safetensors sampling scheduler sealed seam serving session shard_cache shard_server
-    shelves shm source supervisor template tensors tls tokenizer trunk trust warm wire
+    shelves shm source supervisor template tensors tls tokenizer trunk trust wanted warm wire
 """
 BILLING_DOMAIN = "books budgets estimate merkle parameters pricing rating recursion split usage verify"
 REPORTING_ADAPTERS = "execute html page pdf run runner sandbox shelf telling templates"

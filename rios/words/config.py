@@ -217,6 +217,12 @@ class Settings(BaseSettings):
         default=1.25, ge=1, description="Experts move or get copies when a host has so many times its fair load."
     )
 
+    host_requests: float = Field(
+        default=4.0,
+        gt=0,
+        description="Requests under way for each host, where the scheduler says how many hosts there should be.",
+    )
+
     # Data plane.
     max_frame_bytes: int = Field(
         default=1 << 30, gt=0, description="The longest frame accepted from an authorised peer."
