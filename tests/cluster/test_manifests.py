@@ -124,6 +124,18 @@ def test_composes_gateway_is_told_of_all_that_it_waits_for(tmp_path: Path) -> No
             settings.model_copy(update=wrong).broker_url()
 
 
+SETTINGS = {f"RIOS_{name.upper()}" for name in Settings.model_fields}
+SETTINGS |= {f"RIOS_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
+OTHERS = {
+    "RIOS_SCHEDULER": "the units' own command takes it",
+    "RIOS_RANK": "the worker's preload",
+    "RIOS_DATA_PORT": "the worker's preload",
+    "RIOS_MEMORY_BYTES": "the worker's preload",
+    "RIOS_SECRETS_KEY": "rios.services.deployments.secrets",
+    "RIOS_IMAGE": "the compose file",
+}
+
+
 def commands() -> list[list[str]]:
     """Every `rios ...` that a file of cluster/ starts."""
     found = [service["command"] for service in COMPOSE["services"].values() if "command" in service]
@@ -142,18 +154,22 @@ def test_commands_and_settings_are_those_there_are() -> None:
     for _, name, *arguments in commands():
         options = {option for parameter in group.commands[name].params for option in parameter.opts}
         assert {word for word in arguments if word.startswith("--")} <= options, name
-    settings = {f"RIOS_{name.upper()}" for name in Settings.model_fields}
-    settings |= {f"RIOS_GATEWAY_{name.upper()}" for name in GatewaySettings.model_fields}
     variables = [service.get("environment", {}) for service in COMPOSE["services"].values()]
     variables += [one["data"] for one in MANIFESTS if one["kind"] == "ConfigMap"]
     containers = [container for spec in pods().values() for container in spec["containers"]]
     variables += [{one["name"]: one for one in container.get("env", ())} for container in containers]
-    assert {name for one in variables for name in one if name.startswith("RIOS_")} <= settings
+    assert {name for one in variables for name in one if name.startswith("RIOS_")} <= SETTINGS
     units = [path.read_text() for path in (CLUSTER / "systemd").iterdir()]
     named = {name for text in units for name in re.findall(r"^Environment=(RIOS_\w+)=", text, re.MULTILINE)}
     assert "RIOS_HOST_APPS" in named
-    # Which the unit's own command takes, and the worker's preload.
-    assert named <= settings | {"RIOS_SCHEDULER", "RIOS_RANK"}
+    assert named <= SETTINGS | set(OTHERS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in CLUSTER.rglob("*") if path.is_file()), ids=lambda path: path.name
+)
+def test_comments_name_settings_that_there_are(path: Path) -> None:
+    assert set(re.findall(r"\bRIOS_[A-Z_]*[A-Z]\b", path.read_text())) <= SETTINGS | set(OTHERS)
 
 
 def test_units_that_run_applications_leave_their_mounts_to_the_machine() -> None:
