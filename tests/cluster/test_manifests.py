@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -24,7 +25,9 @@ from rios.words.errors import InvalidRequest
 from tests.campaigns import ROOT
 
 CLUSTER = ROOT / "cluster"
-MANIFESTS = [one for one in yaml.safe_load_all((CLUSTER / "kubernetes" / "rios.yaml").read_text()) if one]
+KUBERNETES = (CLUSTER / "kubernetes" / "rios.yaml").read_text()
+MANIFESTS = [one for one in yaml.safe_load_all(KUBERNETES) if one]
+APPS = [one for one in yaml.safe_load_all((CLUSTER / "kubernetes" / "apps.yaml").read_text()) if one]
 COMPOSE = yaml.safe_load((CLUSTER / "compose" / "compose.yaml").read_text())
 
 
@@ -36,7 +39,9 @@ def kubernetes(manifest: dict[str, Any]) -> None:
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
 
-@pytest.mark.parametrize("manifest", [one for one in MANIFESTS if "dask.org" not in one["apiVersion"]], ids=named)
+@pytest.mark.parametrize(
+    "manifest", [one for one in (*MANIFESTS, *APPS) if "dask.org" not in one["apiVersion"]], ids=named
+)
 def test_manifests_follow_kubernetes_schemas(manifest: dict[str, Any]) -> None:
     kubernetes(manifest)
 
@@ -86,6 +91,82 @@ def test_gateways_have_one_folder_of_reports_and_reach_a_mail_server() -> None:
     assert claims[volume["persistentVolumeClaim"]["claimName"]]["accessModes"] == ["ReadWriteMany"]
     (policy,) = [one for one in MANIFESTS if named(one) == "NetworkPolicy gateway"]
     assert {25, 465, 587} <= {one["port"] for rule in policy["spec"]["egress"] for one in rule["ports"]}
+
+
+def policy(name: str) -> dict[str, Any]:
+    (found,) = [one["spec"] for one in MANIFESTS if named(one) == f"NetworkPolicy {name}"]
+    return dict(found)
+
+
+def test_the_operator_reaches_the_scheduler_and_nothing_else() -> None:
+    """It is in a namespace of its own, where the command in the file's head puts it, and asks over HTTP."""
+    spec = policy("operator")
+    # As its controller names the Pod of the scheduler of a cluster that is called rios.
+    assert spec["podSelector"] == {"matchLabels": {"dask.org/cluster-name": "rios", "dask.org/component": "scheduler"}}
+    ((rule),) = spec["ingress"]
+    ((peer),) = rule["from"]
+    command = re.search(r"helm install .* -n (\S+)", KUBERNETES)
+    assert command is not None
+    assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": command[1]}}}
+    (scheduler,) = pods()["scheduler"]["containers"]
+    ports = {one["name"]: one["containerPort"] for one in scheduler["ports"]}
+    assert rule["ports"] == [{"protocol": "TCP", "port": ports["http-dashboard"]}]
+    assert scheduler["args"][-2:] == ["--preload", "rios.dmoe.wanted"], "it counts tasks else, and experts have none"
+
+
+def test_service_accounts_are_where_their_pods_are_and_bindings_have_subjects() -> None:
+    accounts = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in (*MANIFESTS, *APPS)
+                if one["kind"] == "ServiceAccount"}  # fmt: skip
+    named_by = {("rios", spec["serviceAccountName"]) for spec in pods().values() if "serviceAccountName" in spec}
+    subjects = [one for binding in APPS if binding["kind"].endswith("RoleBinding") for one in binding["subjects"]]
+    assert len(subjects) == 2
+    assert {(one["namespace"], one["name"]) for one in subjects} == named_by == accounts
+    roles = {(one["kind"], one["metadata"]["name"]) for one in APPS if one["kind"].endswith("Role")}
+    assert {(one["roleRef"]["kind"], one["roleRef"]["name"]) for one in APPS if "roleRef" in one} == roles
+
+
+PORTS = {"postgresql": 5432, "redis": 6379, "amqp": 5672, "amqps": 5671, "smtp": 25, "smtps": 465, "https": 443}
+
+
+def test_what_the_gateway_is_told_of_it_may_reach() -> None:
+    """Each URL that the file's head puts into the Secret, and what else has an address among the settings."""
+    allowed = {one["port"] for rule in policy("gateway")["egress"] for one in rule["ports"]}
+    urls = dict(re.findall(r"--from-literal=(RIOS_\w+)=(\S+)", KUBERNETES))
+    assert {"RIOS_DATABASE", "RIOS_GATEWAY_REDIS", "RIOS_GATEWAY_BROKER", "RIOS_CHAIN", "RIOS_GATEWAY_MAIL"} <= set(
+        urls
+    )
+    assert set(urls) <= SETTINGS
+    for name, url in urls.items():
+        parts = urlsplit(url)
+        assert (parts.port or PORTS[parts.scheme]) in allowed, name
+        assert re.search(rf"# .*{name}\b", KUBERNETES.partition("kind: NetworkPolicy")[2]), f"{name}: which port is its"
+    assert {*PORTS.values(), 6443} <= allowed, "and an API server behind its Service"
+
+
+def homes() -> dict[str, tuple[list[str], list[str], dict[str, Any]]]:
+    """By who has them: the words that start it, where volumes are mounted, and what it is told."""
+    data = {one["metadata"]["name"]: one["data"] for one in MANIFESTS if one["kind"] == "ConfigMap"}
+    found = {}
+    for name, spec in pods().items():
+        for one in spec["containers"]:
+            told = {entry["name"]: entry.get("value") for entry in one.get("env", ())}
+            for source in one.get("envFrom", ()):
+                told |= data.get(source.get("configMapRef", {}).get("name"), {})
+            found[f"pod {name}"] = one["args"], [mount["mountPath"] for mount in one.get("volumeMounts", ())], told
+    for name, one in COMPOSE["services"].items():
+        if "rios:" in one["image"]:
+            places = [volume.split(":")[1] for volume in one.get("volumes", ())]
+            found[f"service {name}"] = one["command"], places, one.get("environment", {})
+    return found
+
+
+@pytest.mark.parametrize("name", homes())
+def test_a_home_that_is_mounted_is_known_as_one(name: str) -> None:
+    """Else nothing is kept in it: shards are fetched again after each start."""
+    words, places, told = homes()[name]
+    home = words[words.index("--home") + 1] if "--home" in words else told.get("RIOS_HOME")
+    assert ("/var/lib/rios" in places) == (home == "/var/lib/rios")
+    assert home is not None or "scheduler" in name
 
 
 @pytest.mark.parametrize("name", ["worker", "Deployment gateway"])
