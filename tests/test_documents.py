@@ -37,6 +37,7 @@ OWNER = f"0x{'00' * 19}aa"
 SETTLEMENT = "tests/services/test_settlement.py"
 TRAINING = "tests/demo/test_training.py::test_the_commands_of_the_card"
 GATEWAY_WAYS = "tests/deployments/test_gateway_ways.py"
+IMAGE = "tests/cluster/test_image.py"
 LAB_PAGE = "tests/test_lab_page.py::test_the_page_is_followed"
 # How a line, or the first line of a block, begins that another test executes.
 ELSEWHERE = {
@@ -53,6 +54,9 @@ ELSEWHERE = {
     "dask worker tls://": LAB_PAGE,
     "RIOS_TLS=~/alice python -c": "tests/dmoe/test_secured.py::test_it_answers_as_a_network_in_clear",
     "kubectl apply": "tests/cluster/test_manifests.py::test_manifests_follow_kubernetes_schemas",
+    "docker compose -f cluster/": "tests/cluster/test_manifests.py::test_compose_follows_its_specification",
+    "podman build -f cluster/Containerfile": f"{IMAGE}::test_each_command_of_the_manifests_is_there",
+    "make wheel": f"{IMAGE}::test_each_command_of_the_manifests_is_there",
     'net.deploy.create(name="shop"': "tests/deployments/test_in_kubernetes.py::test_it_is_served_metered_and_ended",
     'app = net.deploy.create(name="teller"': f"{GATEWAY_WAYS}::test_it_asks_by_a_key_of_its_own_in_every_runtime",
     "cluster.adapt(Adaptive=": "tests/dmoe/test_adaptive.py::test_workers_follow_a_load_up_and_down_with_causes",

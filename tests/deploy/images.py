@@ -24,13 +24,13 @@ _EXTENSIONS = """
 """
 
 
-def _add(tar: tarfile.TarFile, path: str, content: bytes, mode: int = 0o644) -> None:
+def add(tar: tarfile.TarFile, path: str, content: bytes, mode: int = 0o644) -> None:
     member = tarfile.TarInfo(path)
     member.size, member.mode = len(content), mode
     tar.addfile(member, io.BytesIO(content))
 
 
-def _libraries(binaries: list[Path]) -> set[Path]:
+def libraries(binaries: list[Path]) -> set[Path]:
     out = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=True).stdout
     return {Path(found) for found in re.findall(r"^\s.*?(/\S+)", out, re.MULTILINE)}
 
@@ -42,13 +42,13 @@ def _add_python(tar: tarfile.TarFile) -> None:
     binary = Path(sys.base_prefix, "bin", version)
     extensions = [path for name in _EXTENSIONS.split() for path in (library / "lib-dynload").glob(f"{name}.*.so")]
     binaries = [binary, *extensions]
-    _add(tar, "usr/local/bin/python3", binary.read_bytes(), 0o755)
-    for needed in sorted(_libraries(binaries)):
+    add(tar, "usr/local/bin/python3", binary.read_bytes(), 0o755)
+    for needed in sorted(libraries(binaries)):
         at = f"lib64/{needed.name}" if needed.name.startswith("ld-linux-x86-64") else f"lib/{needed.name}"
-        _add(tar, at, needed.read_bytes(), 0o755)
+        add(tar, at, needed.read_bytes(), 0o755)
     sources = [*library.glob("*.py"), *(path for name in _PACKAGES for path in (library / name).rglob("*.py"))]
     for path in sorted((*sources, *extensions)):
-        _add(tar, f"usr/local/lib/{version}/{path.relative_to(library)}", path.read_bytes())
+        add(tar, f"usr/local/lib/{version}/{path.relative_to(library)}", path.read_bytes())
 
 
 def make_rootfs(path: Path, *, python: bool = True) -> Path:
@@ -58,13 +58,13 @@ def make_rootfs(path: Path, *, python: bool = True) -> Path:
     )
     program = Path(busybox.stdout.strip()).read_bytes()
     with tarfile.open(path, "w") as tar:
-        _add(tar, "bin/busybox", program, 0o755)
-        _add(tar, "bin/privileged", program, 0o6755)
+        add(tar, "bin/busybox", program, 0o755)
+        add(tar, "bin/privileged", program, 0o6755)
         for name in _APPLETS.split():
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
-        _add(tar, "etc/passwd", b"root:x:0:0::/:/bin/sh\n")
+        add(tar, "etc/passwd", b"root:x:0:0::/:/bin/sh\n")
         if python:
             _add_python(tar)
     return path
@@ -90,5 +90,5 @@ def make_image(
     manifest = json.dumps([{"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]}]).encode()
     with tarfile.open(path, "w") as tar:
         for entry, content in ((name, config), ("layer.tar", layer), ("manifest.json", manifest)):
-            _add(tar, entry, content)
+            add(tar, entry, content)
     return path
