@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import subprocess
 import sys
+import time
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -262,6 +265,45 @@ def test_units_that_run_applications_leave_their_mounts_to_the_machine() -> None
         lines = (CLUSTER / "systemd" / f"{name}.service").read_text().splitlines()
         assert not [line for line in lines if own.match(line)], name
         assert "KillMode=process" in lines, name
+
+
+def setting(unit: str, name: str) -> str:
+    text = (CLUSTER / "systemd" / unit).read_text().replace("\\\n", " ")
+    (found,) = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return str(found)
+
+
+def test_less_than_five_minutes_are_lost_at_most() -> None:
+    """One that begins as its timer says and the end of the next one and its copy, which does not begin later."""
+    (minutes,) = re.findall(r"^\*:0/(\d+)$", setting("rios-backup.timer", "OnCalendar"))
+    every_s, late_s = 60 * int(minutes), int(setting("rios-backup.timer", "AccuracySec").removesuffix("s"))
+    takes_s = int(setting("rios-backup.service", "TimeoutStartSec"))
+    text = (CLUSTER / "systemd" / "rios-backup.service").read_text()
+    (copy_s,) = map(int, re.findall(r"ExecStartPost=timeout (\d+) ", text))
+    assert takes_s + copy_s < every_s, "else the next one waits for it, and for the timer after that"
+    loss_s = every_s + late_s + takes_s + copy_s
+    assert loss_s < 300
+    said = (ROOT / "docs" / "regions.md").read_text()
+    assert f"{every_s} s + {late_s} s + {takes_s} s + {copy_s} s = {loss_s} s" in said
+    assert f"--keep {86_400 // every_s}\n" in text, "those of a day"
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "is_late"), [((), True), ((290, 4000), False), ((310, 4000), True)], ids=["none", "in time", "late"]
+)
+def test_a_backup_that_is_late_is_an_alert(ages_s: tuple[int, ...], is_late: bool, tmp_path: Path) -> None:
+    for age_s in ages_s:
+        moment = datetime.fromtimestamp(time.time() - age_s, UTC)
+        (tmp_path / f"rios-{moment:%Y%m%dT%H%M%SZ}.backup").touch()
+    (tmp_path / "rios-backup-draft").mkdir()
+    # As systemd reads it: two signs are one.
+    words = shlex.split(setting("rios-backup-late.service", "ExecStart").replace("$$", "$").replace("%%", "%"))
+    done = subprocess.run(
+        words, env={"BACKUPS": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == is_late, done
+    for unit in ("rios-backup.service", "rios-backup-late.service"):
+        assert setting(unit, "OnFailure") == "rios-alert@%n.service"
 
 
 @pytest.mark.needs("systemd-analyze")

@@ -72,12 +72,12 @@ def _text(file: IO[str]) -> str:
     return file.read()
 
 
-def fill(path: Path) -> int:
+def fill(path: Path, records: int) -> int:
     """The ledger; what it cost in wei."""
     rng, start, names, total = Random(7), moment("2026-10-01"), users_of(USERS), 0
     with Ledger.open() as ledger:
         fund(ledger, USERS, at=start)
-        requests = RECORDS // (5 * STEPS)
+        requests = records // (5 * STEPS)
         for number in range(requests):
             found = []
             model = rng.randrange(MODELS)
@@ -100,7 +100,7 @@ def test_a_month_of_a_million_records(
     def run() -> dict[str, float]:
         home, out = tmp_path / "home", tmp_path / "out"
         home.mkdir()
-        total = fill(home / "ledger.sqlite")
+        total = fill(home / "ledger.sqlite", RECORDS)
         monkeypatch.setenv("RIOS_HOME", str(home))
         arguments = ["report", "run", "cost", "--period", "2026-10", "--out", str(out), "--json"]
         command = [sys.executable, "-m", "rios.cli", *arguments]
