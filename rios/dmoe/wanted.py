@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from distributed import Scheduler
 from distributed.http.utils import get_handlers
 from tornado.ioloop import PeriodicCallback
 
-from rios.deploy.autoscale import WINDOW_MAX_S, Scaler, Target
+from rios.deploy.autoscale import Scaler, Target
 from rios.dmoe.control import welcomes
 from rios.dmoe.membership import peers_of
 from rios.words.config import Settings, settings
@@ -31,7 +32,7 @@ now = time.monotonic
 LOOK_S = 2.0
 _JOIN_S = 60.0
 """After a scheduler's start nothing is said for so long: hosts that were there come back meanwhile."""
-_WINDOW_S = WINDOW_MAX_S
+_WINDOW_S = 300.0
 """A host takes its shards with it: fewer are wanted once they were too many for so long."""
 _START_S = 60.0
 _HOSTS_MAX = 100_000
@@ -62,6 +63,8 @@ class Wanted:
         self._scaler = Scaler(bounds)
         self._began_s: float | None = None
         self._hosts = 0
+        self._decided: deque[tuple[float, int]] = deque()
+        """When, and how many hosts the load needed then, for the window."""
 
     def __repr__(self) -> str:
         return f"<Wanted: {self._hosts} hosts>"
@@ -80,6 +83,11 @@ class Wanted:
         hosts, why = self._scaler.decide(now_s, load=load, waiting=0.0, current=self._hosts)
         if now_s - self._began_s < _WINDOW_S:  # nobody knows yet for how long those that are there were too many
             hosts = max(hosts, self._hosts, len(peers))
+        # Replicas go soon where nothing is under way; hosts do not.
+        self._decided.append((now_s, hosts))
+        while self._decided[0][0] < now_s - _WINDOW_S:
+            self._decided.popleft()
+        hosts = max(one for _, one in self._decided)
         if hosts != self._hosts:
             log.info("hosts are wanted", extra={"hosts": self._hosts, "then": hosts, "reason": why})
         self._hosts = hosts

@@ -102,7 +102,7 @@ def test_whoever_leads_next_avoids_it_too(begin: Begin, purse: Purse) -> None:
     bad, good = Failing("bad"), SimulatedHost("good")
     first = begin(bad)
     app = verbs(first).create(name="web", **FIELDS)
-    until(lambda: len(bad.tried) == 3, deadline_s=WAIT_S)
+    until(lambda: app._app().failures == 3, "it is written", deadline_s=WAIT_S)
     first.close()
     tried = len(bad.tried)
     app = verbs(begin(bad, good)).get("web")

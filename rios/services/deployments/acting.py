@@ -94,7 +94,8 @@ class Acting:
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._not_before: dict[str, float] = {}
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, tuple[str, State]] = {}
+        """Why replicas could not be started, and in which state they are since."""
         self._given_up: set[str] = set()
         """Replicas that are to end while something is still fetched for them."""
         self._snapshotting = Snapshotting(store, lambda: self._metering().rent, self._closing)
@@ -127,9 +128,10 @@ class Acting:
         with self._lock:
             return replica_id in self._busy
 
-    def failure(self, replica_id: str) -> str | None:
+    def failure(self, one: Replica) -> str | None:
         """Why a replica could not be started, where that is so; until it has ended, so that nobody starts it again."""
-        return self._failures.get(replica_id)
+        why, state = self._failures.get(one.id, (None, None))
+        return why if state is one.state else None
 
     def runner(self, one: Replica) -> Exec:
         """What runs a probe's command in a replica."""
@@ -266,8 +268,10 @@ class Acting:
         except _LATER:
             raise
         except RiosError as error:
+            # A look that began before it had come so far knows another state, and its step would not be taken.
+            there = {each.id: each.state for each in self._store.snapshot(app.id)[1].get(app.id, ())}
             with self._lock:
-                self._failures[one.id] = str(error)
+                self._failures[one.id] = str(error), there.get(one.id, one.state)
 
     def _started(self, app: App, one: Replica, specification: Mapping[str, Any], host: Host, lease: Lease) -> None:
         from rios.services.deployments.hosts import Order

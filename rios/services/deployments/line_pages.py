@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rios.deploy.runtimes.protocol import LogLine
+from rios.words.display import Shown
 from rios.words.errors import HostLost, NotFound
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LinePage:
+class LinePage(Shown):
     """Lines, each with its replica's id: those of one in their order, of several by their hosts' clocks."""
 
     lines: list[tuple[str, LogLine]]

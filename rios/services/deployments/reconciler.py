@@ -356,7 +356,7 @@ class Reconciler:
             return failed(one, f"host {one.host} is lost")
         if one.outcome:
             return ended(one)
-        if (why := self._acting.failure(one.id)) is not None:
+        if (why := self._acting.failure(one)) is not None:
             return failed(one, f"it could not be started: {why}")
         status = found.answers.get(one.host, {}).get(one.id)
         if status is not None and status.state == "exited":
