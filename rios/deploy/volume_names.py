@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from rios.words.errors import InvalidRequest
 
-PATH_MAX_BYTES = 240
-"""Of a new volume's place: it becomes the name of one file, which ends in what a host adds to it."""
+PATH_MAX_BYTES = 229
+"""Of a new volume's place: it becomes the name of one file, to which a host adds up to 27 of its 255 bytes."""
 
 
 def volume_name(path: str) -> str:

@@ -11,6 +11,7 @@ long as it does, nothing but the kernel writes in its file. So a volume grows as
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
@@ -329,9 +330,12 @@ class Volumes:
     def move(self, path: Path, to: Path) -> None:
         """Make the volume at `path`, which no instance uses, the one at `to`; where it is that already, nothing.
 
-        Raises NotFound where it is at neither, and SandboxFailed where it cannot be unmounted.
+        Raises NotFound where it is at neither, InvalidRequest where there is one at both: a rename leaves none behind;
+        and SandboxFailed where it cannot be unmounted.
         """
         if self.exists(to):
+            if self.exists(path):
+                raise InvalidRequest(f"another volume is at {to} already, where that of {path} was to be")
             return
         if not self.exists(path):
             raise NotFound(f"there is no volume at {path} any more")
@@ -339,6 +343,8 @@ class Volumes:
         with self._lock:
             to.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             if self.enforced:
+                with contextlib.suppress(FileNotFoundError):  # most have no growth that was cut off
+                    self._had(self._image(path)).replace(self._had(self._image(to)))
                 self._image(path).replace(self._image(to))
                 with contextlib.suppress(OSError):  # where it was mounted
                     path.rmdir()
@@ -356,7 +362,11 @@ class Volumes:
                 self._call("umount", "--lazy", str(path))
             image = self._image(path)
             for place in (self._had(image), image.with_name(f"{image.name}.restoring"), image):
-                place.unlink(missing_ok=True)
+                try:
+                    place.unlink(missing_ok=True)
+                except OSError as error:
+                    if error.errno != errno.ENAMETOOLONG:  # then there is none
+                        raise
         remove_tree(path)  # which may take minutes, and no other volume waits for it
 
     @staticmethod

@@ -61,7 +61,13 @@ def _kept_by(app: Any) -> set[str]:
 
 
 def _says(app: Any, line: str) -> None:
-    until(lambda: line in app.logs(), f"{line!r} in its log", deadline_s=WAIT_S)
+    """Each replica that runs now does."""
+
+    def all_do() -> bool:
+        running = [one.id for one in app.replicas if one.started_at]
+        return bool(running) and all(line in app.logs(replica=one) for one in running)
+
+    until(all_do, f"{line!r} in its log", deadline_s=WAIT_S)
 
 
 def test_hosts_that_never_saw_the_file_run_it(deploy: Deployments, rootfs: Path) -> None:
@@ -76,7 +82,6 @@ def test_hosts_that_never_saw_the_file_run_it(deploy: Deployments, rootfs: Path)
     assert app.snapshots.list() == [], "it is no snapshot of a volume"
     assert len(_archives(app)) == 1
     assert str(app.specification["rootfs"]) == f"{rootfs}@sha256:{digest}"
-    assert {row.resource for row in app._store.ledger.usage(request_id=app.id)} <= {"storage"}
     # Without the file: more of what is there, and back from nothing.
     app.update(env={"OTHER": "1"}, replicas=1)
     app.wait(timeout=WAIT_S)
@@ -86,7 +91,9 @@ def test_hosts_that_never_saw_the_file_run_it(deploy: Deployments, rootfs: Path)
     app.resume()
     app.wait(timeout=WAIT_S)
     app.delete(timeout=WAIT_S)
-    assert any(int(row.amount_wei) > 0 for row in app._store.ledger.usage(request_id=app.id)), "its room was paid for"
+    usage = list(app._store.ledger.usage(request_id=app.id))
+    assert {row.resource for row in usage} == {"storage"}
+    assert {row.worker for row in usage if row.amount_wei > 0} == {"alpha", "beta"}, "both were paid for its room"
 
 
 def test_it_is_unpacked_again_where_it_was_taken_away(
@@ -132,7 +139,8 @@ def test_another_file_is_another_revision_and_the_first_is_kept_for_going_back(
     rootfs.unlink()
     app.rollback()
     app.wait(timeout=WAIT_S)
-    until(lambda: app.logs().count("first") >= 1 and app.revision == 1, deadline_s=WAIT_S)
+    assert app.revision == 1
+    _says(app, "first")
     # Once no revision stands on it, nobody keeps it.
     app.update(env={"OTHER": "1"})
     app.wait(timeout=WAIT_S)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,14 @@ from rios.deploy.runtimes import cgroup
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.engine import EngineRuntime
 from rios.deploy.runtimes.engine_service import KINDS
+from rios.deploy.runtimes.protocol import Isolation
 from rios.services.accounting import reconcile
 from rios.services.books import FIRST_ORGANISATION, LOCAL_USER
 from rios.services.deployments.agent_keeper import AgentKeeper
 from rios.services.deployments.archives import Archive
 from rios.services.deployments.local_hosts import local_hosts
 from rios.services.deployments.machine import clear_up
+from rios.services.deployments.network_hosts import Agents, NetworkHosts
 from rios.services.deployments.secrets import SecretStore, open_secrets_key
 from rios.services.deployments.service import Deployments
 from rios.services.deployments.store import AppStore
@@ -74,11 +77,21 @@ ALL = (*PLAIN, Kind(HERE, "runc", 1), Kind(FAR, "bubblewrap", 1), Kind(FAR, "run
 class _Wishes:
     """What the verbs need of a platform, and nothing that acts."""
 
-    def __init__(self, purse: Purse, home: Path, apps: Path) -> None:
+    def __init__(self, purse: Purse, home: Path, apps: Path, agents: Agents) -> None:
         self.store = AppStore(purse.books.ledger)
         self.secrets = SecretStore(self.store, open_secrets_key(home))
-        self.hosts = local_hosts(self.store.network_id(), apps, lasts=True, region=HERE)
-        """Which take the archive: whoever acts gives it to others."""
+        self._apps, self._agents = apps, agents
+
+    @cached_property
+    def hosts(self) -> NetworkHosts:
+        """Which take the archive of a deployment, where it may run."""
+        network_id = self.store.network_id()
+        here = local_hosts(network_id, self._apps, lasts=True, region=HERE)
+        return NetworkHosts(here, self._agents, network_id, settings(), isolation=Isolation.PROCESS)
+
+    def close(self) -> None:
+        if "hosts" in self.__dict__:
+            self.hosts.close()
 
     def changed(self) -> None:
         """Nobody here looks."""
@@ -92,8 +105,9 @@ class Campaigner:
         self.directory, self.home, self.apps = directory, directory / "home", directory / "apps"
         self.apps.mkdir(mode=0o711)
         self.purse = Purse(settings().model_copy(update={"home": self.home}), background=False)
-        wishes: Any = _Wishes(self.purse, self.home, self.apps)
-        self.store: AppStore = wishes.store
+        self.keeper: AgentKeeper | None = None
+        wishes: Any = _Wishes(self.purse, self.home, self.apps, self.agents)
+        self.wishes, self.store = wishes, wishes.store
         self.deploy = Deployments(lambda: wishes, user_id=LOCAL_USER, organisation_id=FIRST_ORGANISATION)
         self.rootfs = make_rootfs(directory / "rootfs.tar", python=False)
         self.archive_bytes = self.rootfs.stat().st_size + len(Archive.of(self.rootfs).content.to_bytes())
@@ -103,7 +117,6 @@ class Campaigner:
         command = [sys.executable, "-m", "tests.deployments.reconciling", str(self.home), str(self.apps)]
         self.forks = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.acting: list[int] = []
-        self.keeper: AgentKeeper | None = None
         self.announced: dict[str, Any] = {}
         self.kills: Counter[str] = Counter()
         self.kill_at = time.monotonic() + 1.0
@@ -125,6 +138,11 @@ class Campaigner:
         """As a worker that is started anew does."""
         options = settings().model_copy(update={"region": FAR})
         self.keeper = AgentKeeper(options, self.directory / FAR, name=FAR, address="127.0.0.1", owner=None)
+
+    def agents(self) -> dict[str, Any]:
+        """What is announced of the agent now, if anything."""
+        said = {} if self.keeper is None else self.keeper.announcement()
+        return {FAR: said} if said else {}
 
     def announce(self) -> None:
         """Have those that act know where the agent is."""
@@ -168,6 +186,7 @@ class Campaigner:
         return sorted(found)
 
     def close(self) -> None:
+        self.wishes.close()
         for one in self.acting:
             os.kill(one, signal.SIGKILL)
         self.forks.communicate(timeout=WAIT_S)

@@ -8,6 +8,7 @@ something must be directories in it, not links, by whatever name these came.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import posixpath
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from rios.words.errors import InvalidRequest
+from rios.words.errors import InvalidRequest, SandboxFailed
 
 BYTES_MAX = 16 << 30
 ENTRIES_MAX = 1_000_000
@@ -218,6 +219,8 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str, root: int) 
         else:
             _copy(tar, member, name, at)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SandboxFailed(f"there is no room for the archive {tar.name!r}: {error}") from error
         raise InvalidRequest(f"the entry {member.name!r} of {tar.name!r} cannot be unpacked: {error}") from error
     finally:
         os.close(at)

@@ -1,7 +1,7 @@
 """Archives that deployments stand on (`rootfs`): read where somebody deploys, and known by their content from then on.
 
-The process in which a file is named gives its chunks to a host, this machine's where that takes them. Whoever leads has
-them kept there and by another host, as snapshots are (`snapshotting`), and paid for so; a host that is to start a
+The process in which a file is named gives its chunks to a host that may run the deployment. Whoever leads has them kept
+there and by another host, as snapshots are (`snapshotting`), and paid for so; a host that is to start a
 replica gets what it lacks from whichever has it (`bringing`). No host opens a path that a deployment names.
 
 In a specification that is stored an archive is "PATH@sha256:DIGEST", of the file's bytes. Its row is among those of
@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert, select, update
 
 from rios.deploy.chunking import chunks
-from rios.deploy.runtimes.rootfs import check, is_image, split_name
+from rios.deploy.runtimes.rootfs import BYTES_MAX, check, is_image, split_name
 from rios.deploy.spec import App as Specification
-from rios.services.deployments.contents import CHUNKS_MAX, READ_MAX, Content
+from rios.deploy.spec import Schedule
+from rios.services.deployments.contents import READ_MAX, Content
 from rios.services.deployments.snapshots import FAILED, KEPT, LEAVING, WANTED, Known, read
 from rios.storage.deployment_models import AppRevisionRow, AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import HostLost, InvalidRequest, NotFound, RiosError, SandboxFailed
@@ -42,10 +43,10 @@ log = logging.getLogger(__name__)
 
 COPIES = 2
 """So many hosts keep an archive, where there are as many."""
-_HOSTS_S, _LOOK_S = 10.0, 0.1
+_HOSTS_S, _LOOK_S = 20.0, 0.1
 """A process that has only just begun waits so long for a host that says what it has."""
 _GIVEN_S = 1800.0
-_NO_HOST = "no host of the network takes archives just now; an image of a registry needs none"
+_NO_HOST = "no host that may run it takes archives just now; an image of a registry needs none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ class Archive:
             for chunk in chunks(file):
                 whole.update(chunk)
                 parts.append((hashlib.sha256(chunk).hexdigest(), len(chunk)))
-        if len(parts) > CHUNKS_MAX:
-            raise InvalidRequest(f"{path} has more than {CHUNKS_MAX} chunks, some 300 GiB: too much for a host")
         content = Content(sum(size for _, size in parts), tuple(parts))
+        if content.size_bytes > BYTES_MAX:
+            raise InvalidRequest(f"{path} has {content.size_bytes} bytes: {BYTES_MAX} are the most that a host takes")
         return cls(path, f"sha256:{whole.hexdigest()}", content)
 
     @property
@@ -113,7 +114,7 @@ class Standing:
         self._hosts = hosts
         self._archive: Archive | None = None
         self._to: Host | None = None
-        self._row, self._copies = "", 1
+        self._row = ""
         self.wanted = wanted
         """The specification, an archive in it by its digest."""
         if wanted.rootfs is not None and not split_name(wanted.rootfs)[1]:
@@ -126,9 +127,7 @@ class Standing:
         found = self._archive
         if found is None or (app_id and is_kept(store, app_id, found.digest)):
             return
-        takers = _takers_soon(self._hosts())
-        self._to, snapshots = takers[0]
-        self._copies = min(COPIES, len(takers))
+        self._to, snapshots = _taker(self._hosts(), self.wanted.schedule)
         wanted = [found.content_digest, *dict.fromkeys(digest for digest, _ in found.content.chunks)]
         for start in range(0, len(wanted), READ_MAX):
             some = wanted[start : start + READ_MAX]
@@ -151,7 +150,7 @@ class Standing:
         values = {
             "id": self._row, "app_id": app.id, "organisation_id": app.organisation_id, "path": found.digest,
             "state": WANTED, "reason": "", "digest": found.content_digest, "size_bytes": found.content.size_bytes,
-            "quota_bytes": 0, "copies": self._copies, "created_by": by, "created_at": at,
+            "quota_bytes": 0, "copies": COPIES, "created_by": by, "created_at": at,
         }  # fmt: skip
         connection.execute(insert(AppSnapshotRow), [values])
         connection.execute(insert(AppSnapshotCopyRow), [{"snapshot_id": self._row, "host": host.name}])
@@ -170,8 +169,20 @@ class Standing:
             log.warning("an archive is not kept yet", extra={"app": app_id, "reason": str(error)})
 
 
-def _takers(hosts: Hosts) -> list[tuple[Host, Snapshots]]:
-    """Hosts that take archives: this machine first, then those with the most room."""
+def _taker(hosts: Hosts, schedule: Schedule) -> tuple[Host, Snapshots]:
+    """The host that an archive is given to first; others get it from there."""
+    deadline = time.monotonic() + _HOSTS_S
+    while (found := _taker_now(hosts, schedule)) is None:
+        if time.monotonic() > deadline:
+            raise SandboxFailed(_NO_HOST)
+        time.sleep(_LOOK_S)
+    return found
+
+
+def _taker_now(hosts: Hosts, schedule: Schedule) -> tuple[Host, Snapshots] | None:
+    """One that may run the deployment, with the most room. This machine last: its name is that of each process's own
+    machine, and whoever leads may be on another one."""
+    from rios.deploy.runtimes.protocol import Isolation
     from rios.services.deployments.local_host import LocalHost
 
     found: list[tuple[bool, int, str, Host, Snapshots]] = []
@@ -182,18 +193,10 @@ def _takers(hosts: Hosts) -> list[tuple[Host, Snapshots]]:
             offer = host.offer()
         except HostLost:
             continue
-        if not offer.cordoned:
-            found.append((not isinstance(host, LocalHost), -offer.total.disk_bytes, name, host, host.snapshots))
-    return [(host, snapshots) for *_, host, snapshots in sorted(found, key=lambda one: one[:3])]
-
-
-def _takers_soon(hosts: Hosts) -> list[tuple[Host, Snapshots]]:
-    deadline = time.monotonic() + _HOSTS_S
-    while not (found := _takers(hosts)):
-        if time.monotonic() > deadline:
-            raise SandboxFailed(_NO_HOST)
-        time.sleep(_LOOK_S)
-    return found
+        weak = offer.isolation < Isolation.named(schedule.isolation)
+        if not (offer.cordoned or weak or (schedule.region and offer.region != schedule.region)):
+            found.append((isinstance(host, LocalHost), -offer.total.disk_bytes, name, host, host.snapshots))
+    return min(found, key=lambda one: one[:3])[3:] if found else None
 
 
 def require_archive(path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rios.deploy.runtimes.rootfs import digest_of
-from rios.services.deployments.contents import Contents
+from rios.deploy.runtimes.rootfs import BYTES_MAX, digest_of
+from rios.services.deployments.contents import Content, Contents
 from rios.words.errors import InvalidRequest, SandboxFailed
 
 if TYPE_CHECKING:
@@ -41,20 +42,31 @@ class HostArchives:
                 return base
             if missing := self._contents.missing(digest):
                 return missing
+            self._require_room(Content.of(self._contents.get(digest)).size_bytes)
             base = self._unpacked(runtime, source, digest)
+        except OSError as error:
+            raise SandboxFailed(f"host {self._name} cannot unpack an archive: {error}") from error
         finally:
             self._turn.release()
         self._contents.sweep()  # what came for this alone
         return base
 
     def _unpacked(self, runtime: Runtime, source: str, digest: str) -> Base:
-        with tempfile.NamedTemporaryFile(dir=self._directory, prefix=".archive-") as file:
-            try:
-                for chunk in self._contents.read(digest):
-                    file.write(chunk)
-                file.flush()
-            except OSError as error:
-                raise SandboxFailed(f"host {self._name} has no room for an archive: {error}") from error
-            if digest_of(Path(file.name)) != source:
+        with tempfile.TemporaryFile(dir=self._directory) as file:  # without a name: it is gone with this process
+            for chunk in self._contents.read(digest):
+                file.write(chunk)
+            file.flush()
+            path = Path(f"/proc/self/fd/{file.fileno()}")
+            if digest_of(path) != source:
                 raise InvalidRequest(f"what {digest} consists of is not the archive {source}: deploy it again")
-            return runtime.prepare_archive(Path(file.name))
+            return runtime.prepare_archive(path)
+
+    def _require_room(self, size_bytes: int) -> None:
+        """As it is, and unpacked. What is stored of it may be far less, for what is alike is there once."""
+        if size_bytes > BYTES_MAX:
+            raise InvalidRequest(f"an archive of {size_bytes} bytes is too large for a host: {BYTES_MAX} are the most")
+        free = shutil.disk_usage(self._directory).free
+        if free < 2 * size_bytes:
+            raise SandboxFailed(
+                f"host {self._name} has {free} bytes free, and an archive of {size_bytes} takes twice that"
+            )

@@ -233,12 +233,13 @@ def _unneeded() -> tuple[Any, ...]:
     """Which are taken for what nobody wants any more, as a revision that was gone back from before it could start."""
     row, app, revision, replica = AppKeptVolumeRow, AppRow, AppRevisionRow, AppReplicaRow
     mine = (replica.app_id == row.taker, replica.revision == revision.number, replica.ended_at == 0)
-    runs = select(replica.id).where(*mine).exists()
+    runs = select(replica.id).where(*mine).correlate(row, revision).exists()
     wanted = or_(revision.number == app.revision, revision.number == app.good_revision, runs)
     needed = (
         select(revision.number)
         .join(app, app.id == revision.app_id)
         .where(revision.app_id == row.taker, app.ended_at == 0, wanted, revision.specification.contains(row.id))
+        .correlate(row)
     )
     return row.state == TAKEN, ~needed.exists()
 

@@ -255,6 +255,8 @@ class Snapshotting:
             if one.reason != why:
                 self._noted(one, app, {"reason": why}, lease)
             return None
+        except (InvalidRequest, SandboxFailed) as error:
+            return self._failed(one, app, str(error), lease)
         return self._read(one)
 
     # --- taking ----------------------------------------------------------------------------------------------
