@@ -117,7 +117,20 @@ def test_a_move_may_be_repeated_and_says_what_is_not_there(tmp_path: Path) -> No
             assert not volumes.exists(here)
             assert not here.exists()
         assert (volumes.ensure(there, 4 * MIB) / "file").read_text() == "kept"
+        # A rename leaves nothing behind: what is at both is no repetition, and neither is lost for it.
+        (volumes.ensure(here, 4 * MIB) / "file").write_text("another")
+        with pytest.raises(InvalidRequest, match="another volume is at"):
+            volumes.move(here, there)
+        assert [(volumes.ensure(one, 4 * MIB) / "file").read_text() for one in (here, there)] == ["another", "kept"]
+        # A growth that was cut off goes along.
+        note = volumes._had(volumes._image(here))
+        note.write_text(str(4 * MIB))
+        volumes.remove(there)
+        volumes.move(here, there)
+        assert not note.exists()
+        assert volumes._had(volumes._image(there)).read_text() == str(4 * MIB)
     finally:
+        volumes.remove(here)
         volumes.remove(there)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
+from rios.deploy.lifecycle import State
 from rios.deploy.scheduling import Amounts, HostOffer
 from rios.services.books import LOCAL_USER
 from rios.services.deployments.metering import Means
@@ -18,7 +19,7 @@ from rios.services.deployments.paying import Paying
 from rios.services.deployments.placing import Pass, dearest
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.scaling import Scalers
-from rios.services.deployments.values import App, NewReplica
+from rios.services.deployments.values import App, NewReplica, Step
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppLoadRow
 from rios.storage.gateway_models import QuotaRow
@@ -133,7 +134,10 @@ def test_what_there_is_for_more_replicas(month: Month) -> None:
     month.store.write(new=[NewReplica(other._app(), "r", "host-0", "chosen")], at=month.at, lease=month.lease)
 
     def room_wei(**changes: Any) -> int:
-        return metering.means(app._app(), "host-0", {**app.specification, **changes}).room_wei
+        others = metering.unheld_wei().get(LOCAL_USER, {}).items()
+        besides_wei = sum(wei for name, wei in others if name != app.id)
+        specification = {**app.specification, **changes}
+        return metering.means(app._app(), "host-0", specification, besides_wei=besides_wei).room_wei
 
     assert room_wei() == 10**18 - means.each_wei, "another deployment is about to start one"
     assert room_wei(budget=5 * means.each_wei) == 5 * means.each_wei
@@ -179,8 +183,11 @@ class Purses:
     def __init__(self, room_wei: int) -> None:
         self.room_wei = room_wei
 
-    def means(self, *_: object) -> Means:
-        return Means(self.room_wei, 10, 5)
+    def means(self, *_: object, besides_wei: int) -> Means:
+        return Means(self.room_wei - besides_wei, 10, 5)
+
+    def unheld_wei(self) -> dict[str, dict[str, int]]:
+        return {}
 
 
 def poor(month: Month, name: str, **fields: Any) -> Any:
@@ -257,11 +264,49 @@ def test_a_further_replica_that_cannot_be_held_for_is_not_begun(month: Month) ->
             new = NewReplica(app._app(), f"{app.name}-{n}", "host-0", "chosen")
             month.store.write(new=[new], at=month.at, lease=month.lease)
     for _ in range(2):
-        paying.unbegun(grows._app(), "there is none", lease=month.lease)
+        paying.unbegun(grows._app(), "another", "there is none", lease=month.lease)
     assert (grows._app().paid, grows._app().replicas) == (True, 2)
     assert str(grows.events[-1]) == "scaled: 4 -> 2: there is none"
-    paying.unbegun(fixed._app(), "there is none", lease=month.lease)
+    paying.unbegun(fixed._app(), "another", "there is none", lease=month.lease)
     assert (fixed._app().paid, fixed.status) == (False, "paused")
+    # Where it is held for, and what lies there for it is not, it counts for nothing.
+    alone = month.deploy.create(name="alone", **SMALL)
+    paying.unbegun(alone._app(), month.begin(alone), "its volume", lease=month.lease)
+    assert (alone._app().paid, alone.status) == (False, "paused")
+
+
+def test_volumes_beside_an_archive_are_still_to_be_held_for(month: Month) -> None:
+    app = month.deploy.create(name="beside", volumes={"/data": "1GiB"}, **SMALL)
+    rent, now = month.metering.rent, app._app()
+    owed = rent.owed_wei(now, "host-0", app.specification)
+    month.ledger.deposit("first", LOCAL_USER, 10**24)
+    month.store.transact_whole(rent.keeping(now, "host-0", lambda: 1 << 20))
+    assert rent.owed_wei(now, "host-0", app.specification) == owed > 0
+    month.store.transact_whole(rent.taking(now, "host-0", app.specification))
+    assert rent.owed_wei(now, "host-0", app.specification) == 0
+
+
+def test_a_step_that_there_is_not_holds_up_no_other(month: Month) -> None:
+    one, other = (month.deploy.create(name=name, **SMALL)._app() for name in ("one", "other"))
+    wrong = Step(one, State.DEGRADED, "there is no such way", changes={})
+    late = month.store.write([wrong, Step(other, State.FAILED, "so it is", changes={})], at=month.at, lease=month.lease)
+    assert late == [wrong]
+    assert [month.store.app(app.id).state for app in (one, other)] == [State.REQUESTED, State.FAILED]
+    assert month.deploy.get("other").events[-1].cause == "so it is"
+
+
+def test_a_job_that_ends_badly_while_it_pauses_holds_up_nothing(stage: tuple[Platform, SimulatedHost, int]) -> None:
+    found, host, _ = stage
+    app = verbs(found).create(name="job", command=["work"], resources=RESOURCES, restart="never")
+    app.wait(timeout=WAIT_S)
+    (one,) = app.replicas
+    with host._lock:  # no pass sees the one without the other
+        app.pause()
+        host.running[one.id] = replace(host.running[one.id], state="exited", exit_code=1)
+    until(lambda: app.status == "paused" and not app.replicas, deadline_s=WAIT_S)
+    app.resume()
+    app.wait(timeout=WAIT_S)
+    app.delete(timeout=WAIT_S)
 
 
 def test_no_more_are_wanted_than_there_is_money_for(month: Month) -> None:

@@ -396,6 +396,30 @@ def test_values_of_secrets_are_a_revisions(
     assert [one["name"] for one in app.secrets] == ["OTHER", "TOKEN"]
 
 
+def test_what_was_the_organisations_is_that_again_after_going_back(deploy: Deployments, stage: Platform) -> None:
+    deploy.secrets.put({"LENT": "ours"})
+    app = ready(deploy, secrets={"LENT": {"store": "LENT"}})
+
+    def has() -> bytes:
+        return bytes(stage.secrets.of(app._app(), app.specification["secrets"])["LENT"].get_secret_value())
+
+    assert has() == b"ours"
+    app.update(secrets={"LENT": "mine"})
+    assert has() == b"mine"
+    app.rollback(1)
+    assert has() == b"ours"
+    for number in (3, 4):
+        assert app.update(env={"N": str(number)}) == number
+        assert has() == b"ours", "as in the revision before"
+    app.rollback(2)
+    assert has() == b"mine"
+    app.rollback(4)
+    app.update(secrets={"LENT": "mine"})
+    assert has() == b"mine"
+    app.delete(timeout=WAIT_S)
+    deploy.secrets.delete("LENT")
+
+
 def test_values_that_nobody_goes_back_to_are_forgotten(deploy: Deployments, stage: Platform) -> None:
     app = ready(deploy, secrets={"TOKEN": "0"})
     for number in range(1, 6):
@@ -498,7 +522,7 @@ def test_what_was_stored_before_its_times_had_bounds_is_within_them(deploy: Depl
 
 def test_no_two_places_share_a_volume(deploy: Deployments) -> None:
     for volumes in ({"/a/b": "1MiB", "/a+b": "1MiB"}, {"/" + "a" * 250: "1MiB"}):
-        with pytest.raises(InvalidRequest, match=r"no '\+'|at most 240 bytes"):
+        with pytest.raises(InvalidRequest, match=r"no '\+'|at most 229 bytes"):
             deploy.create(name="web", command=["serve"], resources=RESOURCES, volumes=volumes)
     app = deploy.create(name="web", command=["serve"], resources=RESOURCES, volumes={"/a/b": "1MiB"})
     with pytest.raises(InvalidRequest, match="no '\\+'"):

@@ -131,7 +131,12 @@ class Acting:
     def failure(self, one: Replica) -> str | None:
         """Why a replica could not be started, where that is so; until it has ended, so that nobody starts it again."""
         why, state = self._failures.get(one.id, (None, None))
-        return why if state is one.state else None
+        return why if state is one.state and not one.started_at else None
+
+    def lead(self) -> None:
+        """This process leads from now on: of what could not be started here before, another one knows more."""
+        with self._lock:
+            self._failures.clear()
 
     def runner(self, one: Replica) -> Exec:
         """What runs a probe's command in a replica."""
@@ -174,7 +179,7 @@ class Acting:
                 there = None if lost else host
                 ended = status is not None and status.state == "exited"
                 self._begin(self._ends, mine, one.id, self._end, app, one, specification, there, ended, lease)
-        elif host is None or lost or one.id in self._failures:
+        elif host is None or lost or self.failure(one) is not None:
             return
         elif not one.started_at:
             self._begin(self._starts, mine, one.id, self._start, app, one, specification, host, lease)
@@ -264,7 +269,7 @@ class Acting:
         try:
             self._started(app, one, specification, host, lease)
         except (InsufficientBalance, BudgetExceeded) as error:
-            self.paying.unbegun(app, str(error), lease=lease)
+            self.paying.unbegun(app, one.id, str(error), lease=lease)
         except _LATER:
             raise
         except RiosError as error:

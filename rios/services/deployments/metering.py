@@ -131,41 +131,41 @@ class Metering:
 
         self._store.transact_whole(run)
 
-    def means(self, app: App, host: str, specification: Mapping[str, Any]) -> Means:
+    def means(self, app: App, host: str, specification: Mapping[str, Any], *, besides_wei: int = 0) -> Means:
         """What can be held now for replicas of `app` on `host`, by its user's balance and all budgets that apply,
-        beside what its volumes ask for and what the user's other deployments are about to start."""
+        beside what its volumes ask for and what the user's other deployments are about to start (`besides_wei`)."""
         terms = self._charging.terms({host: self._hosts(host)}, user=app.user_id)
         ledger, at = self._store.ledger, self._store.ledger.now()
         with ledger.database.reading() as connection:
             own = budgets.room_of(connection, app, specification, at=at)
-        room = ledger.room(app.user_id, at=at) - self._unheld_wei(app)
+        room = ledger.room(app.user_id, at=at) - besides_wei
         return Means(
             (room if own is None else min(room, own)) - self.rent.owed_wei(app, host, specification),
             self._most(terms, host, specification, self._held_us),
             self._most(terms, host, specification, self.period_us),
         )
 
-    def _unheld_wei(self, app: App) -> int:
-        """What is about to be held for replicas of the other deployments of a user."""
-        one, other = AppReplicaRow, AppRow
-        place = (one.app_id, one.revision, one.host)
+    def unheld_wei(self) -> dict[str, dict[str, int]]:
+        """What is about to be held for replicas, by user and deployment."""
+        one, app = AppReplicaRow, AppRow
+        place = (app.user_id, one.app_id, one.revision, one.host)
         wanted = (
             select(*place, func.count())
-            .join(other, other.id == one.app_id)
-            .where(other.user_id == app.user_id, other.id != app.id, one.ended_at == 0, one.period == 0)
-            .where(one.state.in_([str(state) for state in LIVING]))
+            .join(app, app.id == one.app_id)
+            .where(one.ended_at == 0, one.period == 0, one.state.in_([str(state) for state in LIVING]))
             .group_by(*place)
         )
         with self._store.ledger.database.reading() as connection:
-            found = connection.execute(wanted).all()
-        known = self._store.specifications([(row[0], row[1]) for row in found]) if found else {}
-        owed = 0
-        for app_id, revision, host, count in found:
+            rows = connection.execute(wanted).all()
+        known = self._store.specifications({(row[1], row[2]) for row in rows}) if rows else {}
+        found: dict[str, dict[str, int]] = {}
+        for user_id, app_id, revision, host, count in rows:
             specification = known[app_id, revision]
             if specification["model"] is None:  # that is paid for by request
-                terms = self._charging.terms({host: self._hosts(host)}, user=app.user_id)
-                owed += count * self._most(terms, host, specification, self._held_us)
-        return owed
+                terms = self._charging.terms({host: self._hosts(host)}, user=user_id)
+                theirs = found.setdefault(user_id, {})
+                theirs[app_id] = theirs.get(app_id, 0) + count * self._most(terms, host, specification, self._held_us)
+        return found
 
     def replicas_paid(self, app: App, host: str, specification: Mapping[str, Any]) -> int | None:
         """How many replicas the deployment's budget pays for until the day ends; None where it has none."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rios.deploy.deciding import SECOND
 from rios.deploy.lifecycle import State
-from rios.services.deployments.places import hosts_of
+from rios.services.deployments.inheriting import homes_of
 from rios.services.deployments.placing import Pass, dearest
 from rios.services.deployments.store import AppStore, Lease, replicas_now, require_leader
 from rios.services.deployments.values import App, Replica, Step
@@ -110,10 +110,15 @@ class Paying:
 
     def _means(self, found: Pass, app: App, specification: Mapping[str, Any]) -> Means | None:
         host = self._dearest(found, app, specification)
-        return None if host is None else self._metering().means(app, host, specification)
+        if host is None:
+            return None
+        if found.unheld is None:
+            found.unheld = self._metering().unheld_wei()
+        others = sum(wei for name, wei in found.unheld.get(app.user_id, {}).items() if name != app.id)
+        return self._metering().means(app, host, specification, besides_wei=others)
 
     def _dearest(self, found: Pass, app: App, specification: Mapping[str, Any]) -> str | None:
-        homes = hosts_of(self._store, app.id, volumes=True) if specification["volumes"] else frozenset[str]()
+        homes = homes_of(self._store, app.id, specification) if specification["volumes"] else frozenset[str]()
         return dearest(found, specification, homes)
 
     # --- pausing ---------------------------------------------------------------------------------------------
@@ -127,15 +132,16 @@ class Paying:
 
         self._store.change(app.id, change, at=self._store.ledger.now())
 
-    def unbegun(self, app: App, why: str, *, lease: Lease) -> None:
-        """Write what follows where a replica cannot be held for: where as many as have to run are held for, further
-        ones are wanted no more, and else the deployment is out of money. Raises NotLeader."""
+    def unbegun(self, app: App, replica_id: str, why: str, *, lease: Lease) -> None:
+        """Write what follows where a replica, or what it is to have, cannot be held for: where as many others as have
+        to run are held for, further ones are wanted no more, and else the deployment is out of money. Raises NotLeader.
+        """
 
         def change(now: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             require_leader(connection, *lease)
             mark = (now.revision, now.round)
             mine = [one for one in replicas_now(connection, now.id) if one.lives and (one.revision, one.round) == mark]
-            held = sum(one.period > 0 for one in mine)
+            held = sum(one.period > 0 for one in mine if one.id != replica_id)
             if held < max(now.replicas_min, 1):
                 return _paused(now, why)
             if held >= now.replicas:  # this one is about to be ended

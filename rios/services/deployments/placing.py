@@ -39,6 +39,8 @@ class Pass:
     lost: frozenset[str] = frozenset()
     promised: dict[str, int] = field(default_factory=dict)
     """By user: what is to be held for deployments that go on in this pass, in wei."""
+    unheld: dict[str, dict[str, int]] | None = None
+    """By user and deployment: what is about to be held for replicas, in wei; None until somebody asked."""
     steps: list[Step] = field(default_factory=list)
     new: list[NewReplica] = field(default_factory=list)
 

@@ -153,6 +153,7 @@ class Reconciler:
         if not led:
             self._led_since, self._led_at = time.monotonic(), self._store.ledger.now()
             self._engines.forget()
+            self._acting.lead()
         due = self._hosts.is_made and time.monotonic() - self._asked_at >= _ORPHANS_S
         if led and not due and quiet is not None and quiet == (*self._engines.look_with_seq(), self._blind()):
             self._quiet = quiet
@@ -396,6 +397,8 @@ class Reconciler:
                 changes: dict[str, Any] = {"wish": str(Wish.DONE), "reason": "it has done its work"}
                 found.steps.append(Step(app, app.state, "it has done its work", changes=changes, kind="done"))
                 return replace(app, wish=Wish.DONE, reason="it has done its work")
+            if app.state is State.PAUSED:  # it was ended by that, and goes on with that
+                return app
             changes = {"failures": max(app.failures + 1, 1), "reason": step.cause}
             found.steps.append(Step(app, State.FAILED, step.cause, changes=changes))
             return replace(app, state=State.FAILED, failures=changes["failures"], reason=step.cause)

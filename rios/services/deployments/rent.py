@@ -29,7 +29,7 @@ from rios.deploy.deciding import SECOND
 from rios.services.accounting import pinned_terms
 from rios.services.deployments import budgets, places
 from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
-from rios.storage.deployment_models import AppPlaceRow
+from rios.storage.deployment_models import AppPlaceRow, AppRow
 from rios.words.errors import BudgetExceeded, InsufficientBalance
 
 if TYPE_CHECKING:
@@ -105,8 +105,9 @@ class Rent:
         over = (row.period_at <= before) | row.sizes.contains(json.dumps(_OWED))
         wanted = (
             select(row.app_id, row.host)
+            .join(AppRow, AppRow.id == row.app_id)
             .where(~row.ended, row.sizes != literal_column("''"), over)
-            .order_by(row.period_at)
+            .order_by(AppRow.paid.desc(), row.period_at)  # those without money stay due, and hold nobody up
             .limit(_DUE_MAX)
         )
         with self._store.ledger.database.reading() as connection:
@@ -240,9 +241,13 @@ class Rent:
                 held = hold.amount_wei if hold is not None and hold.state in holds.LIVE else 0
                 took = sum(charge.amount_wei for charge in self._charges(app, room, terms, until=now, owed=room.owed))
                 owed += max(took - held, 0) + self._price(terms, room.host, room.sizes, self._held_us)
-        if not any(room.period for room in rooms) and (sizes := sizes_of(specification)):
-            owed += self._price(self._terms(app, host), host, sizes, self._held_us)
-        return owed
+        there: dict[str, int] = {}
+        for room in rooms:
+            if room.period:
+                there |= {path: max(size, there.get(path, 0)) for path, size in room.sizes.items()}
+        wanted = sizes_of(specification).items()
+        more = {path: size - there.get(path, 0) for path, size in wanted if size > there.get(path, 0)}
+        return owed + (self._price(self._terms(app, host), host, more, self._held_us) if more else 0)
 
     def price(self, app: App) -> Callable[[int], int]:
         """What its volumes cost in wei for so many microseconds, at the prices of now."""

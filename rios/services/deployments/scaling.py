@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rios.services.deployments.values import App, Replica
 
 _EVERY_US = SECOND
+_AFFORDS_US = 15 * SECOND
+"""How often is looked whether there is money for the replicas that there are: within a period, which is a minute."""
 _FRESH_US = 5 * SECOND
 """What a router said longer ago is over: it says so every second while something goes on."""
 _BY_REQUESTS = ("requests", "queue")
@@ -36,6 +38,7 @@ class Scalers:
         self._scalers: dict[str, tuple[int, Scaler]] = {}
         """By deployment: of which revision, and the scaler."""
         self._asked_at: dict[str, int] = {}
+        self._afforded_at: dict[str, int] = {}
         self._watched: set[str] = set()
 
     def __repr__(self) -> str:
@@ -50,6 +53,7 @@ class Scalers:
         for name in self._scalers.keys() - app_ids:
             del self._scalers[name]
             self._asked_at.pop(name, None)
+            self._afforded_at.pop(name, None)
         self._gauges.keep(self._watched)
         self._watched = set()
 
@@ -71,13 +75,20 @@ class Scalers:
         """
         wanted, why = self._by_load(app, specification, replicas, hosts, paid=paid, now=now)
         least, is_new = max(app.replicas_min, 1), self._asked_at.get(app.id) == now
-        most = affords() if is_new and wanted > least else None
+        most = affords() if is_new and wanted > least and self._is_to_ask(app, wanted, now) else None
         if most is None or wanted <= most:
             return wanted, why
         most = max(most, least)
         if most == app.replicas:
             return most, "as it is"
         return most, f"{why}; there is money for no more" if most > app.replicas else f"there is money for {most}"
+
+    def _is_to_ask(self, app: App, wanted: int, now: int) -> bool:
+        """Whether money is looked at: for each replica more, and now and then for those that there are."""
+        if wanted <= app.replicas and now - self._afforded_at.get(app.id, 0) < _AFFORDS_US:
+            return False
+        self._afforded_at[app.id] = now
+        return True
 
     def _by_load(
         self,

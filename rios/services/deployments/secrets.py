@@ -42,6 +42,8 @@ _BRING_BACK = (
 )
 _SHARED = ""
 """In the place of a deployment's id: of its organisation."""
+_SHARED_FROM = b""
+"""In the place of what is sealed: from that revision on it is the organisation's again."""
 _FROM = "@"
 """Between a deployment's id and the revision from which its value counts. No id has it."""
 
@@ -109,16 +111,21 @@ class SecretStore:
     ) -> None:
         """As `put`, from a new revision on. Those that are not given go on as they are in the one before, which is not
         always the last: it may be one that was gone back to."""
-        goes_on = dict(values)
-        kept = self._kept(connection, app)
+        goes_on, owner = dict(values), f"{app.id}{_FROM}{revision}"
+        kept, shared = self._kept(connection, app), set[str]()
         for name, rows in kept.items():
-            if name not in values and max(rows) > app.revision:
+            if name not in values and min(rows) > app.revision:  # it has the organisation's there
+                shared.add(name)
+            elif name not in values and max(rows) > app.revision:
                 with contextlib.suppress(InvalidRequest):  # its key was lost
                     goes_on[name] = SecretStr(self._opened(_at(rows, app.revision)).decode())
-        self._put(connection, app.organisation_id, f"{app.id}{_FROM}{revision}", goes_on, at=at)
+        self._put(connection, app.organisation_id, owner, goes_on, at=at)
+        mark = {"organisation_id": app.organisation_id, "app_id": owner, "sealed": _SHARED_FROM, "changed_at": at}
+        if shared:
+            connection.execute(insert(AppSecretRow), [{**mark, "name": name} for name in sorted(shared)])
         numbers = set(connection.scalars(select(AppRevisionRow.number).where(AppRevisionRow.app_id == app.id)))
         for name, rows in kept.items():
-            starts = sorted({*rows, *([revision] if name in goes_on else [])})
+            starts = sorted({*rows, *([revision] if name in goes_on or name in shared else [])})
             for start, end in itertools.pairwise(starts):
                 if not any(start <= number < end for number in numbers):  # nobody goes back to it any more
                     gone = rows[start]
@@ -171,6 +178,8 @@ class SecretStore:
         }
 
     def _is(self, row: dict[str, Any], value: SecretStr) -> bool:
+        if row["sealed"] == _SHARED_FROM:
+            return False
         try:
             return hmac.compare_digest(self._opened(row), value.get_secret_value().encode())
         except InvalidRequest:  # its key was lost: giving values anew is what helps
@@ -214,12 +223,11 @@ class SecretStore:
                 shared = (row.organisation_id == app.organisation_id, row.app_id == _SHARED, row.name == kept)
                 number = app.revision if revision is None else revision
                 # Its own comes before the organisation's, from the revision on that brought it.
-                if kept in own and min(own[kept]) <= number:
-                    one: Mapping[Any, Any] | None = _at(own[kept], number)
-                else:
-                    one = connection.execute(select(row.__table__).where(*shared)).mappings().first()
-                    one = _at(own[kept], number) if one is None and kept in own else one
-                if one is None:
+                mine = _at(own[kept], number) if kept in own else None
+                one: Mapping[Any, Any] | None = mine
+                if mine is None or min(own[kept]) > number or mine["sealed"] == _SHARED_FROM:
+                    one = connection.execute(select(row.__table__).where(*shared)).mappings().first() or mine
+                if one is None or one["sealed"] == _SHARED_FROM:
                     raise NotFound(f"{app.name} refers to the secret {kept!r}, which is not kept; give its value again")
                 found[name] = SecretBytes(self._opened(dict(one)))
         return found

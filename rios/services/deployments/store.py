@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,11 +24,13 @@ from rios.storage.deployment_models import (
     AppSpendRow,
     LeaseRow,
 )
-from rios.words.errors import AlreadyExists, NotFound, RiosError
+from rios.words.errors import AlreadyExists, InvalidRequest, NotFound, RiosError
 
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
     from rios.billing.ledger.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Lease = tuple[str, str, int]
@@ -308,7 +311,12 @@ class AppStore:
                 require_leader(connection, *lease)
             late, events = [], []
             for step in wanted:
-                if not _take(connection, step, at=at):
+                try:
+                    taken = _take(connection, step, at=at)
+                except InvalidRequest:  # of one deployment, and no reason to hold up all others
+                    log.exception("a step that there is not is left out", extra={"subject": step.subject.id})
+                    taken = False
+                if not taken:
                     late.append(step)
                 elif step.kind:
                     events.append(_event(step.subject, at, step.kind, str(step.to), step.cause))
