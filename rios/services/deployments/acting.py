@@ -18,14 +18,13 @@ from rios.deploy.lifecycle import State
 from rios.services.deployments import inheriting, places
 from rios.services.deployments.bringing import Bringing
 from rios.services.deployments.paying import Paying
-from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.retention import Keeps, Retention
 from rios.services.deployments.routers import Drains
 from rios.services.deployments.shares import Shares
 from rios.services.deployments.snapshots import dropped, restored_from
 from rios.services.deployments.snapshotting import Snapshotting
 from rios.services.deployments.specified import asks_gateway, probes_of
-from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, require_leader, take_step
+from rios.services.deployments.store import ROTATED, AppStore, Lease, NotLeader, NotYet, require_leader, take_step
 from rios.services.deployments.values import App, Replica, Step
 from rios.words.errors import (
     BudgetExceeded,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rios.services.deployments.archives import archive_of, is_archive
-from rios.services.deployments.relaying import NotYet, Relaying, snapshots_of
+from rios.services.deployments.relaying import Relaying, snapshots_of
 from rios.services.deployments.snapshots import EVENT, FAILED, WANTED, one_of, restored_from
-from rios.services.deployments.store import AppStore, Lease, require_leader
+from rios.services.deployments.store import AppStore, Lease, NotYet, require_leader
 from rios.words.errors import NotFound
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from rios.deploy.lifecycle import State, Wish
 from rios.deploy.reading import read_app
 from rios.deploy.spec import App as Specification
 from rios.deploy.volume_names import check_new
-from rios.services.deployments.archives import Standing
 from rios.services.deployments.awaiting import Look, Wished, awaited, ends_within, rotated
 from rios.services.deployments.given import given_secrets, kept_names, secret_values
 from rios.services.deployments.kept_volumes import take
@@ -298,6 +297,7 @@ class Deployment(Shown):
 
     def update_to(self, wanted: Specification, *, anew: bool = False) -> int:
         """As `update`, to a whole specification. anew: also where it is no other one."""
+        from rios.services.deployments.archives import Standing
         from rios.services.deployments.service import resolved
 
         if wanted.name != self.name:

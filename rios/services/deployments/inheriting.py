@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, or_, select, update
 
 from rios.services.deployments import places
-from rios.services.deployments.relaying import NotYet
 from rios.services.deployments.rent import sizes_of
-from rios.services.deployments.store import AppStore, Lease, require_leader
+from rios.services.deployments.store import AppStore, Lease, NotYet, require_leader
 from rios.storage.deployment_models import AppKeptVolumeRow, AppPlaceRow, AppReplicaRow, AppRevisionRow, AppRow
 from rios.words.errors import HostLost, InvalidRequest, NotFound
 

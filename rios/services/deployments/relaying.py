@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rios.services.deployments.contents import READ_MAX, Content
-from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader
+from rios.services.deployments.store import AppStore, Lease, NotLeader, NotYet, require_leader
 from rios.words.errors import HostLost, InvalidRequest, NotFound, RiosError, SandboxFailed
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ log = logging.getLogger(__name__)
 
 _ROUNDS_MAX = 2000
 _TURN_S = 0.2
-
-
-class NotYet(RiosError):
-    """No host that keeps a snapshot answers, or the one that is to have it is busy: whoever needs it waits."""
 
 
 class Relaying:

@@ -19,7 +19,6 @@ from rios.deploy.runtimes.rootfs import split_name
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import SecretRef, differences
 from rios.deploy.volume_names import check_new
-from rios.services.deployments.archives import Standing, require_archive
 from rios.services.deployments.bound import new_app
 from rios.services.deployments.given import kept_names
 from rios.services.deployments.handle import Deployment, begun_anew
@@ -107,6 +106,8 @@ class Deployments(Shown):
 
     def create_from(self, wanted: Specification) -> Deployment:
         """As `create`, of a specification that was read already."""
+        from rios.services.deployments.archives import Standing
+
         platform = self._platform()
         store = platform.store
         stands = Standing(resolved(self._rules.checked(wanted)), lambda: platform.hosts)
@@ -177,6 +178,8 @@ class Deployments(Shown):
 
     def plan(self, source: str | Path | Sequence[Specification]) -> Plan:
         """What `apply` would do: a file in YAML, or specifications. Nothing is changed. Raises InvalidRequest."""
+        from rios.services.deployments.archives import Standing
+
         platform = self._platform()
         store, changes = platform.store, []
         for unread in self._resolved(source):
@@ -219,6 +222,8 @@ class Deployments(Shown):
         found = [resolved(self._rules.checked(one)) for one in _read(source)]
         for one in found:
             if one.rootfs is not None and not split_name(one.rootfs)[1]:
+                from rios.services.deployments.archives import require_archive
+
                 require_archive(Path(one.rootfs))
         return found
 

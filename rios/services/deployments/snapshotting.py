@@ -17,7 +17,7 @@ from sqlalchemy import delete, insert, update
 
 from rios.services.deployments import places
 from rios.services.deployments.archives import is_archive
-from rios.services.deployments.relaying import NotYet, Relaying, snapshots_of
+from rios.services.deployments.relaying import Relaying, snapshots_of
 from rios.services.deployments.snapshots import (
     EVENT,
     FAILED,
@@ -35,7 +35,7 @@ from rios.services.deployments.snapshots import (
     one_of,
     restored_from,
 )
-from rios.services.deployments.store import AppStore, Lease, NotLeader, require_leader, write_event
+from rios.services.deployments.store import AppStore, Lease, NotLeader, NotYet, require_leader, write_event
 from rios.storage.deployment_models import AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import (
     BudgetExceeded,

@@ -46,6 +46,10 @@ class NotLeader(RiosError):
     """Another reconciler acts now: what was to be written is not."""
 
 
+class NotYet(RiosError):
+    """What is needed is not there yet, as where no host that keeps a snapshot answers: whoever needs it waits."""
+
+
 class AppStore:
     """The tables of deployments in `ledger`'s database. All of one network share them."""
 
