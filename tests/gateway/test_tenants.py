@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from rios.accounts.store import first
 from rios.services import accounts, oauth_store, tokens, webhooks
+from rios.services.deployments.kept_volumes import KeptVolumes
 from rios.services.deployments.store import AppStore
 from rios.services.reports.own import UserReports
 from rios.services.tenancy import Tenancy
+from rios.storage.deployment_models import AppKeptVolumeRow
 from tests.gateway.servers import Door, problem, serves
 from tests.gateway.tenants import NOBODY, answers, ids, masked, operations, parameters, specification_of
 from tests.reports import notebooks
@@ -45,6 +48,18 @@ def organisation(network: Door, name: str) -> dict[str, Any]:
     return lab
 
 
+def keeps_volume(door: Door, organisation_id: str, app: str) -> str:
+    """The id of a volume that a deployment of an organisation left, as the tables know it."""
+    store = door.gate.tenancy._platform().store
+    one = store.named(organisation_id, app)
+    row = {
+        "id": f"vol-{app}", "app_id": one.id, "organisation_id": organisation_id, "path": "/data", "host": "elsewhere",
+        "quota_bytes": 1 << 20, "state": "kept", "taker": "", "taker_path": "", "kept_at": 1,
+    }  # fmt: skip
+    store.transact(lambda batch: batch.connection.execute(insert(AppKeptVolumeRow), [row]))
+    return row["id"]
+
+
 @pytest.fixture(scope="module")
 def lab(network: Door) -> Lab:
     made = organisation(network, "alpha")
@@ -61,6 +76,7 @@ def lab(network: Door) -> Lab:
         serves(http, "alpha-model")
         app = {"name": "alpha-app", "command": ["sleep", "9"], "resources": {"memory": "9TiB"}}  # which fits nowhere
         http.post("/v1/apps", json=app).raise_for_status()
+        keeps_volume(network, made["id"], "alpha-app")
         notebooks.write(network.gate.network._settings.home / "reports", "small", *notebooks.SMALL)
         http.post("/v1/reports/runs", json={"name": "small"}).raise_for_status()
         http.post("/v1/reports/schedules", json={"name": "small", "cron": "0 6 * * *"}).raise_for_status()
@@ -158,6 +174,7 @@ def pair(door: Door) -> Pair:
         known = {
             "/v1/deployments/": post("/v1/deployments", name="gamma-model")["name"],
             "/v1/apps/": post("/v1/apps", name="gamma-app", command=["sleep", "9"])["name"],
+            "/v1/volumes/": keeps_volume(door, made[0]["id"], "gamma-app"),
             "/v1/users/": user["id"],
             "/v1/clients/": post("/v1/clients", **program)["id"],
             "/v1/tokens/": post("/v1/tokens", name="gamma key")["id"],
@@ -185,6 +202,15 @@ def _apps(patch: pytest.MonkeyPatch, pair: Pair) -> None:
     patch.setattr(AppStore, "named", lambda self, _, name: real(self, pair.organisations[0], name))
 
 
+def _volumes(patch: pytest.MonkeyPatch, pair: Pair) -> None:
+    real = KeptVolumes.__init__
+    patch.setattr(
+        KeptVolumes,
+        "__init__",
+        lambda self, platform, **more: real(self, platform, **more | {"organisation_id": pair.organisations[0]}),
+    )
+
+
 def _everybodys(patch: pytest.MonkeyPatch, _: Pair) -> None:
     real = UserReports.__init__
     patch.setattr(
@@ -195,6 +221,7 @@ def _everybodys(patch: pytest.MonkeyPatch, _: Pair) -> None:
 OPEN: dict[str, Callable[[pytest.MonkeyPatch, Pair], None]] = {
     "/v1/deployments/": _models,
     "/v1/apps/": _apps,
+    "/v1/volumes/": _volumes,
     "/v1/users/": _by_id_alone(accounts),
     "/v1/clients/": _by_id_alone(oauth_store),
     "/v1/tokens/": _by_id_alone(tokens),

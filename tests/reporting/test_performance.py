@@ -31,5 +31,5 @@ def test_it_runs_and_keeps_its_figures(tmp_path: Path) -> None:
     ]
     assert [row["target"] for row in found["billing"]["rows"]] == [0.03, None] * 3
     assert [row["target"] for row in found["ledger"]["rows"]] == [0.8, 10.0, 10.0, 500.0] * 2
-    assert [row["target"] for row in found["deployments"]["rows"]] == [50.0, 2.0]
+    assert [row["target"] for row in found["deployments"]["rows"]] == [50.0, 2.0, 200.0]
     assert all(row["state"] != "not measured" for section in found.values() for row in section["rows"])
