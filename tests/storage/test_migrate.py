@@ -185,8 +185,10 @@ def test_models_of_organisations_become_deployments_and_back(database: Database)
         },
         {"name": "big-model-2", "model": "demo", "served_name": "big-model"},
     ]
+    then = {"scale": {"stabilise": 60.0, "idle": 300.0}}  # what these were without in that version
     for fields, one, digest in zip(wanted, said, digests, strict=True):
-        assert (read_app(fields).stored(), read_app(fields).digest) == (one, digest), "as if it was asked for now"
+        asked = read_app({**fields, **then})
+        assert (asked.stored(), asked.digest) == (one, digest), "as if it was asked for now"
     migrate.downgrade(database, "0013")
     with database.reading() as connection:
         after = connection.execute(text("SELECT * FROM deployments ORDER BY id")).all()
