@@ -19,6 +19,7 @@ from rios.services.deployments.paying import Paying
 from rios.services.deployments.placing import Pass, dearest
 from rios.services.deployments.platform import Platform
 from rios.services.deployments.scaling import Scalers
+from rios.services.deployments.store import NotLeader
 from rios.services.deployments.values import App, NewReplica, Step
 from rios.services.purse import Purse
 from rios.storage.deployment_models import AppLoadRow
@@ -284,6 +285,22 @@ def test_volumes_beside_an_archive_are_still_to_be_held_for(month: Month) -> Non
     assert rent.owed_wei(now, "host-0", app.specification) == owed > 0
     month.store.transact_whole(rent.taking(now, "host-0", app.specification))
     assert rent.owed_wei(now, "host-0", app.specification) == 0
+
+
+def test_no_room_that_comes_while_its_deployment_ends_stays_held_for(
+    month: Month, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    month.ledger.deposit("first", LOCAL_USER, 10**24)
+    app, rent = month.deploy.create(name="ends", **SMALL)._app(), month.metering.rent
+    month.store.transact_whole(rent.keeping(app, "host-0", lambda: 1 << 20))
+    held_wei = month.ledger.balance(LOCAL_USER).held_wei
+    with monkeypatch.context() as patch:
+        patch.setattr(rent, "_rooms", lambda _: [])  # read before it came
+        with pytest.raises(NotLeader, match="came to a host meanwhile"):
+            rent.end(app, lambda _: None, lease=month.lease)
+    assert month.ledger.balance(LOCAL_USER).held_wei == held_wei > 0
+    rent.end(app, lambda _: None, lease=month.lease)
+    assert month.ledger.balance(LOCAL_USER).held_wei == 0
 
 
 def test_a_step_that_there_is_not_holds_up_no_other(month: Month) -> None:

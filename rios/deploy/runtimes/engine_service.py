@@ -32,6 +32,7 @@ from rios.words.errors import SandboxFailed
 from rios.words.foreign import remove_tree
 
 _UP_WITHIN_S = 30.0
+_ENDS_S = 10.0
 _IDLE_S = 300
 _CALL_TIMEOUT_S = 60.0
 _SURE_S = 1.0
@@ -262,8 +263,11 @@ class EngineService:
     def _reap(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
+            try:
+                self._process.wait(_ENDS_S)
+            except subprocess.TimeoutExpired:  # containers have monitors of their own, and go on
+                self._process.kill()
+                self._process.wait(_ENDS_S)
             self._process = None
 
     def close(self) -> None:

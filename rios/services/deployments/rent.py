@@ -221,6 +221,10 @@ class Rent:
 
             def run(batch: Batch) -> None:
                 require_leader(batch.connection, *lease)
+                row = AppPlaceRow
+                there = set(batch.connection.scalars(select(row.host).where(row.app_id == app.id, row.period > 0)))
+                if there != {room.host for room, _ in rooms}:  # its hold would be nobody's
+                    raise NotLeader(f"something of {app.id} came to a host meanwhile")
                 for room, terms, charges in took:
                     _write(batch, room, {"period": 0, "period_at": 0})
                     self._post(batch, app, room, charges, terms, at=at)
