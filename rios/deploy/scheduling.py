@@ -159,10 +159,13 @@ def missing(need: Need, host: HostOffer) -> tuple[str, ...]:
     return tuple(found)
 
 
+def admits(host: HostOffer, *, isolation: int, region: str | None) -> bool:
+    """Whether a host takes anything new, isolates enough, and is in the region, where one is asked for."""
+    return not host.cordoned and host.isolation >= isolation and region in (None, host.region)
+
+
 def _fits(need: Need, host: HostOffer) -> bool:
-    if host.cordoned or host.isolation < need.isolation or (need.gateway and not host.gateway):
-        return False
-    if need.region is not None and host.region != need.region:
+    if not admits(host, isolation=need.isolation, region=need.region) or (need.gateway and not host.gateway):
         return False
     if host.by_name if need.runtime is None else need.runtime not in host.runtimes:
         return False

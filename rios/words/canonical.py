@@ -14,6 +14,8 @@ from typing import Any
 EXACT_MAX = 2**53
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
+_HEX = frozenset("0123456789abcdef")
+
 
 def canonical(value: Any) -> bytes:
     """The canonical JSON of `value`: text, ints, bools, None, lists and mappings; TypeError at anything else."""
@@ -67,3 +69,8 @@ def _check(value: Any, place: str) -> None:
             _check(item, f"{place}[{index}]")
     else:
         raise TypeError(f"{place} is of type {type(value).__name__}, which has no canonical text")
+
+
+def is_sha256(text: str) -> bool:
+    """Whether it is one, in hexadecimal of lower case: it may become the name of a file."""
+    return len(text) == 64 and _HEX.issuperset(text)

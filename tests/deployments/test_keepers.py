@@ -292,7 +292,7 @@ def test_a_host_is_given_what_its_snapshot_consists_of_and_nothing_else(three: T
     given: list[str] = []
     acts = three.platform.reconciler._acting._snapshotting
     with pytest.raises(SandboxFailed, match=f"it asks for {secret}, which is no part of {one.id}"):
-        acts._relaying.bring(
+        acts.relaying.bring(
             one, lambda: [secret], lambda digest, _: given.append(digest), three.platform.reconciler.leadership.lease
         )
     assert not given

@@ -121,7 +121,7 @@ class Record:
                 self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             if (fd := self._opened()) is not None:
                 try:
-                    if _locked(fd) and self._is(fd):
+                    if try_lock(fd) and self._is(fd):
                         yield
                         return
                 finally:
@@ -147,7 +147,7 @@ class Record:
         """A descriptor for the watching process: `alive` is true until that has ended. Raises where one lives."""
         fd = os.open(self.directory / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for _ in range(100):  # whoever asks `alive` holds the lock for a moment
-            if _locked(fd):
+            if try_lock(fd):
                 return fd
             time.sleep(0.01)
         os.close(fd)
@@ -161,7 +161,7 @@ class Record:
         except FileNotFoundError:
             return False
         try:
-            return not _locked(fd)
+            return not try_lock(fd)
         finally:
             os.close(fd)
 
@@ -175,9 +175,10 @@ class Record:
                 shutil.rmtree(gone)
 
 
-def _locked(fd: int) -> bool:
+def try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Whether an open file could be locked at once, by `flock`."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

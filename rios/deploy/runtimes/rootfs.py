@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from rios.words.canonical import is_sha256
 from rios.words.errors import InvalidRequest, SandboxFailed
 
 BYTES_MAX = 16 << 30
@@ -30,15 +31,12 @@ MOUNTED = ("dev", "etc", "home", "proc", "run", "sys", "tmp")
 FILES = ("etc/hosts", "etc/resolv.conf")
 """Files that every sandbox mounts its own at."""
 _COPY_BYTES = 1 << 20
-_HEX = frozenset("0123456789abcdef")
 
 
 def split_name(rootfs: str) -> tuple[str, str]:
     """The path of an archive and the digest of its bytes, from "PATH@sha256:..."; that is empty where none is said."""
     path, at, digest = rootfs.rpartition("@sha256:")
-    if not at or len(digest) != 64 or not _HEX.issuperset(digest):
-        return rootfs, ""
-    return path, f"sha256:{digest}"
+    return (path, f"sha256:{digest}") if at and is_sha256(digest) else (rootfs, "")
 
 
 def digest_of(path: Path) -> str:
@@ -262,15 +260,14 @@ class RootStore:
 
     def path(self, digest: str) -> Path:
         """Where the root of that digest lies. InvalidRequest where it is not here (any more)."""
-        path = self.directory / digest.removeprefix("sha256:")
-        if not digest.startswith("sha256:") or "/" in digest or not path.is_dir():
+        if not self.has(digest):
             raise InvalidRequest(f"the root file system {digest} is not on this host: prepare its archive first")
-        return path
+        return self.directory / digest.removeprefix("sha256:")
 
     def has(self, digest: str) -> bool:
         """Whether the root of that digest lies here."""
-        name = digest.removeprefix("sha256:")
-        return bool(name) and _HEX.issuperset(name) and (self.directory / name).is_dir()
+        kind, _, name = digest.partition(":")
+        return kind == "sha256" and is_sha256(name) and (self.directory / name).is_dir()
 
     def add(self, archive: Path) -> str:
         """Unpack an archive unless its content is here already; its digest. InvalidRequest as `check` says."""

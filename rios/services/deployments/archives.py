@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,11 @@ from sqlalchemy import insert, select, update
 
 from rios.deploy.chunking import chunks
 from rios.deploy.runtimes.rootfs import BYTES_MAX, check, is_image, split_name
+from rios.deploy.scheduling import admits
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import Schedule
 from rios.services.deployments.contents import READ_MAX, Content
-from rios.services.deployments.snapshots import FAILED, KEPT, LEAVING, WANTED, Known, read
+from rios.services.deployments.snapshots import FAILED, KEPT, LEAVING, OF_VOLUMES, WANTED, Known, read
 from rios.storage.deployment_models import AppRevisionRow, AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import HostLost, InvalidRequest, NotFound, RiosError, SandboxFailed
 
@@ -87,14 +87,15 @@ class Archive:
         for digest, size in self.content.chunks:
             places.setdefault(digest, (offset, size))
             offset += size
+        whole, own = self.content.to_bytes(), self.content_digest
         deadline = time.monotonic() + _GIVEN_S
         with self.path.open("rb") as file:
             while missing := ask():
                 for digest in missing:
                     if time.monotonic() > deadline:
                         raise SandboxFailed(f"{self.path} is not taken after {_GIVEN_S:g} s: its host loses it")
-                    if digest == self.content_digest:
-                        put(digest, self.content.to_bytes())
+                    if digest == own:
+                        put(digest, whole)
                         continue
                     if digest not in places:
                         raise SandboxFailed(f"a host asks for {digest}, which is no part of {self.path}")
@@ -129,9 +130,16 @@ class Standing:
             return
         self._to, snapshots = _taker(self._hosts(), self.wanted.schedule)
         wanted = [found.content_digest, *dict.fromkeys(digest for digest, _ in found.content.chunks)]
-        for start in range(0, len(wanted), READ_MAX):
-            some = wanted[start : start + READ_MAX]
-            found.give(partial(snapshots.damaged, some), snapshots.put)
+        left = [wanted[start : start + READ_MAX] for start in range(0, len(wanted), READ_MAX)]
+
+        def ask() -> Sequence[str]:
+            while left:
+                if missing := snapshots.damaged(left[0]):
+                    return missing
+                del left[0]
+            return ()
+
+        found.give(ask, snapshots.put)
 
     def require(self, connection: Connection, app: App) -> None:
         """Raise InvalidRequest for a digest of an archive that the deployment does not have."""
@@ -193,8 +201,7 @@ def _taker_now(hosts: Hosts, schedule: Schedule) -> tuple[Host, Snapshots] | Non
             offer = host.offer()
         except HostLost:
             continue
-        weak = offer.isolation < Isolation.named(schedule.isolation)
-        if not (offer.cordoned or weak or (schedule.region and offer.region != schedule.region)):
+        if admits(offer, isolation=Isolation.named(schedule.isolation), region=schedule.region or None):
             found.append((isinstance(host, LocalHost), -offer.total.disk_bytes, name, host, host.snapshots))
     return min(found, key=lambda one: one[:3])[3:] if found else None
 
@@ -203,11 +210,6 @@ def require_archive(path: Path) -> None:
     """Raise InvalidRequest for what is no archive, or has no place on a host."""
     if not is_image(path):
         check(path)
-
-
-def is_archive(one: Known) -> bool:
-    """Whether it is no snapshot of a volume."""
-    return not one.path.startswith("/")
 
 
 def is_kept(store: AppStore, app_id: str, digest: str) -> bool:
@@ -239,7 +241,7 @@ def _rows(connection: Connection, app_id: str, digest: str, *states: str) -> lis
 def let_go(connection: Connection, app_id: str) -> int:
     """Revisions of a deployment were deleted: keep the archives no longer that none of the others stands on."""
     row, revision = AppSnapshotRow, AppRevisionRow
-    mine = select(row.id, row.path).where(row.app_id == app_id, ~row.path.startswith("/"), row.state != LEAVING)
+    mine = select(row.id, row.path).where(row.app_id == app_id, ~OF_VOLUMES, row.state != LEAVING)
     rows = connection.execute(mine).all()
     if not rows:
         return 0

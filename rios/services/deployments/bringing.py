@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rios.services.deployments.archives import archive_of, is_archive
+from rios.services.deployments.archives import archive_of
 from rios.services.deployments.relaying import Relaying, snapshots_of
-from rios.services.deployments.snapshots import EVENT, FAILED, WANTED, one_of, restored_from
+from rios.services.deployments.snapshots import EVENT, FAILED, WANTED, is_archive, one_of, restored_from
 from rios.services.deployments.store import AppStore, Lease, NotYet, require_leader
 from rios.words.errors import NotFound
 
@@ -79,8 +79,10 @@ class Bringing:
         def put(digest: str, data: bytes) -> None:
             snapshots_of(host).put(digest, data)
 
-        if one.state == WANTED and ask():  # where it is there already, nobody has to keep it
-            raise NotYet(f"its archive is not kept yet{f': {one.reason}' if one.reason else ''}")
+        if one.state == WANTED:
+            if ask():  # where it is there already, nobody has to keep it
+                raise NotYet(f"its archive is not kept yet{f': {one.reason}' if one.reason else ''}")
+            return
         self._relaying.bring(one, ask, put, lease, check=check)
 
     def _restored(

@@ -30,6 +30,7 @@ from pathlib import Path
 from rios.deploy.chunking import CHUNK_BYTES_MAX, Readable, chunks
 from rios.deploy.volumes import synced
 from rios.dmoe.shard_cache import ShardCache
+from rios.words.canonical import is_sha256
 from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ MISSING_MAX = 256
 READ_MAX = 64
 """So many are read at once: whoever asks is done soon, and asks for more."""
 OBJECT_BYTES_MAX = 1 << 25
-_SHA256 = frozenset("0123456789abcdef")
 _COUNTED_S = 30.0
 
 
@@ -318,11 +318,6 @@ class Contents:
                 yield False
                 return
             yield True
-
-
-def is_sha256(text: str) -> bool:
-    """Whether it is one, in hexadecimal: it becomes the name of a file."""
-    return len(text) == 64 and _SHA256.issuperset(text)
 
 
 def _said(kept: Path) -> tuple[str, str]:

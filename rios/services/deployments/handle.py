@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rios.deploy.lifecycle import State, Wish
@@ -15,7 +15,7 @@ from rios.deploy.volume_names import check_new
 from rios.services.deployments.awaiting import Look, Wished, awaited, ends_within, rotated
 from rios.services.deployments.given import given_secrets, kept_names, secret_values
 from rios.services.deployments.kept_volumes import take
-from rios.services.deployments.line_pages import LinePage, lines_after
+from rios.services.deployments.line_pages import LinePage, lines_after, read_each
 from rios.services.deployments.rules import DELETED, Rules
 from rios.services.deployments.served import require_free
 from rios.services.deployments.snapshots import AppSnapshots, require
@@ -25,7 +25,7 @@ from rios.services.deployments.values import App, Event, Replica
 from rios.services.deployments.views import AppView, views_of
 from rios.services.edges import edge
 from rios.words.display import Shown, Unknown, answer
-from rios.words.errors import DeadlineExceeded, HostLost, InvalidRequest, NotFound
+from rios.words.errors import DeadlineExceeded, InvalidRequest, NotFound
 from rios.words.money import Wei, format_ros
 
 if TYPE_CHECKING:
@@ -198,19 +198,7 @@ class Deployment(Shown):
         not answer are left out. Raises HostLost where such a replica is asked for."""
         if self._is_model():
             return []  # it writes none
-        hosts = self._platform().hosts.now()
-        streams: list[Iterable[tuple[str, LogLine]]] = []
-        for one in self._store.logged(self.id):
-            host = hosts.get(one.host)
-            if host is None or replica not in (None, one.id):
-                continue
-            try:
-                streams.append([(one.id, line) for line in host.logs(one.id, since=since)])
-            except NotFound:
-                continue
-            except HostLost:
-                if replica is not None:
-                    raise
+        streams = read_each(self._platform(), self._store.logged(self.id), lambda _: since, replica=replica)
         return list(heapq.merge(*streams, key=lambda pair: pair[1].at))
 
     def lines_after(self, places: Mapping[str, float], *, replica: str | None = None, limit: int = 5000) -> LinePage:

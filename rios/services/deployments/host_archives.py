@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rios.deploy.runtimes.rootfs import BYTES_MAX, digest_of
+from rios.deploy.runtimes.rootfs import BYTES_MAX
 from rios.services.deployments.contents import Content, Contents
 from rios.words.errors import InvalidRequest, SandboxFailed
 
@@ -53,13 +54,14 @@ class HostArchives:
 
     def _unpacked(self, runtime: Runtime, source: str, digest: str) -> Base:
         with tempfile.TemporaryFile(dir=self._directory) as file:  # without a name: it is gone with this process
+            whole = hashlib.sha256()
             for chunk in self._contents.read(digest):
+                whole.update(chunk)
                 file.write(chunk)
             file.flush()
-            path = Path(f"/proc/self/fd/{file.fileno()}")
-            if digest_of(path) != source:
+            if f"sha256:{whole.hexdigest()}" != source:
                 raise InvalidRequest(f"what {digest} consists of is not the archive {source}: deploy it again")
-            return runtime.prepare_archive(path)
+            return runtime.prepare_archive(Path(f"/proc/self/fd/{file.fileno()}"))
 
     def _require_room(self, size_bytes: int) -> None:
         """As it is, and unpacked. What is stored of it may be far less, for what is alike is there once."""

@@ -97,7 +97,8 @@ def left(connection: Connection, app: App, specification: Mapping[str, Any], *, 
     Those that `forget` takes away are none of them. Of earlier revisions alone it does not know: what the last of those
     says holds for them, and those that are not to be kept leave their hosts as if somebody had deleted them.
     """
-    row, volumes, keep = AppKeptVolumeRow, specification["volumes"], _to_keep(connection, app, specification)
+    row, volumes, there = AppKeptVolumeRow, specification["volumes"], lying(connection, app.id)
+    keep = _to_keep(connection, app, specification) if there else {}
     back = {"state": KEPT, "taker": "", "taker_path": ""}
     connection.execute(update(row).where(row.taker == app.id, row.state == TAKEN).values(**back))
     rows = [
@@ -106,7 +107,7 @@ def left(connection: Connection, app: App, specification: Mapping[str, Any], *, 
             "path": path, "host": host, "quota_bytes": quota, "kept_at": at,
             **back, "state": KEPT if keep.get(path, True) else LEAVING,
         }
-        for host, sizes in lying(connection, app.id).items()
+        for host, sizes in there.items()
         for path, quota in (sizes or sizes_of(specification)).items()
         if path not in volumes or volumes[path]["keep"]
     ]  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rios.services.deployments.contents import MISSING_MAX, is_sha256
+from rios.services.deployments.contents import MISSING_MAX
 from rios.services.deployments.host_snapshots import Taken
+from rios.words.canonical import is_sha256
 from rios.words.errors import SandboxFailed
 
 Ask = Callable[[str, bytes, float, Mapping[str, Any]], tuple[dict[str, Any], memoryview]]

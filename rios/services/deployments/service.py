@@ -206,8 +206,13 @@ class Deployments(Shown):
 
         Raises InvalidRequest before anything is changed where the file has a mistake.
         """
-        done = []
-        for one in self._resolved(source):
+        from rios.services.deployments.archives import require_archive
+
+        wanted, done = self._resolved(source), []
+        for one in wanted:  # a mistake in the last archive changes nothing of the first deployment
+            if one.rootfs is not None and not split_name(one.rootfs)[1]:
+                require_archive(Path(one.rootfs))
+        for one in wanted:
             try:
                 found = self.get(one.name)
             except NotFound:
@@ -219,13 +224,7 @@ class Deployments(Shown):
 
     def _resolved(self, source: str | Path | Sequence[Specification]) -> builtins.list[Specification]:
         """All of a file before anything is done: a mistake in the last of them changes nothing of the first."""
-        found = [resolved(self._rules.checked(one)) for one in _read(source)]
-        for one in found:
-            if one.rootfs is not None and not split_name(one.rootfs)[1]:
-                from rios.services.deployments.archives import require_archive
-
-                require_archive(Path(one.rootfs))
-        return found
+        return [resolved(self._rules.checked(one)) for one in _read(source)]
 
 
 def _read(source: str | Path | Sequence[Specification]) -> list[Specification]:

@@ -28,6 +28,8 @@ WANTED, KEPT, FAILED, LEAVING = "wanted", "kept", "failed", "leaving"
 SNAPSHOTS_MAX, COPIES_MAX = 100, 16
 EVENT = "snapshot"
 """The kind of events that tell of them."""
+OF_VOLUMES = AppSnapshotRow.path.startswith("/")
+"""The rows of snapshots; the others are archives, which have their digest there (`archives`)."""
 _AT_ONCE = 500
 _WAIT_S, _LOOK_S = 600.0, 0.05
 
@@ -75,6 +77,11 @@ class Known:
     hosts: tuple[str, ...] = ()
 
 
+def is_archive(one: Known) -> bool:
+    """Whether it is no snapshot of a volume."""
+    return not one.path.startswith("/")
+
+
 class AppSnapshots(Shown):
     """The snapshots of one deployment."""
 
@@ -107,7 +114,7 @@ class AppSnapshots(Shown):
             if path not in volumes:
                 raise NotFound(f"{app.name} has no volume at {path!r}; it has {', '.join(volumes) or 'none'}")
             row = AppSnapshotRow
-            mine = (row.app_id == app.id, row.state != LEAVING, row.path.startswith("/"))
+            mine = (row.app_id == app.id, row.state != LEAVING, OF_VOLUMES)
             if (connection.scalar(select(func.count()).select_from(row).where(*mine)) or 0) >= SNAPSHOTS_MAX:
                 raise InvalidRequest(f"{app.name} has {SNAPSHOTS_MAX} snapshots, the most there may be: delete some")
             values = {
@@ -124,7 +131,7 @@ class AppSnapshots(Shown):
     def list(self, *, after: tuple[int, str] = (-1, ""), limit: int | None = None) -> builtins.list[Snapshot]:
         """All of them, oldest first; so many after a moment and id."""
         row = AppSnapshotRow
-        mine = (row.app_id == self._app.id, row.path.startswith("/"))  # the others are archives
+        mine = (row.app_id == self._app.id, OF_VOLUMES)
         wanted = [*mine, row.state != LEAVING, tuple_(row.created_at, row.id) > after]
         with self._app._store.ledger.database.reading() as connection:
             return [_shown(one) for one in read(connection, *wanted, limit=limit)]
@@ -133,7 +140,7 @@ class AppSnapshots(Shown):
         """One by its id. Raises NotFound."""
         row = AppSnapshotRow
         with self._app._store.ledger.database.reading() as connection:
-            mine = (row.app_id == self._app.id, row.path.startswith("/"))
+            mine = (row.app_id == self._app.id, OF_VOLUMES)
             found = read(connection, row.id == name, *mine, row.state != LEAVING)
         if not found:
             raise NotFound(f"{self._app.name} has no snapshot {name!r}")
@@ -144,7 +151,7 @@ class AppSnapshots(Shown):
 
         def change(app: App, connection: Connection) -> tuple[Mapping[str, Any], str, str]:
             row = AppSnapshotRow
-            mine = (row.id == name, row.app_id == app.id, row.state != LEAVING, row.path.startswith("/"))
+            mine = (row.id == name, row.app_id == app.id, row.state != LEAVING, OF_VOLUMES)
             if connection.execute(update(row).where(*mine).values(state=LEAVING)).rowcount != 1:
                 raise NotFound(f"{app.name} has no snapshot {name!r}")
             return {"asked_at": app.asked_at}, EVENT, f"{self._app._by} deletes {name}"
@@ -198,7 +205,7 @@ def require(
         if name is None or known.get(path, {}).get("snapshot") == name:
             continue
         found = one_of(connection, organisation_id, name)
-        if found is None or found.state == FAILED or not found.path.startswith("/"):
+        if found is None or found.state == FAILED or is_archive(found):
             raise InvalidRequest(f"volumes.{path}.snapshot: the organisation has no snapshot {name!r}")
         if volume["size"] < found.quota_bytes:
             raise InvalidRequest(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, insert, update
 
+from rios.deploy.scheduling import admits
 from rios.services.deployments import places
-from rios.services.deployments.archives import is_archive
 from rios.services.deployments.relaying import Relaying, snapshots_of
 from rios.services.deployments.snapshots import (
     EVENT,
@@ -29,6 +29,7 @@ from rios.services.deployments.snapshots import (
     copies,
     counted,
     due,
+    is_archive,
     keepers,
     kept_on,
     note_paid,
@@ -83,7 +84,7 @@ class Snapshotting:
     def __init__(self, store: AppStore, rent: Callable[[], Rent], closing: threading.Event) -> None:
         """closing: set when this process ends: acts are broken off then."""
         self._store, self._rent, self._closing = store, rent, closing
-        self.relaying = self._relaying = Relaying(store, closing)
+        self.relaying = Relaying(store, closing)
         self._looked_at = self._counted_at = 0.0
         self._hosts: Mapping[str, Host] = {}
         self._lease: Lease | None = None
@@ -104,7 +105,7 @@ class Snapshotting:
         lost_s: a host that has not answered for so many seconds is lost, as replicas on it are.
         """
         now = time.monotonic()
-        self._hosts = self._relaying.hosts = hosts
+        self._hosts = self.relaying.hosts = hosts
         if lease != self._lease:
             self._seen, self._heard = dict.fromkeys(keepers(self._store), now), set()
             self._lease = lease
@@ -139,17 +140,17 @@ class Snapshotting:
         known = by_id(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
         for app_id, name in there:
             if name not in known:
-                self._relaying.require(lease)
+                self.relaying.require(lease)
                 snapshots.drop(app_id, name)
                 log.info("a snapshot of no deployment was dropped", extra={"host": host.name, "snapshot": name})
         for left in places.elsewhere(self._store, host.name):
             for path, _, _ in restored_from(left.specification):
                 if snapshots.is_made(left.organisation_id, left.app_id, path):
-                    self._relaying.require(lease)
+                    self.relaying.require(lease)
                     snapshots.unmake(left.organisation_id, left.app_id, path)
                     log.info("a restored volume was removed", extra={"host": host.name, "app": left.app_id})
         found = {app.id: app for app in apps}
-        for gone in self._relaying.mend([one for one in known.values() if one.state == KEPT], host.name, lease):
+        for gone in self.relaying.mend([one for one in known.values() if one.state == KEPT], host.name, lease):
             if gone.app_id in found:
                 known[gone.id] = self._failed(gone, found[gone.app_id], "no host can read it any more", lease)
                 for name in gone.hosts:
@@ -214,7 +215,7 @@ class Snapshotting:
             try:
                 if (host, app.id) not in self._whole:
                     for one in kept_on(self._store, app.id, host):
-                        self._relaying.verify(one, host, lease)
+                        self.relaying.verify(one, host, lease)
                     self._whole.add((host, app.id))
                 also = partial(note_paid, app_id=app.id, host=host, paid=True)
                 self._rent().returned(app, host, partial(self._room_bytes, host, app), also, lease=lease)
@@ -233,7 +234,7 @@ class Snapshotting:
         if new is not None:
             kept[new.id] = new
         most_bytes = {path: _QUOTAS_MAX * size for path, size in self._rent().quotas(app.id).items()}
-        return self._relaying.room_bytes(kept.values(), host, most_bytes)
+        return self.relaying.room_bytes(kept.values(), host, most_bytes)
 
     # --- archives --------------------------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Snapshotting:
         if host is None:
             gone = f"host {name}, to which it was given, does not answer"
             return self._failed(one, app, gone, lease) if age_s > LOST_S else None
-        self._relaying.require(lease)
+        self.relaying.require(lease)
         try:
             if snapshots_of(host).keep(one.app_id, one.id, one.digest):
                 gone = f"host {name} has not all of it"
@@ -269,10 +270,10 @@ class Snapshotting:
         host = next((self._hosts[name] for name in sorted(homes) if name in self._hosts), None)
         if host is None:
             return None
-        self._relaying.require(lease)
+        self.relaying.require(lease)
         try:
             snapshots = snapshots_of(host)
-            with self._relaying.turn(host.name):
+            with self.relaying.turn(host.name):
                 taken = snapshots.take(one.organisation_id, one.app_id, one.path, one.id)
         except (HostLost, DeadlineExceeded, LedgerUnavailable, NetworkClosed, NotYet):  # to be asked for again
             raise
@@ -304,7 +305,7 @@ class Snapshotting:
         Raises what `Relaying.shown` does where it does not.
         """
         new = replace(one, **columns)
-        self._relaying.shown(new, host.name)
+        self.relaying.shown(new, host.name)
         room = self._rent().keeping(app, host.name, partial(self._room_bytes, host.name, app, new=new))
         at, row, copy = self._store.ledger.now(), AppSnapshotRow, AppSnapshotCopyRow
 
@@ -354,7 +355,7 @@ class Snapshotting:
         extra = order[one.copies :]
         if any(name in self._hosts for name in extra):
             for name in order[: one.copies]:  # one that was away may have come back without its disk
-                self._relaying.complete(one, name, lease)
+                self.relaying.complete(one, name, lease)
         for name in extra:
             if name in self._hosts:
                 self._dropped(one, app, self._hosts[name], lease)
@@ -380,7 +381,7 @@ class Snapshotting:
     def _copy(self, one: Known, app: App, host: Host, lease: Lease) -> None:
         snapshots = snapshots_of(host)
         try:
-            self._relaying.bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put, lease)
+            self.relaying.bring(one, lambda: snapshots.keep(one.app_id, one.id, one.digest), snapshots.put, lease)
             self._keeps(one, app, host, {}, lease)
         except (InsufficientBalance, BudgetExceeded, InvalidRequest, SandboxFailed):
             snapshots.drop(one.app_id, one.id)  # and with it what has come of it, which others may have room for
@@ -398,8 +399,7 @@ class Snapshotting:
                 offer = host.offer()
             except HostLost:
                 continue
-            weak = offer.isolation < Isolation.named(wanted["isolation"])
-            if not (offer.cordoned or weak or (wanted["region"] and offer.region != wanted["region"])):
+            if admits(offer, isolation=Isolation.named(wanted["isolation"]), region=wanted["region"] or None):
                 found.append((offer.total.disk_bytes, name))
         return [self._hosts[name] for _, name in sorted(found, reverse=True)]
 
@@ -410,7 +410,7 @@ class Snapshotting:
         homes = places.hosts_of(self._store, app.id, volumes=True) if not one.hosts else frozenset()
         for name in homes & self._hosts.keys():  # one that was being taken is there without a row
             if (snapshots := self._hosts[name].snapshots) is not None:
-                self._relaying.require(lease)
+                self.relaying.require(lease)
                 snapshots.drop(one.app_id, one.id)
         left = [name for name in one.hosts if name not in self._hosts]
         for name in one.hosts:
@@ -430,7 +430,7 @@ class Snapshotting:
     def _dropped(self, one: Known, app: App, host: Host, lease: Lease) -> None:
         """Have a host keep a snapshot no longer, and be paid for it no longer, also where there is no money."""
         snapshots = snapshots_of(host)
-        self._relaying.require(lease)
+        self.relaying.require(lease)
         snapshots.drop(one.app_id, one.id)
         copy = AppSnapshotCopyRow
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rios.deploy.runtimes.records import try_lock
 from rios.words.errors import DeadlineExceeded, InvalidRequest
 
 _WAIT_S, _LOOK_S = 60.0, 0.02
@@ -58,7 +59,7 @@ class VolumeTurns:
         deadline = time.monotonic() + _WAIT_S
         fd = os.open(self._directory / app_id, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while not _locked(fd, how):
+            while not try_lock(fd, how):
                 if time.monotonic() > deadline:
                     raise DeadlineExceeded(f"volumes of {app_id} are being made or taken away for {_WAIT_S:g} s")
                 time.sleep(_LOOK_S)
@@ -72,11 +73,3 @@ class VolumeTurns:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < before and path.read_bytes() == _DELETED:
                     path.unlink()
-
-
-def _locked(fd: int, how: int) -> bool:
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
