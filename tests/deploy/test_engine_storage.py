@@ -19,11 +19,14 @@ from docker import APIClient
 from docker.errors import APIError
 
 from rios.deploy.runtimes.cgroup import Cgroup
-from rios.deploy.runtimes.engine_containers import container_name, inspected
+from rios.deploy.runtimes.engine_containers import Containers, container_name, inspected
 from rios.deploy.runtimes.engine_exec import run_inside
 from rios.deploy.runtimes.engine_service import RUNC, EngineService, volatile
+from rios.deploy.runtimes.protocol import Isolation
+from rios.services.deployments.hosts import Ended
+from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.machine import clear_up
-from rios.words.errors import DeadlineExceeded, InvalidRequest
+from rios.words.errors import DeadlineExceeded, InvalidRequest, SandboxFailed
 from tests.deploy.conftest import NEEDS, Bench, make_runtime
 from tests.deploy.images import make_rootfs
 
@@ -152,6 +155,43 @@ def test_what_ran_before_the_machine_started_anew_has_ended_in_a_way_nobody_saw(
     assert again.kill(status.instance).exit_code != 128 + signal.SIGKILL, "nothing was there to kill"
     again.remove(status.instance)
     again.close()
+
+
+def _host(bench: Bench) -> LocalHost:
+    runtime = bench.runtime
+    return LocalHost("h", bench.directory, lambda _: {runtime: Isolation.CONTAINER}, {"runc": Isolation.CONTAINER},
+                     network_id="net")  # fmt: skip
+
+
+def test_what_its_engine_never_began_ends(other: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine ends when no more is there than the record, and cannot be asked either when that is taken away."""
+
+    def gone(*_: Any) -> None:
+        raise SandboxFailed("the engine does not answer")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Containers, "remove", gone)
+        with pytest.raises(SandboxFailed, match="does not answer"):
+            other.start("sleep", "600")
+    (left,) = other.runtime.instances()
+    assert left.state == "created"
+    host = _host(other)
+    assert host.end(left.instance, grace_s=1.0) == Ended(status=left, metrics=None)
+    host.clear(left.instance)
+    assert not other.runtime.instances()
+
+
+def test_what_ran_before_the_machine_started_anew_ends(other: Bench) -> None:
+    """Its control group is gone, and with it what the kernel had counted."""
+    status = other.start("sleep", "600")
+    other.runtime.kill(status.instance)
+    Cgroup(status.instance).remove()
+    host = _host(other)
+    found = host.end(status.instance, grace_s=1.0)
+    assert found.status is not None
+    assert (found.status.state, found.metrics) == ("exited", None)
+    host.clear(status.instance)
+    assert not other.runtime.instances()
 
 
 def test_a_container_whose_making_was_cut_off_is_taken_away(other: Bench) -> None:

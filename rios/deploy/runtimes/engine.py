@@ -345,7 +345,9 @@ class EngineRuntime:
 
     def metrics(self, instance: str) -> Metrics:
         record = self._records.of(instance)
-        counted = Cgroup(record.asked["instance"], layout=self._layout).counted()
+        counted = Cgroup(record.asked["instance"], layout=self._layout).counted_if_there()
+        if counted is None:  # it never began, for its engine ended meanwhile, or the machine has started anew
+            raise NotFound(f"nothing counts what the instance {instance} used: it has no control group")
         sent, received = Counters.read(record.directory / "bytes")
         gpu_percent, gpu_memory_bytes = self._gpus.used(record.directory)
         return Metrics(

@@ -306,7 +306,7 @@ class Runtime(Protocol):
         """Run a command inside, with the same user and restrictions. DeadlineExceeded ends the command too."""
 
     def metrics(self, instance: str) -> Metrics:
-        """Raises NotFound where there is nothing of that id."""
+        """Raises NotFound where there is nothing of that id, or nothing has counted what it used."""
 
     def put_secrets(self, instance: str, secrets: Mapping[str, SecretBytes]) -> None:
         """Replace the secrets of an instance while it runs. Each file changes at once, never half."""

@@ -399,12 +399,11 @@ class LocalHost:
 
     def end(self, replica_id: str, *, grace_s: float) -> Ended:
         """End a replica."""
-        try:
+        status = metrics = None
+        with contextlib.suppress(NotFound):
             runtime = self._of(replica_id)
             status = runtime.stop(replica_id, grace_s=grace_s)
-            metrics: Metrics | None = runtime.metrics(replica_id)
-        except NotFound:
-            return Ended(status=None, metrics=None)
+            metrics = runtime.metrics(replica_id)
         return Ended(status=status, metrics=metrics)
 
     def clear(self, replica_id: str) -> None:
