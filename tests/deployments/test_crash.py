@@ -43,6 +43,7 @@ from rios.services.deployments.store import AppStore
 from rios.services.deployments.values import Replica
 from rios.services.purse import Purse
 from rios.words.config import settings
+from rios.words.errors import HostLost
 from rios.words.keccak import keccak256
 from tests.campaigns import Campaign
 from tests.deploy.images import make_rootfs
@@ -277,10 +278,15 @@ class Campaigner:
         more: dict[str, Any] = {} if kind.runtime == "bubblewrap" else {"rootfs": str(self.rootfs)}
         if number % VOLUME_EACH == VOLUME_EACH - 1:
             more["volumes"] = {"/data": {"size": VOLUME_BYTES, "keep": False}}
-        app = self.deploy.create(
-            name=f"{self.prefix}{number}", command=COMMAND, replicas=count, resources=RESOURCES, grace=2,
-            runtime=kind.runtime, schedule={"region": kind.region}, **more,
-        )  # fmt: skip
+        app: Any = None
+        while app is None:
+            with contextlib.suppress(HostLost):  # the one that is to take its archive was killed: asked again
+                app = self.deploy.create(
+                    name=f"{self.prefix}{number}", command=COMMAND, replicas=count, resources=RESOURCES, grace=2,
+                    runtime=kind.runtime, schedule={"region": kind.region}, **more,
+                )  # fmt: skip
+            assert time.monotonic() < deadline, f"life {number} ({kind}): its archive is not taken"
+            yield "created"
         yield from waited(are_ready, "ready")
         ready = {one.id for one in app.replicas if one.state is State.READY}
         # Where its host is lost meanwhile, others take their place.
