@@ -128,6 +128,19 @@ class Settings(BaseSettings):
     apps_snapshot_bytes: int = Field(
         default=1 << 36, ge=0, description="What snapshots of volumes may take of this machine's disk: 64 GiB without."
     )
+    apps_images_kept_s: float = Field(
+        default=604_800.0,
+        ge=60,
+        allow_inf_nan=False,
+        description="How long this machine keeps an image or root file system that it fetched for applications, and on "
+        "which none stands any more: a week without.",
+    )
+    apps_reserve_bytes: int = Field(
+        default=2 << 30,
+        ge=0,
+        description="What images and root file systems of applications leave free of this machine's disk: 2 GiB "
+        "without. Where there is less, those that nobody uses go at once, and none is fetched.",
+    )
     region: str = Field(default="", description="Where this machine is, as specifications name it.")
     ask_bp: int = Field(
         default=10_000,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.server
 import json
+import platform
 import tarfile
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 _CONFIG = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_PART_BYTES = 1 << 18
 
 
 class Registry:
@@ -24,6 +28,8 @@ class Registry:
         self._manifests: dict[str, bytes] = {}
         self.pulls: list[str] = []
         """What manifests were asked for, in order: tags and digests."""
+        self.sending: Callable[[int, int], None] = lambda sent, size: None
+        """Called after each part of an answer, with what was sent of it and its size."""
         registry = self
 
         class Answer(http.server.BaseHTTPRequestHandler):
@@ -56,10 +62,23 @@ class Registry:
         with tarfile.open(saved) as tar:
             said = json.load(tar.extractfile("manifest.json"))[0]  # type: ignore[arg-type]
             config = tar.extractfile(said["Config"]).read()  # type: ignore[union-attr]
-            layer = gzip.compress(tar.extractfile(said["Layers"][0]).read(), 1)  # type: ignore[union-attr]
+            layer = tar.extractfile(said["Layers"][0]).read()  # type: ignore[union-attr]
+        return self._pushed(config, [layer], tag)
+
+    def push_layers(self, layers: Sequence[bytes], tag: str, command: Sequence[str]) -> str:
+        """The same of an image of these layers, each a tar archive."""
+        config = {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
+            "os": "linux",
+            "config": {"Cmd": list(command)},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(layer) for layer in layers]},
+        }
+        return self._pushed(json.dumps(config).encode(), layers, tag)
+
+    def _pushed(self, config: bytes, layers: Sequence[bytes], tag: str) -> str:
         parts = [
             {"mediaType": kind, "size": len(content), "digest": self._kept(content)}
-            for kind, content in ((_CONFIG, config), (_LAYER, layer))
+            for kind, content in ((_CONFIG, config), *((_LAYER, gzip.compress(layer, 1)) for layer in layers))
         ]
         manifest = json.dumps(
             {"schemaVersion": 2, "mediaType": _MANIFEST, "config": parts[0], "layers": parts[1:]}
@@ -90,7 +109,10 @@ class Registry:
             asked.send_header("Docker-Content-Digest", _digest(content))
         asked.end_headers()
         if content is not None and asked.command == "GET":
-            asked.wfile.write(content)
+            with contextlib.suppress(ConnectionError):  # who asked may have gone
+                for start in range(0, len(content), _PART_BYTES):
+                    asked.wfile.write(content[start : start + _PART_BYTES])
+                    self.sending(min(start + _PART_BYTES, len(content)), len(content))
 
 
 def _digest(content: bytes) -> str:

@@ -37,7 +37,7 @@ class TwoHosts(LocalHosts):
 
     def __init__(self, network_id: str, directory: Path) -> None:
         self._hosts = {}
-        self._end = lambda: None
+        self._end = self._shut
         self.runtimes: dict[str, EngineRuntime] = {}
         for name in ("alpha", "beta"):
             self.runtimes[name] = runtime = EngineRuntime(KINDS["runc"], directory / name)
@@ -45,6 +45,11 @@ class TwoHosts(LocalHosts):
                 name, directory / name, lambda _, made=runtime: {made: Isolation.CONTAINER},
                 {"runc": Isolation.CONTAINER}, network_id=network_id,
             )  # fmt: skip
+
+    def _shut(self) -> None:
+        """Also those that no host has asked for yet."""
+        for runtime in self.runtimes.values():
+            runtime.close()
 
 
 class Place(Stage):

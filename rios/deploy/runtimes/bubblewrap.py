@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rios.deploy.runtimes.bubblewrap_host import BubblewrapHost
 from rios.deploy.runtimes.cgroup import Cgroup
 from rios.deploy.runtimes.durable import read_json
 from rios.deploy.runtimes.executing import execute
+from rios.deploy.runtimes.fetched import Fetched, Mark
 from rios.deploy.runtimes.gpus import Gpus, told_of
 from rios.deploy.runtimes.logs import follow_lines, read_lines
 from rios.deploy.runtimes.memory_files import MemoryFiles
@@ -49,7 +50,7 @@ _ENDED_WITHIN_S = 15.0
 
 
 class BubblewrapRuntime:
-    """The runtime of hosts without a container engine. It meets `protocol.Runtime`."""
+    """The runtime of hosts without a container engine. It meets `protocol.Runtime` and `fetched.Fetches`."""
 
     name: RuntimeName = "bubblewrap"
 
@@ -68,6 +69,7 @@ class BubblewrapRuntime:
         self._root, self._uid = host.root, host.uid
         self._records = Records(self._directory / "bubblewrap")
         self._roots = RootStore(self._directory / "rootfs")
+        self._fetched = Fetched(self._directory)
         if self._root:
             arguments.check_passable(self._directory)
 
@@ -81,7 +83,13 @@ class BubblewrapRuntime:
     # What runs.
 
     def prepare_image(
-        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+        self,
+        reference: str,
+        *,
+        pinned: ImageBase | None = None,
+        here: bool = True,
+        timeout_s: float = 600.0,
+        no_room: Callable[[], str] = str,
     ) -> ImageBase:
         raise UnsupportedRuntime(
             f"bubblewrap runs no images, and {reference!r} is one: give a root file system (rootfs), or ask for runc"
@@ -90,10 +98,19 @@ class BubblewrapRuntime:
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
         if is_image(archive):
             raise UnsupportedRuntime(f"{archive} is an image, and bubblewrap runs root file systems alone: export one")
-        return RootfsBase(self._roots.add(archive))
+        return RootfsBase(self._roots.add(archive, comes=lambda digest: self._fetched.mark(RootfsBase(digest))))
 
     def prepared_archive(self, digest: str) -> Base | None:
         return RootfsBase(digest) if self._roots.has(digest) else None
+
+    def drop(self, mark: Mark) -> bool:
+        if not isinstance(mark.base, RootfsBase):
+            return False
+        self._roots.remove(mark.base.digest)
+        return True
+
+    def sweep(self, *, at_once: bool) -> None:
+        self._roots.sweep()
 
     def start(self, launch: Launch, *, timeout_s: float = 60.0) -> Status:
         if why_not := self._host.why_not:

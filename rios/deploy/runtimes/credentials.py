@@ -19,24 +19,39 @@ from rios.words.errors import DeadlineExceeded
 
 T = TypeVar("T")
 
+_CHECKED_S = 0.2
 _OF_KUBERNETES, _OF_REGISTRIES = "KUBERNETES_EXEC_INFO", "docker-credential-"
 
 
-def within(call: Callable[[], T], timeout_s: float, *, late: str, also: int | None = None) -> T:
+def within(
+    call: Callable[[], T],
+    timeout_s: float,
+    *,
+    late: str,
+    also: int | None = None,
+    check: Callable[[], None] | None = None,
+) -> T:
     """What `call` returns or raises. DeadlineExceeded(late) where it does not within timeout_s.
+
+    check: made several times a second meanwhile; what it raises is raised, and the call not waited for any more.
 
     Programs for credentials that hang are ended then, so that the thread which waits for one ends too: this process's,
     and those of the process `also`.
     """
-    answer = begun(call, "rios-credentials")
-    try:
-        return answer.result(timeout_s)
-    except TimeoutError as error:
-        if answer.done():  # its own, or it has just come
-            return answer.result()
-        for asks in {os.getpid(), also or os.getpid()}:
-            _end_hung(asks, timeout_s)
-        raise DeadlineExceeded(late) from error
+    answer, deadline = begun(call, "rios-credentials"), time.monotonic() + timeout_s
+    while True:
+        left_s = max(deadline - time.monotonic(), 0.0)
+        try:
+            return answer.result(left_s if check is None else min(left_s, _CHECKED_S))
+        except TimeoutError as error:
+            if answer.done():  # its own, or it has just come
+                return answer.result()
+            if check is not None and left_s > _CHECKED_S:
+                check()
+                continue
+            for asks in {os.getpid(), also or os.getpid()}:
+                _end_hung(asks, timeout_s)
+            raise DeadlineExceeded(late) from error
 
 
 def _end_hung(asks: int, waited_s: float) -> None:

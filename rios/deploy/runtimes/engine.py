@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.engine_containers import Containers, container_name, inspected
 from rios.deploy.runtimes.engine_exec import run_inside
 from rios.deploy.runtimes.engine_gpus import CDI, GpuWay
-from rios.deploy.runtimes.engine_images import image_of_archive, known_archive, named_image, pinned_image
+from rios.deploy.runtimes.engine_images import Images
+from rios.deploy.runtimes.engine_leftovers import drop_image, sweep_images
 from rios.deploy.runtimes.engine_logs import follow_lines, read_lines
 from rios.deploy.runtimes.engine_service import EngineService, Kind, translated
+from rios.deploy.runtimes.fetched import Fetched, Mark
 from rios.deploy.runtimes.gpus import Gpus
 from rios.deploy.runtimes.memory_files import MemoryFiles
 from rios.deploy.runtimes.protocol import (
@@ -68,7 +70,7 @@ _PROCESSES_MAX = 1 << 15
 
 
 class EngineRuntime:
-    """Containers of one kind. It meets `protocol.Runtime`."""
+    """Containers of one kind. It meets `protocol.Runtime` and `fetched.Fetches`."""
 
     def __init__(
         self,
@@ -89,6 +91,8 @@ class EngineRuntime:
         self._policy = policy or Policy()
         self._records = Records(self._directory / kind.name)
         self._service = EngineService(kind, self._directory / "engine")
+        self._fetched = Fetched(self._directory)
+        self._images = Images(self._service, self._fetched)
         self._gpus = gpus or Gpus()
         self._gpu_way = GpuWay(kind, self._gpus, self._client, cdi)
         self._starts_gpus = self._service
@@ -170,20 +174,36 @@ class EngineRuntime:
     # Images.
 
     def prepare_image(
-        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+        self,
+        reference: str,
+        *,
+        pinned: ImageBase | None = None,
+        here: bool = True,
+        timeout_s: float = 600.0,
+        no_room: Callable[[], str] = str,
     ) -> ImageBase:
         self._client()
         if pinned is not None:
-            return pinned_image(self._service, reference, pinned, timeout_s)
-        return named_image(self._service, reference, timeout_s, here=here)
+            return self._images.pinned(reference, pinned, timeout_s, no_room=no_room)
+        return self._images.named(reference, timeout_s, here=here, no_room=no_room)
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:
         self._client()
-        return image_of_archive(self._service, archive, timeout_s)
+        return self._images.of_archive(archive, timeout_s)
 
     def prepared_archive(self, digest: str) -> Base | None:
         self._client()
-        return known_archive(self._service, digest)
+        return self._images.known_archive(digest)
+
+    def drop(self, mark: Mark) -> bool:
+        if not isinstance(mark.base, ImageBase):
+            return False
+        self._client()
+        drop_image(self._service, mark)
+        return True
+
+    def sweep(self, *, at_once: bool) -> None:
+        sweep_images(self._service, self._fetched, at_once=at_once)
 
     # Starting.
 

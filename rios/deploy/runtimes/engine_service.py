@@ -24,6 +24,7 @@ from typing import Any
 import docker
 import requests.exceptions
 from docker.errors import APIError, DockerException
+from docker.types import CancellableStream
 
 from rios.deploy.runtimes.gvisor import GPU_FLAG
 from rios.deploy.runtimes.protocol import Isolation
@@ -141,9 +142,21 @@ KINDS = {kind.name: kind for kind in (RUNC, GVISOR, KATA)}
 class _Client(docker.APIClient):  # type: ignore[misc]  # the library has no types
     """One whose calls all end: the library has some wait without an end, such as for a registry that says nothing."""
 
+    _answering: Any = None
+
     def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs["timeout"] = kwargs.get("timeout") or self.timeout
         return kwargs
+
+    def _stream_helper(self, response: Any, decode: bool = False) -> Any:
+        self._answering = response
+        return super()._stream_helper(response, decode)
+
+    def break_off(self) -> None:
+        """End the answer that is just coming in parts: the engine stops what it does for it, and who reads it fails."""
+        if self._answering is not None:
+            with contextlib.suppress(AttributeError, OSError):  # it has just ended
+                CancellableStream(iter(()), self._answering).close()
 
 
 class EngineService:
@@ -176,6 +189,11 @@ class EngineService:
         self.client()
         with contextlib.closing(self._made(timeout_s)) as client:
             yield client
+
+    @property
+    def storage(self) -> Path:
+        """Where images and containers lie."""
+        return self._directory
 
     @property
     def process_id(self) -> int | None:
@@ -216,6 +234,7 @@ class EngineService:
         volatile(self._directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
         self._reap()
+        self._answered_at = 0.0  # that was the one before
         self.heal()
         settings = self._directory / "containers.conf"
         settings.write_text(_SETTINGS)

@@ -12,7 +12,7 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import SecretBytes
@@ -150,9 +150,18 @@ class KubernetesRuntime:
     # --- images ----------------------------------------------------------------------------------------------
 
     def prepare_image(
-        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+        self,
+        reference: str,
+        *,
+        pinned: ImageBase | None = None,
+        here: bool = True,
+        timeout_s: float = 600.0,
+        no_room: Callable[[], str] = str,
     ) -> ImageBase:
-        """The image of a reference, as a node of the cluster fetched it: pinned by the digest that it has there."""
+        """The image of a reference, as a node of the cluster fetched it: pinned by the digest that it has there.
+
+        Room is the node's own: its kubelet removes images that nothing stands on when its disk fills.
+        """
         if pinned is not None:
             return pinned  # nodes fetch it by that themselves
         manifest = objects.image_pod(reference, USER, self._cluster, self._owner, deadline_s=timeout_s)

@@ -10,7 +10,7 @@ thread.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -242,15 +242,22 @@ class Runtime(Protocol):
         """Why no instance gets a GPU, and what to do; empty where it does. Found out anew, for it may be mended."""
 
     def prepare_image(
-        self, reference: str, *, pinned: ImageBase | None = None, here: bool = True, timeout_s: float = 600.0
+        self,
+        reference: str,
+        *,
+        pinned: ImageBase | None = None,
+        here: bool = True,
+        timeout_s: float = 600.0,
+        no_room: Callable[[], str] = str,
     ) -> ImageBase:
         """The image of a reference: what its registry has, where the reference names one that answers, else the one
         that is here. What comes back pins it.
 
         pinned: what came back for the reference at another time or on another host: this image then, and no other,
         whatever the reference leads to by now. here: without it the registry has the last word: an image that somebody
-        else had brought here is not given out for its name or id. Raises NotFound where there is none,
-        UnsupportedRuntime where the runtime takes no images.
+        else had brought here is not given out for its name or id. no_room: asked before an image is pulled, and several
+        times a second meanwhile; where it says why there is none for more, that is broken off. Raises NotFound where
+        there is no such image, SandboxFailed for want of room, UnsupportedRuntime where the runtime takes no images.
         """
 
     def prepare_archive(self, archive: Path, *, timeout_s: float = 600.0) -> Base:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import posixpath
+import secrets
 import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from rios.deploy.runtimes.records import try_lock
 from rios.words.canonical import is_sha256
 from rios.words.errors import InvalidRequest, SandboxFailed
+from rios.words.foreign import remove_tree
 
 BYTES_MAX = 16 << 30
 ENTRIES_MAX = 1_000_000
@@ -31,6 +36,9 @@ MOUNTED = ("dev", "etc", "home", "proc", "run", "sys", "tmp")
 FILES = ("etc/hosts", "etc/resolv.conf")
 """Files that every sandbox mounts its own at."""
 _COPY_BYTES = 1 << 20
+_UNPACKING, _GONE = ".unpacking-", ".gone-"
+_BEGUN_S = 60.0
+"""A directory that was just made may not be locked yet."""
 
 
 def split_name(rootfs: str) -> tuple[str, str]:
@@ -269,20 +277,57 @@ class RootStore:
         kind, _, name = digest.partition(":")
         return kind == "sha256" and is_sha256(name) and (self.directory / name).is_dir()
 
-    def add(self, archive: Path) -> str:
-        """Unpack an archive unless its content is here already; its digest. InvalidRequest as `check` says."""
+    def add(self, archive: Path, *, comes: Callable[[str], None] = lambda _: None) -> str:
+        """Unpack an archive unless its content is here already; its digest. InvalidRequest as `check` says.
+
+        comes: told the digest before it is here.
+        """
         with _opened(archive):
             digest = digest_of(archive)
         place = self.directory / digest.removeprefix("sha256:")
         if place.is_dir():
             return digest
-        with tempfile.TemporaryDirectory(dir=self.directory, prefix=".unpacking-") as temporary:
-            root = Path(temporary) / "root"
-            root.mkdir(mode=0o755)
+        with self._unpacking() as root:
             unpack(archive, root)
+            comes(digest)
             with contextlib.suppress(FileExistsError, OSError):  # another was quicker
                 root.rename(place)
         return self._there(digest, place)
+
+    @contextlib.contextmanager
+    def _unpacking(self) -> Iterator[Path]:
+        """A directory of its own, locked: one that is not was left by whoever was killed."""
+        with tempfile.TemporaryDirectory(dir=self.directory, prefix=_UNPACKING) as temporary:
+            fd = os.open(temporary, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                root = Path(temporary) / "root"
+                root.mkdir(mode=0o755)
+                yield root
+            finally:
+                os.close(fd)
+
+    def remove(self, digest: str) -> None:
+        """Take away the root of that digest, at once for whoever looks. What is not here is gone already."""
+        gone = self.directory / f"{_GONE}{secrets.token_hex(8)}"
+        if self.has(digest):
+            with contextlib.suppress(FileNotFoundError):
+                self.path(digest).rename(gone)
+        remove_tree(gone)
+
+    def sweep(self) -> None:
+        """Take away what killed processes left half unpacked, or half removed."""
+        for path in self.directory.glob(f"{_GONE}*"):
+            remove_tree(path)
+        before = time.time() - _BEGUN_S
+        for path in self.directory.glob(f"{_UNPACKING}*"):
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_DIRECTORY | os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if path.stat().st_mtime < before and try_lock(fd):
+                        remove_tree(path)
+                finally:
+                    os.close(fd)
 
     def _there(self, digest: str, place: Path) -> str:
         if not place.is_dir():

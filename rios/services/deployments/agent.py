@@ -38,6 +38,7 @@ from rios.services.deployments.agent_place import Place
 from rios.services.deployments.agent_verbs import VERBS, checked
 from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.machine import promised_here, runtimes_of
+from rios.services.deployments.room import Keeping
 from rios.services.deployments.ways import carry
 from rios.words.config import Settings, settings
 from rios.words.errors import InvalidRequest, NotFound, ProtocolError, RiosError
@@ -103,6 +104,7 @@ class Agent:
                     self.name, directory, self._runtimes_of, promised_here(),
                     network_id=network_id, region=self._region, ask_bp=self._ask_bp, isolation=self._isolation,
                     unmetered=self._settings.apps_unmetered, snapshot_bytes=self._settings.apps_snapshot_bytes,
+                    keeping=Keeping.of(self._settings),
                 )  # fmt: skip
             return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ from rios.words.errors import InvalidRequest, SandboxFailed
 
 if TYPE_CHECKING:
     from rios.deploy.runtimes.protocol import Base, Runtime
+    from rios.services.deployments.room import Room
 
 _TURN_S = 600.0
 
@@ -22,9 +22,9 @@ _TURN_S = 600.0
 class HostArchives:
     """Those of one host. One is unpacked at a time: who comes second finds it there."""
 
-    def __init__(self, name: str, directory: Path, contents: Contents) -> None:
+    def __init__(self, name: str, directory: Path, contents: Contents, room: Room) -> None:
         """name: the host's. directory: where its sandboxes lie, in which an archive is whole for a moment."""
-        self._name, self._directory, self._contents = name, directory, contents
+        self._name, self._directory, self._contents, self._room = name, directory, contents, room
         self._turn = threading.Lock()
 
     def __repr__(self) -> str:
@@ -67,8 +67,5 @@ class HostArchives:
         """As it is, and unpacked. What is stored of it may be far less, for what is alike is there once."""
         if size_bytes > BYTES_MAX:
             raise InvalidRequest(f"an archive of {size_bytes} bytes is too large for a host: {BYTES_MAX} are the most")
-        free = shutil.disk_usage(self._directory).free
-        if free < 2 * size_bytes:
-            raise SandboxFailed(
-                f"host {self._name} has {free} bytes free, and an archive of {size_bytes} takes twice that"
-            )
+        if why := self._room.make(2 * size_bytes):
+            raise SandboxFailed(f"an archive of {size_bytes} bytes takes twice that: {why}")

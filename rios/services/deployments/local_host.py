@@ -40,14 +40,16 @@ from rios.deploy.scheduling import Amounts, HostOffer
 from rios.deploy.spec import GATEWAY, App, RuntimeName
 from rios.deploy.volume_names import volume_name
 from rios.deploy.volumes import Volumes
-from rios.services.deployments.bases import own_env, source_of, view_of
+from rios.services.deployments.bases import own_env
 from rios.services.deployments.contents import Contents
 from rios.services.deployments.host_archives import HostArchives
+from rios.services.deployments.host_bases import HostBases
 from rios.services.deployments.host_snapshots import HostSnapshots
 from rios.services.deployments.hosts import APP, ASKS, NETWORK, REVISION, Ended, Order
 from rios.services.deployments.machine import HOST_BASED, gpus_to_offer
+from rios.services.deployments.room import Keeping, Room
 from rios.services.deployments.volume_turns import VolumeTurns
-from rios.words.errors import InvalidRequest, NotFound, RiosError, SandboxFailed
+from rios.words.errors import InvalidRequest, NotFound, RiosError
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +79,14 @@ class LocalHost:
         unmetered: bool = True,
         gateway: Callable[[], object] | None = None,
         snapshot_bytes: int = 1 << 36,
+        keeping: Keeping | None = None,
     ) -> None:
         """directory: where sandboxes and volumes lie; made when the first replica starts. runtimes: makes them then.
 
         promised: those that there will be. isolation: no replica runs here with less. gpus: this machine's, without.
         unmetered: whether replicas may run here where the kernel neither limits nor meters them. gateway: sees to it
         that the network's own answers where the runtimes lead to it; without, replicas have no way to it from here.
-        snapshot_bytes: room for snapshots.
+        snapshot_bytes: room for snapshots. keeping: of images and root file systems that nobody uses.
         """
         self.name = name
         self._directory = directory
@@ -97,15 +100,14 @@ class LocalHost:
         self._gateway = gateway
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._where: dict[str, Runtime] = {}
-        self._bases: dict[tuple[str, str], Base] = {}
-        """By runtime and source."""
         self._unmended: list[Runtime] | None = None
         """Whose instances have not been adopted yet; None before the first look."""
         self._mending: Future[None] | None = None
         self._volumes = Volumes()
         self._turns = VolumeTurns(directory / "turns")
         contents = Contents(directory / "content", snapshot_bytes, name=name, network_id=network_id)
-        self._archives = HostArchives(name, directory, contents)
+        self._room = Room(name, directory, lambda: self._runtimes, keeping)
+        self._bases = HostBases(name, HostArchives(name, directory, contents, self._room), self._room)
         self.snapshots: HostSnapshots | None = HostSnapshots(
             name, contents, self._volumes, self._volume, runs=self._runs, making=self._turns.making
         )
@@ -234,50 +236,20 @@ class LocalHost:
 
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         """Whether an image or archive is not prepared yet, or an image's name not resolved."""
-        if specification["image"] is not None and image is None:
-            return True
-        source, wanted = source_of(image, specification["rootfs"]), specification["runtime"]
-        return source is not None and not any(
-            known == source and wanted in (None, runtime)
-            for runtime, known in list(self._bases)  # others add to them meanwhile
-        )
+        return self._bases.pulls(specification, image)
 
     def prepare(
         self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True
     ) -> ImageBase | None:
         """Fetch the image."""
         app = App.model_validate(specification)
-        base = self._base(app, self.runtime_for(app), image, here=here)
+        base = self._bases.base(app, self.runtime_for(app), image, here=here)
         return base if app.image is not None and isinstance(base, ImageBase) else None
-
-    def _base(self, app: App, runtime: Runtime, image: ImageBase | None, *, here: bool = False) -> Base:
-        if app.image is not None and image is None:
-            # A name, which may lead elsewhere by now: nothing is kept for it.
-            return runtime.prepare_image(app.image, here=here)
-        source = source_of(image, app.rootfs)
-        if source is None:
-            return view_of(app)
-        key = (runtime.name, source)
-        base = self._bases.get(key)
-        if base is None:
-            if app.image is None:
-                base = runtime.prepared_archive(source)
-            else:
-                base = runtime.prepare_image(app.image, pinned=image)
-            if base is None:
-                raise SandboxFailed(f"the archive {app.rootfs} is not on {self.name}: it is to be unpacked first")
-            self._bases[key] = base
-        return base
 
     def unpack(self, specification: Mapping[str, Any], digest: str) -> list[str]:
         """Unpack the archive that a specification stands on, or say what is missing for that."""
         app = App.model_validate(specification)
-        runtime, source = self.runtime_for(app), source_of(None, app.rootfs) or ""
-        found = self._bases.get((runtime.name, source)) or self._archives.unpack(runtime, source, digest)
-        if isinstance(found, list):
-            return found
-        self._bases[runtime.name, source] = found
-        return []
+        return self._bases.unpack(app, self.runtime_for(app), digest)
 
     def start(self, order: Order) -> Status:
         """Start a replica, or find it running."""
@@ -285,9 +257,17 @@ class LocalHost:
         runtime = self.runtime_for(app)
         if app.asks_gateway and self._gateway is not None:
             self._gateway()
-        launch = Launch(
+        with self._bases.standing(app, runtime, order.image) as base:
+            launch = self._launch(order, app, runtime, base)
+            # Known before it is there: whoever ends it meanwhile looks in the right place.
+            self._where[order.replica_id] = runtime
+            with self._starting(order.app_id):
+                return runtime.start(launch)
+
+    def _launch(self, order: Order, app: App, runtime: Runtime, base: Base) -> Launch:
+        return Launch(
             instance=order.replica_id,
-            base=self._base(app, runtime, order.image),
+            base=base,
             command=app.command if app.python is None else functions.command(app.python),
             env={**own_env(app), **app.env},
             workdir=app.workdir,
@@ -308,16 +288,6 @@ class LocalHost:
                 **({ASKS: GATEWAY} if app.asks_gateway else {}),
             },
         )  # fmt: skip
-        # Known before it is there: whoever ends it meanwhile looks in the right place.
-        self._where[order.replica_id] = runtime
-        stands_on = (runtime.name, source_of(order.image, app.rootfs) or "")
-        try:
-            with self._starting(order.app_id):
-                return runtime.start(launch)
-        except SandboxFailed:
-            # What it stands on may have been taken away here: the next start has it prepared anew.
-            self._bases.pop(stands_on, None)
-            raise
 
     def _starting(self, app_id: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self.snapshots is None else self.snapshots.starting(app_id)
@@ -387,6 +357,7 @@ class LocalHost:
         if self._made is None and not self._directory.exists():
             return []
         self._adopted()
+        self._room.look_if_due()
         found = []
         for runtime in self._runtimes:
             for status in runtime.instances({NETWORK: self._network_id}):
@@ -485,6 +456,7 @@ class LocalHost:
 
     def close(self) -> None:
         """Let go of the runtimes."""
+        self._room.close()
         for runtime in self._made or []:
             try:
                 runtime.close()

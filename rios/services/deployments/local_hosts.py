@@ -19,6 +19,7 @@ from rios.services.deployments.hosts import Host
 from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.machine import clear_up, promised_here, runtimes_of
 from rios.services.deployments.reaper import end_reaper, start_reaper
+from rios.services.deployments.room import Keeping
 from rios.services.lazy import Closes, Lazy
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def local_hosts(
     policy: Policy | None = None,
     door: Callable[[Path], Closes] | None = None,
     snapshot_bytes: int = 1 << 36,
+    keeping: Keeping | None = None,
 ) -> LocalHosts:
     """This machine with the runtimes that it has.
 
@@ -88,7 +90,7 @@ def local_hosts(
     this process also where this machine has no directory for it: what runs in the cluster is not ended then. region,
     ask_bp: of this machine, as its own agent would say them. policy: of egress, beyond public addresses. door: has the
     network's gateway answer at a socket in a directory, until it is closed; without, no application reaches it.
-    snapshot_bytes: room for snapshots on this machine.
+    snapshot_bytes: room for snapshots on this machine. keeping: of images and root file systems that nobody uses there.
     """
     from rios.services.deployments.kubernetes_host import KubernetesHost
 
@@ -106,7 +108,7 @@ def local_hosts(
         yield LocalHost(
             "localhost", place, partial(runtimes_of, policy=led), promised_here(), network_id=network_id,
             isolation=isolation, region=region, ask_bp=ask_bp, gateway=doors[0] if doors else None,
-            snapshot_bytes=snapshot_bytes,
+            snapshot_bytes=snapshot_bytes, keeping=keeping,
         )  # fmt: skip
         if engine is not None:
             yield engine

@@ -241,13 +241,14 @@ def platform_of(
         from rios.services.deployments.local_hosts import local_hosts, place_of
         from rios.services.deployments.machine import policy_of
         from rios.services.deployments.network_hosts import NetworkHosts
+        from rios.services.deployments.room import Keeping
 
         network_id, least = store.network_id(), Isolation.named(options.apps_isolation)
         place = options.apps or place_of(options.home, network_id)
         here = local_hosts(
             network_id, place, isolation=least, cluster=cluster_of(options), lasts=lasts, region=options.region,
             ask_bp=options.ask_bp, policy=policy_of(options.apps_networks), door=door,
-            snapshot_bytes=options.apps_snapshot_bytes,
+            snapshot_bytes=options.apps_snapshot_bytes, keeping=Keeping.of(options),
         )  # fmt: skip
         return NetworkHosts(here, agents, network_id, options, isolation=least)
 
