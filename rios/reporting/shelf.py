@@ -68,15 +68,19 @@ class Shelf:
         found = self.out / plain(name) / "latest"
         return found.resolve() if found.exists() else None
 
-    def read(self, folder: str, name: str) -> bytes:
-        """A published file, by what the history says of it. Raises Elsewhere where it is not here."""
+    def read(self, folder: str, name: str, sha256: str) -> bytes:
+        """A published file, by what the history says of it. Raises Elsewhere where it is not here, or is another one:
+        gateways with folders of their own number versions for themselves."""
         try:
-            return (self.out / folder / name).read_bytes()
+            found = (self.out / folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
+            found = b""
+        if hashlib.sha256(found).hexdigest() != sha256:
             raise Elsewhere(
                 f"{folder}/{name} is not here: it was removed, or another gateway published it in a folder of its own; "
                 "RIOS_REPORTS gives all gateways of a network one folder"
-            ) from None
+            )
+        return found
 
     def publish(
         self,

@@ -57,6 +57,11 @@ class Content:
         """As it is kept."""
         return json.dumps({"size": self.size_bytes, "chunks": self.chunks}, separators=(",", ":")).encode()
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of that: by it all of a content is known."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
     @classmethod
     def of(cls, data: bytes | bytearray) -> Content:
         """What `to_bytes` wrote. Raises InvalidRequest for anything else: it may come from another host."""
