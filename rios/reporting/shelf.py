@@ -5,7 +5,7 @@ OUT/cost/latest             a link to the folder that was published last
 OUT/cost/2026-11-27/partial-1/   what came of an attempt that failed; the page has a banner
 
 A folder is written beside, flushed to the disk, and renamed: who looks sees all of it or nothing. Several machines may
-have one such folder.
+have one such folder; what is in none of them may be on hosts (`services.reports.keeping`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.snapshotting import Snapshotting
 from rios.services.deployments.store import AppStore
 from rios.services.reports import keeping
-from rios.services.reports.files import REPORTS, file_of, place, published
+from rios.services.reports.files import REPORTS, doubt, file_of, place, published
 from rios.services.reports.own import UserReports
 from rios.services.reports.reports import Reports
 from rios.services.reports.values import Past
@@ -222,6 +222,26 @@ def test_who_was_lost_is_read_when_it_is_back(net: Net, monkeypatch: pytest.Monk
     net.hosts["a"].gone = False
     assert one.keeping.tend()
     assert net.kept() == {"a": shas(past), "b": shas(past)}
+    net.hosts["a"].gone = True
+    assert not one.keeping.tend()
+    for sha256 in shas(past):
+        net.hosts["a"].damage(sha256)
+    net.hosts["a"].gone = False
+    assert one.keeping.tend()
+    contents = net.hosts["a"].snapshots.contents
+    assert all(contents.is_whole(contents.kept(REPORTS, sha256)) for sha256 in shas(past))
+
+
+def test_of_two_processes_no_more_hosts_are_given_it_than_are_to_keep_it(net: Net) -> None:
+    past = net.published(net.gateway("one"))
+    whole = file_of(net.ledger.database, min(shas(past)))
+    assert whole is not None
+
+    def placed(host: str, lost: set[str]) -> bool:
+        return net.ledger.transact(lambda batch: place(batch.connection, whole, host, "0" * 64, lost), alone=True)
+
+    assert [placed(host, set()) for host in ("a", "a", "b", "c")] == [True, False, True, False]
+    assert placed("c", {"a"})
 
 
 def test_whoever_leads_removes_what_no_row_says_and_nothing_else(net: Net) -> None:
@@ -282,6 +302,48 @@ def test_a_host_without_room_is_passed_by(net: Net, monkeypatch: pytest.MonkeyPa
     assert net.kept() == {"b": shas(past), "c": shas(past)}
     monkeypatch.setattr(net.hosts["b"].snapshots, "damaged", lambda _: (_ for _ in ()).throw(HostLost("gone")))
     assert not one.keeping.tend(), "nothing is lacking"
+
+
+def test_the_last_copy_stays_whatever_becomes_of_giving_it_again(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a"}
+    one.keeping.tend()
+    shutil.rmtree(one.shelf.out)
+    for sha256 in shas(past):
+        net.ledger.transact(lambda batch, name=sha256: doubt(batch.connection, ["a"], name), alone=True)
+
+    def lost(*_: Any) -> None:
+        raise HostLost("a does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(net.hosts["a"].snapshots, "keep", lost)
+        assert not one.keeping.tend()
+    net.clear("a")
+    assert net.kept() == {"a": shas(past)}
+    assert one.keeping.tend()
+    # Another one takes its place first.
+    for sha256 in shas(past):
+        net.ledger.transact(lambda batch, name=sha256: doubt(batch.connection, ["a"], name), alone=True)
+    monkeypatch.setattr(net.hosts["a"].snapshots, "keep", lost)
+    net.there = {"a", "b", "c"}
+    while one.keeping.tend():
+        continue
+    assert set(net.kept()) == {"a", "b", "c"}
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"b": True, "c": True}
+
+
+@pytest.mark.parametrize("said", [[], None, ["no digest"], 5])
+def test_a_host_that_says_anything_counts_for_nothing(net: Net, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a", "b", "c"}
+    for verb in ("damaged", "keep"):
+        monkeypatch.setattr(net.hosts["a"].snapshots, verb, lambda *_: said)
+    assert one.keeping.tend()
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"b": True, "c": True}
 
 
 def test_versions_of_one_number_are_not_taken_for_each_other(net: Net, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,7 +40,7 @@ LOOK_S, _SOON_S, _SOON_FOR_S = 60.0, 1.0, 30.0
 """How often is looked for what is lacking; and soon after something was published, while hosts have not answered."""
 LOST_S = 600.0
 """A host that is not there for so long keeps nothing any more: another one gets a copy."""
-READ_S, _HEARD_S = 60.0, 10.0
+READ_S, _HEARD_S = 30.0, 5.0
 """A file is read for so long; so long does a process wait that has heard of no host that keeps it."""
 _GIVEN_S = 120.0
 _BATCH, _LOOK_FOR_S = 100, 10.0
@@ -59,7 +60,8 @@ class Keeping:
         self._thread: threading.Thread | None = None
         self._seen: dict[str, float] = {}
         """When hosts that are to keep something answered last; those that have not, when they were first missed."""
-        self._lost: set[str] = set()
+        self._lost, self._refused = set[str](), set[str]()
+        """Hosts that were away for long, and those that did not take what they were given in this look."""
         self._after, self._soon_until, self._heard = "", 0.0, False
 
     def __repr__(self) -> str:
@@ -108,12 +110,10 @@ class Keeping:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"it is not read after {READ_S:g} s")
 
-        relaying = Relaying(AppStore(self._ledger), self._closing)
-        relaying.hosts = hosts
         before = {name for name, whole in one.hosts.items() if not whole}
         failed = set(before)
         try:
-            return relaying.read(one.known, failed, check=check)
+            return self._relaying(hosts).read(one.known, failed, check=check)
         finally:
             if not_whole := sorted(failed - before):
                 log.warning("hosts have not what they keep", extra={"hosts": not_whole, "sha256": one.sha256})
@@ -156,19 +156,18 @@ class Keeping:
         Raises LedgerUnavailable, NetworkClosed.
         """
         hosts, gave, deadline = dict(self._answering()), False, time.monotonic() + _LOOK_FOR_S
-        self._heard = bool(hosts)
+        self._heard, self._refused = bool(hosts), set()
         self._note_lost(hosts)
-        while hosts and not self._closing.is_set():
+        while hosts:
             found = files.uneven(self._ledger.database, after=self._after, limit=_BATCH)
-            self._after = ""
             for one in found:
                 if self._closing.is_set() or time.monotonic() > deadline:
-                    self._after = one.sha256
                     return gave
                 gave = self._evened(one, hosts) or gave
+                self._after = one.sha256
             if len(found) < _BATCH:
+                self._after = ""
                 break
-            self._after = found[-1].sha256
         return gave
 
     def _loop(self) -> None:
@@ -225,8 +224,8 @@ class Keeping:
             sealed = sealed or self._sealed(one, hosts)
             if sealed is None:
                 return gave
-            content = _content_of(sealed)
-            if name not in one.hosts and not self._write(files.place, one, name, content.digest, self._lost):
+            content, others = _content_of(sealed), self._lost | self._refused
+            if name not in one.hosts and not self._write(files.place, one, name, content.digest, others):
                 break  # another process is about to
             if self._given(one, name, hosts, sealed, content):
                 whole.add(name)
@@ -236,7 +235,10 @@ class Keeping:
         return gave
 
     def _given(self, one: File, name: str, hosts: dict[str, Host], sealed: bytes, content: Content) -> bool:
-        """Give a host a file, that is to keep it from now on; where it does not, another one is to."""
+        """Give a host a file, that is to keep it from now on; where it does not, another one is to.
+
+        One that was to keep it before still is until enough others do: what it has may be all there is of it.
+        """
         snapshots = snapshots_of(hosts[name])
         lacks = damaged_of(content, snapshots.damaged)
 
@@ -248,12 +250,15 @@ class Keeping:
 
         try:
             give(f"{one.folder}/{one.name}", content, part, ask, snapshots.put, within_s=_GIVEN_S)
+            self._relaying(hosts).shown(replace(one.known, digest=content.digest), name)
         except (LedgerUnavailable, NetworkClosed):
             raise
-        except RiosError as error:  # of that host alone
+        except (RiosError, KeyError, TypeError, ValueError) as error:  # of that host alone, which may say anything
             log.warning("a host does not keep a report", extra={"host": name, "file": one.name, "reason": str(error)})
             del hosts[name]
-            self._write(files.drop, one.sha256, name)
+            self._refused.add(name)
+            if name not in one.hosts:
+                self._write(files.drop, one.sha256, name)
             return False
         return self._write(files.is_whole, one.sha256, name)
 
@@ -283,6 +288,11 @@ class Keeping:
         if hashlib.sha256(data).hexdigest() != one.sha256:
             raise Elsewhere(f"what they keep is not {one.name}, whose SHA-256 is {one.sha256}")
         return data
+
+    def _relaying(self, hosts: Mapping[str, Host]) -> Relaying:
+        found = Relaying(AppStore(self._ledger), self._closing)
+        found.hosts = hosts
+        return found
 
     def _write(self, run: Callable[..., T], *what: Any) -> T:
         """Of the functions of `files` that write."""
