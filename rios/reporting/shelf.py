@@ -5,7 +5,7 @@ OUT/cost/latest             a link to the folder that was published last
 OUT/cost/2026-11-27/partial-1/   what came of an attempt that failed; the page has a banner
 
 A folder is written beside, flushed to the disk, and renamed: who looks sees all of it or nothing. Several machines may
-have one such folder.
+have one such folder; what is in none of them may be on hosts (`services.reports.keeping`).
 """
 
 from __future__ import annotations
@@ -68,15 +68,19 @@ class Shelf:
         found = self.out / plain(name) / "latest"
         return found.resolve() if found.exists() else None
 
-    def read(self, folder: str, name: str) -> bytes:
-        """A published file, by what the history says of it. Raises Elsewhere where it is not here."""
+    def read(self, folder: str, name: str, sha256: str) -> bytes:
+        """A published file, by what the history says of it. Raises Elsewhere where it is not here, or is another one:
+        gateways with folders of their own number versions for themselves."""
         try:
-            return (self.out / folder / name).read_bytes()
+            found = (self.out / folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
+            found = b""
+        if hashlib.sha256(found).hexdigest() != sha256:
             raise Elsewhere(
                 f"{folder}/{name} is not here: it was removed, or another gateway published it in a folder of its own; "
                 "RIOS_REPORTS gives all gateways of a network one folder"
-            ) from None
+            )
+        return found
 
     def publish(
         self,

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,11 +33,14 @@ if TYPE_CHECKING:
     from rios.billing.ledger.ledger import Ledger
     from rios.dmoe.cluster import LocalCluster
     from rios.dmoe.deployment import Deployment
+    from rios.dmoe.membership import Membership
     from rios.dmoe.peer import Peer
     from rios.services.billing import Billing
+    from rios.services.deployments.hosts import Host
     from rios.services.deployments.platform import Platform
     from rios.services.deployments.service import Deployments
     from rios.services.governance import Governance
+    from rios.services.reports.keeping import KeptBy
     from rios.services.reports.own import UserReports
     from rios.services.reports.reports import Reports
     from rios.services.wallet import Earnings, Wallet
@@ -88,7 +91,7 @@ class Network:
         self.jobs = Jobs(logins=purse.logins)
         ends.callback(self._purse.close)
         self._apps = Lazy(partial(_platform, purse, self._owners, options, weakref.ref(self)))
-        self._reports = Lazy(partial(_reports, purse, options, scheduler))
+        self._reports = Lazy(partial(_reports, purse, options, scheduler, partial(_keepers, self._apps, membership)))
         ends.callback(self._reports.close)
         purse.books.when_open(partial(_go_on, self._apps))
         ends.callback(_close_all, self._deployments)
@@ -280,11 +283,21 @@ def _paid_before(purse: Purse, host: str) -> Address | None:
     return paid_before(AppStore(purse.books.ledger), host)
 
 
-def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any]) -> Reports:
+def _reports(purse: Purse, options: Settings, scheduler: Callable[[], Any], hosts: KeptBy) -> Reports:
     from rios.services.reports.elsewhere import on_workers
     from rios.services.reports.opening import open_reports
 
-    return open_reports(purse, options, execute=on_workers(scheduler))
+    lasts = options.home is not None or options.database is not None
+    return open_reports(purse, options, execute=on_workers(scheduler), hosts=hosts if lasts else None)
+
+
+def _keepers(apps: Lazy[Platform], membership: Membership) -> Mapping[str, Host]:
+    """The hosts that keep reports. This machine, whose name is that of each other one too, has them in its folder."""
+    from rios.services.deployments.remote_host import RemoteHost
+
+    if not membership.agents and not (apps.is_made and apps().has_hosts):
+        return {}
+    return {name: host for name, host in apps().hosts.now().items() if isinstance(host, RemoteHost)}
 
 
 def _go_on(apps: Lazy[Platform], ledger: Ledger) -> None:

@@ -896,4 +896,27 @@ CREATE INDEX ix_app_kept_volumes_organisation ON app_kept_volumes (organisation_
 
 CREATE INDEX ix_app_kept_volumes_state ON app_kept_volumes (state, taker)
 
-INSERT INTO alembic_version VALUES ('0024')
+CREATE TABLE report_files (
+	sha256 TEXT NOT NULL, 
+	size_bytes INTEGER NOT NULL, 
+	folder TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	seal_key TEXT NOT NULL, 
+	digest TEXT NOT NULL, 
+	uneven BOOLEAN NOT NULL, 
+	PRIMARY KEY (sha256)
+)
+
+CREATE INDEX ix_report_files_uneven ON report_files (uneven, sha256)
+
+CREATE TABLE report_copies (
+	sha256 TEXT NOT NULL, 
+	host TEXT NOT NULL, 
+	whole BOOLEAN NOT NULL, 
+	PRIMARY KEY (sha256, host), 
+	FOREIGN KEY(sha256) REFERENCES report_files (sha256)
+)
+
+CREATE INDEX ix_report_copies_host ON report_copies (host, sha256)
+
+INSERT INTO alembic_version VALUES ('0025')

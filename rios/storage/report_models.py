@@ -1,4 +1,6 @@
-"""The tables of reports: schedules, what is due by them, runs, the history, which is only ever added to, and faults."""
+"""The tables of reports: schedules, what is due by them, runs, the history, which is only ever added to, who keeps what
+was published, and faults.
+"""
 
 from __future__ import annotations
 
@@ -137,3 +139,32 @@ class ReportHistoryRow(Base):
     cpu_ns: Mapped[int] = mapped_column(Whole)
     cost_wei: Mapped[int] = mapped_column(Whole)
     error: Mapped[str]
+
+
+class ReportFileRow(Base):
+    """A file of published reports, to be kept by hosts: once, however many reports have it."""
+
+    __tablename__ = "report_files"
+    sha256: Mapped[str] = mapped_column(Text, primary_key=True)
+    size_bytes: Mapped[int]
+    folder: Mapped[str]
+    name: Mapped[str]
+    """Where it was published last."""
+    seal_key: Mapped[str]
+    """Hosts have it under this key alone: hexadecimal, of 32 bytes, and of no other file."""
+    digest: Mapped[str]
+    """The SHA-256 of what hosts keep it as (`contents.Content`); empty until it was given to one."""
+    uneven: Mapped[bool]
+    """Whether hosts are to be looked for that keep it."""
+    __table_args__ = (Index("ix_report_files_uneven", "uneven", "sha256"),)
+
+
+class ReportCopyRow(Base):
+    """A host that keeps a file of reports: written before it is given any of it."""
+
+    __tablename__ = "report_copies"
+    sha256: Mapped[str] = mapped_column(ForeignKey("report_files.sha256"), primary_key=True)
+    host: Mapped[str] = mapped_column(Text, primary_key=True)
+    whole: Mapped[bool]
+    """Whether it said that it has all of it, and nobody has found out since that it has not."""
+    __table_args__ = (Index("ix_report_copies_host", "host", "sha256"),)

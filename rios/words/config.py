@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     # Reports.
     reports: Path | None = Field(
         default=None,
-        description="Where reports are published: one folder for all gateways of a network, such as of a file server. "
+        description="Where reports are published: one folder for all gateways of a network, such as of a file server, "
+        "or one of each; hosts that run applications keep what was published, too. "
         "Default is reports/out of a checkout, and else reports in the home.",
     )
     report_lease_s: float = Field(
@@ -126,7 +127,9 @@ class Settings(BaseSettings):
         default=30, ge=1, description="How long the history of a deployment is kept after it was deleted."
     )
     apps_snapshot_bytes: int = Field(
-        default=1 << 36, ge=0, description="What snapshots of volumes may take of this machine's disk: 64 GiB without."
+        default=1 << 36,
+        ge=0,
+        description="What snapshots, archives and reports may take of this machine's disk: 64 GiB without.",
     )
     apps_images_kept_s: float = Field(
         default=604_800.0,

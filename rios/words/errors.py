@@ -139,7 +139,8 @@ class AlreadyExists(AccessError):
 
 
 class Elsewhere(AccessError):
-    """What was asked for is in the memory, or in the folder of reports, of another gateway of the network alone."""
+    """What was asked for is in the memory, or in the folder of reports, of another gateway of the network alone; or on
+    hosts that do not answer."""
 
 
 class TooManyRequests(AccessError):

@@ -17,6 +17,7 @@ import pytest
 import rios
 from rios.deploy.lifecycle import State
 from rios.services.deployments.machine import clear_up
+from rios.services.reports import files
 from tests.campaigns import ROOT
 from tests.cluster.test_workers import Lab
 from tests.deployments.stage import RESOURCES, SERVER, WEB, get
@@ -83,3 +84,24 @@ def test_replicas_on_workers_machines(lab: Offering, tmp_path: Path, monkeypatch
         assert time.monotonic() - killed < 10.0 * PATIENCE
         assert get(f"{app.url}/still") == (200, "hello GET /still ")
         app.delete()
+
+
+def test_a_report_outlives_the_machine_that_made_it(lab: Offering, tmp_path: Path) -> None:
+    workers = {name: lab.host(name) for name in ("alpha", "beta")}
+    with rios.connect(lab.address, home=tmp_path / "home", reports=tmp_path / "one") as net:
+        until(lambda: len(net._membership.agents) == 2, "two agents", deadline_s=WAIT_S)
+        agents = {name: int(said["pid"]) for name, said in net._membership.agents.items()}
+        made = net.reports.run("throughput", "yesterday")
+        assert made.state == "ok"
+        page = net.reports.file(made.id)
+        kept = net._reports().keeping
+        until(
+            lambda: kept._heard and not files.uneven(kept._ledger.database, after="", limit=1), "both keep it",
+            deadline_s=WAIT_S,
+        )  # fmt: skip
+    shutil.rmtree(tmp_path / "one")
+    workers["alpha"].kill()
+    os.kill(agents["alpha"], signal.SIGKILL)
+    with rios.connect(lab.address, home=tmp_path / "home", reports=tmp_path / "two") as net:
+        assert net.reports.file(made.id) == page
+        assert not (tmp_path / "two").exists()

@@ -272,6 +272,37 @@ def test_of_volumes_and_snapshots_it_is_known_what_is_to_be_done(database: Datab
     migrate.upgrade(database)
 
 
+def test_what_was_published_before_is_to_be_kept(database: Database) -> None:
+    migrate.upgrade(database, "0024")
+    run, past = report_models.ReportRunRow.__table__, report_models.ReportHistoryRow.__table__
+    same, first, second = "1" * 64, "2" * 64, "3" * 64
+    files = [
+        {"x.json": {"sha256": same, "bytes": 3}, "x.html": {"sha256": first, "bytes": 4}}, {},
+        {"x.json": {"sha256": same, "bytes": 3}, "x.html": {"sha256": second, "bytes": 5}},
+    ]  # fmt: skip
+    with database.writing() as connection:
+        texts = {one.name: "" for one in run.columns if not one.nullable and one.name not in ("id", "identity")}
+        numbers = dict.fromkeys(("since_us", "until_us", "created_at", "not_before", "attempts"), 1)
+        connection.execute(insert(run), [{**texts, **numbers, "id": "r", "identity": "r"}])
+        texts = {one.name: "" for one in past.columns if not one.nullable}
+        numbers = dict.fromkeys(("attempt", "started_at", "ended_at", "cpu_ns", "cost_wei"), 1)
+        for seq, said in enumerate(files, 1):
+            row = {**texts, **numbers, "seq": seq, "run_id": "r", "folder": f"v{seq}", "files": json.dumps(said)}
+            connection.execute(insert(past), [row])
+    migrate.upgrade(database)
+    row = report_models.ReportFileRow
+    with database.reading() as connection:
+        columns = (row.sha256, row.size_bytes, row.folder, row.name, row.uneven)
+        found = [tuple(one) for one in connection.execute(select(*columns).order_by(row.sha256))]
+        keys = set(connection.scalars(select(row.seal_key)))
+    assert found == [
+        (same, 3, "v3", "x.json", True), (first, 4, "v1", "x.html", True), (second, 5, "v3", "x.html", True),
+    ]  # fmt: skip
+    assert [len(key) for key in keys] == [64, 64, 64], "each has its own"
+    migrate.downgrade(database, "0024")
+    migrate.upgrade(database)
+
+
 def test_a_newer_database_is_refused_by_name(database: Database) -> None:
     migrate.upgrade(database)
     with database.writing() as connection:

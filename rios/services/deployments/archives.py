@@ -26,7 +26,8 @@ from rios.deploy.runtimes.rootfs import BYTES_MAX, check, is_image, split_name
 from rios.deploy.scheduling import admits
 from rios.deploy.spec import App as Specification
 from rios.deploy.spec import Schedule
-from rios.services.deployments.contents import READ_MAX, Content
+from rios.services.deployments.contents import Content
+from rios.services.deployments.giving import damaged_of, give
 from rios.services.deployments.snapshots import FAILED, KEPT, LEAVING, OF_VOLUMES, WANTED, Known, read
 from rios.storage.deployment_models import AppRevisionRow, AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import HostLost, InvalidRequest, NotFound, RiosError, SandboxFailed
@@ -75,35 +76,23 @@ class Archive:
     @property
     def content_digest(self) -> str:
         """The SHA-256 of what it consists of."""
-        return hashlib.sha256(self.content.to_bytes()).hexdigest()
+        return self.content.digest
 
     def give(self, ask: Callable[[], Sequence[str]], put: Callable[[str, bytes], None]) -> None:
         """Give a host what it says that it is missing, until nothing is.
 
-        Raises InvalidRequest where the file has changed since it was read, SandboxFailed where it is asked for what is
-        no part of it, or for too long; and what `ask` and `put` raise.
+        Raises InvalidRequest where the file has changed since it was read, and what `giving.give` raises.
         """
-        places, offset = dict[str, tuple[int, int]](), 0
-        for digest, size in self.content.chunks:
-            places.setdefault(digest, (offset, size))
-            offset += size
-        whole, own = self.content.to_bytes(), self.content_digest
-        deadline = time.monotonic() + _GIVEN_S
         with self.path.open("rb") as file:
-            while missing := ask():
-                for digest in missing:
-                    if time.monotonic() > deadline:
-                        raise SandboxFailed(f"{self.path} is not taken after {_GIVEN_S:g} s: its host loses it")
-                    if digest == own:
-                        put(digest, whole)
-                        continue
-                    if digest not in places:
-                        raise SandboxFailed(f"a host asks for {digest}, which is no part of {self.path}")
-                    file.seek(places[digest][0])
-                    data = file.read(places[digest][1])
-                    if hashlib.sha256(data).hexdigest() != digest:
-                        raise InvalidRequest(f"{self.path} has changed while it was read: deploy it again")
-                    put(digest, data)
+
+            def chunk(digest: str, offset: int, size: int) -> bytes:
+                file.seek(offset)
+                data = file.read(size)
+                if hashlib.sha256(data).hexdigest() != digest:
+                    raise InvalidRequest(f"{self.path} has changed while it was read: deploy it again")
+                return data
+
+            give(str(self.path), self.content, chunk, ask, put, within_s=_GIVEN_S)
 
 
 class Standing:
@@ -129,17 +118,7 @@ class Standing:
         if found is None or (app_id and is_kept(store, app_id, found.digest)):
             return
         self._to, snapshots = _taker(self._hosts(), self.wanted.schedule)
-        wanted = [found.content_digest, *dict.fromkeys(digest for digest, _ in found.content.chunks)]
-        left = [wanted[start : start + READ_MAX] for start in range(0, len(wanted), READ_MAX)]
-
-        def ask() -> Sequence[str]:
-            while left:
-                if missing := snapshots.damaged(left[0]):
-                    return missing
-                del left[0]
-            return ()
-
-        found.give(ask, snapshots.put)
+        found.give(damaged_of(found.content, snapshots.damaged), snapshots.put)
 
     def require(self, connection: Connection, app: App) -> None:
         """Raise InvalidRequest for a digest of an archive that the deployment does not have."""

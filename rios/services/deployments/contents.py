@@ -8,6 +8,8 @@ chunk, and a damaged one counts as none.
     content/chunks/SHA256        a chunk; or a content, {"size": bytes, "chunks": [[SHA256, bytes], ...]}
     content/kept/APP/SNAPSHOT    the SHA-256 of a snapshot's content, and the network that it is of
 
+Archives are kept as snapshots are, and files of reports as if these were snapshots of "reports".
+
 A folder may be several networks': what is alike lies there once for all of them, and each is shown its own snapshots.
 Chunks are written while a lock of the folder is shared, and swept by who has it alone. What is swept while another
 host's snapshot is still coming is asked for again: `keep` says what is missing.
@@ -56,6 +58,11 @@ class Content:
     def to_bytes(self) -> bytes:
         """As it is kept."""
         return json.dumps({"size": self.size_bytes, "chunks": self.chunks}, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of that: by it all of a content is known."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
     def of(cls, data: bytes | bytearray) -> Content:

@@ -104,6 +104,11 @@ class Platform:
         return self._hosts()
 
     @property
+    def has_hosts(self) -> bool:
+        """Whether somebody has needed them."""
+        return self._hosts.is_made
+
+    @property
     def routes(self) -> Routes:
         """Which replica takes the next request."""
         return self._routes()

@@ -170,6 +170,18 @@ class Relaying:
                 put(digest, self._from(one, digest, failed))
         raise SandboxFailed(f"{one.id} is not complete after {_ROUNDS_MAX} rounds: its host loses what it is given")
 
+    def read(self, one: Known, failed: set[str], *, check: Callable[[], None]) -> bytes:
+        """All that was given to hosts as a snapshot, each chunk from whichever has it.
+
+        check: called before each, and raises where nobody wants to know any more. failed: hosts that are asked last;
+        those are added that had not what they keep. Raises NotYet where no host has a chunk.
+        """
+        content, parts = Content.of(self._from(one, one.digest, failed)), list[bytes]()
+        for digest, _ in content.chunks:
+            check()
+            parts.append(self._from(one, digest, failed))
+        return b"".join(parts)
+
     def _at(self, name: str) -> Snapshots:
         if name not in self.hosts:
             raise HostLost(f"host {name} does not answer")

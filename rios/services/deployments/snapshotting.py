@@ -37,6 +37,7 @@ from rios.services.deployments.snapshots import (
     restored_from,
 )
 from rios.services.deployments.store import AppStore, Lease, NotLeader, NotYet, require_leader, write_event
+from rios.services.reports import files as report_files
 from rios.storage.deployment_models import AppSnapshotCopyRow, AppSnapshotRow
 from rios.words.errors import (
     BudgetExceeded,
@@ -138,8 +139,10 @@ class Snapshotting:
         snapshots = snapshots_of(host)
         there = snapshots.kept()
         known = by_id(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
+        of_reports = [name for app_id, name in there if app_id == report_files.REPORTS]
+        reports = report_files.kept_on(self._store.ledger.database, host.name, of_reports)
         for app_id, name in there:
-            if name not in known:
+            if name not in (reports if app_id == report_files.REPORTS else known):
                 self.relaying.require(lease)
                 snapshots.drop(app_id, name)
                 log.info("a snapshot of no deployment was dropped", extra={"host": host.name, "snapshot": name})
@@ -150,11 +153,16 @@ class Snapshotting:
                     snapshots.unmake(left.organisation_id, left.app_id, path)
                     log.info("a restored volume was removed", extra={"host": host.name, "app": left.app_id})
         found = {app.id: app for app in apps}
-        for gone in self.relaying.mend([one for one in known.values() if one.state == KEPT], host.name, lease):
-            if gone.app_id in found:
+        kept = [*(one for one in known.values() if one.state == KEPT), *reports.values()]
+        for gone in self.relaying.mend(kept, host.name, lease):
+            if gone.app_id == report_files.REPORTS:  # who has it in a folder gives it anew
+                self._store.transact(partial(report_files.drop_all, sha256=gone.id))
+            elif gone.app_id in found:
                 known[gone.id] = self._failed(gone, found[gone.app_id], "no host can read it any more", lease)
-                for name in gone.hosts:
-                    self._cleared_at.pop(name, None)
+            else:
+                continue
+            for name in gone.hosts:
+                self._cleared_at.pop(name, None)
         for one in known.values():
             if one.state == FAILED and one.app_id in found:
                 self._dropped(one, found[one.app_id], host, lease)

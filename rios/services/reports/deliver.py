@@ -15,7 +15,6 @@ from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
 from rios.billing.outbox import Dispatcher, Message
-from rios.reporting.shelf import Shelf
 from rios.services.mail import Send
 from rios.services.outbound import NotDelivered, post
 from rios.services.reports.store import Store
@@ -27,6 +26,7 @@ from rios.words.money import format_ros
 if TYPE_CHECKING:
     from rios.billing.ledger.batch import Batch
     from rios.billing.ledger.ledger import Ledger
+    from rios.services.reports.keeping import Keeping
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class Deliverer:
     """Delivers what waits in the outbox."""
 
     def __init__(
-        self, ledger: Ledger, store: Store, shelf: Shelf, *, send: Send | None, sender: str, webhooks: Webhooks
+        self, ledger: Ledger, store: Store, keeping: Keeping, *, send: Send | None, sender: str, webhooks: Webhooks
     ) -> None:
         """send: without it mail waits in the outbox until a process has one."""
-        self._store, self._shelf, self._send, self._sender, self._webhooks = store, shelf, send, sender, webhooks
+        self._store, self._keeping, self._send, self._sender, self._webhooks = store, keeping, send, sender, webhooks
         handlers = {HOOK: self._hook, **({} if send is None else {MAIL: self._mail})}
         self._dispatcher = Dispatcher(ledger, handlers)
 
@@ -163,7 +163,7 @@ class Deliverer:
     def _file(self, message: Message, past: Past, name: str) -> bytes | None:
         """A file of a report. Raises Elsewhere: the gateway that has it may take the message next; None if none did."""
         try:
-            return self._shelf.read(past.folder, name)
+            return self._keeping.read(past.folder, name, past.files[name]["sha256"])
         except Elsewhere as error:
             if message.attempts < ELSEWHERE_MAX:
                 raise

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rios.reporting.runner import Execute
     from rios.services.network_chain import NetworkChain
     from rios.services.purse import Purse
+    from rios.services.reports.keeping import KeptBy
     from rios.words.config import Settings
 
 
@@ -40,8 +41,9 @@ def open_reports(
     *,
     out: Path | None = None,
     execute: Execute | None = None,
+    hosts: KeptBy | None = None,
 ) -> Reports:
-    """The reports over the ledger of `purse`.
+    """The reports over the ledger of `purse`. hosts: those of its network, where there is one at hand.
 
     out: without it that of the settings, else reports/out of the checkout that is the working directory, else `reports`
     in the home.
@@ -64,6 +66,7 @@ def open_reports(
         send=sender_of(url) if url else None,
         sender=said.mail_from,
         lease_s=options.report_lease_s,
+        hosts=hosts,
         **more,
     )
 

@@ -178,15 +178,19 @@ class UserReports(Listed):
         return self._reports().store.lines(self.get(run_id).id, after=after, limit=limit)
 
     def file(self, run_id: str, kind: str = "html") -> bytes:
-        """A report's page, or its PDF, JSON or executed notebook. Raises NotFound where there is none, and Elsewhere
-        where another gateway published it in a folder of its own."""
+        """A report's page, or its PDF, JSON or executed notebook; out of the folder, or from a host that keeps it.
+
+        Raises NotFound where there is none, and Elsewhere where another gateway published it in a folder of its own and
+        no host that keeps it answers.
+        """
         if kind not in FORMATS:
             raise InvalidRequest(f"there is no {kind!r} of a report; there are {', '.join(FORMATS)}")
-        found = self.get(run_id)
-        name = next((one for one in found.files if one.endswith(f".{kind}")), None)
-        if name is None:
-            raise NotFound(f"report {run_id} has no {kind}; it is {found.state}")
-        return self._reports().shelf.read(found.folder, name)
+        found, reports = self.get(run_id), self._reports()
+        for past in reports.store.history(run_id=run_id, limit=1):
+            for name, said in past.files.items():
+                if name.endswith(f".{kind}"):
+                    return reports.keeping.read(past.folder, name, said["sha256"])
+        raise NotFound(f"report {run_id} has no {kind}; it is {found.state}")
 
     # --- schedules -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from rios.services.mail import Send, check_email
 from rios.services.outbound import check_url
 from rios.services.reports.cron import check_cron, dues
 from rios.services.reports.deliver import Deliverer, secret_name, tell
+from rios.services.reports.keeping import Keeping, KeptBy
 from rios.services.reports.kinds import kind_of
 from rios.services.reports.making import Maker
 from rios.services.reports.periods import check_words, parse_span
@@ -59,8 +60,9 @@ class Reports:
         send: Send | None = None,
         sender: str = "rios@localhost",
         lease_s: float = LEASE_S,
+        hosts: KeptBy | None = None,
     ) -> None:
-        """out: the folder that they are published in. Others as `Maker` and `Deliverer` take them."""
+        """out: the folder that they are published in. Others as `Maker`, `Deliverer` and `Keeping` take them."""
         self.templates = templates
         self.shelf = Shelf(out)
         self.store = Store(ledger, tell)
@@ -68,7 +70,8 @@ class Reports:
             ledger, self.store, templates, self.shelf, execute=execute, chain=chain, payee=payee, may=may,
             lease_s=lease_s,
         )  # fmt: skip
-        self.deliverer = Deliverer(ledger, self.store, self.shelf, send=send, sender=sender, webhooks=webhooks)
+        self.keeping = Keeping(ledger, self.shelf, hosts)
+        self.deliverer = Deliverer(ledger, self.store, self.keeping, send=send, sender=sender, webhooks=webhooks)
         self._ledger, self._webhooks, self._may = ledger, webhooks, may
         self._holder = secrets.token_hex(8)
         self._stop, self._woken = threading.Event(), threading.Event()
@@ -146,7 +149,7 @@ class Reports:
         self._sweep()
         self.store.run(run_id)
         taken = self.store.take(self._holder, lease_us=self.maker.lease_us, run_id=run_id, ended=True)
-        if taken is None or not self.maker.make(taken, self._holder):
+        if taken is None or not self._make(taken):
             raise QueueFull(f"report {run_id} is made by another process now; `rios report history` shows when it ends")
         return self.store.history(run_id=run_id, limit=1)[0]
 
@@ -207,13 +210,14 @@ class Reports:
         taken = self.store.take(self._holder, lease_us=self.maker.lease_us)
         if taken is None:
             return False
-        self.maker.make(taken, self._holder)
+        self._make(taken)
         return True
 
     def start(self, *, look_s: float = LOOK_S) -> None:
-        """Make and deliver what is due, in threads, until `close`."""
+        """Make and deliver what is due, and have hosts keep what was published, in threads, until `close`."""
         self._sweep()
         self.deliverer.start()
+        self.keeping.nudge()
         self._thread = threading.Thread(target=self._loop, args=(look_s,), name="rios-reports", daemon=True)
         self._thread.start()
 
@@ -222,6 +226,7 @@ class Reports:
         self._stop.set()
         self._woken.set()
         self.deliverer.close()
+        self.keeping.close()
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -229,11 +234,18 @@ class Reports:
         self.shelf.sweep()
         sweep()
 
+    def _make(self, taken: Run) -> bool:
+        """As `Maker.make`; hosts are given what came of it afterwards, for which nobody waits."""
+        try:
+            return self.maker.make(taken, self._holder)
+        finally:
+            self.keeping.nudge()
+
     def _apart(self, taken: Run) -> None:
         def begun() -> None:
             try:
                 self._sweep()
-                self.maker.make(taken, self._holder)
+                self._make(taken)
             except RiosError as error:  # of the ledger: what went wrong with the report is in the history
                 log.warning("a report was not made", extra={"run": taken.id, "reason": str(error)})
             except Exception:

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func
 from rios.accounts.store import logins_of
 from rios.services.reports.cron import dues
 from rios.services.reports.due import owed
+from rios.services.reports.files import published
 from rios.services.reports.values import ENDED, Identity, Line, Made, Past, Run, RunState, Schedule
 from rios.storage import report_models as m
 from rios.words.errors import InvalidRequest, NotFound
@@ -252,6 +253,7 @@ class Store:
             seq = (batch.connection.scalar(select(func.max(m.ReportHistoryRow.seq))) or 0) + 1
             entry = {**past, "seq": seq, "run_id": run.id, "cost_wei": bill(batch)}
             batch.connection.execute(insert(m.ReportHistoryRow), [entry])
+            published(batch.connection, past["folder"], json.loads(past["files"]))
             if again_at is None:
                 self._tell_all(batch, _run({**asdict(run), **changes}))
             return True

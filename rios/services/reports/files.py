@@ -1,0 +1,168 @@
+"""The files of published reports, and which hosts keep them, in the tables.
+
+A file is known by its SHA-256, as the history says it, and is one row however many reports have it. A host has a row
+before it is given any of it: so what hosts keep without one is nobody's, and whoever leads has it removed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, insert, select, update
+
+from rios.services.deployments.snapshots import KEPT, Known, at_once
+from rios.storage.report_models import ReportCopyRow, ReportFileRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from rios.billing.ledger.batch import Batch
+    from rios.storage.engine import Database
+
+REPORTS = "reports"
+"""Of hosts' stores, where others have the id of a deployment."""
+COPIES = 2
+"""So many hosts keep a file, where there are as many."""
+TAG_BYTES = 16
+"""What a sealed file has more than the file (AES-GCM)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file of published reports."""
+
+    sha256: str
+    size_bytes: int
+    folder: str
+    name: str
+    seal_key: str = field(repr=False)
+    digest: str
+    hosts: Mapping[str, bool]
+    """Those that are to keep it, and whether each has all of it."""
+
+    @property
+    def known(self) -> Known:
+        """As whoever reads from hosts sees it: those that are to keep it."""
+        return Known(
+            id=self.sha256, app_id=REPORTS, organisation_id="", path="", state=KEPT, reason="", digest=self.digest,
+            size_bytes=self.size_bytes + TAG_BYTES, quota_bytes=0, copies=COPIES, created_by="", created_at=0,
+            hosts=tuple(sorted(self.hosts)),
+        )  # fmt: skip
+
+
+def published(connection: Connection, folder: str, files: Mapping[str, Any]) -> None:
+    """Have the files of a report kept: in the transaction that ends the attempt. files: as the history has them."""
+    row = ReportFileRow
+    for name, said in files.items():
+        place = {"folder": folder, "name": name}
+        changed = update(row).where(row.sha256 == said["sha256"]).values(place)
+        if connection.execute(changed).rowcount == 0:
+            new = {"seal_key": secrets.token_hex(32), "digest": "", "uneven": True}
+            connection.execute(
+                insert(row), [{"sha256": said["sha256"], "size_bytes": said["bytes"], **place, **new}]
+            )  # fmt: skip
+
+
+def file_of(database: Database, sha256: str) -> File | None:
+    """A file by its SHA-256."""
+    with database.reading() as connection:
+        return next(iter(_files(connection, ReportFileRow.sha256 == sha256, limit=1)), None)
+
+
+def uneven(database: Database, *, after: str, limit: int) -> list[File]:
+    """Those that are not known to be kept by as many hosts as are to; so many, after a SHA-256."""
+    with database.reading() as connection:
+        return _files(connection, ReportFileRow.uneven, ReportFileRow.sha256 > after, limit=limit)
+
+
+def keepers(database: Database) -> list[str]:
+    """All hosts that are to keep any."""
+    with database.reading() as connection:
+        return list(connection.scalars(select(ReportCopyRow.host).distinct()))
+
+
+def kept_on(database: Database, host: str, names: Collection[str]) -> dict[str, Known]:
+    """Those of the files that a host is to keep, by their names there."""
+    copy, found = ReportCopyRow, dict[str, Known]()
+    with database.reading() as connection:
+        mine = set(connection.scalars(select(copy.sha256).where(copy.host == host)))
+        for some in at_once(sorted(mine.intersection(names))):
+            found |= {one.sha256: one.known for one in _files(connection, ReportFileRow.sha256.in_(some))}
+    return found
+
+
+def place(connection: Connection, one: File, host: str, digest: str, lost: Collection[str]) -> bool:
+    """Write that a host is to keep a file; False where as many are to by now, lost ones not counted, or it is."""
+    row, copy = ReportFileRow, ReportCopyRow
+    hosts = set(connection.scalars(select(copy.host).where(copy.sha256 == one.sha256)))
+    if host in hosts or len(hosts.difference(lost)) >= COPIES:
+        return False
+    connection.execute(update(row).where(row.sha256 == one.sha256).values(digest=digest))
+    connection.execute(insert(copy), [{"sha256": one.sha256, "host": host, "whole": False}])
+    return True
+
+
+def is_whole(connection: Connection, sha256: str, host: str) -> bool:
+    """Write that a host has all of a file; False where it is to keep it no longer."""
+    copy = ReportCopyRow
+    mine = (copy.sha256 == sha256, copy.host == host)
+    return connection.execute(update(copy).where(*mine).values(whole=True)).rowcount == 1
+
+
+def drop(connection: Connection, sha256: str, host: str) -> None:
+    """A host is to keep a file no longer. Who leads tells it so: what hosts keep without a row goes."""
+    row, copy = ReportFileRow, ReportCopyRow
+    connection.execute(delete(copy).where(copy.sha256 == sha256, copy.host == host))
+    connection.execute(update(row).where(row.sha256 == sha256).values(uneven=True))
+
+
+def drop_all(batch: Batch, sha256: str) -> None:
+    """As `drop`, of all hosts: none of them can read it."""
+    row, copy = ReportFileRow, ReportCopyRow
+    batch.connection.execute(delete(copy).where(copy.sha256 == sha256))
+    batch.connection.execute(update(row).where(row.sha256 == sha256).values(uneven=True))
+
+
+def doubt(connection: Connection, hosts: Sequence[str], sha256: str | None = None) -> None:
+    """Hosts may not have what they are to keep, or one file of it: that is looked after."""
+    row, copy = ReportFileRow, ReportCopyRow
+    theirs = (copy.host.in_(hosts), *(() if sha256 is None else (copy.sha256 == sha256,)))
+    connection.execute(update(row).where(row.sha256.in_(select(copy.sha256).where(*theirs))).values(uneven=True))
+    connection.execute(update(copy).where(*theirs).values(whole=False))
+
+
+def miss(connection: Connection, host: str) -> None:
+    """A host is lost: others are to keep what it does."""
+    row, copy = ReportFileRow, ReportCopyRow
+    theirs = select(copy.sha256).where(copy.host == host)
+    connection.execute(update(row).where(row.sha256.in_(theirs)).values(uneven=True))
+
+
+def even(connection: Connection, sha256: str, lost: Collection[str]) -> bool:
+    """Where as many hosts have a file as are to, no others are to keep it any more; False where they have not."""
+    row, copy = ReportFileRow, ReportCopyRow
+    whole = select(copy.host).where(copy.sha256 == sha256, copy.whole).order_by(copy.host)
+    keep = [host for host in connection.scalars(whole) if host not in lost][:COPIES]
+    if len(keep) < COPIES:
+        return False
+    connection.execute(delete(copy).where(copy.sha256 == sha256, copy.host.not_in(keep)))
+    connection.execute(update(row).where(row.sha256 == sha256).values(uneven=False))
+    return True
+
+
+def _files(connection: Connection, *wanted: Any, limit: int | None = None) -> list[File]:
+    row, copy = ReportFileRow, ReportCopyRow
+    columns = [getattr(row, name) for name in File.__slots__ if name != "hosts"]
+    found = [dict(one) for one in connection.execute(
+        select(*columns).where(*wanted).order_by(row.sha256).limit(limit)
+    ).mappings()]  # fmt: skip
+    hosts: dict[str, dict[str, bool]] = {}
+    for some in at_once([one["sha256"] for one in found]):
+        for name, host, whole in connection.execute(
+            select(copy.sha256, copy.host, copy.whole).where(copy.sha256.in_(some))
+        ):
+            hosts.setdefault(name, {})[host] = whole
+    return [File(**one, hosts=hosts.get(one["sha256"], {})) for one in found]

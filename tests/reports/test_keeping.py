@@ -1,0 +1,392 @@
+"""What was published is kept by hosts of the network: read from there, made up for, and never removed as a stray."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from rios.billing.ledger.ledger import Ledger
+from rios.services.deployments.contents import Content, Contents
+from rios.services.deployments.snapshotting import Snapshotting
+from rios.services.deployments.store import AppStore
+from rios.services.reports import keeping
+from rios.services.reports.files import REPORTS, doubt, file_of, place, published
+from rios.services.reports.own import UserReports
+from rios.services.reports.reports import Reports
+from rios.services.reports.values import Past
+from rios.storage.report_models import ReportFileRow
+from rios.words.errors import Elsewhere, HostLost, SandboxFailed
+from tests.billing.clock import Clock
+from tests.campaigns import ROOT
+from tests.deployments.simulated_hosts import SimulatedHost
+from tests.deployments.test_keepers import Stored
+from tests.reports.conftest import NOW, Make
+from tests.reports.ledgers import live
+from tests.storage.databases import KINDS, drop_database, new_tables
+from tests.waiting import PATIENCE, until
+
+WAIT_S = 20.0 * PATIENCE
+
+
+class Keeps(SimulatedHost):
+    """A host with a real store of chunks."""
+
+    def __init__(self, name: str, place: Path) -> None:
+        super().__init__(name)
+        self.snapshots = Stored(name, place)
+
+    def offer(self) -> Any:
+        self._here()
+        return super().offer()
+
+    @property
+    def kept(self) -> set[str]:
+        """The files that it keeps, by their SHA-256."""
+        return {name for app_id, name in self.snapshots.kept() if app_id == REPORTS}
+
+    def damage(self, sha256: str) -> None:
+        """Change a file on its disk without changing its size."""
+        contents = self.snapshots.contents
+        (chunk, size), *_ = Content.of(contents.get(contents.kept(REPORTS, sha256))).chunks
+        (contents._chunks / chunk).write_bytes(bytes(size))
+
+    def lose(self) -> None:
+        """Its disk is another one."""
+        shutil.rmtree(self.snapshots.contents._directory)
+
+
+class Net:
+    """A ledger, its hosts, and gateways with folders of their own."""
+
+    def __init__(self, make: Make, ledger: Ledger, place: Path) -> None:
+        self.hosts = {name: Keeps(name, place / "hosts" / name) for name in ("a", "b", "c")}
+        self.there = {"a", "b"}
+        self.ledger, self._make, self._place = ledger, make, place
+
+    def now(self) -> Mapping[str, Any]:
+        return {name: host for name, host in self.hosts.items() if name in self.there}
+
+    def gateway(self, name: str, *, hosts: bool = True) -> Reports:
+        found = self._make(on=self.ledger, out=self._place / name, hosts=self.now if hosts else None)
+        found.keeping.nudge = lambda: None  # type: ignore[method-assign]  # a test says when
+        return found
+
+    def published(self, by: Reports, **said: Any) -> Past:
+        found = by.run("cost", "2026-11-27", owner="local", **said)
+        assert len(found.files) == 3
+        return found
+
+    def kept(self) -> dict[str, set[str]]:
+        """Who keeps what, by the names of files."""
+        return {name: host.kept for name, host in self.hosts.items() if host.kept}
+
+    def clear(self, name: str) -> None:
+        """What whoever leads does with a host now and then."""
+        acts = Snapshotting(AppStore(self.ledger), lambda: pytest.fail("nobody is paid"), threading.Event())
+        acts.relaying.require = lambda _: None  # type: ignore[method-assign]
+        acts.relaying.hosts = self.now()
+        acts._clear_strays(self.hosts[name], ("", "", 0), [])
+
+
+@pytest.fixture(params=KINDS)
+def net(request: pytest.FixtureRequest, make: Make, tmp_path: Path, clock: Clock) -> Iterator[Net]:
+    url = new_tables(request.param, tmp_path)
+    with Ledger.open(url, clock=clock) as ledger:
+        live(ledger, since="2026-11-26", days=2, per_day=2)
+        clock.now_us = NOW
+        yield Net(make, ledger, tmp_path)
+    drop_database(url)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "_HEARD_S", 0.0)
+
+
+def files_of(reports: Reports, past: Past) -> dict[str, bytes]:
+    """As a user gets them."""
+    own = UserReports(lambda: reports, user="local", everybodys=True)
+    return {kind: own.file(past.run_id, kind) for kind in ("html", "json", "ipynb")}
+
+
+def parts_of(contents: Contents, digest: str) -> list[str]:
+    return [chunk for chunk, _ in Content.of(contents.get(digest)).chunks]
+
+
+def shas(past: Past) -> set[str]:
+    return {said["sha256"] for said in past.files.values()}
+
+
+def test_another_gateway_shows_it_also_when_the_first_and_a_host_are_gone(net: Net) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    past = net.published(one)
+    with pytest.raises(Elsewhere, match="no host of the network keeps it"):
+        files_of(other, past)
+    assert one.keeping.tend()
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+    assert not one.keeping.tend(), "nothing is lacking"
+    made = files_of(one, past)
+    assert files_of(other, past) == made
+    shutil.rmtree(one.shelf.out)
+    assert files_of(one, past) == made
+    net.hosts["a"].gone = True
+    assert files_of(other, past) == made
+    net.hosts["b"].gone = True
+    with pytest.raises(Elsewhere, match=r"RIOS_REPORTS .*kept by a and b, .*a does not answer.* ask again"):
+        files_of(other, past)
+
+
+def test_hosts_cannot_read_what_they_keep(net: Net) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    one.keeping.tend()
+    for host in net.hosts.values():
+        for path in host.snapshots.contents._directory.rglob("*"):
+            if path.is_file():
+                assert not any(data in path.read_bytes() for data in (b"<p>", b"rios-cost-report", b"cells"))
+    first, second = (net.hosts[name].snapshots.contents for name in ("a", "b"))
+    for sha256 in shas(past):
+        assert first.kept(REPORTS, sha256) == second.kept(REPORTS, sha256), "the same on each"
+
+
+def test_a_damaged_chunk_is_not_served_and_is_mended(net: Net) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    past = net.published(one)
+    one.keeping.tend()
+    made = files_of(one, past)
+    for sha256 in shas(past):
+        net.hosts["a"].damage(sha256)
+    assert files_of(other, past) == made
+    assert {file_of(net.ledger.database, one).hosts["a"] for one in shas(past)} == {False}, "it is noted"
+    shutil.rmtree(one.shelf.out)
+    assert other.keeping.tend(), "by whoever looks, from the other host"
+    net.hosts["b"].gone = True
+    assert files_of(other, past) == made
+    for sha256 in shas(past):
+        net.hosts["a"].damage(sha256)
+    with pytest.raises(Elsewhere, match="a does not show"):
+        files_of(other, past)
+
+
+def test_what_was_published_without_hosts_is_made_up_for(net: Net) -> None:
+    alone = net.gateway("one", hosts=False)
+    past = net.published(alone)
+    assert not alone.keeping.tend()
+    other = net.gateway("two")
+    assert not other.keeping.tend(), "it has not got it"
+    assert not net.kept()
+    again = net.gateway("one")
+    net.there = {"a"}
+    assert again.keeping.tend()
+    assert net.kept() == {"a": shas(past)}
+    net.there = {"a", "c"}
+    assert other.keeping.tend(), "from the first host"
+    assert net.kept() == {"a": shas(past), "c": shas(past)}
+    assert files_of(other, past) == files_of(again, past)
+    with pytest.raises(Elsewhere, match="it is kept by a and c: ask a gateway"):
+        files_of(net.gateway("three", hosts=False), past)
+
+
+def test_a_lost_copy_is_made_again_and_goes_where_it_was(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    one.keeping.tend()
+    net.hosts["a"].gone, net.there = True, {"a", "b", "c"}
+    assert not one.keeping.tend(), "it may be back soon"
+    monkeypatch.setattr(keeping, "LOST_S", -1.0)
+    assert one.keeping.tend()
+    assert {name for name in net.kept() if name != "a"} == {"b", "c"}
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"b": True, "c": True}
+    net.hosts["a"].gone = False
+    assert not one.keeping.tend()
+    net.clear("a")
+    assert net.kept() == {"b": shas(past), "c": shas(past)}
+    assert not list(net.hosts["a"].snapshots.contents._chunks.iterdir()), "its room is free again"
+
+
+def test_who_was_lost_is_read_when_it_is_back(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    one.keeping.tend()
+    monkeypatch.setattr(keeping, "LOST_S", -1.0)
+    net.hosts["a"].gone = True
+    assert not one.keeping.tend(), "there is no other one"
+    net.hosts["a"].lose()
+    net.hosts["a"].gone = False
+    assert one.keeping.tend()
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+    net.hosts["a"].gone = True
+    assert not one.keeping.tend()
+    for sha256 in shas(past):
+        net.hosts["a"].damage(sha256)
+    net.hosts["a"].gone = False
+    assert one.keeping.tend()
+    contents = net.hosts["a"].snapshots.contents
+    assert all(contents.is_whole(contents.kept(REPORTS, sha256)) for sha256 in shas(past))
+
+
+def test_of_two_processes_no_more_hosts_are_given_it_than_are_to_keep_it(net: Net) -> None:
+    past = net.published(net.gateway("one"))
+    whole = file_of(net.ledger.database, min(shas(past)))
+    assert whole is not None
+
+    def placed(host: str, lost: set[str]) -> bool:
+        return net.ledger.transact(lambda batch: place(batch.connection, whole, host, "0" * 64, lost), alone=True)
+
+    assert [placed(host, set()) for host in ("a", "a", "b", "c")] == [True, False, True, False]
+    assert placed("c", {"a"})
+
+
+def test_whoever_leads_removes_what_no_row_says_and_nothing_else(net: Net) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    one.keeping.tend()
+    host = net.hosts["a"]
+    contents = host.snapshots.contents
+    stray = contents.kept(REPORTS, next(iter(shas(past))))
+    assert not contents.keep(REPORTS, "0" * 64, stray)
+    assert not contents.keep("app-gone", next(iter(shas(past))), stray), "a name of a report, of something else"
+    net.clear("a")
+    assert set(host.snapshots.kept()) == {(REPORTS, sha256) for sha256 in shas(past)}
+    # Nor what is being given just now: its row is there before it is.
+    net.there, whole = {"c"}, file_of(net.ledger.database, min(shas(past)))
+    assert whole is not None
+    for digest in (whole.digest, *parts_of(contents, whole.digest)):
+        net.hosts["c"].snapshots.put(digest, contents.get(digest))
+    lost = {"a", "b"}
+    assert net.ledger.transact(lambda batch: place(batch.connection, whole, "c", whole.digest, lost), alone=True)
+    assert not net.hosts["c"].snapshots.keep(REPORTS, whole.sha256, whole.digest)
+    net.clear("c")
+    assert net.hosts["c"].kept == {whole.sha256}
+
+
+def test_what_no_host_can_read_any_more_is_given_anew(net: Net) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    one.keeping.tend()
+    sha256 = next(iter(shas(past)))
+    for name in ("a", "b"):
+        contents = net.hosts[name].snapshots.contents
+        (contents._chunks / contents.kept(REPORTS, sha256)).write_bytes(b"damaged")
+    net.clear("a")
+    assert file_of(net.ledger.database, sha256).hosts == {}
+    for name in ("a", "b"):
+        net.clear(name)
+    assert net.kept() == {name: shas(past) - {sha256} for name in ("a", "b")}
+    assert one.keeping.tend()
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+    # Where one of them can, that one gives it.
+    contents = net.hosts["a"].snapshots.contents
+    (contents._chunks / contents.kept(REPORTS, sha256)).write_bytes(b"damaged")
+    net.clear("a")
+    assert not contents.missing(contents.kept(REPORTS, sha256))
+
+
+def test_a_host_without_room_is_passed_by(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a", "b", "c"}
+
+    def full(*_: Any) -> None:
+        raise SandboxFailed("host a keeps up to 0 bytes")
+
+    monkeypatch.setattr(net.hosts["a"].snapshots, "put", full)
+    assert one.keeping.tend()
+    assert net.kept() == {"b": shas(past), "c": shas(past)}
+    monkeypatch.setattr(net.hosts["b"].snapshots, "damaged", lambda _: (_ for _ in ()).throw(HostLost("gone")))
+    assert not one.keeping.tend(), "nothing is lacking"
+
+
+def test_the_last_copy_stays_whatever_becomes_of_giving_it_again(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a"}
+    one.keeping.tend()
+    shutil.rmtree(one.shelf.out)
+    for sha256 in shas(past):
+        net.ledger.transact(lambda batch, name=sha256: doubt(batch.connection, ["a"], name), alone=True)
+
+    def lost(*_: Any) -> None:
+        raise HostLost("a does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(net.hosts["a"].snapshots, "keep", lost)
+        assert not one.keeping.tend()
+    net.clear("a")
+    assert net.kept() == {"a": shas(past)}
+    assert one.keeping.tend()
+    # Another one takes its place first.
+    for sha256 in shas(past):
+        net.ledger.transact(lambda batch, name=sha256: doubt(batch.connection, ["a"], name), alone=True)
+    monkeypatch.setattr(net.hosts["a"].snapshots, "keep", lost)
+    net.there = {"a", "b", "c"}
+    while one.keeping.tend():
+        continue
+    assert set(net.kept()) == {"a", "b", "c"}
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"b": True, "c": True}
+
+
+@pytest.mark.parametrize("said", [[], None, ["no digest"], 5])
+def test_a_host_that_says_anything_counts_for_nothing(net: Net, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a", "b", "c"}
+    for verb in ("damaged", "keep"):
+        monkeypatch.setattr(net.hosts["a"].snapshots, verb, lambda *_: said)
+    assert one.keeping.tend()
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"b": True, "c": True}
+
+
+def test_versions_of_one_number_are_not_taken_for_each_other(net: Net, tmp_path: Path) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    first = net.published(one)
+    (tmp_path / "mine").mkdir()
+    shutil.copy(ROOT / "reports" / "cost.ipynb", tmp_path / "mine" / "cost.ipynb")
+    text = (tmp_path / "mine" / "cost.ipynb").read_text()
+    (tmp_path / "mine" / "cost.ipynb").write_text(text.rstrip() + "\n\n")
+    second = net.published(other, force=True)
+    assert second.folder == first.folder, "each gateway numbers its own"
+    assert shas(second) != shas(first)
+    other.keeping.tend()
+    assert files_of(one, second) == files_of(other, second)
+
+
+def test_equal_files_are_kept_once(net: Net) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    past = net.published(one)
+    again = net.published(other, force=True)
+    assert again.files == past.files
+    with net.ledger.database.reading() as connection:
+        assert len(connection.scalars(select(ReportFileRow.sha256)).all()) == 3
+    one.keeping.tend()
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+
+
+def test_it_is_given_in_a_thread_and_nobody_waits_for_it(net: Net) -> None:
+    one = net._make(on=net.ledger, out=net._place / "one", hosts=net.now)
+    before = threading.active_count()
+    past = net.published(one)
+    until(lambda: net.kept() == {"a": shas(past), "b": shas(past)}, deadline_s=WAIT_S)
+    one.close()
+    assert one.keeping._thread is not None
+    assert not one.keeping._thread.is_alive()
+    one.keeping.nudge()
+    assert threading.active_count() <= before, "who is closed begins nothing"
+
+
+def test_a_key_is_shown_nowhere(net: Net) -> None:
+    net.ledger.transact(
+        lambda batch: published(batch.connection, "x", {"x.html": {"sha256": "1" * 64, "bytes": 3}}), alone=True
+    )
+    found = file_of(net.ledger.database, "1" * 64)
+    assert found is not None
+    assert found.seal_key not in repr(found)
