@@ -912,6 +912,7 @@ CREATE INDEX ix_report_files_uneven ON report_files (uneven, sha256)
 CREATE TABLE report_copies (
 	sha256 TEXT NOT NULL, 
 	host TEXT NOT NULL, 
+	id TEXT NOT NULL, 
 	whole BOOLEAN NOT NULL, 
 	PRIMARY KEY (sha256, host), 
 	FOREIGN KEY(sha256) REFERENCES report_files (sha256)

@@ -165,6 +165,8 @@ class ReportCopyRow(Base):
     __tablename__ = "report_copies"
     sha256: Mapped[str] = mapped_column(ForeignKey("report_files.sha256"), primary_key=True)
     host: Mapped[str] = mapped_column(Text, primary_key=True)
+    id: Mapped[str]
+    """The host knows it by this alone: random, and another one whenever it is to keep it anew."""
     whole: Mapped[bool]
     """Whether it said that it has all of it, and nobody has found out since that it has not."""
     __table_args__ = (Index("ix_report_copies_host", "host", "sha256"),)

@@ -13,7 +13,6 @@ import pytest
 from rios.billing.ledger.ledger import Ledger
 from rios.reporting.runner import Done, Job, Say, silent
 from rios.reporting.templates import Templates
-from rios.services.deployments import snapshotting
 from rios.services.deployments.platform import Platform
 from rios.services.reports import keeping
 from rios.services.reports.files import REPORTS, file_of
@@ -28,6 +27,8 @@ pytestmark = [pytest.mark.needs("bwrap"), pytest.mark.needs("root")]
 __all__ = ["deploy", "machines", "platform"]
 PAGE = os.urandom(9 << 20)
 """Of several chunks."""
+STRAY = "z" * 32
+"""After each id in the order in which a host's are looked at."""
 Gateway = Callable[[str], Reports]
 
 
@@ -60,6 +61,7 @@ def _own(reports: Reports) -> UserReports:
 
 
 def _kept(platform: Platform) -> dict[str, list[str]]:
+    """What hosts know files by that they keep, sorted."""
     hosts: Any = platform.hosts.now()
     return {
         name: sorted(file for app_id, file in host.snapshots.kept() if app_id == REPORTS)
@@ -67,21 +69,39 @@ def _kept(platform: Platform) -> dict[str, list[str]]:
     }
 
 
+def _known(platform: Platform, files: list[str]) -> dict[str, list[str]]:
+    """What they are to know these by, once both have each; as `_kept`."""
+    rows = [file_of(platform.store.ledger.database, sha256) for sha256 in files]
+    if not all(row is not None and row.hosts == {"alpha": True, "beta": True} for row in rows):
+        return {}
+    return {name: sorted(row.ids[name] for row in rows if row is not None) for name in ("alpha", "beta")}
+
+
+def _cleared(platform: Platform, digest: str) -> None:
+    """Whoever leads looks at both hosts anew, and drops what no row says: what is last in their order, here."""
+    hosts: Any = platform.hosts.now()
+    for host in hosts.values():
+        assert not host.snapshots.keep(REPORTS, STRAY, digest)
+    for name in hosts:
+        platform.reconciler._acting._snapshotting._cleared_at.pop(name, None)
+    until(lambda: not any(STRAY in kept for kept in _kept(platform).values()), "strays are dropped", deadline_s=WAIT_S)
+
+
 def test_a_report_outlives_the_folder_and_a_host(
     platform: Platform, machines: list[Machine], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshotting, "STRAYS_S", 0.2)
     one, other = gateway("one"), gateway("two")
     past = one.run("cost", "2026-11-27", owner="local")
     files = sorted(said["sha256"] for said in past.files.values())
-    until(lambda: _kept(platform) == {"alpha": files, "beta": files}, "both keep it", deadline_s=WAIT_S)
+    until(lambda: bool(_known(platform, files)), "both keep it", deadline_s=WAIT_S)
+    known = _known(platform, files)
+    assert _kept(platform) == known
     page = next(said["sha256"] for name, said in past.files.items() if name.endswith(".html"))
     database = platform.store.ledger.database
-    # Whoever leads clears strays all the time, also with no deployment there.
-    acts = platform.reconciler._acting._snapshotting
-    seen = dict(acts._cleared_at)
-    until(lambda: all(at > seen.get(name, 0) + 1 for name, at in acts._cleared_at.items()), deadline_s=WAIT_S)
-    assert _kept(platform) == {"alpha": files, "beta": files}
+    row = file_of(database, page)
+    assert row is not None
+    _cleared(platform, row.digest)  # also with no deployment there
+    assert _kept(platform) == known == _known(platform, files)
     shutil.rmtree(one.shelf.out)
     assert _own(other).file(past.run_id) == PAGE
     assert _own(one).file(past.run_id) == PAGE

@@ -16,10 +16,11 @@ from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.snapshotting import Snapshotting
 from rios.services.deployments.store import AppStore
 from rios.services.reports import keeping
-from rios.services.reports.files import REPORTS, doubt, file_of, place, published
+from rios.services.reports.files import REPORTS, doubt, drop, file_of, place, published
 from rios.services.reports.own import UserReports
 from rios.services.reports.reports import Reports
 from rios.services.reports.values import Past
+from rios.storage.engine import Database
 from rios.storage.report_models import ReportFileRow
 from rios.words.errors import Elsewhere, HostLost, SandboxFailed
 from tests.billing.clock import Clock
@@ -37,9 +38,9 @@ WAIT_S = 20.0 * PATIENCE
 class Keeps(SimulatedHost):
     """A host with a real store of chunks."""
 
-    def __init__(self, name: str, place: Path) -> None:
+    def __init__(self, name: str, place: Path, database: Database) -> None:
         super().__init__(name)
-        self.snapshots = Stored(name, place)
+        self.snapshots, self._database = Stored(name, place), database
 
     def offer(self) -> Any:
         self._here()
@@ -47,13 +48,27 @@ class Keeps(SimulatedHost):
 
     @property
     def kept(self) -> set[str]:
-        """The files that it keeps, by their SHA-256."""
-        return {name for app_id, name in self.snapshots.kept() if app_id == REPORTS}
+        """The files that it keeps, by their SHA-256, under whatever ids."""
+        row = ReportFileRow
+        with self._database.reading() as connection:
+            known = {one.digest: one.sha256 for one in connection.execute(select(row.digest, row.sha256))}
+        return {known[self.snapshots.contents.kept(REPORTS, name)] for name in self.ids}
+
+    @property
+    def ids(self) -> list[str]:
+        """What it knows them by."""
+        return [name for app_id, name in self.snapshots.kept() if app_id == REPORTS]
+
+    def digest(self, sha256: str) -> str:
+        """Of what it has of a file, under the id that the tables say."""
+        found = self.snapshots.contents.kept(REPORTS, file_of(self._database, sha256).ids[self.name])
+        assert found is not None
+        return found
 
     def damage(self, sha256: str) -> None:
         """Change a file on its disk without changing its size."""
         contents = self.snapshots.contents
-        (chunk, size), *_ = Content.of(contents.get(contents.kept(REPORTS, sha256))).chunks
+        (chunk, size), *_ = Content.of(contents.get(self.digest(sha256))).chunks
         (contents._chunks / chunk).write_bytes(bytes(size))
 
     def lose(self) -> None:
@@ -65,7 +80,7 @@ class Net:
     """A ledger, its hosts, and gateways with folders of their own."""
 
     def __init__(self, make: Make, ledger: Ledger, place: Path) -> None:
-        self.hosts = {name: Keeps(name, place / "hosts" / name) for name in ("a", "b", "c")}
+        self.hosts = {name: Keeps(name, place / "hosts" / name, ledger.database) for name in ("a", "b", "c")}
         self.there = {"a", "b"}
         self.ledger, self._make, self._place = ledger, make, place
 
@@ -150,9 +165,9 @@ def test_hosts_cannot_read_what_they_keep(net: Net) -> None:
         for path in host.snapshots.contents._directory.rglob("*"):
             if path.is_file():
                 assert not any(data in path.read_bytes() for data in (b"<p>", b"rios-cost-report", b"cells"))
-    first, second = (net.hosts[name].snapshots.contents for name in ("a", "b"))
+    first, second = (net.hosts[name] for name in ("a", "b"))
     for sha256 in shas(past):
-        assert first.kept(REPORTS, sha256) == second.kept(REPORTS, sha256), "the same on each"
+        assert first.digest(sha256) == second.digest(sha256), "the same on each"
 
 
 def test_a_damaged_chunk_is_not_served_and_is_mended(net: Net) -> None:
@@ -228,8 +243,8 @@ def test_who_was_lost_is_read_when_it_is_back(net: Net, monkeypatch: pytest.Monk
         net.hosts["a"].damage(sha256)
     net.hosts["a"].gone = False
     assert one.keeping.tend()
-    contents = net.hosts["a"].snapshots.contents
-    assert all(contents.is_whole(contents.kept(REPORTS, sha256)) for sha256 in shas(past))
+    host = net.hosts["a"]
+    assert all(host.snapshots.contents.is_whole(host.digest(sha256)) for sha256 in shas(past))
 
 
 def test_of_two_processes_no_more_hosts_are_given_it_than_are_to_keep_it(net: Net) -> None:
@@ -238,7 +253,7 @@ def test_of_two_processes_no_more_hosts_are_given_it_than_are_to_keep_it(net: Ne
     assert whole is not None
 
     def placed(host: str, lost: set[str]) -> bool:
-        return net.ledger.transact(lambda batch: place(batch.connection, whole, host, "0" * 64, lost), alone=True)
+        return bool(net.ledger.transact(lambda batch: place(batch.connection, whole, host, "0" * 64, lost), alone=True))
 
     assert [placed(host, set()) for host in ("a", "a", "b", "c")] == [True, False, True, False]
     assert placed("c", {"a"})
@@ -250,21 +265,109 @@ def test_whoever_leads_removes_what_no_row_says_and_nothing_else(net: Net) -> No
     one.keeping.tend()
     host = net.hosts["a"]
     contents = host.snapshots.contents
-    stray = contents.kept(REPORTS, next(iter(shas(past))))
-    assert not contents.keep(REPORTS, "0" * 64, stray)
-    assert not contents.keep("app-gone", next(iter(shas(past))), stray), "a name of a report, of something else"
+    stray, ids = host.digest(next(iter(shas(past)))), host.ids
+    assert not contents.keep(REPORTS, "0" * 32, stray)
+    assert not contents.keep("app-gone", ids[0], stray), "an id of a report, of something else"
     net.clear("a")
-    assert set(host.snapshots.kept()) == {(REPORTS, sha256) for sha256 in shas(past)}
+    assert host.snapshots.kept() == [(REPORTS, name) for name in ids]
+    assert host.kept == shas(past)
     # Nor what is being given just now: its row is there before it is.
     net.there, whole = {"c"}, file_of(net.ledger.database, min(shas(past)))
     assert whole is not None
     for digest in (whole.digest, *parts_of(contents, whole.digest)):
         net.hosts["c"].snapshots.put(digest, contents.get(digest))
     lost = {"a", "b"}
-    assert net.ledger.transact(lambda batch: place(batch.connection, whole, "c", whole.digest, lost), alone=True)
-    assert not net.hosts["c"].snapshots.keep(REPORTS, whole.sha256, whole.digest)
+    name = net.ledger.transact(lambda batch: place(batch.connection, whole, "c", whole.digest, lost), alone=True)
+    assert not net.hosts["c"].snapshots.keep(REPORTS, name, whole.digest)
     net.clear("c")
     assert net.hosts["c"].kept == {whole.sha256}
+
+
+def test_what_is_cleared_away_is_never_what_was_placed_again_meanwhile(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a"}
+    one.keeping.tend()
+    for sha256 in shas(past):  # as where giving it failed late: the host has it, and no row says so
+        found = file_of(net.ledger.database, sha256)
+        net.ledger.transact(lambda batch, it=found: drop(batch.connection, it.sha256, "a", it.ids["a"]), alone=True)
+    dropped, host = net.hosts["a"].snapshots.drop, net.hosts["a"]
+
+    def late(app_id: str, name: str) -> None:
+        """It was found to have no row before, and is given again now."""
+        one.keeping.tend()
+        dropped(app_id, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.snapshots, "drop", late)
+        net.clear("a")
+    assert host.kept == shas(past)
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"a": True}
+        assert not host.snapshots.contents.missing(host.digest(sha256)), "with all that it consists of"
+    net.clear("a")
+    assert len(host.ids) == len(shas(past)), "and nothing besides"
+
+
+def test_who_is_back_soon_without_its_disk_is_no_keeper(net: Net) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    past = net.published(one)
+    one.keeping.tend()
+    net.hosts["a"].lose()
+    net.clear("a")
+    assert {file_of(net.ledger.database, sha256).hosts["a"] for sha256 in shas(past)} == {False}
+    assert one.keeping.tend()
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+    shutil.rmtree(one.shelf.out)
+    net.hosts["b"].lose()
+    net.clear("b")
+    assert other.keeping.tend(), "also of what the other one has"
+    net.hosts["a"].gone = True
+    assert files_of(other, past)
+
+
+def test_what_is_given_while_a_host_is_looked_at_is_not_doubted(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    host = net.hosts["a"]
+    kept = host.snapshots.kept
+
+    def before() -> list[tuple[str, str]]:
+        found = kept()
+        one.keeping.tend()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.snapshots, "kept", before)
+        net.clear("a")
+    for sha256 in shas(past):
+        assert file_of(net.ledger.database, sha256).hosts == {"a": True, "b": True}
+
+
+def test_of_what_nobody_can_read_only_those_go_that_were_asked(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    net.there = {"a"}
+    one.keeping.tend()
+    sha256 = min(shas(past))
+    (net.hosts["a"].snapshots.contents._chunks / net.hosts["a"].digest(sha256)).write_bytes(b"damaged")
+    damaged = net.hosts["a"].snapshots.damaged
+
+    def then(digests: list[str]) -> list[str]:
+        """When it has been read who keeps it, another host is given it."""
+        found = damaged(digests)
+        if "b" not in net.there and len(digests) == 1:
+            net.there = {"b"}
+            assert one.keeping.tend()
+        return found
+
+    monkeypatch.setattr(net.hosts["a"].snapshots, "damaged", then)
+    net.clear("a")
+    assert file_of(net.ledger.database, sha256).hosts == {"b": True}
+    net.clear("b")
+    assert net.hosts["b"].kept == shas(past)
 
 
 def test_what_no_host_can_read_any_more_is_given_anew(net: Net) -> None:
@@ -273,8 +376,7 @@ def test_what_no_host_can_read_any_more_is_given_anew(net: Net) -> None:
     one.keeping.tend()
     sha256 = next(iter(shas(past)))
     for name in ("a", "b"):
-        contents = net.hosts[name].snapshots.contents
-        (contents._chunks / contents.kept(REPORTS, sha256)).write_bytes(b"damaged")
+        (net.hosts[name].snapshots.contents._chunks / net.hosts[name].digest(sha256)).write_bytes(b"damaged")
     net.clear("a")
     assert file_of(net.ledger.database, sha256).hosts == {}
     for name in ("a", "b"):
@@ -283,10 +385,10 @@ def test_what_no_host_can_read_any_more_is_given_anew(net: Net) -> None:
     assert one.keeping.tend()
     assert net.kept() == {"a": shas(past), "b": shas(past)}
     # Where one of them can, that one gives it.
-    contents = net.hosts["a"].snapshots.contents
-    (contents._chunks / contents.kept(REPORTS, sha256)).write_bytes(b"damaged")
+    contents, digest = net.hosts["a"].snapshots.contents, net.hosts["a"].digest(sha256)
+    (contents._chunks / digest).write_bytes(b"damaged")
     net.clear("a")
-    assert not contents.missing(contents.kept(REPORTS, sha256))
+    assert not contents.missing(digest)
 
 
 def test_a_host_without_room_is_passed_by(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,12 +135,13 @@ class Snapshotting:
 
     def _clear_strays(self, host: Host, lease: Lease, apps: Sequence[App]) -> None:
         """Have a host drop what it keeps of snapshots that no table knows, as where an act was cut off, and remove what
-        was restored there for replicas that have been placed elsewhere. What is damaged of the others is mended."""
+        was restored there for replicas that have been placed elsewhere. What is damaged of the others is mended; of
+        reports that it does not have any more, as without the disk that it had, it counts as a keeper no longer."""
         snapshots = snapshots_of(host)
+        whole = report_files.whole_on(self._store.ledger.database, host.name)  # before: what is whole is there by then
         there = snapshots.kept()
         known = by_id(self._store, [name for _, name in there])  # asked for after: what is there has its row by then
-        of_reports = [name for app_id, name in there if app_id == report_files.REPORTS]
-        reports = report_files.kept_on(self._store.ledger.database, host.name, of_reports)
+        reports = self._reports(host.name, [name for app_id, name in there if app_id == report_files.REPORTS], whole)
         for app_id, name in there:
             if name not in (reports if app_id == report_files.REPORTS else known):
                 self.relaying.require(lease)
@@ -153,10 +154,11 @@ class Snapshotting:
                     snapshots.unmake(left.organisation_id, left.app_id, path)
                     log.info("a restored volume was removed", extra={"host": host.name, "app": left.app_id})
         found = {app.id: app for app in apps}
-        kept = [*(one for one in known.values() if one.state == KEPT), *reports.values()]
+        kept = [one for one in known.values() if one.state == KEPT]
+        kept += [one.known(host.name) for one in reports.values()]
         for gone in self.relaying.mend(kept, host.name, lease):
             if gone.app_id == report_files.REPORTS:  # who has it in a folder gives it anew
-                self._store.transact(partial(report_files.drop_all, sha256=gone.id))
+                self._store.transact(partial(report_files.drop_all, one=reports[gone.id]))
             elif gone.app_id in found:
                 known[gone.id] = self._failed(gone, found[gone.app_id], "no host can read it any more", lease)
             else:
@@ -166,6 +168,13 @@ class Snapshotting:
         for one in known.values():
             if one.state == FAILED and one.app_id in found:
                 self._dropped(one, found[one.app_id], host, lease)
+
+    def _reports(self, host: str, there: Sequence[str], whole: set[str]) -> dict[str, report_files.File]:
+        """Those that a host is to keep of what is there of reports; of what was whole and is not, that is noted."""
+        if gone := whole.difference(there):
+            log.warning("a host has not what it kept", extra={"host": host, "reports": len(gone)})
+            self._store.transact(partial(report_files.lacks, host=host, ids=gone))
+        return report_files.kept_on(self._store.ledger.database, host, there)
 
     def settled(self, app: App, home: str) -> None:
         """The volumes of a deployment lie on a host from now on: others for which some were restored are looked at."""

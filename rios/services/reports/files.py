@@ -1,7 +1,9 @@
 """The files of published reports, and which hosts keep them, in the tables.
 
 A file is known by its SHA-256, as the history says it, and is one row however many reports have it. A host has a row
-before it is given any of it: so what hosts keep without one is nobody's, and whoever leads has it removed.
+before it is given any of it: so what hosts keep without one is nobody's, and whoever leads has it removed. Hosts know
+it by an id of that row alone, which is never used again: so what is removed was not placed there anew meanwhile, and
+whoever offers a machine has no SHA-256 of a file that would tell whether a guess of its content is right.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from rios.services.deployments.snapshots import KEPT, Known, at_once
 from rios.storage.report_models import ReportCopyRow, ReportFileRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
 
     from rios.billing.ledger.batch import Batch
     from rios.storage.engine import Database
@@ -42,14 +44,15 @@ class File:
     digest: str
     hosts: Mapping[str, bool]
     """Those that are to keep it, and whether each has all of it."""
+    ids: Mapping[str, str]
+    """By what id each of them knows it."""
 
-    @property
-    def known(self) -> Known:
-        """As whoever reads from hosts sees it: those that are to keep it."""
+    def known(self, host: str | None = None) -> Known:
+        """As whoever reads from hosts sees it: those that are to keep it. host: one whose id of it is wanted."""
         return Known(
-            id=self.sha256, app_id=REPORTS, organisation_id="", path="", state=KEPT, reason="", digest=self.digest,
-            size_bytes=self.size_bytes + TAG_BYTES, quota_bytes=0, copies=COPIES, created_by="", created_at=0,
-            hosts=tuple(sorted(self.hosts)),
+            id=self.name if host is None else self.ids[host], app_id=REPORTS, organisation_id="", path="", state=KEPT,
+            reason="", digest=self.digest, size_bytes=self.size_bytes + TAG_BYTES, quota_bytes=0, copies=COPIES,
+            created_by="", created_at=0, hosts=tuple(sorted(self.hosts)),
         )  # fmt: skip
 
 
@@ -84,52 +87,75 @@ def keepers(database: Database) -> list[str]:
         return list(connection.scalars(select(ReportCopyRow.host).distinct()))
 
 
-def kept_on(database: Database, host: str, names: Collection[str]) -> dict[str, Known]:
-    """Those of the files that a host is to keep, by their names there."""
-    copy, found = ReportCopyRow, dict[str, Known]()
+def kept_on(database: Database, host: str, ids: Collection[str]) -> dict[str, File]:
+    """Those of the files that a host is to keep, by their ids there."""
+    copy, found = ReportCopyRow, dict[str, File]()
     with database.reading() as connection:
-        mine = set(connection.scalars(select(copy.sha256).where(copy.host == host)))
-        for some in at_once(sorted(mine.intersection(names))):
-            found |= {one.sha256: one.known for one in _files(connection, ReportFileRow.sha256.in_(some))}
-    return found
+        theirs = connection.execute(select(copy.id, copy.sha256).where(copy.host == host))
+        mine = {one.id: one.sha256 for one in theirs}
+        for some in at_once(sorted({mine[name] for name in mine.keys() & set(ids)})):
+            found |= {one.ids.get(host, ""): one for one in _files(connection, ReportFileRow.sha256.in_(some))}
+    return {name: one for name, one in found.items() if name in mine}
 
 
-def place(connection: Connection, one: File, host: str, digest: str, lost: Collection[str]) -> bool:
-    """Write that a host is to keep a file; False where as many are to by now, lost ones not counted, or it is."""
+def whole_on(database: Database, host: str) -> set[str]:
+    """The ids of all that a host is thought to have whole."""
+    copy = ReportCopyRow
+    with database.reading() as connection:
+        return set(connection.scalars(select(copy.id).where(copy.host == host, copy.whole)))
+
+
+def place(connection: Connection, one: File, host: str, digest: str, lost: Collection[str]) -> str:
+    """Write that a host is to keep a file; its id there, or nothing where as many are to by now, lost ones not counted,
+    or it is."""
     row, copy = ReportFileRow, ReportCopyRow
     hosts = set(connection.scalars(select(copy.host).where(copy.sha256 == one.sha256)))
     if host in hosts or len(hosts.difference(lost)) >= COPIES:
-        return False
+        return ""
+    name = secrets.token_hex(16)
     connection.execute(update(row).where(row.sha256 == one.sha256).values(digest=digest))
-    connection.execute(insert(copy), [{"sha256": one.sha256, "host": host, "whole": False}])
-    return True
+    connection.execute(insert(copy), [{"sha256": one.sha256, "host": host, "id": name, "whole": False}])
+    return name
 
 
-def is_whole(connection: Connection, sha256: str, host: str) -> bool:
-    """Write that a host has all of a file; False where it is to keep it no longer."""
-    copy = ReportCopyRow
-    mine = (copy.sha256 == sha256, copy.host == host)
-    return connection.execute(update(copy).where(*mine).values(whole=True)).rowcount == 1
+def is_whole(connection: Connection, sha256: str, host: str, name: str) -> bool:
+    """Write that a host has all of a file, by its id there; False where it is to keep that no longer."""
+    mine = _copy(sha256, host, name)
+    return connection.execute(update(ReportCopyRow).where(*mine).values(whole=True)).rowcount == 1
 
 
-def drop(connection: Connection, sha256: str, host: str) -> None:
-    """A host is to keep a file no longer. Who leads tells it so: what hosts keep without a row goes."""
+def drop(connection: Connection, sha256: str, host: str, name: str) -> None:
+    """A host is to keep a file no longer, by its id there. Who leads tells it: what hosts keep without a row goes."""
     row, copy = ReportFileRow, ReportCopyRow
-    connection.execute(delete(copy).where(copy.sha256 == sha256, copy.host == host))
+    connection.execute(delete(copy).where(*_copy(sha256, host, name)))
     connection.execute(update(row).where(row.sha256 == sha256).values(uneven=True))
 
 
-def drop_all(batch: Batch, sha256: str) -> None:
-    """As `drop`, of all hosts: none of them can read it."""
+def drop_all(batch: Batch, one: File) -> None:
+    """As `drop`, of all hosts that were to keep it then, as far as nothing has been written of them since: none of them
+    could read it."""
     row, copy = ReportFileRow, ReportCopyRow
-    batch.connection.execute(delete(copy).where(copy.sha256 == sha256))
-    batch.connection.execute(update(row).where(row.sha256 == sha256).values(uneven=True))
+    for host, name in one.ids.items():
+        as_then = (*_copy(one.sha256, host, name), copy.whole == one.hosts[host])
+        batch.connection.execute(delete(copy).where(*as_then))
+    batch.connection.execute(update(row).where(row.sha256 == one.sha256).values(uneven=True))
 
 
 def doubt(connection: Connection, hosts: Sequence[str], sha256: str | None = None) -> None:
     """Hosts may not have what they are to keep, or one file of it: that is looked after."""
+    copy = ReportCopyRow
+    _doubt(connection, copy.host.in_(hosts), *(() if sha256 is None else (copy.sha256 == sha256,)))
+
+
+def lacks(batch: Batch, host: str, ids: Collection[str]) -> None:
+    """As `doubt`, of those files that a host knows by these ids."""
+    copy = ReportCopyRow
+    for some in at_once(sorted(ids)):
+        _doubt(batch.connection, copy.host == host, copy.id.in_(some))
+
+
+def _doubt(connection: Connection, *theirs: ColumnElement[bool]) -> None:
     row, copy = ReportFileRow, ReportCopyRow
-    theirs = (copy.host.in_(hosts), *(() if sha256 is None else (copy.sha256 == sha256,)))
     connection.execute(update(row).where(row.sha256.in_(select(copy.sha256).where(*theirs))).values(uneven=True))
     connection.execute(update(copy).where(*theirs).values(whole=False))
 
@@ -155,14 +181,20 @@ def even(connection: Connection, sha256: str, lost: Collection[str]) -> bool:
 
 def _files(connection: Connection, *wanted: Any, limit: int | None = None) -> list[File]:
     row, copy = ReportFileRow, ReportCopyRow
-    columns = [getattr(row, name) for name in File.__slots__ if name != "hosts"]
+    columns = [getattr(row, name) for name in File.__slots__ if name not in ("hosts", "ids")]
     found = [dict(one) for one in connection.execute(
         select(*columns).where(*wanted).order_by(row.sha256).limit(limit)
     ).mappings()]  # fmt: skip
-    hosts: dict[str, dict[str, bool]] = {}
+    hosts, ids = dict[str, dict[str, bool]](), dict[str, dict[str, str]]()
     for some in at_once([one["sha256"] for one in found]):
-        for name, host, whole in connection.execute(
-            select(copy.sha256, copy.host, copy.whole).where(copy.sha256.in_(some))
+        for sha256, host, name, whole in connection.execute(
+            select(copy.sha256, copy.host, copy.id, copy.whole).where(copy.sha256.in_(some))
         ):
-            hosts.setdefault(name, {})[host] = whole
-    return [File(**one, hosts=hosts.get(one["sha256"], {})) for one in found]
+            hosts.setdefault(sha256, {})[host] = whole
+            ids.setdefault(sha256, {})[host] = name
+    return [File(**one, hosts=hosts.get(one["sha256"], {}), ids=ids.get(one["sha256"], {})) for one in found]
+
+
+def _copy(sha256: str, host: str, name: str) -> tuple[ColumnElement[bool], ...]:
+    copy = ReportCopyRow
+    return copy.sha256 == sha256, copy.host == host, copy.id == name

@@ -113,7 +113,7 @@ class Keeping:
         before = {name for name, whole in one.hosts.items() if not whole}
         failed = set(before)
         try:
-            return self._relaying(hosts).read(one.known, failed, check=check)
+            return self._relaying(hosts).read(one.known(), failed, check=check)
         finally:
             if not_whole := sorted(failed - before):
                 log.warning("hosts have not what they keep", extra={"hosts": not_whole, "sha256": one.sha256})
@@ -225,17 +225,18 @@ class Keeping:
             if sealed is None:
                 return gave
             content, others = _content_of(sealed), self._lost | self._refused
-            if name not in one.hosts and not self._write(files.place, one, name, content.digest, others):
+            known = one.ids.get(name) or self._write(files.place, one, name, content.digest, others)
+            if not known:
                 break  # another process is about to
-            if self._given(one, name, hosts, sealed, content):
+            if self._given(one, name, known, hosts, sealed, content):
                 whole.add(name)
                 gave = True
         if len(whole) >= COPIES:
             self._write(files.even, one.sha256, self._lost)
         return gave
 
-    def _given(self, one: File, name: str, hosts: dict[str, Host], sealed: bytes, content: Content) -> bool:
-        """Give a host a file, that is to keep it from now on; where it does not, another one is to.
+    def _given(self, one: File, name: str, known: str, hosts: dict[str, Host], sealed: bytes, content: Content) -> bool:
+        """Give a host a file, that is to keep it from now on, by that id; where it does not, another one is to.
 
         One that was to keep it before still is until enough others do: what it has may be all there is of it.
         """
@@ -243,14 +244,14 @@ class Keeping:
         lacks = damaged_of(content, snapshots.damaged)
 
         def ask() -> list[str]:
-            return list(lacks()) or snapshots.keep(REPORTS, one.sha256, content.digest)
+            return list(lacks()) or snapshots.keep(REPORTS, known, content.digest)
 
         def part(_digest: str, offset: int, size: int) -> bytes:
             return sealed[offset : offset + size]
 
         try:
             give(f"{one.folder}/{one.name}", content, part, ask, snapshots.put, within_s=_GIVEN_S)
-            self._relaying(hosts).shown(replace(one.known, digest=content.digest), name)
+            self._relaying(hosts).shown(replace(one.known(), digest=content.digest), name)
         except (LedgerUnavailable, NetworkClosed):
             raise
         except (RiosError, KeyError, TypeError, ValueError) as error:  # of that host alone, which may say anything
@@ -258,9 +259,9 @@ class Keeping:
             del hosts[name]
             self._refused.add(name)
             if name not in one.hosts:
-                self._write(files.drop, one.sha256, name)
+                self._write(files.drop, one.sha256, name, known)
             return False
-        return self._write(files.is_whole, one.sha256, name)
+        return self._write(files.is_whole, one.sha256, name, known)
 
     def _sealed(self, one: File, hosts: Mapping[str, Host]) -> bytes | None:
         """A file as hosts have it: out of the folder, else from one that keeps it; None where neither has it now."""

@@ -27,6 +27,7 @@ def upgrade() -> None:
         "report_copies",
         sa.Column("sha256", sa.Text(), sa.ForeignKey("report_files.sha256"), primary_key=True),
         sa.Column("host", sa.Text(), primary_key=True),
+        sa.Column("id", sa.Text(), nullable=False),
         sa.Column("whole", sa.Boolean(), nullable=False),
     )
     op.create_index("ix_report_copies_host", "report_copies", ["host", "sha256"])
