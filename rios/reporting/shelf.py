@@ -69,12 +69,15 @@ class Shelf:
         return found.resolve() if found.exists() else None
 
     def read(self, folder: str, name: str, sha256: str) -> bytes:
-        """A published file, by what the history says of it. Raises Elsewhere where it is not here, or is another one:
-        gateways with folders of their own number versions for themselves."""
+        """A published file, by what the history says of it. Raises Elsewhere where it is not here, or not readable,
+        or is another one: gateways with folders of their own number versions for themselves."""
         try:
             found = (self.out / folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             found = b""
+        except OSError as error:  # of the disk, a file server or its rights: others may have it nevertheless
+            why = error.strerror or type(error).__name__
+            raise Elsewhere(f"{folder}/{name} cannot be read here: {why}; look after RIOS_REPORTS") from error
         if hashlib.sha256(found).hexdigest() != sha256:
             raise Elsewhere(
                 f"{folder}/{name} is not here: it was removed, or another gateway published it in a folder of its own; "

@@ -85,6 +85,20 @@ def test_without_that_one_it_is_told_without_files(both: Both, clock: Clock, led
     assert event["files"] == {name: entry["sha256"] for name, entry in both.past.files.items()}
 
 
+def test_who_ends_does_not_tell_without_files(both: Both, clock: Clock, ledger: Ledger) -> None:
+    for _ in range(ELSEWHERE_MAX - 1):
+        both.other.deliverer.deliver()
+        clock.now_us += HOUR_US
+    both.other.keeping.leave()
+    both.other.deliverer.deliver()
+    (mail,) = messages(ledger, topic=MAIL)
+    assert (mail.attempts, mail.delivered_at, both.sent[1]) == (ELSEWHERE_MAX, None, [])
+    clock.now_us += HOUR_US
+    both.maker.deliverer.deliver()
+    (letter,) = both.sent[0]
+    assert len(list(letter.iter_attachments())) == 1
+
+
 def test_of_one_folder_each_gives_and_sends_all(make: Make, clock: Clock, tmp_path: Path) -> None:
     both = Both(make, clock, (tmp_path / "one", tmp_path / "one"))
     assert own(both.other).file(both.past.run_id) == own(both.maker).file(both.past.run_id)

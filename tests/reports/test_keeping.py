@@ -16,13 +16,13 @@ from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.snapshotting import Snapshotting
 from rios.services.deployments.store import AppStore
 from rios.services.reports import keeping
-from rios.services.reports.files import REPORTS, doubt, drop, file_of, place, published
+from rios.services.reports.files import REPORTS, File, doubt, drop, file_of, place, published
 from rios.services.reports.own import UserReports
 from rios.services.reports.reports import Reports
 from rios.services.reports.values import Past
 from rios.storage.engine import Database
 from rios.storage.report_models import ReportFileRow
-from rios.words.errors import Elsewhere, HostLost, SandboxFailed
+from rios.words.errors import Elsewhere, HostLost, NetworkClosed, SandboxFailed
 from tests.billing.clock import Clock
 from tests.campaigns import ROOT
 from tests.deployments.simulated_hosts import SimulatedHost
@@ -404,6 +404,64 @@ def test_a_host_without_room_is_passed_by(net: Net, monkeypatch: pytest.MonkeyPa
     assert net.kept() == {"b": shas(past), "c": shas(past)}
     monkeypatch.setattr(net.hosts["b"].snapshots, "damaged", lambda _: (_ for _ in ()).throw(HostLost("gone")))
     assert not one.keeping.tend(), "nothing is lacking"
+
+
+def test_an_unreadable_file_holds_up_no_other_and_comes_from_a_host(net: Net) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    made = files_of(one, past)
+    first = min(shas(past))
+    path = one.shelf.out / past.folder / next(name for name, said in past.files.items() if said["sha256"] == first)
+    data = path.read_bytes()
+    path.unlink()
+    path.mkdir()  # stands for a disk or a file server that gives an error
+    assert one.keeping.tend()
+    assert net.kept() == {"a": shas(past) - {first}, "b": shas(past) - {first}}
+    with pytest.raises(Elsewhere, match=r"cannot be read here: .*; look after RIOS_REPORTS; no host of the network"):
+        files_of(one, past)
+    path.rmdir()
+    path.write_bytes(data)
+    assert one.keeping.tend()
+    path.unlink()
+    path.mkdir()
+    assert files_of(one, past) == made
+
+
+def test_whatever_one_file_fails_of_the_others_are_given(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    past = net.published(one)
+    sealed, first = one.keeping._sealed, min(shas(past))
+
+    def fails(found: File, hosts: Mapping[str, Any]) -> bytes | None:
+        if found.sha256 == first:
+            raise RuntimeError("whatever")
+        return sealed(found, hosts)
+
+    monkeypatch.setattr(one.keeping, "_sealed", fails)
+    assert one.keeping.tend()
+    assert net.kept() == {"a": shas(past) - {first}, "b": shas(past) - {first}}
+
+
+def test_who_ends_gives_nothing_more_and_breaks_off_first(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = net.gateway("one")
+    net.published(one)
+    put, given = net.hosts["a"].snapshots.put, list[str]()
+
+    def ends(digest: str, data: bytes) -> None:
+        given.append(digest)
+        put(digest, data)
+        one.keeping.leave()
+
+    net.there = {"a"}
+    with monkeypatch.context() as patch:
+        patch.setattr(net.hosts["a"].snapshots, "put", ends)
+        with pytest.raises(NetworkClosed):
+            one.keeping.tend()
+    assert len(given) == 1
+    other, ending = net.gateway("two"), list[bool]()
+    monkeypatch.setattr(other.deliverer, "close", lambda: ending.append(other.keeping.is_closing))
+    other.close()
+    assert ending == [True], "a delivery that waits for a host waits no longer"
 
 
 def test_the_last_copy_stays_whatever_becomes_of_giving_it_again(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,11 +161,14 @@ class Deliverer:
         return found
 
     def _file(self, message: Message, past: Past, name: str) -> bytes | None:
-        """A file of a report. Raises Elsewhere: the gateway that has it may take the message next; None if none did."""
+        """A file of a report. Raises Elsewhere: the gateway that has it may take the message next; None if none did.
+
+        Of a process that ends it says nothing that it has not got a file: the next one may have it.
+        """
         try:
             return self._keeping.read(past.folder, name, past.files[name]["sha256"])
         except Elsewhere as error:
-            if message.attempts < ELSEWHERE_MAX:
+            if message.attempts < ELSEWHERE_MAX or self._keeping.is_closing:
                 raise
             log.warning("a report is told of without a file", extra={"key": message.key, "reason": str(error)})
             return None

@@ -105,8 +105,7 @@ class Keeping:
         deadline = time.monotonic() + READ_S
 
         def check() -> None:
-            if self._closing.is_set():
-                raise NetworkClosed("this process ends")
+            self._require_open()
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"it is not read after {READ_S:g} s")
 
@@ -141,11 +140,20 @@ class Keeping:
                 self._thread = threading.Thread(target=self._loop, name="rios-reports-keeping", daemon=True)
                 self._thread.start()
 
-    def close(self) -> None:
-        """End. What is under way is broken off, and made up for by whoever looks next."""
+    @property
+    def is_closing(self) -> bool:
+        """Whether it ends: what cannot be read now may be read by another process."""
+        return self._closing.is_set()
+
+    def leave(self) -> None:
+        """As `close`, without waiting: who reads or gives is told to break off."""
         with self._lock:
             self._closing.set()
         self._woken.set()
+
+    def close(self) -> None:
+        """End. What is under way is broken off, and made up for by whoever looks next."""
+        self.leave()
         if self._thread is not None:
             self._thread.join(_END_S)
 
@@ -163,16 +171,23 @@ class Keeping:
             for one in found:
                 if self._closing.is_set() or time.monotonic() > deadline:
                     return gave
-                gave = self._evened(one, hosts) or gave
-                self._after = one.sha256
+                self._after = one.sha256  # also of one of which it fails each time: others have their turn
+                try:
+                    gave = self._evened(one, hosts) or gave
+                except (LedgerUnavailable, NetworkClosed):
+                    raise
+                except Exception:  # of this one alone, whatever it is
+                    log.exception("a report is not given to hosts now", extra={"file": one.name})
             if len(found) < _BATCH:
                 self._after = ""
                 break
         return gave
 
     def _loop(self) -> None:
-        while not self._closing.is_set():
+        while True:
             self._woken.clear()
+            if self._closing.is_set():  # asked after that: who ends sets it before this is woken
+                return
             try:
                 again = self.tend()
             except (LedgerUnavailable, NetworkClosed) as error:
@@ -244,9 +259,11 @@ class Keeping:
         lacks = damaged_of(content, snapshots.damaged)
 
         def ask() -> list[str]:
+            self._require_open()
             return list(lacks()) or snapshots.keep(REPORTS, known, content.digest)
 
         def part(_digest: str, offset: int, size: int) -> bytes:
+            self._require_open()
             return sealed[offset : offset + size]
 
         try:
@@ -289,6 +306,10 @@ class Keeping:
         if hashlib.sha256(data).hexdigest() != one.sha256:
             raise Elsewhere(f"what they keep is not {one.name}, whose SHA-256 is {one.sha256}")
         return data
+
+    def _require_open(self) -> None:
+        if self._closing.is_set():
+            raise NetworkClosed("this process ends")
 
     def _relaying(self, hosts: Mapping[str, Host]) -> Relaying:
         found = Relaying(AppStore(self._ledger), self._closing)

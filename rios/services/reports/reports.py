@@ -225,6 +225,7 @@ class Reports:
         """End. A report that is under way is left to the next process: its lease runs out."""
         self._stop.set()
         self._woken.set()
+        self.keeping.leave()  # a delivery that waits for a host breaks off, and is made by another process
         self.deliverer.close()
         self.keeping.close()
         if self._thread is not None:
