@@ -909,6 +909,14 @@ CREATE TABLE report_files (
 
 CREATE INDEX ix_report_files_uneven ON report_files (uneven, sha256)
 
+CREATE TABLE report_places (
+	sha256 TEXT NOT NULL, 
+	folder TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	PRIMARY KEY (sha256, folder, name), 
+	FOREIGN KEY(sha256) REFERENCES report_files (sha256)
+)
+
 CREATE TABLE report_copies (
 	sha256 TEXT NOT NULL, 
 	host TEXT NOT NULL, 

@@ -149,7 +149,7 @@ class ReportFileRow(Base):
     size_bytes: Mapped[int]
     folder: Mapped[str]
     name: Mapped[str]
-    """Where it was published last."""
+    """Where it was published first."""
     seal_key: Mapped[str]
     """Hosts have it under this key alone: hexadecimal, of 32 bytes, and of no other file."""
     digest: Mapped[str]
@@ -157,6 +157,15 @@ class ReportFileRow(Base):
     uneven: Mapped[bool]
     """Whether hosts are to be looked for that keep it."""
     __table_args__ = (Index("ix_report_files_uneven", "uneven", "sha256"),)
+
+
+class ReportPlaceRow(Base):
+    """Where a file was published besides: of gateways with folders of their own, each has it in some of its places."""
+
+    __tablename__ = "report_places"
+    sha256: Mapped[str] = mapped_column(ForeignKey("report_files.sha256"), primary_key=True)
+    folder: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
 
 
 class ReportCopyRow(Base):

@@ -16,7 +16,7 @@ from rios.services.deployments.contents import Content, Contents
 from rios.services.deployments.snapshotting import Snapshotting
 from rios.services.deployments.store import AppStore
 from rios.services.reports import keeping
-from rios.services.reports.files import REPORTS, File, doubt, drop, file_of, place, published
+from rios.services.reports.files import REPORTS, File, doubt, drop, file_of, miss, place, published
 from rios.services.reports.own import UserReports
 from rios.services.reports.reports import Reports
 from rios.services.reports.values import Past
@@ -406,7 +406,7 @@ def test_a_host_without_room_is_passed_by(net: Net, monkeypatch: pytest.MonkeyPa
     assert not one.keeping.tend(), "nothing is lacking"
 
 
-def test_an_unreadable_file_holds_up_no_other_and_comes_from_a_host(net: Net) -> None:
+def test_an_unreadable_file_holds_up_no_other_and_comes_from_a_host(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     one = net.gateway("one")
     past = net.published(one)
     made = files_of(one, past)
@@ -421,6 +421,7 @@ def test_an_unreadable_file_holds_up_no_other_and_comes_from_a_host(net: Net) ->
         files_of(one, past)
     path.rmdir()
     path.write_bytes(data)
+    monkeypatch.setattr(keeping, "_NOWHERE_S", 0.0)  # as later
     assert one.keeping.tend()
     path.unlink()
     path.mkdir()
@@ -529,6 +530,75 @@ def test_equal_files_are_kept_once(net: Net) -> None:
         assert len(connection.scalars(select(ReportFileRow.sha256)).all()) == 3
     one.keeping.tend()
     assert net.kept() == {"a": shas(past), "b": shas(past)}
+
+
+def test_an_equal_file_is_looked_for_wherever_it_was_published(net: Net) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    past = net.published(one)
+    made, again = files_of(one, past), "cost/2026-11-27/partial-1"
+    for _ in range(2):
+        net.ledger.transact(lambda batch: published(batch.connection, again, past.files), alone=True)
+    for name, said in past.files.items():
+        assert file_of(net.ledger.database, said["sha256"]).places == ((past.folder, name), (again, name))
+    kind = next(name for name in past.files if name.endswith(".html"))
+    assert one.keeping.read(again, kind, past.files[kind]["sha256"]) == made["html"], "also where no host has it"
+    assert one.keeping.tend(), "the second one is gone before it gave it"
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+    for name in ("a", "b"):
+        net.hosts[name].lose()
+        net.clear(name)
+    shutil.copytree(one.shelf.out / past.folder, other.shelf.out / again)
+    shutil.rmtree(one.shelf.out)
+    assert not one.keeping.tend()
+    assert other.keeping.tend(), "or the first one is"
+    assert net.kept() == {"a": shas(past), "b": shas(past)}
+
+
+def test_nothing_is_looked_at_of_which_nothing_can_be_done(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = net.gateway("one"), net.gateway("two")
+    past = net.published(one)
+    looks, evened = list[str](), one.keeping._evened
+
+    def seen(found: File, hosts: dict[str, Any]) -> bool:
+        looks.append(found.sha256)
+        return evened(found, hosts)
+
+    monkeypatch.setattr(one.keeping, "_evened", seen)
+    net.there = {"a"}
+    assert one.keeping.tend()
+    looks.clear()
+    assert not one.keeping.tend()
+    assert not looks, "there is no other host"
+    net.there = {"b"}
+    monkeypatch.setattr(one.keeping, "_lost", {"a"})
+    assert one.keeping.tend()
+    looks.clear()
+    assert not one.keeping.tend()
+    assert not looks, "the other one is lost"
+    monkeypatch.setattr(one.keeping, "_lost", set[str]())
+    assert not one.keeping.tend()
+    assert sorted(looks) == sorted(shas(past)), "it is back: as many have it as are to"
+    looks.clear()
+    assert not one.keeping.tend()
+    assert not looks
+    # Nor is what was neither in the folder nor on a host a moment ago, until that changes.
+    for name in ("a", "b"):
+        net.hosts[name].gone = True
+    net.there, reads, read = {"c"}, list[str](), other.shelf.read
+    assert net.ledger.transact(lambda batch: miss(batch.connection, "a"), alone=True) is None
+    monkeypatch.setattr(other.keeping, "_lost", {"a", "b"})
+
+    def tried(folder: str, name: str, sha256: str) -> bytes:
+        reads.append(sha256)
+        return read(folder, name, sha256)
+
+    monkeypatch.setattr(other.shelf, "read", tried)
+    for _ in range(3):
+        assert not other.keeping.tend()
+    assert sorted(reads) == sorted(shas(past))
+    net.hosts["a"].gone, net.there = False, {"a", "c"}
+    assert other.keeping.tend(), "from the one that is back"
+    assert net.hosts["c"].kept == shas(past)
 
 
 def test_it_is_given_in_a_thread_and_nobody_waits_for_it(net: Net) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from rios.services.deployments.snapshots import KEPT, Known, at_once
-from rios.storage.report_models import ReportCopyRow, ReportFileRow
+from rios.storage.report_models import ReportCopyRow, ReportFileRow, ReportPlaceRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, ScalarSelect
 
     from rios.billing.ledger.batch import Batch
     from rios.storage.engine import Database
@@ -46,6 +46,13 @@ class File:
     """Those that are to keep it, and whether each has all of it."""
     ids: Mapping[str, str]
     """By what id each of them knows it."""
+    others: tuple[tuple[str, str], ...]
+    """Folder and name where it was published besides."""
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Folder and name wherever it was published: who has a folder of its own may have it in any of these."""
+        return ((self.folder, self.name), *self.others)
 
     def known(self, host: str | None = None) -> Known:
         """As whoever reads from hosts sees it: those that are to keep it. host: one whose id of it is wanted."""
@@ -58,15 +65,16 @@ class File:
 
 def published(connection: Connection, folder: str, files: Mapping[str, Any]) -> None:
     """Have the files of a report kept: in the transaction that ends the attempt. files: as the history has them."""
-    row = ReportFileRow
+    row, other = ReportFileRow, ReportPlaceRow
     for name, said in files.items():
-        place = {"folder": folder, "name": name}
-        changed = update(row).where(row.sha256 == said["sha256"]).values(place)
-        if connection.execute(changed).rowcount == 0:
+        place = {"sha256": said["sha256"], "folder": folder, "name": name}
+        known = (select(one.folder, one.name).where(one.sha256 == said["sha256"]) for one in (row, other))
+        places = {tuple(one) for wanted in known for one in connection.execute(wanted)}
+        if not places:
             new = {"seal_key": secrets.token_hex(32), "digest": "", "uneven": True}
-            connection.execute(
-                insert(row), [{"sha256": said["sha256"], "size_bytes": said["bytes"], **place, **new}]
-            )  # fmt: skip
+            connection.execute(insert(row), [{**place, "size_bytes": said["bytes"], **new}])
+        elif (folder, name) not in places:
+            connection.execute(insert(other), [place])
 
 
 def file_of(database: Database, sha256: str) -> File | None:
@@ -75,10 +83,20 @@ def file_of(database: Database, sha256: str) -> File | None:
         return next(iter(_files(connection, ReportFileRow.sha256 == sha256, limit=1)), None)
 
 
-def uneven(database: Database, *, after: str, limit: int) -> list[File]:
-    """Those that are not known to be kept by as many hosts as are to; so many, after a SHA-256."""
+def uneven(database: Database, hosts: Collection[str], lost: Collection[str], *, after: str, limit: int) -> list[File]:
+    """Those that are not known to be kept by as many hosts as are to, and for which something can be done: one of these
+    hosts has not all of it, or enough that are not lost do. So many, after a SHA-256.
+
+    Where there are fewer hosts than are to keep a file nothing can be done about any, for as long as that is so.
+    """
+    row, copy = ReportFileRow, ReportCopyRow
+
+    def whole(*more: ColumnElement[bool]) -> ScalarSelect[int]:
+        return select(func.count()).where(copy.sha256 == row.sha256, copy.whole, *more).scalar_subquery()
+
+    helps = or_(whole(copy.host.in_(hosts)) < len(hosts), whole(copy.host.not_in(lost)) >= COPIES)
     with database.reading() as connection:
-        return _files(connection, ReportFileRow.uneven, ReportFileRow.sha256 > after, limit=limit)
+        return _files(connection, row.uneven, row.sha256 > after, helps, limit=limit)
 
 
 def keepers(database: Database) -> list[str]:
@@ -180,19 +198,29 @@ def even(connection: Connection, sha256: str, lost: Collection[str]) -> bool:
 
 
 def _files(connection: Connection, *wanted: Any, limit: int | None = None) -> list[File]:
-    row, copy = ReportFileRow, ReportCopyRow
-    columns = [getattr(row, name) for name in File.__slots__ if name not in ("hosts", "ids")]
+    row, copy, other = ReportFileRow, ReportCopyRow, ReportPlaceRow
+    columns = [getattr(row, name) for name in File.__slots__ if name not in ("hosts", "ids", "others")]
     found = [dict(one) for one in connection.execute(
         select(*columns).where(*wanted).order_by(row.sha256).limit(limit)
     ).mappings()]  # fmt: skip
     hosts, ids = dict[str, dict[str, bool]](), dict[str, dict[str, str]]()
+    others = dict[str, list[tuple[str, str]]]()
     for some in at_once([one["sha256"] for one in found]):
         for sha256, host, name, whole in connection.execute(
             select(copy.sha256, copy.host, copy.id, copy.whole).where(copy.sha256.in_(some))
         ):
             hosts.setdefault(sha256, {})[host] = whole
             ids.setdefault(sha256, {})[host] = name
-    return [File(**one, hosts=hosts.get(one["sha256"], {}), ids=ids.get(one["sha256"], {})) for one in found]
+        wanted_places = select(other.sha256, other.folder, other.name).where(other.sha256.in_(some))
+        for sha256, folder, name in connection.execute(wanted_places.order_by(other.folder, other.name)):
+            others.setdefault(sha256, []).append((folder, name))
+    return [
+        File(
+            **one, hosts=hosts.get(one["sha256"], {}), ids=ids.get(one["sha256"], {}),
+            others=tuple(others.get(one["sha256"], ())),
+        )
+        for one in found
+    ]  # fmt: skip
 
 
 def _copy(sha256: str, host: str, name: str) -> tuple[ColumnElement[bool], ...]:

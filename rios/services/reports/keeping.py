@@ -8,9 +8,11 @@ owners are not those whose costs it tells; what they give is opened by that key 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +46,8 @@ READ_S, _HEARD_S = 30.0, 5.0
 """A file is read for so long; so long does a process wait that has heard of no host that keeps it."""
 _GIVEN_S = 120.0
 _BATCH, _LOOK_FOR_S = 100, 10.0
+_NOWHERE_S = 600.0
+"""What is neither in the folder nor on a host is looked for again after so long: it was removed, most often."""
 _END_S = 5.0
 _NONCE = bytes(12)
 """One for all: no key seals a second file (NIST SP 800-38D, 8.2.1)."""
@@ -62,6 +66,10 @@ class Keeping:
         """When hosts that are to keep something answered last; those that have not, when they were first missed."""
         self._lost, self._refused = set[str](), set[str]()
         """Hosts that were away for long, and those that did not take what they were given in this look."""
+        self._nowhere: dict[str, tuple[float, tuple[tuple[str, str], ...]]] = {}
+        """Files that were neither here nor on a host, as long as those are the same: when, and of which places."""
+        self._then = frozenset[str]()
+        """Hosts that answered in the last look."""
         self._after, self._soon_until, self._heard = "", 0.0, False
 
     def __repr__(self) -> str:
@@ -78,6 +86,8 @@ class Keeping:
             return self._shelf.read(folder, name, sha256)
         except Elsewhere as error:
             one = files.file_of(self._ledger.database, sha256)
+            if one is not None and (found := self._here(one)) is not None:
+                return found
             if one is None or not one.hosts:
                 raise Elsewhere(f"{error}; no host of the network keeps it") from error
             where = " and ".join(sorted(one.hosts))
@@ -160,14 +170,18 @@ class Keeping:
     def tend(self) -> bool:
         """Have each published file kept by as many hosts as are to, as far as that can be now; whether one more is.
 
-        It costs two questions to the database where nothing is lacking. Where much is, the rest is looked at next time.
+        It costs two questions to the database where nothing is lacking, or no host is there that could have it. Where
+        much is, the rest is looked at next time.
         Raises LedgerUnavailable, NetworkClosed.
         """
         hosts, gave, deadline = dict(self._answering()), False, time.monotonic() + _LOOK_FOR_S
         self._heard, self._refused = bool(hosts), set()
         self._note_lost(hosts)
+        if (names := frozenset(hosts)) != self._then:
+            self._then = names
+            self._nowhere.clear()
         while hosts:
-            found = files.uneven(self._ledger.database, after=self._after, limit=_BATCH)
+            found = files.uneven(self._ledger.database, hosts, self._lost, after=self._after, limit=_BATCH)
             for one in found:
                 if self._closing.is_set() or time.monotonic() > deadline:
                     return gave
@@ -229,6 +243,8 @@ class Keeping:
 
     def _evened(self, one: File, hosts: dict[str, Host]) -> bool:
         """Have as many hosts keep a file as are to; whether one more does. Who fails is taken out of `hosts`."""
+        if self._was_nowhere(one, hosts):
+            return False
         gave, sealed = False, None
         whole = {name for name, is_whole in one.hosts.items() if is_whole and name not in self._lost}
         to_mend = [name for name, is_whole in one.hosts.items() if not is_whole and name in hosts]
@@ -284,15 +300,31 @@ class Keeping:
         """A file as hosts have it: out of the folder, else from one that keeps it; None where neither has it now."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        try:
-            data = self._shelf.read(one.folder, one.name, one.sha256)
-        except Elsewhere:
+        data = self._here(one)
+        if data is None:
+            if not one.hosts.keys() & hosts.keys():
+                self._nowhere[one.sha256] = (time.monotonic(), one.places)
+                return None
             try:
-                return self._from_hosts(one, hosts) if one.hosts else None
+                return self._from_hosts(one, hosts)
             except (NotYet, DeadlineExceeded) as error:
                 log.info("a report is kept by too few hosts", extra={"file": one.name, "reason": str(error)})
                 return None
         return AESGCM(bytes.fromhex(one.seal_key)).encrypt(_NONCE, data, one.sha256.encode())
+
+    def _here(self, one: File) -> bytes | None:
+        """A file out of the folder, from wherever there it was published."""
+        for folder, name in one.places:
+            with contextlib.suppress(Elsewhere):
+                return self._shelf.read(folder, name, one.sha256)
+        return None
+
+    def _was_nowhere(self, one: File, hosts: Mapping[str, Host]) -> bool:
+        """Whether a file was neither here nor on a host a short while ago, and nothing has changed since."""
+        at, places = self._nowhere.get(one.sha256, (-math.inf, ()))
+        if one.hosts.keys() & hosts.keys() or places != one.places:
+            return False
+        return time.monotonic() - at < _NOWHERE_S
 
     def _unsealed(self, one: File, sealed: bytes) -> bytes:
         """A file out of what a host had of it. Raises Elsewhere where it is another one."""
