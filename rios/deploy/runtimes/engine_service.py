@@ -25,6 +25,7 @@ import docker
 import requests.exceptions
 from docker.errors import APIError, DockerException
 from docker.types import CancellableStream
+from urllib3.exceptions import HTTPError
 
 from rios.deploy.runtimes.gvisor import GPU_FLAG
 from rios.deploy.runtimes.protocol import Isolation
@@ -59,7 +60,7 @@ def translated(what: str) -> Iterator[None]:
         yield
     except APIError as error:
         raise SandboxFailed(f"{what}: {error.explanation or error}") from error
-    except (DockerException, requests.exceptions.RequestException) as error:
+    except (DockerException, requests.exceptions.RequestException, HTTPError) as error:  # the last: as it is answered
         raise SandboxFailed(f"{what}: the engine does not answer: {error}") from error
 
 
