@@ -80,9 +80,13 @@ def broken_off(registry: Registry, place: Place, specification: dict[str, Any]) 
     """A pull of which a layer is left."""
     over, before = threading.Event(), len(stored(place, "layers"))
 
+    def whole() -> bool:
+        found = [one for one in stored(place, "layers") if one.get("diff-digest") and not one.get("flags")]
+        return len(found) == before + 1
+
     def sending(sent: int, size: int) -> None:
         if size > LARGE and sent > 1 << 20:
-            until(lambda: len(stored(place, "layers")) == before + 1, "the small one is there", deadline_s=20)
+            until(whole, "the small one is there", deadline_s=20)
             place.free = RESERVE - 1
             over.wait(60)
 
@@ -165,6 +169,33 @@ def test_an_image_that_somebody_else_pulled_first_stays(registry: Registry, pull
     pulling.free = 0
     pulling.look(after_s=2 * HOUR_S)
     assert len(stored(pulling, "images")) == 1
+
+
+@pytest.mark.parametrize("again", [False, True])
+@with_runc
+def test_an_image_that_somebody_else_brought_since_stays(registry: Registry, pulling: Place, again: bool) -> None:
+    specification = pushed(registry, pulling)
+    image = pulling.host.prepare(specification)
+    assert image is not None
+    client = pulling.runtime._client()
+    if not again:
+        client.remove_image(image.digest, noprune=True)
+    list(client.pull(f"{registry.name}:1", stream=True))
+    (mark,) = Fetched(pulling.directory).unused()
+    assert mark.base.digest == image.digest
+    assert pulling.host.prepare(specification) == image
+    pulling.look(after_s=2 * HOUR_S)
+    assert len(stored(pulling, "images")) == 1
+    assert not Fetched(pulling.directory).unused(), "it is not looked at again"
+
+
+@with_runc
+def test_an_image_that_was_fetched_twice_goes(registry: Registry, pulling: Place) -> None:
+    specification = pushed(registry, pulling)
+    for _ in range(2):
+        assert pulling.host.prepare(specification)
+    pulling.look(after_s=2 * HOUR_S)
+    assert not stored(pulling, "images")
 
 
 @with_runc

@@ -90,7 +90,7 @@ class Images:
             ):
                 self._pull(patient, reference, timeout_s, no_room)
                 described = patient.inspect_image(reference)
-                came(self._fetched, described, before)
+                came(self._service, self._fetched, described, before)
                 return _base(described, reference)
         except _NoRoom as error:
             raise SandboxFailed(f"the image {reference} is not pulled: {error}") from error
@@ -143,7 +143,7 @@ class Images:
                 name = str(json.loads(said.splitlines()[-1])["id"])
             client.tag(name, *tag.rsplit(":", 1))
             described = client.inspect_image(tag)
-            came(self._fetched, described, before)
+            came(self._service, self._fetched, described, before)
             return ImageBase(str(described["Id"]))
 
 

@@ -39,7 +39,8 @@ _PARTS = ("storage[0-9]*", "api_load*", "docker-tar*")
 def what_is_here(service: EngineService, fetched: Fetched) -> Before:
     """What an image that is fetched from now on is compared with, by `came`."""
     names = {str(one["Id"]): list(one["RepoTags"] or ()) for one in _listed(service)}
-    foreign = [digest for digest in names if not fetched.has(ImageBase(digest))]
+    marks = {digest: fetched.of(ImageBase(digest)) for digest in names}
+    foreign = [digest for digest, mark in marks.items() if mark is None or not _is_of(service.storage, mark)]
     return {"names": names, "foreign": foreign, "layers": sorted(_layers(service.storage))}
 
 
@@ -55,15 +56,33 @@ def _listed(service: EngineService) -> list[dict[str, Any]]:
         time.sleep(0.05)
 
 
-def came(fetched: Fetched, described: Mapping[str, Any], before: Before) -> None:
+def came(service: EngineService, fetched: Fetched, described: Mapping[str, Any], before: Before) -> None:
     """An image is here that was fetched: it is rios' own, unless somebody else had brought it before."""
     image = ImageBase(str(described["Id"]))
     if image.digest not in before["foreign"]:
-        fetched.mark(image, frozenset(described.get("RepoTags") or ()) - set(before["names"].get(image.digest, ())))
+        names = frozenset(described.get("RepoTags") or ()) - set(before["names"].get(image.digest, ()))
+        fetched.mark(image, names, _arrival(service.storage, image.digest))
+
+
+def _arrival(storage: Path, digest: str) -> str:
+    """When the storage was last brought an image, whoever did: what is written of it is written anew then, and after
+    that never. Its own record has the time at which it was built. Empty where it is not here."""
+    for path in storage.glob(f"root/*-images/{digest.removeprefix('sha256:')}"):
+        with contextlib.suppress(FileNotFoundError):  # it just goes
+            return str(path.stat().st_mtime_ns)
+    return ""
+
+
+def _is_of(storage: Path, mark: Mark) -> bool:
+    """Whether what is here came as the mark says."""
+    return mark.arrival in ("", _arrival(storage, mark.base.digest))
 
 
 def drop_image(service: EngineService, mark: Mark) -> None:
-    """Remove an image; not one that has got other names meanwhile. Raises SandboxFailed where a container has it."""
+    """Remove an image; not one that has got other names meanwhile, or that somebody else has brought anew.
+
+    Raises SandboxFailed where a container has it.
+    """
     digest, client = mark.base.digest, service.client()
     with translated(f"the image {digest} stays"):
         try:
@@ -72,6 +91,9 @@ def drop_image(service: EngineService, mark: Mark) -> None:
             return
         if others := sorted(set(names) - mark.names):
             log.info("an image that was fetched stays: it has other names", extra={"image": digest, "names": others})
+            return
+        if not _is_of(service.storage, mark):
+            log.info("an image stays: somebody else has brought it since it was fetched", extra={"image": digest})
             return
         for name in (*names[1:], digest):  # by its digest only an image of one name is removed
             with contextlib.suppress(ImageNotFound):

@@ -50,6 +50,9 @@ class Mark:
     """Seconds since 1970."""
     names: frozenset[str] = frozenset()
     """Those that an image got as it was fetched. One that has others has been named by somebody else."""
+    arrival: str = ""
+    """Tells whether what is here is still what was fetched, or somebody else has brought the same since. Of whoever
+    fetches; empty where that is not told."""
 
 
 @runtime_checkable
@@ -88,7 +91,7 @@ class Fetched:
 
     # --- marks -----------------------------------------------------------------------------------------------
 
-    def mark(self, base: ImageBase | RootfsBase, names: frozenset[str] = frozenset()) -> None:
+    def mark(self, base: ImageBase | RootfsBase, names: frozenset[str] = frozenset(), arrival: str = "") -> None:
         """It was fetched by rios, with these names besides those it had; it is used now."""
         path = self._path(base)
         assert path is not None, f"{base} has no digest"
@@ -98,7 +101,7 @@ class Fetched:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             with self._locked(path, fcntl.LOCK_SH) as there:
                 if there:  # and not just taken away
-                    write_json(_names_at(path), {"names": sorted(_names(path) | names)})
+                    write_json(_told_at(path), {"names": sorted(_marked(path, base).names | names), "arrival": arrival})
                     self._use(path)
                     return
             if time.monotonic() > deadline:
@@ -106,8 +109,16 @@ class Fetched:
 
     def has(self, base: Base) -> bool:
         """Whether it has a mark."""
+        return self.of(base) is not None
+
+    def of(self, base: Base) -> Mark | None:
+        """Its mark."""
         path = self._path(base)
-        return path is not None and path.exists()
+        if path is None or isinstance(base, HostBase):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return _marked(path, base)
+        return None
 
     @contextlib.contextmanager
     def using(self, base: Base) -> Iterator[bool]:
@@ -132,8 +143,7 @@ class Fetched:
                 if path.name in stood_on:
                     self._use(path)
                 else:
-                    base = _OF[kind](f"sha256:{digest}")
-                    found.append(Mark(base=base, used_at=path.stat().st_mtime, names=_names(path)))
+                    found.append(_marked(path, _OF[kind](f"sha256:{digest}")))
         return sorted(found, key=lambda mark: mark.used_at)
 
     @contextlib.contextmanager
@@ -146,7 +156,7 @@ class Fetched:
                 yield False
                 return
             yield True
-            _names_at(path).unlink(missing_ok=True)
+            _told_at(path).unlink(missing_ok=True)
             path.unlink()
 
     def use(self, mark: Mark) -> None:
@@ -249,12 +259,15 @@ class Fetched:
             yield mine
 
 
-def _names_at(path: Path) -> Path:
+def _told_at(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _names(path: Path) -> frozenset[str]:
-    return frozenset((read_json(_names_at(path)) or {"names": ()})["names"])
+def _marked(path: Path, base: ImageBase | RootfsBase) -> Mark:
+    """The mark that lies there. Raises FileNotFoundError."""
+    told, used_at = read_json(_told_at(path)) or {}, path.stat().st_mtime
+    names, arrival = frozenset(told.get("names", ())), str(told.get("arrival", ""))
+    return Mark(base=base, used_at=used_at, names=names, arrival=arrival)
 
 
 def _is(fd: int, path: Path) -> bool:
