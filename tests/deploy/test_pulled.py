@@ -199,6 +199,24 @@ def test_an_image_that_was_fetched_twice_goes(registry: Registry, pulling: Place
 
 
 @with_runc
+def test_where_there_is_no_room_what_is_here_by_the_name_runs(registry: Registry, pulling: Place) -> None:
+    specification = pushed(registry, pulling)
+    image = pulling.host.prepare(specification)
+    assert image is not None
+    pulling.free = 0
+    (mark,) = (pulling.directory / "fetched").glob("image-*[0-9a-f]")
+    for before_s in (0.0, 900.0):
+        os.utime(mark, (time.time() - before_s,) * 2)
+        assert pulling.host.prepare(specification) == image
+    os.utime(mark, (time.time() - 900.0,) * 2)
+    with pytest.raises(SandboxFailed, match="bytes free"):
+        pulling.host.prepare(specification, here=False)
+    assert pulling.host.prepare(specification, image) == image, "nor is it gone for those whom its registry gave it"
+    pulling.start("stands", specification, image)
+    pulling.end("stands")
+
+
+@with_runc
 def test_making_room_for_a_pull_is_tried_before_it_is_broken_off(registry: Registry, pulling: Place) -> None:
     found, unused = pulling.archive("unused")
     pulling.fetch(found, unused)
