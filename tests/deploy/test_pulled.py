@@ -228,6 +228,29 @@ def test_making_room_for_a_pull_is_tried_before_it_is_broken_off(registry: Regis
 
 
 @with_runc
+def test_a_pull_is_broken_off_also_while_others_make_room(registry: Registry, pulling: Place) -> None:
+    specification = pushed(registry, pulling)
+    over, turn = threading.Event(), pulling.host._room._turn
+
+    def sending(sent: int, size: int) -> None:
+        if size > LARGE and sent > 1 << 20 and turn.acquire(blocking=False):
+            pulling.free = 0
+            over.wait(90)
+
+    registry.sending = sending
+    began = time.monotonic()
+    try:
+        with pytest.raises(SandboxFailed, match="is not pulled"):
+            pulling.host.prepare(specification)
+        assert time.monotonic() - began < 60
+        assert turn.locked()
+    finally:
+        over.set()
+        turn.release()
+        registry.sending = lambda sent, size: None
+
+
+@with_runc
 def test_an_image_that_is_loaded_after_a_pull_failed_is_not_taken_for_a_pulled_one(
     registry: Registry, pulling: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from rios.deploy.runtimes.fetched import Fetched
 from rios.deploy.runtimes.rootfs import RootStore
+from rios.deploy.runtimes.watching import begun
 from rios.deploy.spec import App
 from rios.services.deployments import room
 from rios.words.errors import RiosError, SandboxFailed
@@ -125,6 +126,54 @@ def test_nothing_is_taken_away_while_it_is_started_on(place: Place) -> None:
     place.start("after", specification)
     place.end("after")
     place.host.close()
+
+
+def test_nothing_is_known_of_what_is_just_taken_away(place: Place) -> None:
+    found, specification = place.archive("one")
+    place.fetch(found, specification)
+    marks, other, asked = Fetched(place.directory), place.another(), threading.Event()
+    (mark,) = marks.unused()
+    prepared = place.runtime.prepared_archive
+
+    def told(digest: str) -> Any:
+        try:
+            return prepared(digest)
+        finally:
+            asked.set()
+
+    place.runtime.prepared_archive = told
+    with marks.taking(mark) as mine:
+        assert mine
+        unpacking = begun(lambda: other.unpack(specification, found.content_digest), "unpacking")
+        assert asked.wait(10)
+        time.sleep(0.2)  # it waits for whoever takes it away
+        assert not unpacking.done()
+        assert place.runtime.drop(mark)
+    unpacking.result(10)
+    assert other.pulls(specification)
+
+
+def test_a_look_that_goes_on_after_its_host_was_closed_starts_no_engine(place: Place) -> None:
+    found, specification = place.archive("one")
+    place.fetch(found, specification)
+    drop, inside, over = place.runtime.drop, threading.Event(), threading.Event()
+
+    def late(mark: Any) -> Any:
+        inside.set()
+        over.wait(30)
+        return drop(mark)
+
+    place.runtime.drop = late
+    place.later_s += 2 * HOUR_S
+    looking = begun(place.host._room.look, "looking")
+    assert inside.wait(10)
+    place.host.close()
+    over.set()
+    looking.result(30)
+    if place.name != "bubblewrap":
+        assert place.runtime._service.process_id is None
+        with pytest.raises(SandboxFailed, match="closed"):
+            place.runtime._client()
 
 
 @pytest.mark.parametrize("place", runtime_parameters()[:1], indirect=True)

@@ -59,7 +59,7 @@ class HostBases:
 
     def _image(self, runtime: Runtime, name: str, **how: Any) -> ImageBase:
         try:
-            return runtime.prepare_image(name, no_room=self._room.make, **how)
+            return runtime.prepare_image(name, no_room=self._room.making(), **how)
         except SandboxFailed:
             self._room.sweep()  # parts of it may have come before there was no room
             raise
@@ -78,11 +78,13 @@ class HostBases:
     @contextlib.contextmanager
     def standing(self, app: App, runtime: Runtime, image: ImageBase | None) -> Iterator[Base]:
         """What a replica stands on, while it is started: prepared anew where it was taken away meanwhile."""
-        key = (runtime.name, source_of(image, app.rootfs) or "")
+        source = source_of(image, app.rootfs)
+        key = (runtime.name, source or "")
         for _ in range(_TRIES):
             base = self.base(app, runtime, image)
             with self._room.fetched.using(base) as marked:
-                if not marked and self._known.get(key, (base, False))[1]:
+                known = self._known.get(key)
+                if source is not None and not marked and (known is None or known[1]):
                     continue
                 try:
                     yield base
@@ -94,8 +96,11 @@ class HostBases:
         raise SandboxFailed(f"what {app.name} stands on is taken away on {self._name} as soon as it is prepared")
 
     def _know(self, key: tuple[str, str], base: Base) -> None:
+        """Nothing is known of what was just being taken away: that is waited for here."""
+        had = self._room.fetched.has(base)
         with self._room.fetched.using(base) as marked:
-            self._known[key] = (base, marked)
+            if marked or not had:
+                self._known[key] = (base, marked)
 
     def _there(self, key: tuple[str, str]) -> Base | None:
         """What is known to be here, unless it was taken away by whoever tidies up."""
