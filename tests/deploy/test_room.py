@@ -149,7 +149,7 @@ def test_nothing_is_known_of_what_is_just_taken_away(place: Place) -> None:
         time.sleep(0.2)  # it waits for whoever takes it away
         assert not unpacking.done()
         assert place.runtime.drop(mark)
-    unpacking.result(10)
+    assert unpacking.result(10), "it is asked for anew"
     assert other.pulls(specification)
 
 

@@ -69,11 +69,13 @@ class HostBases:
         source = source_of(None, app.rootfs) or ""
         if self._there((runtime.name, source)) is not None:
             return []
-        found = self._archives.unpack(runtime, source, digest)
-        if isinstance(found, list):
-            return found
-        self._know((runtime.name, source), found)
-        return []
+        for _ in range(_TRIES):
+            found = self._archives.unpack(runtime, source, digest)
+            if isinstance(found, list):
+                return found
+            if self._know((runtime.name, source), found):
+                return []
+        raise self._taken(app)
 
     @contextlib.contextmanager
     def standing(self, app: App, runtime: Runtime, image: ImageBase | None) -> Iterator[Base]:
@@ -93,14 +95,19 @@ class HostBases:
                     self._known.pop(key, None)
                     raise
                 return
-        raise SandboxFailed(f"what {app.name} stands on is taken away on {self._name} as soon as it is prepared")
+        raise self._taken(app)
 
-    def _know(self, key: tuple[str, str], base: Base) -> None:
-        """Nothing is known of what was just being taken away: that is waited for here."""
+    def _taken(self, app: App) -> SandboxFailed:
+        return SandboxFailed(f"what {app.name} stands on is taken away on {self._name} as soon as it is prepared")
+
+    def _know(self, key: tuple[str, str], base: Base) -> bool:
+        """False where it was just being taken away, which is waited for: nothing is known of it then."""
         had = self._room.fetched.has(base)
         with self._room.fetched.using(base) as marked:
-            if marked or not had:
-                self._known[key] = (base, marked)
+            if had and not marked:
+                return False
+            self._known[key] = (base, marked)
+            return True
 
     def _there(self, key: tuple[str, str]) -> Base | None:
         """What is known to be here, unless it was taken away by whoever tidies up."""
