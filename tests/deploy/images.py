@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.conftest import SYSTEM_PATH
@@ -71,7 +72,13 @@ def make_rootfs(path: Path, *, python: bool = True) -> Path:
 
 
 def make_image(
-    path: Path, tag: str, *, command: tuple[str, ...], env: tuple[str, ...] = (), rootfs: Path | None = None
+    path: Path,
+    tag: str,
+    *,
+    command: tuple[str, ...],
+    env: tuple[str, ...] = (),
+    rootfs: Path | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Path:
     """An image as `docker save` writes it, with that tag: one layer, and a command of its own.
 
@@ -82,7 +89,7 @@ def make_image(
         {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
             "os": "linux",
-            "config": {"Cmd": list(command), "Env": list(env), "User": "0"},
+            "config": {"Cmd": list(command), "Env": list(env), "User": "0", "Labels": dict(labels or {})},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         }
     ).encode()

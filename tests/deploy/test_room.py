@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
-import signal
-import tarfile
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,101 +12,18 @@ from typing import Any
 
 import pytest
 
-from rios.deploy.runtimes import fetched as marking
-from rios.deploy.runtimes.engine import EngineRuntime
-from rios.deploy.runtimes.engine_service import KINDS, Kind
 from rios.deploy.runtimes.fetched import Fetched
-from rios.deploy.runtimes.protocol import ImageBase, Isolation
 from rios.deploy.runtimes.rootfs import RootStore
+from rios.deploy.runtimes.watching import begun
 from rios.deploy.spec import App
 from rios.services.deployments import room
-from rios.services.deployments.archives import Archive
-from rios.services.deployments.hosts import Order
-from rios.services.deployments.local_host import LocalHost
-from rios.services.deployments.machine import clear_up
-from rios.services.deployments.room import Keeping
-from rios.words.errors import NotFound, SandboxFailed
-from tests.deploy.conftest import NEEDS, make_runtime, runtime_parameters
-from tests.deploy.images import make_image, make_rootfs
-from tests.deploy.registry import Registry
+from rios.words.errors import RiosError, SandboxFailed
+from tests.deploy.a_host import HOUR_S, RESERVE, RESOURCES, Place, a_place
+from tests.deploy.conftest import runtime_parameters
+from tests.deploy.images import make_image
 from tests.waiting import PATIENCE, until
 
-HOUR_S = 3600.0
-RESERVE = 1 << 20
 NAMED = "example.org/lab/own:1"
-RESOURCES = {"cpu": 0.5, "memory": "64MiB"}
-
-
-class Place:
-    """A host with one runtime, whose clock and disk are what a test says."""
-
-    def __init__(self, name: str, directory: Path, runtime: Any) -> None:
-        self.name, self.directory, self.runtime = name, directory, runtime
-        self.later_s, self.free = 0.0, 1 << 40
-        self.host = self.another()
-
-    def another(self) -> LocalHost:
-        """The same host, as another process has it."""
-        keeping = Keeping(
-            kept_s=HOUR_S,
-            reserve_bytes=RESERVE,
-            free=lambda _: self.free if isinstance(self.free, int) else self.free(),
-            clock=lambda: time.time() + self.later_s,
-        )
-        level = Isolation.PROCESS
-        return LocalHost(
-            "h", self.directory, lambda _: {self.runtime: level}, {self.runtime.name: level}, network_id="net",
-            keeping=keeping,
-        )  # fmt: skip
-
-    def archive(self, says: str) -> tuple[Archive, dict[str, Any]]:
-        """An archive that no other one is like, and what is deployed on it."""
-        path = make_rootfs(self.directory / f"{says}.tar", python=False)
-        with tarfile.open(path, "a") as tar:
-            member = tarfile.TarInfo(f"says-{says}")
-            tar.addfile(member)
-        found = Archive.of(path)
-        app = App.model_validate(
-            {
-                "name": "x", "rootfs": f"{path}@{found.digest}", "command": ["sleep", "600"], "resources": RESOURCES,
-                "runtime": self.name,
-            }
-        )  # fmt: skip
-        return found, app.stored()
-
-    def fetch(self, found: Archive, specification: dict[str, Any]) -> None:
-        assert self.host.snapshots is not None
-        found.give(lambda: self.host.unpack(specification, found.content_digest), self.host.snapshots.put)
-
-    def has(self, found: Archive) -> bool:
-        return self.runtime.prepared_archive(found.digest) is not None
-
-    def look(self, *, after_s: float = 0.0) -> None:
-        self.later_s += after_s
-        self.host._room.look()
-
-    def start(self, replica_id: str, specification: dict[str, Any], image: ImageBase | None = None) -> None:
-        order = Order(
-            replica_id=replica_id, app_id="app-1", organisation_id="org-1", revision=1, specification=specification,
-            image=image,
-        )  # fmt: skip
-        assert self.host.start(order).state == "running"
-
-    def end(self, *replicas: str) -> None:
-        for replica_id in replicas:
-            self.host.clear(replica_id)
-
-
-@contextlib.contextmanager
-def a_place(name: str) -> Iterator[Place]:
-    directory = Path(tempfile.mkdtemp(prefix="rios-room-"))
-    directory.chmod(0o711)
-    made = Place(name, directory, make_runtime(name, directory))
-    try:
-        yield made
-    finally:
-        made.runtime.close()
-        clear_up(directory)
 
 
 @pytest.fixture(params=runtime_parameters())
@@ -136,7 +48,7 @@ def test_what_nobody_uses_goes_after_its_time_and_comes_back(place: Place) -> No
     assert place.has(found), "it was used just before"
     place.look(after_s=2 * HOUR_S)
     assert not place.has(found)
-    assert not [one for one in (place.directory / "fetched").iterdir() if one.name != "turn"]
+    assert not [one for one in (place.directory / "fetched").iterdir() if one.name not in ("turn", "writing")]
     assert place.host.pulls(specification)
     place.fetch(found, specification)
     place.start("again", specification)
@@ -216,6 +128,54 @@ def test_nothing_is_taken_away_while_it_is_started_on(place: Place) -> None:
     place.host.close()
 
 
+def test_nothing_is_known_of_what_is_just_taken_away(place: Place) -> None:
+    found, specification = place.archive("one")
+    place.fetch(found, specification)
+    marks, other, asked = Fetched(place.directory), place.another(), threading.Event()
+    (mark,) = marks.unused()
+    prepared = place.runtime.prepared_archive
+
+    def told(digest: str) -> Any:
+        try:
+            return prepared(digest)
+        finally:
+            asked.set()
+
+    place.runtime.prepared_archive = told
+    with marks.taking(mark) as mine:
+        assert mine
+        unpacking = begun(lambda: other.unpack(specification, found.content_digest), "unpacking")
+        assert asked.wait(10)
+        time.sleep(0.2)  # it waits for whoever takes it away
+        assert not unpacking.done()
+        assert place.runtime.drop(mark)
+    assert unpacking.result(10), "it is asked for anew"
+    assert other.pulls(specification)
+
+
+def test_a_look_that_goes_on_after_its_host_was_closed_starts_no_engine(place: Place) -> None:
+    found, specification = place.archive("one")
+    place.fetch(found, specification)
+    drop, inside, over = place.runtime.drop, threading.Event(), threading.Event()
+
+    def late(mark: Any) -> Any:
+        inside.set()
+        over.wait(30)
+        return drop(mark)
+
+    place.runtime.drop = late
+    place.later_s += 2 * HOUR_S
+    looking = begun(place.host._room.look, "looking")
+    assert inside.wait(10)
+    place.host.close()
+    over.set()
+    looking.result(30)
+    if place.name != "bubblewrap":
+        assert place.runtime._service.process_id is None
+        with pytest.raises(SandboxFailed, match="closed"):
+            place.runtime._client()
+
+
 @pytest.mark.parametrize("place", runtime_parameters()[:1], indirect=True)
 def test_who_asks_what_runs_waits_for_no_look(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     over, looks = threading.Event(), list[str]()
@@ -237,6 +197,64 @@ def test_who_asks_what_runs_waits_for_no_look(place: Place, monkeypatch: pytest.
     assert over.is_set(), "it has ended before the runtimes are let go of"
 
 
+def given_up(marks: Fetched, name: str, layer: str) -> None:
+    """A fetch that failed."""
+    with contextlib.suppress(RiosError), marks.fetching(name, lambda: before(layer)):
+        raise SandboxFailed("it did not come")
+
+
+def before(layer: str) -> dict[str, Any]:
+    return {"names": {}, "foreign": [], "layers": [layer]}
+
+
+def test_what_cannot_be_taken_away_holds_up_nothing_else(tmp_path: Path) -> None:
+    now, tried = [0.0], list[str]()
+    marks = Fetched(tmp_path, clock=lambda: now[0])
+    for name in ("one", "two", "three"):
+        given_up(marks, name, name)
+
+    def take_away(said: dict[str, Any]) -> None:
+        tried.extend(said["layers"])
+        if said["layers"] == ["two"]:
+            raise SandboxFailed("it is broken")
+
+    now[0] += 2 * HOUR_S
+    marks.resolve(take_away, at_once=False)
+    assert sorted(tried) == ["one", "three", "two"]
+    marks.resolve(take_away, at_once=False)
+    assert len(tried) == 3, "not at each look"
+    now[0] += 2 * HOUR_S
+    marks.resolve(take_away, at_once=False)
+    assert tried[3:] == ["two"], "it is not forgotten"
+
+
+def test_who_fetches_the_same_name_leaves_others_what_they_know(tmp_path: Path) -> None:
+    now, said = [0.0], list[str]()
+    marks = Fetched(tmp_path, clock=lambda: now[0])
+
+    def left() -> list[str]:
+        said.clear()
+        marks.resolve(lambda one: said.extend(one["layers"]), at_once=True)
+        return said
+
+    with contextlib.ExitStack() as first:
+        first.enter_context(marks.fetching("one", lambda: before("first")))
+        with contextlib.suppress(SandboxFailed), marks.fetching("one", lambda: before("second")):
+            first.close()
+            raise SandboxFailed("it did not come")
+    assert left() == ["first"], "what came to both of them"
+    now[0] = 0.9 * HOUR_S
+    with marks.fetching("one", lambda: before("third")):
+        pass
+    assert left() == ["first"], "although the name has been fetched since"
+    now[0] = 1.1 * HOUR_S
+    assert left() == ["first"], "in its time"
+    assert left() == []
+    with marks.fetching("one", lambda: before("fourth")):
+        pass
+    assert left() == [], "it has come"
+
+
 def test_a_half_unpacked_root_of_a_killed_process_goes(tmp_path: Path) -> None:
     roots = RootStore(tmp_path)
     left, kept = tmp_path / ".unpacking-left", tmp_path / ".unpacking-new"
@@ -245,200 +263,3 @@ def test_a_half_unpacked_root_of_a_killed_process_goes(tmp_path: Path) -> None:
     os.utime(left, (0, 0))
     roots.sweep()
     assert (left.exists(), kept.exists()) == (False, True)
-
-
-# --- pulls -------------------------------------------------------------------------------------------------------
-
-
-class Trusting(Kind):
-    """An engine that takes a registry's word without TLS."""
-
-    __slots__ = ()
-
-    def command(self, program: str, storage: Path, address: str) -> list[str]:
-        podman, *more = super().command(program, storage, address)
-        return [podman, "--registries-conf", str(storage.parent / "registries.conf"), *more]
-
-
-def layer(name: str, size: int) -> bytes:
-    """A layer of one file, which cannot be compressed."""
-    whole = io.BytesIO()
-    with tarfile.open(fileobj=whole, mode="w") as tar:
-        member = tarfile.TarInfo(name)
-        member.size = size
-        tar.addfile(member, io.BytesIO(os.urandom(size)))
-    return whole.getvalue()
-
-
-LARGE = 8 << 20
-
-
-@pytest.fixture
-def registry() -> Iterator[Registry]:
-    with Registry() as made:
-        yield made
-
-
-@pytest.fixture
-def pulling(registry: Registry) -> Iterator[Place]:
-    """A host that pulls from the registry."""
-    with a_place("runc") as made:
-        made.runtime.close()
-        location = registry.name.partition("/")[0]
-        settings = f'[[registry]]\nlocation = "{location}"\ninsecure = true\n'
-        (made.directory / "registries.conf").write_text(settings)
-        made.runtime = EngineRuntime(Trusting("runc", Isolation.CONTAINER, "runc", "the package runc"), made.directory)
-        assert KINDS["runc"].name == made.runtime.name
-        made.host = made.another()
-        yield made
-        made.host.close()
-
-
-def pushed(registry: Registry, place: Place) -> dict[str, Any]:
-    """An image of a small layer and a large one, and what is deployed on it."""
-    small = make_rootfs(place.directory / "small.tar", python=False)
-    layers = [small.read_bytes(), layer("large", LARGE)]
-    registry.push_layers(layers, "1", ("sleep", "600"))
-    wanted = {"name": "x", "image": f"{registry.name}:1", "resources": RESOURCES, "runtime": "runc"}
-    return App.model_validate(wanted).stored()
-
-
-def stored(place: Place, kind: str) -> list[Any]:
-    path = place.directory / "engine" / "root" / f"overlay-{kind}" / f"{kind}.json"
-    return list(json.loads(path.read_text() or "[]") or []) if path.exists() else []
-
-
-needs_runc = [pytest.mark.needs(what) for what in (*NEEDS["runc"], "root", "busybox")]
-
-
-def with_runc(test: Any) -> Any:
-    for mark in needs_runc:
-        test = mark(test)
-    return test
-
-
-@with_runc
-def test_a_pull_for_which_there_is_no_room_is_broken_off(registry: Registry, pulling: Place) -> None:
-    specification = pushed(registry, pulling)
-    over = threading.Event()
-
-    def sending(sent: int, size: int) -> None:
-        if size > LARGE and sent > 1 << 20:
-            until(lambda: len(stored(pulling, "layers")) == 1, "the small one is there", deadline_s=20)
-            pulling.free = RESERVE - 1
-            over.wait(60)
-
-    registry.sending = sending
-    began = time.monotonic()
-    try:
-        said = rf"image {registry.name}:1 is not pulled: .* {RESERVE - 1} bytes free .*RIOS_APPS_RESERVE_BYTES.*make"
-        with pytest.raises(SandboxFailed, match=said):
-            pulling.host.prepare(specification)
-        assert time.monotonic() - began < 25 * PATIENCE
-        until(lambda: "rios-credentials" not in [one.name for one in threading.enumerate()], "its end", deadline_s=5)
-    finally:
-        over.set()
-        registry.sending = lambda sent, size: None
-    engine = pulling.directory / "engine"
-
-    def nothing_left() -> bool:
-        pulling.look()
-        return not (stored(pulling, "layers") or stored(pulling, "images") or [*engine.glob("storage*")])
-
-    until(nothing_left, "nothing of it is left", deadline_s=20)
-    asked = len(registry.pulls)
-    with pytest.raises(SandboxFailed, match="is not pulled"):
-        pulling.host.prepare(specification)
-    assert len(registry.pulls) == asked, "it is not begun"
-    pulling.free = RESERVE
-    image = pulling.host.prepare(specification)
-    pulling.start("stands", specification, image)
-    pulling.look(after_s=2 * HOUR_S)
-    assert len(stored(pulling, "images")) == 1
-    pulling.end("stands")
-
-
-@with_runc
-def test_an_image_that_was_pulled_goes_and_is_pulled_again(registry: Registry, pulling: Place) -> None:
-    specification = pushed(registry, pulling)
-    image = pulling.host.prepare(specification)
-    assert image is not None
-    assert pulling.runtime.prepare_image(image.source) == image, "by another name, too"
-    pulling.start("stands", specification, image)
-    pulling.end("stands")
-    assert not pulling.host.pulls(specification, image)
-    pulling.look(after_s=2 * HOUR_S)
-    assert not stored(pulling, "images")
-    assert not stored(pulling, "layers")
-    assert pulling.host.pulls(specification, image)
-    pulling.start("again", specification, image)
-    pulling.end("again")
-
-
-@with_runc
-def test_an_image_that_somebody_else_pulled_first_stays(registry: Registry, pulling: Place) -> None:
-    specification = pushed(registry, pulling)
-    list(pulling.runtime._client().pull(f"{registry.name}:1", stream=True))
-    image = pulling.host.prepare(specification)
-    assert not Fetched(pulling.directory).unused()
-    pulling.start("stands", specification, image)
-    pulling.end("stands")
-    pulling.free = 0
-    pulling.look(after_s=2 * HOUR_S)
-    assert len(stored(pulling, "images")) == 1
-
-
-@with_runc
-def test_making_room_for_a_pull_is_tried_before_it_is_broken_off(registry: Registry, pulling: Place) -> None:
-    found, unused = pulling.archive("unused")
-    pulling.fetch(found, unused)
-    specification = pushed(registry, pulling)
-    pulling.later_s += 900
-    pulling.free = lambda: 0 if pulling.has(found) else RESERVE  # type: ignore[assignment]
-    assert pulling.host.prepare(specification) is not None
-    assert not pulling.has(found)
-
-
-@with_runc
-def test_an_image_that_is_loaded_after_a_pull_failed_is_not_taken_for_a_pulled_one(
-    registry: Registry, pulling: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = f"{registry.name}:1"
-    with pytest.raises(NotFound, match="cannot be pulled"):
-        pulling.runtime.prepare_image(name)
-    archive = make_image(pulling.directory / "own.tar", name, command=("sleep", "600"))
-    with archive.open("rb") as file:
-        list(pulling.runtime._client().load_image(file))
-    assert [*(pulling.directory / "fetched").glob("fetching-*")]
-    monkeypatch.setattr(marking, "_RESUMED_S", -1.0)
-    for _ in range(2):
-        pulling.look(after_s=2 * HOUR_S)
-    assert len(stored(pulling, "images")) == 1
-    assert not [*(pulling.directory / "fetched").glob("fetching-*")]
-
-
-@with_runc
-def test_an_engine_that_dies_while_it_pulls_has_pulled_nothing(registry: Registry, pulling: Place) -> None:
-    name = f"{registry.name}:1"
-    pushed(registry, pulling)
-    before = pulling.runtime.prepare_image(name)
-    pushed(registry, pulling)
-
-    service = pulling.runtime._service.process_id
-
-    def sending(sent: int, size: int) -> None:
-        if size > LARGE and sent > 1 << 20:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(service, signal.SIGKILL)
-
-    registry.sending = sending
-    with pytest.raises(NotFound, match="cannot be pulled"):
-        pulling.runtime.prepare_image(name, here=False)
-    registry.sending = lambda sent, size: None
-    until(lambda: pulling.runtime._service.process_id is None, "its end", deadline_s=10)
-    assert pulling.runtime._client().images(all=True), "another engine answers at once"
-    assert [*pulling.directory.glob("engine/storage*")], "it could not tidy up"
-    pulling.free = 0
-    pulling.look()
-    assert not [*pulling.directory.glob("engine/storage*")]
-    assert pulling.runtime.prepare_image(name) != before

@@ -14,7 +14,7 @@ from rios.services.deployments.platform import Platform
 from rios.services.deployments.service import Deployments
 from rios.services.purse import Purse
 from rios.words.config import settings
-from rios.words.errors import NotFound
+from rios.words.errors import NotFound, RiosError, SandboxFailed
 from tests.deployments.simulated_hosts import SimulatedHost, SimulatedHosts
 from tests.waiting import until
 
@@ -27,6 +27,7 @@ class WithImage(SimulatedHost):
     """A host that has an image; its registry gives that, or does not."""
 
     gives = True
+    refuses: type[RiosError] = NotFound
 
     def pulls(self, specification: Mapping[str, Any], image: ImageBase | None = None) -> bool:
         return image is None
@@ -35,7 +36,7 @@ class WithImage(SimulatedHost):
         self, specification: Mapping[str, Any], image: ImageBase | None = None, *, here: bool = True
     ) -> ImageBase:
         if image is None and not here and not self.gives:
-            raise NotFound(f"the image {specification['image']} cannot be pulled: denied")
+            raise self.refuses(f"the image {specification['image']} cannot be pulled: denied")
         return HELD
 
 
@@ -48,8 +49,12 @@ def host(tmp_path: Path) -> Iterator[tuple[WithImage, Platform]]:
         found.close()
 
 
-def test_an_organisation_runs_what_its_registry_gave_to_it(host: tuple[WithImage, Platform]) -> None:
+@pytest.mark.parametrize("refuses", [NotFound, SandboxFailed])  # the second: for want of room
+def test_an_organisation_runs_what_its_registry_gave_to_it(
+    host: tuple[WithImage, Platform], refuses: type[RiosError]
+) -> None:
     one, platform = host
+    one.refuses = refuses
     first, mine, others = (
         Deployments(lambda: platform, user_id=LOCAL_USER, organisation_id=name)
         for name in (FIRST_ORGANISATION, "mine", "others")

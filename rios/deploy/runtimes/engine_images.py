@@ -40,8 +40,9 @@ class Images:
         """The image of a reference or digest. NotFound where it is neither here nor to be had.
 
         What a registry calls by the name may be another image by now: it is asked first, and where it does not answer,
-        the one that is here is taken. here: for those alone who may run whatever is: somebody else's private image lies
-        under its name and its id, and others may have been loaded under the name of a public one.
+        or there is no room for what it has, the one that is here is taken. here: for those alone who may run whatever
+        is: somebody else's private image lies under its name and its id, and others may have been loaded under the name
+        of a public one.
         """
         if not here:
             return self._pulled(_whole(reference), timeout_s, no_room)
@@ -50,7 +51,7 @@ class Images:
             return found
         try:
             return self._pulled(reference, timeout_s, no_room)
-        except NotFound as error:
+        except (NotFound, SandboxFailed) as error:
             if not asked or (found := self._here(reference)) is None:
                 raise
             log.warning("an image is as it is here", extra={"image": reference, "reason": str(error)})
@@ -80,8 +81,15 @@ class Images:
             except ImageNotFound:
                 return None
 
+    def _use(self, reference: str) -> None:
+        """See to it that no room is made of what is here by that name: it may be all that is to be had."""
+        if (found := self._here(reference)) is not None:
+            with self._fetched.using(found):
+                return
+
     def _pulled(self, reference: str, timeout_s: float, no_room: Callable[[], str]) -> ImageBase:
         try:
+            self._use(reference)
             _require_room(no_room)  # before it is begun: what makes room does not wait for who fetches
             with (
                 self._service.patient(timeout_s) as patient,
@@ -90,7 +98,7 @@ class Images:
             ):
                 self._pull(patient, reference, timeout_s, no_room)
                 described = patient.inspect_image(reference)
-                came(self._fetched, described, before)
+                came(self._service, self._fetched, described, before)
                 return _base(described, reference)
         except _NoRoom as error:
             raise SandboxFailed(f"the image {reference} is not pulled: {error}") from error
@@ -143,7 +151,7 @@ class Images:
                 name = str(json.loads(said.splitlines()[-1])["id"])
             client.tag(name, *tag.rsplit(":", 1))
             described = client.inspect_image(tag)
-            came(self._fetched, described, before)
+            came(self._service, self._fetched, described, before)
             return ImageBase(str(described["Id"]))
 
 

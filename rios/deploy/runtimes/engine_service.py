@@ -25,6 +25,7 @@ import docker
 import requests.exceptions
 from docker.errors import APIError, DockerException
 from docker.types import CancellableStream
+from urllib3.exceptions import HTTPError
 
 from rios.deploy.runtimes.gvisor import GPU_FLAG
 from rios.deploy.runtimes.protocol import Isolation
@@ -59,7 +60,7 @@ def translated(what: str) -> Iterator[None]:
         yield
     except APIError as error:
         raise SandboxFailed(f"{what}: {error.explanation or error}") from error
-    except (DockerException, requests.exceptions.RequestException) as error:
+    except (DockerException, requests.exceptions.RequestException, HTTPError) as error:  # the last: as it is answered
         raise SandboxFailed(f"{what}: the engine does not answer: {error}") from error
 
 
@@ -160,7 +161,7 @@ class _Client(docker.APIClient):  # type: ignore[misc]  # the library has no typ
 
 
 class EngineService:
-    """The engine's service of one kind, started when it does not answer."""
+    """The engine's service of one kind, started when it does not answer, until this is closed."""
 
     def __init__(self, kind: Kind, directory: Path, *, for_gpus: bool = False) -> None:
         """for_gpus: starts only what has a GPU: no other sandbox of the kind gets the flags that this takes."""
@@ -172,11 +173,13 @@ class EngineService:
         self._process: subprocess.Popen[bytes] | None = None
         self._client: docker.APIClient | None = None
         self._answered_at = 0.0
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
 
     def client(self) -> docker.APIClient:
-        """A client of the running service. SandboxFailed where it cannot be started."""
+        """A client of the running service. SandboxFailed where it cannot be started, or this is closed."""
         with self._lock:
+            if self._closed:  # a service that is started now would be nobody's
+                raise SandboxFailed(f"the engine of {self._directory} is not asked any more: it was closed")
             if self._client is None:
                 self._client = self._made(_CALL_TIMEOUT_S)
             if not self._answers():
@@ -292,6 +295,7 @@ class EngineService:
     def close(self) -> None:
         """End the service where this object started it; containers go on."""
         with self._lock:
+            self._closed = True
             if self._client is not None:
                 self._client.close()
                 self._client = None

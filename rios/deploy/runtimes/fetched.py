@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +26,15 @@ from rios.deploy.runtimes.protocol import Base, HostBase, ImageBase, RootfsBase
 from rios.deploy.runtimes.records import Records, try_lock
 from rios.deploy.spec import RuntimeName
 from rios.words.canonical import is_sha256
-from rios.words.errors import DeadlineExceeded
+from rios.words.errors import DeadlineExceeded, RiosError
+
+log = logging.getLogger(__name__)
 
 _WAIT_S, _LOOK_S = 120.0, 0.02
 """Taking one away is a call of an engine, or of rm."""
 _RESUMED_S = 3600.0
 """Parts of an image that did not come are kept for so long: who tries again goes on from them."""
-_FETCHES = "fetching-"
+_FETCHES, _WRITING = "fetching-", "writing"
 Before = dict[str, Any]
 """What an engine has before something is fetched: `names` of images, by their digests; the `foreign` ones of these,
 which somebody else brought; its `layers`."""
@@ -47,6 +50,9 @@ class Mark:
     """Seconds since 1970."""
     names: frozenset[str] = frozenset()
     """Those that an image got as it was fetched. One that has others has been named by somebody else."""
+    arrival: str = ""
+    """Tells whether what is here is still what was fetched, or somebody else has brought the same since. Of whoever
+    fetches; empty where that is not told."""
 
 
 @runtime_checkable
@@ -85,7 +91,7 @@ class Fetched:
 
     # --- marks -----------------------------------------------------------------------------------------------
 
-    def mark(self, base: ImageBase | RootfsBase, names: frozenset[str] = frozenset()) -> None:
+    def mark(self, base: ImageBase | RootfsBase, names: frozenset[str] = frozenset(), arrival: str = "") -> None:
         """It was fetched by rios, with these names besides those it had; it is used now."""
         path = self._path(base)
         assert path is not None, f"{base} has no digest"
@@ -95,7 +101,7 @@ class Fetched:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             with self._locked(path, fcntl.LOCK_SH) as there:
                 if there:  # and not just taken away
-                    write_json(_names_at(path), {"names": sorted(_names(path) | names)})
+                    write_json(_told_at(path), {"names": sorted(_marked(path, base).names | names), "arrival": arrival})
                     self._use(path)
                     return
             if time.monotonic() > deadline:
@@ -103,8 +109,16 @@ class Fetched:
 
     def has(self, base: Base) -> bool:
         """Whether it has a mark."""
+        return self.of(base) is not None
+
+    def of(self, base: Base) -> Mark | None:
+        """Its mark."""
         path = self._path(base)
-        return path is not None and path.exists()
+        if path is None or isinstance(base, HostBase):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return _marked(path, base)
+        return None
 
     @contextlib.contextmanager
     def using(self, base: Base) -> Iterator[bool]:
@@ -129,8 +143,7 @@ class Fetched:
                 if path.name in stood_on:
                     self._use(path)
                 else:
-                    base = _OF[kind](f"sha256:{digest}")
-                    found.append(Mark(base=base, used_at=path.stat().st_mtime, names=_names(path)))
+                    found.append(_marked(path, _OF[kind](f"sha256:{digest}")))
         return sorted(found, key=lambda mark: mark.used_at)
 
     @contextlib.contextmanager
@@ -143,7 +156,7 @@ class Fetched:
                 yield False
                 return
             yield True
-            _names_at(path).unlink(missing_ok=True)
+            _told_at(path).unlink(missing_ok=True)
             path.unlink()
 
     def use(self, mark: Mark) -> None:
@@ -196,16 +209,25 @@ class Fetched:
         with self._turn(fcntl.LOCK_SH):
             there = before()
             path = self._directory / f"{_FETCHES}{hashlib.sha256(name.encode()).hexdigest()}.json"
-            if (earlier := read_json(path)) is not None:  # what that left is left still
-                there = {**there, "layers": earlier["before"]["layers"]}
-            write_json(path, {"name": name, "before": there, "at": self._clock()})
+            with self._turn(fcntl.LOCK_EX, _WRITING):
+                if (earlier := read_json(path)) is not None:  # what that left is left still
+                    there = {**there, "layers": earlier["before"]["layers"]}
+                mine = {"name": name, "before": there, "at": self._clock(), "by": os.urandom(8).hex()}
+                write_json(path, mine)
             yield there
-            path.unlink(missing_ok=True)  # another may have fetched it as well
+            with self._turn(fcntl.LOCK_EX, _WRITING):
+                if read_json(path) != mine:  # another fetches it as well, and may give up
+                    return
+                if earlier is None:
+                    path.unlink()
+                else:  # the name may lead elsewhere by now: what came of the other image goes in its time
+                    write_json(path, earlier)
 
-    def resolve(self, take_away: Callable[[str, Before], None], *, at_once: bool) -> None:
-        """Have parts taken away of what did not come, by its name and what was there before; none while one is fetched.
+    def resolve(self, take_away: Callable[[Before], None], *, at_once: bool) -> None:
+        """Have parts taken away of what did not come, by what was there before it; none while one is fetched.
 
         That is once nobody seems to try again, or at_once. More may turn up then: an engine ends after who asked it.
+        What cannot be taken away is tried again after the same time.
         """
         paths = list(self._directory.glob(f"{_FETCHES}*.json"))
         if not paths:
@@ -217,25 +239,35 @@ class Fetched:
                     path.unlink(missing_ok=True)
                     continue
                 late = known["at"] + _RESUMED_S < self._clock()
-                if late or at_once:
-                    take_away(str(known["name"]), known["before"])
+                if not (late or at_once):
+                    continue
+                try:
+                    take_away(known["before"])
+                except (OSError, RiosError) as error:
+                    log.info("what is left of a fetch stays", extra={"what": known["name"], "reason": str(error)})
+                    if late:
+                        write_json(path, {**known, "at": self._clock()})
+                    continue
                 if late:
                     path.unlink()
 
     @contextlib.contextmanager
-    def _turn(self, how: int, *, wait_s: float = _WAIT_S) -> Iterator[bool]:
-        path = self._directory / "turn"
+    def _turn(self, how: int, of: str = "turn", *, wait_s: float = _WAIT_S) -> Iterator[bool]:
+        path = self._directory / of
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with self._locked(path, how, wait_s=wait_s) as mine:
             yield mine
 
 
-def _names_at(path: Path) -> Path:
+def _told_at(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _names(path: Path) -> frozenset[str]:
-    return frozenset((read_json(_names_at(path)) or {"names": ()})["names"])
+def _marked(path: Path, base: ImageBase | RootfsBase) -> Mark:
+    """The mark that lies there. Raises FileNotFoundError."""
+    told, used_at = read_json(_told_at(path)) or {}, path.stat().st_mtime
+    names, arrival = frozenset(told.get("names", ())), str(told.get("arrival", ""))
+    return Mark(base=base, used_at=used_at, names=names, arrival=arrival)
 
 
 def _is(fd: int, path: Path) -> bool:

@@ -59,7 +59,7 @@ class HostBases:
 
     def _image(self, runtime: Runtime, name: str, **how: Any) -> ImageBase:
         try:
-            return runtime.prepare_image(name, no_room=self._room.make, **how)
+            return runtime.prepare_image(name, no_room=self._room.making(), **how)
         except SandboxFailed:
             self._room.sweep()  # parts of it may have come before there was no room
             raise
@@ -69,20 +69,24 @@ class HostBases:
         source = source_of(None, app.rootfs) or ""
         if self._there((runtime.name, source)) is not None:
             return []
-        found = self._archives.unpack(runtime, source, digest)
-        if isinstance(found, list):
-            return found
-        self._know((runtime.name, source), found)
-        return []
+        for _ in range(_TRIES):
+            found = self._archives.unpack(runtime, source, digest)
+            if isinstance(found, list):
+                return found
+            if self._know((runtime.name, source), found):
+                return []
+        raise self._taken(app)
 
     @contextlib.contextmanager
     def standing(self, app: App, runtime: Runtime, image: ImageBase | None) -> Iterator[Base]:
         """What a replica stands on, while it is started: prepared anew where it was taken away meanwhile."""
-        key = (runtime.name, source_of(image, app.rootfs) or "")
+        source = source_of(image, app.rootfs)
+        key = (runtime.name, source or "")
         for _ in range(_TRIES):
             base = self.base(app, runtime, image)
             with self._room.fetched.using(base) as marked:
-                if not marked and self._known.get(key, (base, False))[1]:
+                known = self._known.get(key)
+                if source is not None and not marked and (known is None or known[1]):
                     continue
                 try:
                     yield base
@@ -91,11 +95,19 @@ class HostBases:
                     self._known.pop(key, None)
                     raise
                 return
-        raise SandboxFailed(f"what {app.name} stands on is taken away on {self._name} as soon as it is prepared")
+        raise self._taken(app)
 
-    def _know(self, key: tuple[str, str], base: Base) -> None:
+    def _taken(self, app: App) -> SandboxFailed:
+        return SandboxFailed(f"what {app.name} stands on is taken away on {self._name} as soon as it is prepared")
+
+    def _know(self, key: tuple[str, str], base: Base) -> bool:
+        """False where it was just being taken away, which is waited for: nothing is known of it then."""
+        had = self._room.fetched.has(base)
         with self._room.fetched.using(base) as marked:
+            if had and not marked:
+                return False
             self._known[key] = (base, marked)
+            return True
 
     def _there(self, key: tuple[str, str]) -> Base | None:
         """What is known to be here, unless it was taken away by whoever tidies up."""

@@ -19,7 +19,7 @@ from rios.services.books import FIRST_ORGANISATION
 from rios.services.deployments.hosts import Host
 from rios.services.deployments.store import AppStore, Lease, require_leader, write_event
 from rios.storage.deployment_models import AppImageRow, AppRevisionRow, AppRow
-from rios.words.errors import NotFound
+from rios.words.errors import NotFound, SandboxFailed
 
 if TYPE_CHECKING:
     from rios.services.deployments.values import App
@@ -46,7 +46,7 @@ def resolved_on(
     name, first = str(specification["image"]), app.organisation_id == FIRST_ORGANISATION
     try:
         found = host.prepare(specification, here=first)
-    except NotFound as error:
+    except (NotFound, SandboxFailed) as error:  # the second: there is no room for what the registry has
         before = None if first else _of_organisation(store, app.organisation_id, name)
         if before is None:
             raise

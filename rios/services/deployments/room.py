@@ -31,7 +31,7 @@ _LOOK_S = 60.0
 """A look reads the records of this host's instances, 500 of which take 25 ms of a thread."""
 _JUST_S = 600.0
 """What was used so recently stays even where there is no room: it may have been fetched for a start that is to come."""
-_TURN_S, _ENDS_S = 120.0, 10.0
+_TURN_S, _BRIEFLY_S, _ENDS_S = 120.0, 1.0, 10.0
 
 
 def free_bytes(directory: Path) -> int:
@@ -86,11 +86,20 @@ class Room:
             "that it fetched can go: make room on that disk, or run elsewhere what needs more"
         )
 
-    def make(self, more_bytes: int = 0) -> str:
-        """Take away what is unused, from what was used longest ago on, until there is room. Why there is none then."""
+    def make(self, more_bytes: int = 0, *, wait_s: float = _TURN_S) -> str:
+        """Take away what is unused, from what was used longest ago on, until there is room. Why there is none then.
+
+        wait_s: for who does that already.
+        """
         if self.lacking(more_bytes):
-            self._tidied(lambda mark: bool(self.lacking(more_bytes)), at_once=True)
+            self._tidied(lambda mark: bool(self.lacking(more_bytes)), at_once=True, wait_s=wait_s)
         return self.lacking(more_bytes)
+
+    def making(self) -> Callable[[], str]:
+        """`make` for a pull, which asks before it begins, and then again and again: more comes meanwhile, so that is
+        not held up by others."""
+        waits = iter((_TURN_S,))
+        return lambda: self.make(wait_s=next(waits, _BRIEFLY_S))
 
     def look_if_due(self) -> None:
         """Begin a look, once in a while, in a thread of its own."""
@@ -127,8 +136,8 @@ class Room:
         except LateError:
             log.warning("a look for what is unused did not end", extra={"host": self._name})
 
-    def _tidied(self, goes: Callable[[Mark], bool], *, at_once: bool) -> None:
-        if not self._turn.acquire(timeout=_TURN_S):
+    def _tidied(self, goes: Callable[[Mark], bool], *, at_once: bool, wait_s: float = _TURN_S) -> None:
+        if not self._turn.acquire(timeout=wait_s):
             return  # whoever has it does the same
         try:
             self._tidied_alone(goes, at_once)
@@ -148,6 +157,8 @@ class Room:
 
     def _sweep(self, *, at_once: bool) -> None:
         for runtime in self._fetching():
+            if self._closing.is_set():
+                return
             try:
                 runtime.sweep(at_once=at_once)
             except (OSError, RiosError) as error:
@@ -161,7 +172,8 @@ class Room:
                     self._dropped(mark)
                     log.info("what nobody uses is taken away", extra={**what, "used_at": mark.used_at})
         except SandboxFailed as error:
-            self.fetched.use(mark)  # by whom rios does not know
+            if not self._closing.is_set():  # nobody is asked any more then
+                self.fetched.use(mark)  # by whom rios does not know
             log.info("what is unused stays", extra={**what, "reason": str(error)})
         except RiosError as error:
             log.info("what is unused stays for now", extra={**what, "reason": str(error)})
