@@ -20,7 +20,7 @@ from rios.services.deployments.local_host import LocalHost
 from rios.services.deployments.local_hosts import LocalHosts
 from rios.services.deployments.machine import clear_up
 from rios.services.deployments.platform import Platform
-from rios.words.errors import NotFound, SandboxFailed
+from rios.words.errors import InvalidRequest, NotFound, SandboxFailed
 from tests.deploy.images import make_image
 from tests.deploy.registry import Registry
 from tests.deployments.stage import Stage
@@ -98,7 +98,7 @@ def said(app: Any) -> dict[str, str]:
     found = {}
     for one in app.replicas:
         if one.state is State.READY:
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(NotFound, InvalidRequest):
                 done = app.exec(["/bin/sh", "-c", "echo $SAYS"], replica=one.id)
                 found[one.host] = done.stdout.decode().strip()
     return found
