@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     )
     apps_images_kept_s: float = Field(
         default=604_800.0,
-        ge=60,
+        gt=0,
         allow_inf_nan=False,
         description="How long this machine keeps an image or root file system that it fetched for applications, and on "
         "which none stands any more: a week without.",
