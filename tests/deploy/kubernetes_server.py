@@ -300,7 +300,9 @@ class KubernetesServer:
             return web.json_response({**found, "items": items})
 
     async def _create(self, request: web.Request, kind: str) -> web.Response:
-        return web.json_response(self.create(kind, await request.json()), status=201)
+        made = await request.json()
+        with self._lock:  # what comes back is the object itself, which its node goes on with
+            return web.json_response(self.create(kind, made), status=201)
 
     async def _read(self, request: web.Request, kind: str) -> web.Response:
         with self._lock:
@@ -309,11 +311,14 @@ class KubernetesServer:
     async def _patch(self, request: web.Request, kind: str) -> web.Response:
         if request.content_type != "application/merge-patch+json":
             raise Refusal(415, "UnsupportedMediaType", request.content_type)
-        return web.json_response(self.patch(kind, request.match_info["name"], await request.json()))
+        change = await request.json()
+        with self._lock:
+            return web.json_response(self.patch(kind, request.match_info["name"], change))
 
     async def _delete(self, request: web.Request, kind: str) -> web.Response:
         options = await request.json() if request.can_read_body else {}
-        return web.json_response(self.delete(kind, request.match_info["name"], options.get("gracePeriodSeconds")))
+        with self._lock:
+            return web.json_response(self.delete(kind, request.match_info["name"], options.get("gracePeriodSeconds")))
 
     async def _class(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
