@@ -29,6 +29,7 @@ Object = dict[str, Any]
 _LOOK_S = 0.02
 NO_DIGEST = f"sha256:{'0' * 64}"
 _GRACE_LEAST_S = 0.3  # 2 s on a real node
+_GONE_WITHIN_S = 5.0
 _EXPANSION = re.compile(r"\$(?:(\$)|\(([^)]+)\))")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -372,7 +373,11 @@ class Node:
         for volume in pod["spec"].get("volumes", ()):
             if "secret" in volume:
                 user = pod["spec"]["containers"][0]["securityContext"]["runAsUser"]
-                self.projected(running.place / volume["name"], volume["secret"], user)
+                try:
+                    self.projected(running.place / volume["name"], volume["secret"], user)
+                except OSError:  # it just ends, and its files are being taken away
+                    if not running.over.wait(_GONE_WITHIN_S):
+                        raise
 
     def close(self) -> None:
         """End all that runs."""

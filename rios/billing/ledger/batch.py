@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Table, func, insert, select
+from sqlalchemy.schema import sort_tables
 
 from rios.billing.ledger.accounts import Kind, floor_of, kind_of
 from rios.billing.ledger.entries import Transfer
@@ -21,7 +22,6 @@ from rios.storage.bulk import Entry, insert_transfers, update_balances
 from rios.storage.gateway_models import QuotaRow
 from rios.storage.models import (
     AccountRow,
-    Base,
     BudgetRow,
     EpochRow,
     HoldRow,
@@ -290,8 +290,8 @@ class Batch:
         changed = [(a.balance, a.floor, a.id) for a in self._changed if not a.is_new]
         if changed:
             update_balances(self.connection, changed)
-        order = _order(len(Base.metadata.tables))
-        for key in sorted(self._tables, key=lambda key: order[key[0].__tablename__]):
+        order = _order(frozenset(table.__table__ for table, _ in self._tables))
+        for key in sorted(self._tables, key=lambda key: order[key[0].__table__]):
             self._tables[key].flush()
 
     def _insert_accounts(self) -> None:
@@ -340,6 +340,7 @@ def _below(account: Account, had_wei: int) -> InsufficientBalance:
 
 
 @functools.cache
-def _order(_tables: int) -> dict[str, int]:
-    """The place of each table after those that it refers to. Modules with more of them may be imported later."""
-    return {table.name: place for place, table in enumerate(Base.metadata.sorted_tables)}
+def _order(tables: frozenset[Table]) -> dict[Table, int]:
+    """The place of each table after those that it refers to. Not among all that there are: another thread may import a
+    module with more of them just now, and one that is half made cannot be sorted."""
+    return {table: place for place, table in enumerate(sort_tables(sorted(tables, key=str)))}
