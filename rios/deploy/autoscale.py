@@ -38,9 +38,12 @@ _TREND_S = 60.0
 _RECENT_S = 30.0
 """A trend that was none in so many of its last seconds has ended."""
 _CALM_S = 20.0
+_COUNTED = 24
+"""What a request takes is not measured of fewer: the least of many such measures would be far too low."""
 _QUIET_S = 15.0
-_URGENT = 1.7
-"""The last seconds count alone where they are so many times what there is room for."""
+_URGENT, _FEW = 1.7, 4
+"""The last seconds count alone where they are so many times what there is room for; and with no more than so many
+replicas until they are of nothing before that, for one of two is half of what is needed."""
 _CERTAIN = 7.0
 """A slope of so many times its own error is no chance."""
 _SURGE = 1.5
@@ -85,6 +88,8 @@ class Scaler:
     """What a request takes when nobody waits."""
     _began: tuple[float, int] | None = None
     """When there was something first, and how many replicas there were."""
+    _urgent_at: float = -math.inf
+    """When the last seconds were so much."""
     _raised_at: float = -math.inf
     _lowered_at: float = -math.inf
     _busy_at: float | None = None
@@ -162,7 +167,10 @@ class Scaler:
         expected = min(mean + rising * (target.start_s + _MEAN_S / 2), _SURGE * max(mean, target.per_replica))
         if expected > found:
             found, why = expected, f"a load of {mean:.3g} that rises by {rising:.2g} a second"
-        if fast > _URGENT * current * target.per_replica and fast > found:
+        if fast > _URGENT * current * target.per_replica:
+            self._urgent_at = at_s
+        goes_on = current <= _FEW and at_s - self._urgent_at <= _FAST_S
+        if (goes_on or self._urgent_at == at_s) and fast > found:
             found, why = fast, f"a load of {fast:.3g} in the last seconds"
         return found, why
 
@@ -186,7 +194,7 @@ class Scaler:
         """What a request takes: the least that was seen, which is forgotten slowly."""
         first, _, before = self._looks[0]
         span = at_s - first
-        if arrivals <= before or span < _FAST_S:
+        if arrivals - before <= _COUNTED or span < _FAST_S:
             return
         takes_s = _average(load for _, load, _ in self._looks) * span / (arrivals - before)
         is_settled = at_s - self._raised_at > self.target.start_s + _CALM_S

@@ -87,6 +87,17 @@ def test_no_later_and_no_dearer_than_kubernetes_and_near_to_foresight(seed: int)
     assert turned == {}
 
 
+def test_a_step_that_a_few_replicas_meet_is_met_soon() -> None:
+    """The step that `test_curve.py` plays for real, of six requests under way. One replica too few is a third of all
+    here: what is known of a dozen requests, or of seconds from before the step, would begin that few."""
+    ours, theirs = [], []
+    for seed in range(1, 9):
+        for way, found in ((Ours(1), ours), (Hpa(1), theirs)):
+            found.append(play(lambda t: 12.0 if 40 <= t < 120 else 2.0, 240, way, minimum=1, seed=seed))
+    assert sum(one.p95_s for one in ours) < 0.7 * sum(one.p95_s for one in theirs)
+    assert sum(one.replica_s for one in ours) < 0.5 * sum(one.replica_s for one in theirs)
+
+
 def counted(
     scaler: Scaler, seconds: range, rate: float, takes_s: float, current: int, arrived: float
 ) -> tuple[int, float]:
