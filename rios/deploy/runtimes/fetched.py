@@ -23,7 +23,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from rios.deploy.runtimes.durable import read_json, write_json
 from rios.deploy.runtimes.protocol import Base, HostBase, ImageBase, RootfsBase
-from rios.deploy.runtimes.records import Records, try_lock
+from rios.deploy.runtimes.records import Records, is_still, try_lock
 from rios.deploy.spec import RuntimeName
 from rios.words.canonical import is_sha256
 from rios.words.errors import DeadlineExceeded, RiosError
@@ -109,7 +109,8 @@ class Fetched:
 
     def has(self, base: Base) -> bool:
         """Whether it has a mark."""
-        return self.of(base) is not None
+        path = self._path(base)
+        return path is not None and path.exists()
 
     def of(self, base: Base) -> Mark | None:
         """Its mark."""
@@ -187,7 +188,7 @@ class Fetched:
                 return
             try:
                 if try_lock(fd, how):
-                    if _is(fd, path):
+                    if is_still(fd, path):
                         yield True
                         return
                     continue
@@ -268,10 +269,3 @@ def _marked(path: Path, base: ImageBase | RootfsBase) -> Mark:
     told, used_at = read_json(_told_at(path)) or {}, path.stat().st_mtime
     names, arrival = frozenset(told.get("names", ())), str(told.get("arrival", ""))
     return Mark(base=base, used_at=used_at, names=names, arrival=arrival)
-
-
-def _is(fd: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.fstat(fd).st_ino == path.stat().st_ino
-    return False

@@ -121,7 +121,7 @@ class Record:
                 self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             if (fd := self._opened()) is not None:
                 try:
-                    if try_lock(fd) and self._is(fd):
+                    if try_lock(fd) and is_still(fd, self.directory / "turn"):
                         yield
                         return
                 finally:
@@ -136,12 +136,6 @@ class Record:
         with contextlib.suppress(FileNotFoundError):
             return os.open(self.directory / "turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return None
-
-    def _is(self, fd: int) -> bool:
-        """Whether the locked file is still the one in the directory, which may have been removed meanwhile."""
-        with contextlib.suppress(FileNotFoundError):
-            return os.fstat(fd).st_ino == (self.directory / "turn").stat().st_ino
-        return False
 
     def life(self) -> int:
         """A descriptor for the watching process: `alive` is true until that has ended. Raises where one lives."""
@@ -182,6 +176,13 @@ def try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_still(fd: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name, which may have been removed, and made anew, meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.fstat(fd).st_ino == path.stat().st_ino
+    return False
 
 
 class Records:
